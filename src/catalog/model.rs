@@ -1,0 +1,70 @@
+use serde::{Deserialize, Serialize};
+
+use crate::source::Pinned;
+use crate::units::Bytes;
+
+/// What a plan needs to know of a model's weights, before they are here.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelFacts {
+    /// Where they come from.
+    pub source: Pinned,
+    /// The architecture as GGUF names it: `llama`.
+    pub architecture: String,
+    /// Parameters of all tensors together (a tied head counts once).
+    pub parameters: u64,
+    /// Transformer blocks.
+    pub layers: u32,
+    /// Width of the residual stream.
+    pub hidden: u32,
+    /// Width inside the feed-forward part.
+    pub feed_forward: u32,
+    /// Attention heads.
+    pub heads: u32,
+    /// Heads of keys and values.
+    pub kv_heads: u32,
+    /// Width of one head.
+    pub head_dim: u32,
+    /// Entries of the vocabulary.
+    pub vocab: u32,
+    /// Tokens that the model was trained to look back on.
+    pub context_trained: u32,
+    /// Tokens of a sliding window, where there is one.
+    pub window: Option<u32>,
+    /// Whether the output head is the embedding.
+    pub is_tied: bool,
+    /// Whether the source brings a chat template.
+    pub has_chat_template: bool,
+    /// How the weights are stored.
+    pub stored: Stored,
+}
+
+/// How weights are stored at the source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "stored", rename_all = "snake_case")]
+pub enum Stored {
+    /// As a checkpoint: to be converted and quantized. Tensors as the GGUF will have them.
+    Checkpoint {
+        /// By GGUF name, in the order of the file.
+        tensors: Vec<TensorShape>,
+    },
+    /// As a GGUF: used as it is.
+    Gguf {
+        /// The size of the file.
+        bytes: Bytes,
+        /// By GGUF name, in the order of the file.
+        tensors: Vec<TensorShape>,
+        /// The quant that `general.file_type` names, where it is one we know.
+        quant: Option<crate::quant::Quant>,
+    },
+}
+
+/// Name, shape and type of one tensor of a GGUF.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TensorShape {
+    /// The GGUF name: `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Elements by dimension, in GGUF's order: the row's length first.
+    pub shape: Vec<u64>,
+    /// The type's name (`Q4_K`, `F16`), where the file exists; none before it is made.
+    pub tensor_type: Option<String>,
+}

@@ -1,0 +1,17 @@
+//! The one place that reads the wall clock. Everything else takes the time as an argument.
+
+/// Returns the present time in UTC, to the second, as `2026-11-23T12:00:00Z`.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
+pub fn now_utc() -> String {
+    let now = std::time::SystemTime::now();
+    jiff::Timestamp::try_from(now).map_or_else(
+        |_| "1970-01-01T00:00:00Z".to_owned(),
+        |stamp| stamp.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    )
+}
+
+/// Returns the seconds since 1970-01-01 UTC.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
+pub fn unix_seconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,154 @@
+//! The door to a host: run a shell script there, with bytes on its standard input.
+//!
+//! One operation carries everything: reading, writing and appending are scripts. It
+//! keeps the trait small enough to fake in one screen, and a host needs only `sh`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+/// A way to one host.
+#[async_trait]
+pub trait Connection: Send + Sync {
+    /// Runs `script` under `sh` on the host, feeds it `stdin`, and waits for its end.
+    ///
+    /// A script that ends with a status other than 0 is an [`Output`], not an error.
+    async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error>;
+
+    /// Returns the host for messages: `pi@192.168.1.21:2222`, `this machine`.
+    fn describe(&self) -> String;
+}
+
+/// A shell script to run on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Script {
+    /// The text for `sh -c`. Everything in it that comes from data went through [`quote`].
+    pub text: String,
+    /// Run it as root: through `sudo -n` where the login is not root.
+    pub is_root: bool,
+    /// Give up after this long.
+    pub timeout: Duration,
+}
+
+/// What a script reads.
+pub enum Stdin {
+    /// Nothing.
+    Empty,
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A file from an offset to its end. Calls `on_progress` with the bytes sent so far
+    /// (offset included) now and then.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Where to start.
+        offset: u64,
+        /// Told how far it has come; must not block.
+        on_progress: Arc<dyn Fn(u64) + Send + Sync>,
+    },
+}
+
+/// How a script ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Its exit status; 128 + n after signal n.
+    pub status: i32,
+    /// What it wrote to standard output, at most 16 MiB.
+    pub stdout: Vec<u8>,
+    /// What it wrote to standard error, the last 64 KiB, control characters removed.
+    pub stderr: String,
+}
+
+/// Why a host could not be spoken to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name is unknown, nothing answers, or the network is gone.
+    #[error("{host} cannot be reached: {said}")]
+    Unreachable {
+        /// The host.
+        host: String,
+        /// What ssh said.
+        said: String,
+    },
+    /// Something answers and wants no SSH.
+    #[error("{host} refuses the connection: {said}")]
+    Refused {
+        /// The host.
+        host: String,
+        /// What ssh said.
+        said: String,
+    },
+    /// The host's key is not the one that is known.
+    #[error("{host} shows a host key that is not the one known for it: {said}")]
+    HostKeyChanged {
+        /// The host.
+        host: String,
+        /// What ssh said.
+        said: String,
+    },
+    /// The host's key is not known at all.
+    #[error(
+        "{host} shows an unknown host key{}: check it, then run again with --accept-new-host-keys",
+        fingerprint.as_deref().map(|f| format!(" ({f})")).unwrap_or_default()
+    )]
+    HostKeyUnknown {
+        /// The host.
+        host: String,
+        /// The key's fingerprint, where it could be had.
+        fingerprint: Option<String>,
+    },
+    /// The host does not take our key.
+    #[error("{host} does not accept the login: {said}")]
+    Authentication {
+        /// The host.
+        host: String,
+        /// What ssh said.
+        said: String,
+    },
+    /// The script wants root and sudo wants a password, or there is no sudo.
+    #[error("{host} does not let the login become root: {said}")]
+    Sudo {
+        /// The host.
+        host: String,
+        /// What sudo said.
+        said: String,
+    },
+    /// The script did not end in time.
+    #[error("{host} did not finish within {} s", after.as_secs())]
+    TimedOut {
+        /// The host.
+        host: String,
+        /// The limit.
+        after: Duration,
+    },
+    /// The link broke while a script ran.
+    #[error("the connection to {host} broke: {said}")]
+    Lost {
+        /// The host.
+        host: String,
+        /// What ssh said.
+        said: String,
+    },
+    /// Something failed on this machine: no `ssh` program, an unreadable file.
+    #[error("{doing}")]
+    Here {
+        /// What was being done.
+        doing: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    /// Returns whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Refused { .. } | Self::TimedOut { .. } | Self::Lost { .. })
+    }
+}
+
+/// Quotes `text` so that `sh` reads it as one word, whatever is in it.
+pub fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}

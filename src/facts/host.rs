@@ -1,0 +1,169 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::generation::Definition;
+use crate::ids::{Digest, Generation, HostName};
+use crate::units::Bytes;
+
+/// The facts of all hosts that were asked; one answer or one failure for each.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inventory {
+    /// By host.
+    pub hosts: BTreeMap<HostName, Result<HostFacts, ProbeFailure>>,
+}
+
+/// Why a host could not be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeFailure {
+    /// What was tried and what came back, as a sentence, with the next move.
+    pub message: String,
+    /// Whether trying again later may help.
+    pub is_transient: bool,
+}
+
+/// What one host is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// The kernel's machine name: `aarch64`, `x86_64`.
+    pub machine: String,
+    /// Bits of a pointer in the userland (`getconf LONG_BIT`).
+    pub userland_bits: Option<u32>,
+    /// The name of the board as the firmware gives it: "Raspberry Pi 5 Model B Rev 1.0".
+    pub board_name: Option<String>,
+    /// The board, where the name is in our table.
+    pub board: Option<Board>,
+    /// The processor.
+    pub cpu: Cpu,
+    /// Bytes of a memory page.
+    pub page_size: Option<u32>,
+    /// Memory.
+    pub memory: Memory,
+    /// The filesystem that Bramble's folder is or will be on.
+    pub disk: Option<Disk>,
+    /// The C library's version, such as `(2, 36)`.
+    pub glibc: Option<(u32, u32)>,
+    /// The operating system's name: "Debian GNU/Linux 12 (bookworm)".
+    pub os: Option<String>,
+    /// What supervises services.
+    pub supervision: Supervision,
+    /// Whether limits on memory work (`memory` among the enabled cgroup controllers).
+    pub memory_cgroup: Option<bool>,
+    /// What we may do there.
+    pub privilege: Privilege,
+    /// What of ours is there; none on a bare host.
+    pub installed: Option<Installed>,
+}
+
+/// The boards that speed and memory are known for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Board {
+    /// Raspberry Pi Zero 2 W.
+    PiZero2W,
+    /// Raspberry Pi 3 and 3+.
+    Pi3,
+    /// Raspberry Pi 4, 400 and Compute Module 4.
+    Pi4,
+    /// Raspberry Pi 5, 500, 500+ and Compute Module 5.
+    Pi5,
+}
+
+/// A host's processor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    /// Processors that are online.
+    pub cores: u32,
+    /// The `Features` (ARM) or `flags` (x86) of `/proc/cpuinfo`.
+    pub features: BTreeSet<String>,
+    /// `model name` or, on ARM, the part: `0xd0b`.
+    pub model: Option<String>,
+}
+
+/// A host's memory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// `MemTotal`.
+    pub total: Bytes,
+    /// `MemAvailable`: what new programs can have without swapping.
+    pub available: Bytes,
+    /// Swap on disk. Never room for weights.
+    pub swap: Bytes,
+    /// Swap in compressed memory. Never room for weights.
+    pub zram: Bytes,
+}
+
+/// A host's filesystem.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Where it was measured.
+    pub path: String,
+    /// Room for us.
+    pub free: Bytes,
+    /// Its size.
+    pub total: Bytes,
+    /// Files that may still be made; none where the filesystem has no such limit.
+    pub inodes_free: Option<u64>,
+}
+
+/// What supervises services on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Supervision {
+    /// systemd runs, in this version.
+    Systemd {
+        /// The version, such as 252.
+        version: u32,
+    },
+    /// No systemd: our own small supervisor, as a plain process.
+    Process,
+}
+
+/// What the login may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Privilege {
+    /// It is root.
+    Root,
+    /// sudo works without a password.
+    Sudo,
+    /// Neither.
+    None,
+}
+
+/// What of ours is on a host. `bramble` learns it from `brambled inspect` there.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Installed {
+    /// The generation in force, with what it runs; none when nothing was ever activated.
+    pub current: Option<(Generation, Definition)>,
+    /// A generation that was activated and neither confirmed nor taken back yet.
+    pub pending: Option<Generation>,
+    /// Every generation that is laid out, oldest first.
+    pub generations: Vec<Generation>,
+    /// Sealed blobs with their sizes.
+    pub blobs: BTreeMap<Digest, Bytes>,
+    /// Unpacked bundles.
+    pub programs: BTreeSet<Digest>,
+    /// Unfinished uploads with the bytes they hold.
+    pub partials: BTreeMap<Digest, Bytes>,
+    /// The state of each service: `route`, `engine-chat`.
+    pub services: BTreeMap<String, ServiceState>,
+    /// Memory that our running processes hold and would free (their anonymous memory).
+    pub memory: Bytes,
+    /// What is there and is not what was applied, one sentence each.
+    pub drift: Vec<String>,
+}
+
+/// The state of one service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServiceState {
+    /// Starting, not ready yet.
+    Starting,
+    /// Ready.
+    Running,
+    /// It ended and will be started again, or not.
+    Failed,
+    /// Not running, as wanted.
+    Stopped,
+}

@@ -1,0 +1,306 @@
+//! What one host shall run: the contract between the plan that decides it, the
+//! install room that lays it out, and the daemons that read it.
+//!
+//! A [`Definition`] is stored as `generations/<n>/definition.json`. It holds no
+//! number, no time and no secret, so that two are equal exactly when a host that runs
+//! one needs nothing done to run the other.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
+use crate::quant::Quant;
+use crate::units::{Bytes, TokensPerSec};
+
+/// The version of the stored form.
+pub const FORMAT: u32 = 1;
+
+/// Everything that one generation runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Definition {
+    /// The version of this form: [`FORMAT`].
+    pub format: u32,
+    /// The fleet that the host belongs to.
+    pub fleet: FleetName,
+    /// The host's name in the fleet.
+    pub host: HostName,
+    /// The bundle whose `brambled` runs.
+    pub program: Program,
+    /// One engine process for each, sorted by model.
+    pub engines: Vec<EngineSpec>,
+    /// The one door for clients.
+    pub door: DoorSpec,
+}
+
+/// A bundle: `brambled` with the shared libraries it needs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The SHA-256 of the bundle's archive.
+    pub digest: Digest,
+    /// The version of Bramble in it.
+    pub version: String,
+}
+
+/// One model, as one engine process serves it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EngineSpec {
+    /// The name that clients use.
+    pub model: ModelName,
+    /// The weights.
+    pub weights: Weights,
+    /// Tokens that the model accepts, per slot.
+    pub context: u32,
+    /// Requests that are served at the same time.
+    pub slots: u32,
+    /// Threads for decoding and prompts.
+    pub threads: u32,
+    /// Prompt tokens computed at once (llama.cpp's `n_ubatch`).
+    pub micro_batch: u32,
+    /// How the weights come into memory.
+    pub load: LoadMode,
+    /// Whether weights are copied into the CPU's own layout while loading: faster
+    /// prompts on CPUs with dot products, for a second copy in memory.
+    pub repack: bool,
+    /// The speed that the plan expects; deadlines scale with it.
+    pub pace: Pace,
+}
+
+/// The weights of a model, by content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weights {
+    /// How they are made ([`crate::source::Recipe::digest`]).
+    pub recipe: Digest,
+    /// The SHA-256 of the GGUF. None in a plan whose conversion has not run yet; always
+    /// there in an installed generation.
+    pub digest: Option<Digest>,
+    /// The size of the GGUF. Exact once `digest` is there, else predicted.
+    pub bytes: Bytes,
+    /// The quant; none for a GGUF that was taken as it is.
+    pub quant: Option<Quant>,
+    /// The architecture as GGUF names it: `llama`.
+    pub architecture: String,
+}
+
+impl Weights {
+    /// Returns whether these are the same bytes: by recipe, since it fixes them.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.recipe == other.recipe
+    }
+
+    /// Returns the quant's name, or `as is`.
+    pub fn quant_name(&self) -> &'static str {
+        self.quant.map_or("as is", Quant::name)
+    }
+}
+
+/// How weights come into memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadMode {
+    /// The file is mapped: pages are shared with the page cache and may be dropped.
+    Mmap,
+    /// The file is read into memory of the process.
+    Read,
+}
+
+/// Expected speed, to two significant digits so that a plan is stable.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Pace {
+    /// Prompt tokens per second.
+    pub prompt: TokensPerSec,
+    /// Answer tokens per second.
+    pub answer: TokensPerSec,
+    /// Seconds to load the weights.
+    pub load_seconds: f64,
+}
+
+/// What the router on a host does.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DoorSpec {
+    /// The TCP port, on all addresses.
+    pub port: u16,
+    /// Who may answer, sorted by name.
+    pub upstreams: Vec<UpstreamSpec>,
+    /// One for each model that clients may ask for here, sorted by model.
+    pub routes: Vec<RouteSpec>,
+}
+
+/// One that answers requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UpstreamSpec {
+    /// `local`, or the host's name in the manifest. Replies name it.
+    pub name: String,
+    /// How it is reached.
+    pub kind: UpstreamKind,
+}
+
+/// How an upstream is reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum UpstreamKind {
+    /// The engines of this host, over their Unix sockets ([`Layout::engine_socket`]).
+    Local,
+    /// The door of another host of the fleet; our peer key opens it.
+    Host {
+        /// `http://ADDRESS:PORT`, without a path.
+        url: String,
+    },
+    /// A server that is not ours, with the OpenAI API.
+    Foreign {
+        /// The base URL, up to and with `/v1`.
+        url: String,
+        /// The name of its key in [`Secrets::foreign_keys`], where it wants one.
+        key: Option<String>,
+    },
+}
+
+/// Who answers for one model, in order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RouteSpec {
+    /// The name that clients use.
+    pub model: ModelName,
+    /// The upstreams to try, first choice first.
+    pub order: Vec<Hop>,
+    /// A local engine with more than this many waiting requests is passed over.
+    pub overflow_queue: Option<u32>,
+    /// How long the first token may take, in seconds, for a prompt of no length; the
+    /// upstream's pace adds to it.
+    pub first_token_seconds: f64,
+}
+
+/// One choice of a route.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Hop {
+    /// The upstream's name.
+    pub upstream: String,
+    /// The model's name there.
+    pub model: String,
+    /// What it answers with there, for the reply's headers, where that is known.
+    pub quant: Option<String>,
+    /// The planned pace there, where that is known.
+    pub pace: Option<Pace>,
+}
+
+/// Secrets of a generation: `generations/<n>/secrets.json`, mode 0600. They travel over
+/// the SSH channel only and stand in no plan, lock or log.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secrets {
+    /// The keys that open this door.
+    pub keys: Vec<KeyEntry>,
+    /// The key that this host shows to the doors of other hosts.
+    pub peer_key: String,
+    /// Keys of servers that are not ours, by the name in [`UpstreamKind::Foreign`].
+    pub foreign_keys: std::collections::BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secrets({} keys)", self.keys.len())
+    }
+}
+
+/// A key that opens the door, by its hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyEntry {
+    /// A name to show and to revoke by.
+    pub id: String,
+    /// The SHA-256 of the key. Keys are 256 random bits, so no slow hash is needed.
+    pub sha256: Digest,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+}
+
+/// What a key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Ask models.
+    Infer,
+    /// Read the status.
+    Status,
+    /// Ask models as another host of the fleet: answered by the local engines only, so
+    /// that a request is never passed around in a circle.
+    Peer,
+}
+
+/// Where things are on a host. Plain path arithmetic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// The place on a host where Bramble lives unless the manifest says otherwise.
+    pub const DEFAULT_ROOT: &'static str = "/var/lib/bramble";
+
+    /// Takes `root`, which is absolute.
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// Returns the folder that everything is under.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns the sealed blob with this digest.
+    pub fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.to_string())
+    }
+
+    /// Returns the unfinished upload of that blob, on the same filesystem.
+    pub fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(digest.to_string())
+    }
+
+    /// Returns the folder that a bundle is unpacked to; `brambled` and `lib/` are in it.
+    pub fn program(&self, digest: &Digest) -> PathBuf {
+        self.root.join("programs").join(digest.to_string())
+    }
+
+    /// Returns the folder of one install.
+    pub fn generation(&self, number: Generation) -> PathBuf {
+        self.root.join("generations").join(number.to_string())
+    }
+
+    /// Returns the link to the generation that is in force.
+    pub fn current(&self) -> PathBuf {
+        self.root.join("current")
+    }
+
+    /// Returns the program that the generation under `generation_dir` runs.
+    pub fn brambled(generation_dir: &Path) -> PathBuf {
+        generation_dir.join("program/brambled")
+    }
+
+    /// Returns the definition of the generation under `generation_dir`.
+    pub fn definition(generation_dir: &Path) -> PathBuf {
+        generation_dir.join("definition.json")
+    }
+
+    /// Returns the secrets of the generation under `generation_dir`.
+    pub fn secrets(generation_dir: &Path) -> PathBuf {
+        generation_dir.join("secrets.json")
+    }
+
+    /// Returns the link to a model's weights in the generation under `generation_dir`.
+    pub fn weights(generation_dir: &Path, model: &ModelName) -> PathBuf {
+        generation_dir.join("models").join(format!("{model}.gguf"))
+    }
+
+    /// Returns the folder of sockets and process ids; empty after a boot is fine.
+    pub fn run_dir(&self) -> PathBuf {
+        self.root.join("run")
+    }
+
+    /// Returns the Unix socket of a model's engine.
+    pub fn engine_socket(&self, model: &ModelName) -> PathBuf {
+        self.run_dir().join(format!("engine-{model}.sock"))
+    }
+
+    /// Returns the diary of what was done here.
+    pub fn receipt(&self) -> PathBuf {
+        self.root.join("receipt.json")
+    }
+}

@@ -1,0 +1,46 @@
+//! Bramble: one manifest names models and hosts; this library decides what runs
+//! where, and does it. The map of the house; ARCHITECTURE.md says who may use whom.
+
+// words
+pub mod clock;
+pub mod events;
+pub mod generation;
+pub mod ids;
+pub mod source;
+pub mod units;
+
+// formats
+pub mod checkpoint;
+pub mod convert;
+pub mod gguf;
+pub mod openai;
+pub mod quant;
+
+// deciders
+pub mod catalog;
+pub mod estimate;
+pub mod facts;
+pub mod manifest;
+pub mod placement;
+pub mod plan;
+pub mod unit;
+
+// doors
+pub mod connect;
+pub mod fetch;
+pub mod store;
+
+// doers
+pub mod execute;
+pub mod install;
+pub mod probe;
+pub mod transfer;
+
+// daemons
+pub mod engine;
+pub mod route;
+
+// faces
+pub mod cli;
+pub mod status;
+pub mod view;

@@ -1,0 +1,266 @@
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{FleetName, HostName, ModelName};
+use crate::quant::Quant;
+use crate::source::SourceRef;
+
+/// A whole manifest, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Who these hosts belong to.
+    pub fleet: FleetName,
+    /// How doors are opened.
+    pub serve: Serve,
+    /// How fast changes spread.
+    pub rollout: Rollout,
+    /// The models by name.
+    pub models: BTreeMap<ModelName, ModelSpec>,
+    /// The hosts by name, `defaults` already applied.
+    pub hosts: BTreeMap<HostName, HostSpec>,
+    /// Which model goes where.
+    pub deploy: Vec<Deploy>,
+    /// Who answers for a model; a model without an entry is answered by the hosts that have it.
+    pub routes: BTreeMap<ModelName, RoutePolicy>,
+}
+
+/// What hosts inherit.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Defaults {
+    /// SSH options for hosts that do not set them.
+    pub ssh: SshOptions,
+}
+
+/// `ssh: { user, port, identity }`; anything else comes from `~/.ssh/config`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SshOptions {
+    /// The login.
+    pub user: Option<String>,
+    /// The TCP port.
+    pub port: Option<u16>,
+    /// A private key file, `~` allowed.
+    pub identity: Option<String>,
+}
+
+/// `serve: { port, tls }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serve {
+    /// The TCP port of every door. Default 8443.
+    pub port: u16,
+    /// How the doors are secured.
+    pub tls: Tls,
+}
+
+/// `tls: fleet | files | off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Tls {
+    /// Certificates of the fleet's own CA.
+    Fleet,
+    /// Certificates from files.
+    Files,
+    /// Plain HTTP; keys and prompts are readable on the network.
+    Off,
+}
+
+/// `rollout: { max_parallel, max_unavailable }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rollout {
+    /// Hosts that receive data at the same time. Default 4.
+    pub max_parallel: u32,
+    /// Hosts that may be without their local engine at the same time. Default 1.
+    pub max_unavailable: u32,
+}
+
+/// One of `models`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelSpec {
+    /// Where the weights come from.
+    pub source: SourceRef,
+    /// Which quant. Default `auto`.
+    pub quant: QuantChoice,
+    /// What `auto` leans to. Default `balanced`.
+    pub prefer: Prefer,
+    /// Tokens that the model must accept, per slot. Default 4096, or what the model was trained for if less.
+    pub context: Option<u32>,
+    /// Requests served at the same time. Default 1.
+    pub slots: u32,
+    /// What `auto` never goes below.
+    pub floor: Floor,
+    /// The licence that the user says yes to.
+    pub accept_license: Option<String>,
+}
+
+/// `quant: auto | NAME | [NAME, …]`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QuantChoice {
+    /// Chosen for each host.
+    Auto,
+    /// The first of these that fits, best first.
+    OneOf(Vec<Quant>),
+}
+
+/// `prefer: balanced | quality | speed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Prefer {
+    /// The fastest of those with good quality.
+    Balanced,
+    /// One step better than balanced.
+    Quality,
+    /// One step smaller than balanced.
+    Speed,
+}
+
+/// `floor: { tokens_per_second, quality }`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Floor {
+    /// Answer tokens per second. Default 0.5.
+    pub tokens_per_second: f64,
+    /// The smallest quant. Default Q4_0.
+    pub quality: Quant,
+}
+
+/// One of `hosts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostSpec {
+    /// How the host is reached.
+    pub via: Via,
+    /// What it is for. Default `pi`.
+    pub role: Role,
+    /// Free words to select by.
+    pub labels: Vec<String>,
+    /// Where Bramble lives on it, absolute. Default `/var/lib/bramble`.
+    pub dir: Option<String>,
+    /// How it is woken, where it sleeps.
+    pub wake: Option<Wake>,
+}
+
+/// How a host is reached.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// `address` over the system's `ssh`.
+    Ssh {
+        /// A name or address, also an alias of `~/.ssh/config`.
+        address: String,
+        /// Options of this host over those of `defaults`.
+        ssh: SshOptions,
+    },
+    /// `connect: local`: the machine that `bramble` runs on, known to the others by `address`.
+    Local {
+        /// A name or address that other hosts reach it by.
+        address: String,
+    },
+    /// `board`: planned for, not bought yet.
+    Board {
+        /// A name of the board table: `pi5-8gb`.
+        board: String,
+    },
+    /// `upstream`: a server that is not ours; no SSH.
+    Upstream {
+        /// The base URL, up to and with `/v1`.
+        url: String,
+        /// The environment variable with its key (`key: env:NAME`).
+        key_env: Option<String>,
+        /// Its names for our models.
+        models: BTreeMap<ModelName, String>,
+    },
+}
+
+impl Via {
+    /// Returns the address that other hosts reach this one by, where it is one of ours.
+    pub fn address(&self) -> Option<&str> {
+        match self {
+            Self::Ssh { address, .. } | Self::Local { address } => Some(address),
+            Self::Board { .. } | Self::Upstream { .. } => None,
+        }
+    }
+}
+
+/// `role: pi | desktop`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A small host.
+    Pi,
+    /// A big one, that answers for the small ones.
+    Desktop,
+}
+
+/// `wake: { mac }`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wake {
+    /// The hardware address, six pairs of digits.
+    pub mac: String,
+}
+
+/// One of `deploy`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Deploy {
+    /// The model.
+    pub model: ModelName,
+    /// The hosts.
+    pub on: On,
+    /// The line of the manifest that it stands on, for messages; 1 is the first.
+    pub line: usize,
+}
+
+/// `on:` names, a selection, or a number of hosts of a selection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum On {
+    /// These hosts.
+    Hosts(Vec<HostName>),
+    /// Every host that matches.
+    Every(Selector),
+    /// This many of those that match (`{ count, where }`).
+    Count(u32, Selector),
+}
+
+/// `{ role, labels }`: a host matches when it has the role, if one is named, and all labels.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selector {
+    /// The role.
+    pub role: Option<Role>,
+    /// All of these.
+    pub labels: Vec<String>,
+}
+
+impl Selector {
+    /// Returns whether `host` matches.
+    pub fn matches(&self, host: &HostSpec) -> bool {
+        self.role.is_none_or(|role| role == host.role)
+            && self.labels.iter().all(|label| host.labels.contains(label))
+    }
+}
+
+/// One of `routes`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RoutePolicy {
+    /// `local` and names of hosts, first choice first.
+    pub order: Vec<String>,
+    /// Default `local-first`.
+    pub mode: RouteMode,
+    /// A local queue longer than this sends new requests on (`overflow: { queue: N }`).
+    pub overflow_queue: Option<u32>,
+    /// Hosts that may continue an answer that broke off.
+    pub continue_on: Vec<HostName>,
+    /// The hosts that offer this route (`from`); none means all of ours.
+    pub from: Option<Selector>,
+}
+
+/// `mode: local-first | desktop-first | local-only`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteMode {
+    /// As `order` says.
+    LocalFirst,
+    /// Desktops first while they are awake.
+    DesktopFirst,
+    /// The local engine or an error.
+    LocalOnly,
+}

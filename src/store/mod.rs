@@ -1,0 +1,1 @@
+//! Blobs by digest on the operator's machine.

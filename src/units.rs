@@ -1,0 +1,131 @@
+//! Quantities with their units, and how they are shown.
+
+use std::fmt;
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Mul, Sub};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A number of bytes. Subtraction saturates at zero.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub struct Bytes(pub u64);
+
+impl Bytes {
+    /// No bytes.
+    pub const ZERO: Self = Self(0);
+
+    /// Returns `n` binary kilobytes.
+    pub const fn kib(n: u64) -> Self {
+        Self(n << 10)
+    }
+
+    /// Returns `n` binary megabytes.
+    pub const fn mib(n: u64) -> Self {
+        Self(n << 20)
+    }
+
+    /// Returns `n` binary gigabytes.
+    pub const fn gib(n: u64) -> Self {
+        Self(n << 30)
+    }
+
+    /// Returns the amount in MiB, with its fraction.
+    pub fn as_mib(self) -> f64 {
+        self.0 as f64 / f64::from(1 << 20)
+    }
+}
+
+impl fmt::Display for Bytes {
+    /// Shows three significant digits or so: `512 B`, `1.5 KiB`, `220 MiB`, `4.5 GiB`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+        let mut value = self.0 as f64;
+        let mut name = NAMES[0];
+        for next in &NAMES[1..] {
+            // 999.5 would be shown as 1000: take the larger unit a little early
+            if value < 999.5 {
+                break;
+            }
+            value /= 1024.0;
+            name = next;
+        }
+        let text = if name == "B" || value >= 99.95 {
+            format!("{value:.0} {name}")
+        } else {
+            format!("{value:.1} {name}")
+        };
+        f.pad(&text)
+    }
+}
+impl Add for Bytes {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+}
+impl AddAssign for Bytes {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+impl Sub for Bytes {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+impl Mul<u64> for Bytes {
+    type Output = Self;
+    fn mul(self, times: u64) -> Self {
+        Self(self.0.saturating_mul(times))
+    }
+}
+impl Sum for Bytes {
+    fn sum<I: Iterator<Item = Self>>(items: I) -> Self {
+        items.fold(Self::ZERO, Add::add)
+    }
+}
+
+/// Tokens per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
+pub struct TokensPerSec(pub f64);
+
+impl fmt::Display for TokensPerSec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text =
+            if self.0 >= 10.0 { format!("{:.0} tok/s", self.0) } else { format!("{:.1} tok/s", self.0) };
+        f.pad(&text)
+    }
+}
+
+/// Bytes per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
+pub struct BytesPerSec(pub f64);
+
+impl fmt::Display for BytesPerSec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shown, not computed with")]
+        let bytes = Bytes(self.0.max(0.0) as u64);
+        f.pad(&format!("{bytes}/s"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shown_with_about_three_digits() {
+        let shown: Vec<String> =
+            [0, 512, 1536, 1_048_575, 230_686_720, 4_831_838_208].map(|n| Bytes(n).to_string()).into();
+        assert_eq!(shown, ["0 B", "512 B", "1.5 KiB", "1.0 MiB", "220 MiB", "4.5 GiB"]);
+    }
+
+    #[test]
+    fn taking_away_too_much_leaves_nothing() {
+        assert_eq!(Bytes::mib(1) - Bytes::mib(2), Bytes::ZERO);
+    }
+}
