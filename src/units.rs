@@ -107,7 +107,11 @@ pub struct BytesPerSec(pub f64);
 
 impl fmt::Display for BytesPerSec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shown, not computed with")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "shown, not computed with"
+        )]
         let bytes = Bytes(self.0.max(0.0) as u64);
         f.pad(&format!("{bytes}/s"))
     }

@@ -144,7 +144,10 @@ pub enum Error {
 impl Error {
     /// Returns whether trying again later may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Refused { .. } | Self::TimedOut { .. } | Self::Lost { .. })
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::TimedOut { .. } | Self::Lost { .. }
+        )
     }
 }
 

@@ -6,6 +6,6 @@
 mod schema;
 
 pub use schema::{
-    Defaults, Deploy, Floor, HostSpec, Manifest, ModelSpec, On, Prefer, QuantChoice, Role, Rollout, RouteMode,
-    RoutePolicy, Selector, Serve, SshOptions, Tls, Via, Wake,
+    Defaults, Deploy, Floor, HostSpec, Manifest, ModelSpec, On, Prefer, QuantChoice, Role, Rollout,
+    RouteMode, RoutePolicy, Selector, Serve, SshOptions, Tls, Via, Wake,
 };

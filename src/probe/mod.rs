@@ -1,1 +1,98 @@
-//! (in the making)
+//! Looks at hosts: one script run on each, its output made into facts.
+//!
+//! A host that cannot be looked at is data in the inventory, never the end of the round.
+//! Nothing is changed on any host, and nothing of ours needs to be there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+
+use crate::connect::{self, Connection, Script, Stdin, quote};
+use crate::facts::{self, HostFacts, Inventory, ProbeFailure};
+use crate::ids::HostName;
+
+#[cfg(test)]
+mod tests;
+
+/// The script that prints what a host is. Its only argument is Bramble's folder there.
+pub const SCRIPT: &str = include_str!("../../templates/probe.sh");
+
+/// How long one host may take. The script takes less than a second on a quiet host; an SD
+/// card that is busy with writes can hold it up.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A host to look at: its name, Bramble's folder there, and the way to it.
+pub type Target = (HostName, String, Arc<dyn Connection>);
+
+/// Looks at all `hosts`, at most `parallel` of them at a time.
+pub async fn gather(hosts: &[Target], parallel: usize) -> Inventory {
+    let looks = hosts.iter().cloned().map(|(name, root, connection)| async move {
+        let found = look(&root, connection.as_ref()).await;
+        (name, found)
+    });
+    let hosts = futures_util::stream::iter(looks).buffer_unordered(parallel.max(1)).collect::<Vec<_>>().await;
+    Inventory { hosts: hosts.into_iter().collect() }
+}
+
+async fn look(root: &str, connection: &dyn Connection) -> Result<HostFacts, ProbeFailure> {
+    let text = format!("set -- {}\n{SCRIPT}", quote(root));
+    let script = Script { text, is_root: false, timeout: TIMEOUT };
+    let output = connection.run(&script, Stdin::Empty).await.map_err(|error| unreachable(&error))?;
+    if output.status != 0 {
+        let host = connection.describe();
+        let said = last_line(&output.stderr);
+        return Err(ProbeFailure {
+            message: format!(
+                "{host} could not run the probe (status {}{}{said}): check that its `sh` works",
+                output.status,
+                if said.is_empty() { "" } else { ": " },
+            ),
+            is_transient: false,
+        });
+    }
+    facts::parse_probe(&output.stdout).map_err(|error| ProbeFailure {
+        message: format!("{}: {}", connection.describe(), with_causes(&error)),
+        is_transient: matches!(error, facts::Error::Truncated { .. }),
+    })
+}
+
+fn unreachable(error: &connect::Error) -> ProbeFailure {
+    use connect::Error as E;
+    let next = match error {
+        E::Unreachable { .. } => "; check its power, its cable and its address",
+        E::Refused { .. } => {
+            "; start its SSH server (`sudo systemctl enable --now ssh` there), or check the port"
+        }
+        E::HostKeyChanged { .. } => {
+            "; if it was set up anew, remove the old key with `ssh-keygen -R` and run again; if not, somebody may stand between"
+        }
+        E::Authentication { .. } => {
+            "; copy your key there with `ssh-copy-id`, or set `ssh.user` and `ssh.identity`"
+        }
+        E::Sudo { .. } => "; allow sudo without a password for this login, or log in as root",
+        E::TimedOut { .. } => {
+            "; it may be overloaded or its storage may be failing: look at it, then run again"
+        }
+        E::Lost { .. } => "; run again",
+        // the next move is in the message or in the cause
+        E::HostKeyUnknown { .. } | E::Here { .. } => "",
+    };
+    ProbeFailure { message: format!("{}{next}", with_causes(error)), is_transient: error.is_transient() }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+fn last_line(text: &str) -> String {
+    let line = text.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    line.chars().filter(|c| !c.is_control()).take(200).collect()
+}

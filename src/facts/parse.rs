@@ -1,0 +1,286 @@
+//! The parser of what the probe prints. The host is not trusted: whatever comes, there
+//! is an answer or an error, soon and in bounded memory.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::host::{Board, Cpu, Disk, HostFacts, Installed, Memory, Privilege, Supervision};
+use crate::units::Bytes;
+
+/// The most that is read of a probe's output. A real one has 10 to 100 KiB.
+const MOST: usize = 4 << 20;
+/// The longest text that becomes a fact; longer ones are cut.
+const LONGEST: usize = 200;
+/// The most flags of a processor that are kept. The longest list seen has about 200.
+const MOST_FEATURES: usize = 512;
+
+/// Why the output of a probe is not facts.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is more of it than any honest host prints.
+    #[error(
+        "the probe printed {bytes} bytes, more than the {MOST} that are read: check what the login's shell prints"
+    )]
+    TooLong {
+        /// The size of the output.
+        bytes: usize,
+    },
+    /// The probe did not start or did not end.
+    #[error("the probe broke off: it printed no line `@@ {missing}`; run it again")]
+    Truncated {
+        /// The mark that is not there.
+        missing: &'static str,
+    },
+    /// Something that no plan can be made without is missing.
+    #[error("the probe could not find out the host's {what}: check that /proc is there and readable")]
+    Missing {
+        /// What is missing.
+        what: &'static str,
+    },
+    /// `brambled inspect` is there and gave no usable answer.
+    #[error(
+        "what is installed there could not be read: `brambled inspect` gave no usable answer; run it on the host to see why"
+    )]
+    Installed {
+        /// What is wrong with the answer.
+        source: serde_json::Error,
+    },
+}
+
+/// Reads what the probe's script printed on a host.
+///
+/// Lines before the first mark (a login's greeting) and keys that are not known are
+/// passed over. Fails on output that is too long, broken off, or without machine or memory.
+pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
+    if output.len() > MOST {
+        return Err(Error::TooLong { bytes: output.len() });
+    }
+    let text = String::from_utf8_lossy(output);
+    let printed = Printed::split(&text)?;
+
+    let machine = printed.value("machine").ok_or(Error::Missing { what: "machine" })?;
+    let board_name = printed.value("model");
+    Ok(HostFacts {
+        cpu: cpu(&machine, &printed),
+        machine,
+        userland_bits: printed.number("bits").filter(|bits| matches!(bits, 32 | 64)),
+        board: board_name.as_deref().and_then(Board::from_name),
+        board_name,
+        page_size: printed
+            .number("page_size")
+            .filter(|size| size.is_power_of_two() && (4096..=1 << 20).contains(size)),
+        memory: memory(&printed).ok_or(Error::Missing { what: "memory" })?,
+        disk: disk(&printed),
+        glibc: printed.value("libc").as_deref().and_then(glibc),
+        os: os(&printed),
+        supervision: supervision(&printed),
+        memory_cgroup: memory_cgroup(&printed),
+        privilege: match printed.value("login").as_deref() {
+            Some("root") => Privilege::Root,
+            Some("sudo") => Privilege::Sudo,
+            _ => Privilege::None,
+        },
+        installed: installed(&printed)?,
+    })
+}
+
+/// The output, cut at its marks. The first of two values or sections of one name counts.
+struct Printed<'a> {
+    values: BTreeMap<&'a str, &'a str>,
+    sections: BTreeMap<&'a str, &'a str>,
+}
+
+impl<'a> Printed<'a> {
+    fn split(text: &'a str) -> Result<Self, Error> {
+        const START: &str = "\n@@ bramble-probe 1\n";
+        const END: &str = "\n@@ end\n";
+        let missing = |missing| Error::Truncated { missing };
+        let start = text.find(START).ok_or(missing("bramble-probe 1"))?;
+        let body = &text[start + START.len()..];
+        let body = &body[..body.rfind("\n@@ done").ok_or(missing("done"))?];
+
+        let mut printed = Self { values: BTreeMap::new(), sections: BTreeMap::new() };
+        let mut at = 0;
+        while at < body.len() {
+            let end = body[at..].find('\n').map_or(body.len(), |n| at + n);
+            let line = &body[at..end];
+            at = (end + 1).min(body.len());
+            if let Some(name) = line.strip_prefix("@@ begin ") {
+                // from the line's own newline on: the mark may follow at once
+                let inside = &body[end..];
+                let close = inside.find(END).ok_or(missing("end"))?;
+                printed.sections.entry(name.trim()).or_insert(inside[..close].trim_start_matches('\n'));
+                at = end + close + END.len();
+            } else if let Some((key, value)) = line.split_once('=') {
+                printed.values.entry(key).or_insert(value);
+            }
+        }
+        Ok(printed)
+    }
+
+    fn value(&self, key: &str) -> Option<String> {
+        let text = clean(self.values.get(key)?);
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn number(&self, key: &str) -> Option<u32> {
+        self.values.get(key)?.trim().parse().ok()
+    }
+
+    fn section(&self, name: &str) -> Option<&'a str> {
+        self.sections.get(name).copied()
+    }
+
+    /// Returns the value of the first `key: value` line of a section.
+    fn field(&self, section: &str, key: &str) -> Option<&'a str> {
+        self.section(section)?.lines().find_map(|line| {
+            let (name, value) = line.split_once(':')?;
+            (name.trim() == key).then(|| value.trim())
+        })
+    }
+
+    /// Returns a `Key:   1234 kB` line of `/proc/meminfo`.
+    fn meminfo(&self, key: &str) -> Option<Bytes> {
+        let value = self.field("meminfo", key)?;
+        kib(value.strip_suffix("kB").unwrap_or(value).trim())
+    }
+}
+
+/// Returns whether `c` may stand in a fact: no control characters, none that turn the
+/// direction of text or are invisible.
+fn is_plain(c: char) -> bool {
+    !c.is_control()
+        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+fn clean(text: &str) -> String {
+    text.chars().filter(|c| is_plain(*c)).take(LONGEST).collect::<String>().trim().to_owned()
+}
+
+fn kib(text: &str) -> Option<Bytes> {
+    text.parse::<u64>().ok().map(|n| Bytes(n.saturating_mul(1024)))
+}
+
+fn cpu(machine: &str, printed: &Printed<'_>) -> Cpu {
+    let field = |key| printed.field("cpuinfo", key);
+    let flags = field("Features").or_else(|| field("flags")).unwrap_or_default();
+    let is_flag = |flag: &&str| {
+        flag.len() <= 32 && flag.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'.')
+    };
+    let features: BTreeSet<String> =
+        flags.split_ascii_whitespace().filter(is_flag).take(MOST_FEATURES).map(str::to_owned).collect();
+    let part = || field("CPU part");
+    let model = || field("model name");
+    let is_arm = machine.starts_with("aarch64") || machine.starts_with("arm");
+    let name = if is_arm { part().or_else(model) } else { model().or_else(part) };
+    let counted =
+        || printed.section("cpuinfo")?.lines().filter(|l| l.starts_with("processor")).count().try_into().ok();
+    Cpu {
+        cores: printed.number("cores").or_else(counted).unwrap_or(1).clamp(1, 4096),
+        features,
+        model: name.map(clean).filter(|name| !name.is_empty()),
+    }
+}
+
+fn memory(printed: &Printed<'_>) -> Option<Memory> {
+    let total = printed.meminfo("MemTotal").filter(|total| *total > Bytes::ZERO)?;
+    let available = printed.meminfo("MemAvailable")?.min(total);
+    let mut memory = Memory { total, available, swap: Bytes::ZERO, zram: Bytes::ZERO };
+    // Filename  Type  Size  Used  Priority, under a line of headings
+    for line in printed.section("swaps").unwrap_or_default().lines().skip(1) {
+        let mut words = line.split_ascii_whitespace();
+        let (Some(name), Some(size)) = (words.next(), words.nth(1).and_then(kib)) else { continue };
+        if name.contains("zram") {
+            memory.zram += size;
+        } else {
+            memory.swap += size;
+        }
+    }
+    Some(memory)
+}
+
+/// Finds the four columns before the mount point in the last line of `df -P`, wherever
+/// they are: names of filesystems may have spaces.
+fn df_columns(printed: &Printed<'_>, section: &str) -> Option<(u64, u64)> {
+    let line = printed.section(section)?.lines().rfind(|line| !line.trim().is_empty())?;
+    let words: Vec<&str> = line.split_ascii_whitespace().take(64).collect();
+    words.windows(4).find_map(|four| {
+        let number = |at: usize| four[at].parse::<u64>().ok();
+        let is_share = four[3].ends_with('%') || four[3] == "-";
+        if is_share { Some((number(0)?, number(1).and(number(2))?)) } else { None }
+    })
+}
+
+fn disk(printed: &Printed<'_>) -> Option<Disk> {
+    let (total, free) = df_columns(printed, "df")?;
+    Some(Disk {
+        path: printed.value("disk_path")?,
+        free: Bytes(free.saturating_mul(1024)),
+        total: Bytes(total.saturating_mul(1024)),
+        // vfat and btrfs count none
+        inodes_free: df_columns(printed, "df_inodes").filter(|(all, _)| *all > 0).map(|(_, free)| free),
+    })
+}
+
+fn glibc(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.strip_prefix("glibc ")?.split_once('.')?;
+    let minor = minor.split('.').next()?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn os(printed: &Printed<'_>) -> Option<String> {
+    let line = printed.section("os_release")?.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
+    let name = clean(line.trim().trim_matches(['"', '\'']));
+    (!name.is_empty()).then_some(name)
+}
+
+fn supervision(printed: &Printed<'_>) -> Supervision {
+    // "systemd 252 (252.39-1~deb12u1)"; without a systemctl that answers we cannot use it
+    let version = printed.value("systemd").and_then(|line| {
+        let number: String =
+            line.strip_prefix("systemd ")?.chars().take_while(char::is_ascii_digit).take(6).collect();
+        number.parse().ok()
+    });
+    version.map_or(Supervision::Process, |version| Supervision::Systemd { version })
+}
+
+/// Whether memory limits work: by the controllers of version 2, else by the list of all,
+/// since under version 1 there is no file of controllers.
+fn memory_cgroup(printed: &Printed<'_>) -> Option<bool> {
+    let unified = printed.section("cgroup2").map(|line| line.split_ascii_whitespace().any(|w| w == "memory"));
+    let listed = || {
+        // #subsys_name  hierarchy  num_cgroups  enabled
+        let lines = printed.section("cgroups")?;
+        let row =
+            lines.lines().find_map(|line| line.strip_prefix("memory")?.split_ascii_whitespace().nth(2))?;
+        Some(row == "1")
+    };
+    unified.or_else(listed)
+}
+
+fn installed(printed: &Printed<'_>) -> Result<Option<Installed>, Error> {
+    let Some(text) = printed.section("inspect") else { return Ok(None) };
+    let wrong = |source| Error::Installed { source };
+    let mut value: Value = serde_json::from_str(text.trim()).map_err(wrong)?;
+    clean_json(&mut value);
+    serde_json::from_value(value).map(Some).map_err(wrong)
+}
+
+/// Takes what is not plain out of every text. The parser of JSON has bounded the depth.
+fn clean_json(value: &mut Value) {
+    match value {
+        Value::String(text) => text.retain(is_plain),
+        Value::Array(items) => items.iter_mut().for_each(clean_json),
+        Value::Object(fields) => {
+            if fields.keys().any(|key| !key.chars().all(is_plain)) {
+                let old = std::mem::take(fields);
+                fields.extend(
+                    old.into_iter().map(|(key, v)| (key.chars().filter(|c| is_plain(*c)).collect(), v)),
+                );
+            }
+            fields.values_mut().for_each(clean_json);
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
+}

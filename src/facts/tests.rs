@@ -1,0 +1,234 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::units::Bytes;
+
+fn section(name: &str, text: &str) -> String {
+    format!("\n@@ begin {name}\n{text}\n\n@@ end\n")
+}
+
+fn printed(values: &str, sections: &[(&str, &str)]) -> String {
+    let sections: String = sections.iter().map(|(name, text)| section(name, text)).collect();
+    format!("Welcome!\n\n@@ bramble-probe 1\n{values}\n{sections}\n@@ done\n")
+}
+
+const MEMINFO: &str = "MemTotal:         931008 kB\nMemFree:          100000 kB\nMemAvailable:     225280 kB\nSwapTotal: 524284 kB";
+
+fn pi4() -> String {
+    printed(
+        "machine=aarch64\nbits=64\npage_size=4096\nlibc=glibc 2.36\nmodel=Raspberry Pi 4 Model B Rev 1.5\ncores=4\nclock=1795437749\nlogin=sudo\nsystemd=systemd 252 (252.39-1~deb12u1)\ndisk_path=/var/lib\nnew_key=whatever",
+        &[
+            (
+                "cpuinfo",
+                "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32 cpuid\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\nprocessor\t: 1\nFeatures\t: fp asimd evtstrm crc32 cpuid\n\nModel\t\t: Raspberry Pi 4 Model B Rev 1.5",
+            ),
+            ("meminfo", MEMINFO),
+            (
+                "swaps",
+                "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n/var/swap                               file\t\t524284\t\t0\t\t-2",
+            ),
+            (
+                "df",
+                "Filesystem     1024-blocks    Used Available Capacity Mounted on\n/dev/mmcblk0p2    30338776 2613140  26466484      10% /",
+            ),
+            (
+                "df_inodes",
+                "Filesystem      Inodes IUsed   IFree IUse% Mounted on\n/dev/mmcblk0p2 1905792 60000 1845792    4% /",
+            ),
+            ("os_release", "PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\""),
+            ("cgroup2", "cpuset cpu io pids"),
+            ("cgroups", "#subsys_name\thierarchy\tnum_cgroups\tenabled\nmemory\t0\t80\t0"),
+        ],
+    )
+}
+
+fn pi5() -> String {
+    printed(
+        "machine=aarch64\nbits=64\npage_size=16384\nlibc=glibc 2.41\nmodel=Raspberry Pi 5 Model B Rev 1.0\ncores=4\nlogin=root\nsystemd=systemd 257 (257.8-1~deb13u1)\ndisk_path=/",
+        &[
+            (
+                "cpuinfo",
+                "processor\t: 0\nFeatures\t: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp\nCPU part\t: 0xd0b",
+            ),
+            ("meminfo", "MemTotal:        8256000 kB\nMemAvailable:    7300000 kB"),
+            ("swaps", "Filename Type Size Used Priority\n/dev/zram0 partition 2097136 0 100"),
+            (
+                "df",
+                "Filesystem 1024-blocks Used Available Capacity Mounted on\n//nas/my share 100 40 60 40% /mnt/with space",
+            ),
+            (
+                "df_inodes",
+                "Filesystem Inodes IUsed IFree IUse% Mounted on\n//nas/my share 0 0 0 - /mnt/with space",
+            ),
+            ("cgroup2", "cpuset cpu io memory pids"),
+        ],
+    )
+}
+
+#[test]
+fn a_pi_4_is_read() {
+    let facts = parse_probe(pi4().as_bytes()).unwrap();
+    assert_eq!(facts.board, Some(Board::Pi4));
+    assert_eq!(facts.cpu.cores, 4);
+    assert_eq!(facts.cpu.model.as_deref(), Some("0xd08"));
+    assert!(!facts.cpu.features.contains("asimddp"));
+    assert_eq!(facts.memory.total, Bytes::kib(931_008));
+    assert_eq!(facts.memory.available, Bytes::mib(220));
+    assert_eq!(facts.memory.swap, Bytes::kib(524_284));
+    assert_eq!(facts.memory.zram, Bytes::ZERO);
+    let disk = facts.disk.unwrap();
+    assert_eq!((disk.free, disk.inodes_free), (Bytes::kib(26_466_484), Some(1_845_792)));
+    assert_eq!(facts.glibc, Some((2, 36)));
+    assert_eq!(facts.os.as_deref(), Some("Debian GNU/Linux 12 (bookworm)"));
+    assert_eq!(facts.supervision, Supervision::Systemd { version: 252 });
+    assert_eq!(facts.memory_cgroup, Some(false));
+    assert_eq!(facts.privilege, Privilege::Sudo);
+    assert_eq!(facts.installed, None);
+}
+
+#[test]
+fn a_pi_5_with_big_pages_and_compressed_swap_is_read() {
+    let facts = parse_probe(pi5().as_bytes()).unwrap();
+    assert_eq!((facts.board, facts.page_size), (Some(Board::Pi5), Some(16384)));
+    assert!(facts.cpu.features.contains("asimddp"));
+    assert_eq!((facts.memory.swap, facts.memory.zram), (Bytes::ZERO, Bytes::kib(2_097_136)));
+    let disk = facts.disk.unwrap();
+    assert_eq!((disk.total, disk.free, disk.inodes_free), (Bytes::kib(100), Bytes::kib(60), None));
+    assert_eq!(facts.memory_cgroup, Some(true));
+}
+
+#[test]
+fn a_desktop_without_systemd_is_read() {
+    let text = printed(
+        "machine=x86_64\nbits=\npage_size=4095\nlibc=\ncores=16\nlogin=none\ndisk_path=/home",
+        &[
+            (
+                "cpuinfo",
+                "processor\t: 0\nmodel\t\t: 1\nmodel name\t: AMD Ryzen 7\nflags\t\t: fpu sse2 avx2 avx512f",
+            ),
+            ("meminfo", "MemTotal: 32000000 kB\nMemAvailable: 99000000 kB"),
+            ("cgroups", "#subsys_name hierarchy num_cgroups enabled\ncpu 1 2 1\nmemory 9 80 1"),
+        ],
+    );
+    let facts = parse_probe(text.as_bytes()).unwrap();
+    assert_eq!(facts.cpu.model.as_deref(), Some("AMD Ryzen 7"));
+    assert_eq!((facts.board, facts.userland_bits, facts.page_size), (None, None, None));
+    assert_eq!(facts.memory.available, facts.memory.total);
+    assert_eq!(facts.supervision, Supervision::Process);
+    assert_eq!((facts.disk, facts.glibc), (None, None));
+    // version 1 has no file of controllers
+    assert_eq!(facts.memory_cgroup, Some(true));
+}
+
+#[test]
+fn what_no_plan_can_do_without_is_an_error() {
+    let no_machine = pi4().replace("machine=aarch64", "machine=");
+    let no_memory = pi4().replace("MemAvailable", "MemOther");
+    for (text, what) in [(no_machine, "machine"), (no_memory, "memory")] {
+        assert!(matches!(parse_probe(text.as_bytes()), Err(Error::Missing { what: w }) if w == what));
+    }
+    let text = pi4();
+    let cut = &text[..text.len() - 10];
+    assert!(matches!(parse_probe(cut.as_bytes()), Err(Error::Truncated { missing: "done" })));
+    assert!(matches!(parse_probe(b""), Err(Error::Truncated { .. })));
+    assert!(matches!(parse_probe(&vec![b'x'; 5 << 20]), Err(Error::TooLong { .. })));
+}
+
+#[test]
+fn no_control_character_of_a_host_gets_into_its_facts() {
+    let long = "y".repeat(100_000);
+    let text = pi4()
+        .replace(
+            "Raspberry Pi 4 Model B Rev 1.5",
+            "Raspberry Pi 4\u{1b}[2J\u{1b}]0;pwned\u{7}\u{0}\u{202e} Model B",
+        )
+        .replace("machine=aarch64", &format!("machine=aarch64{long}"))
+        .replace("bookworm", "book\u{9b}worm")
+        .replace("crc32 cpuid", "crc32 cpuid e\u{1b}vil $(reboot)");
+    let json = r#"{"current":null,"pending":null,"generations":[],"blobs":{},"programs":[],"partials":{},"services":{"ro\u001bute":"running"},"memory":0,"drift":["bad\u001b[31m file\u0000"]}"#;
+    let text = text.replace("\n@@ done", &format!("{}\n@@ done", section("inspect", json)));
+    let facts = parse_probe(text.as_bytes()).unwrap();
+    assert_eq!(facts.board_name.as_deref(), Some("Raspberry Pi 4[2J]0;pwned Model B"));
+    assert_eq!(facts.machine.len(), 200);
+    assert_eq!(facts.cpu.features.len(), 5);
+    let installed = facts.installed.as_ref().unwrap();
+    assert_eq!(installed.drift, ["bad[31m file"]);
+    assert_eq!(installed.services.keys().collect::<Vec<_>>(), ["route"]);
+    let shown = serde_json::to_string(&facts).unwrap();
+    assert!(!shown.contains("\\u00") && !shown.chars().any(char::is_control));
+}
+
+#[test]
+fn deep_json_is_an_error_and_not_the_end() {
+    let deep = "[".repeat(200_000);
+    let text = pi4().replace("\n@@ done", &format!("{}\n@@ done", section("inspect", &deep)));
+    assert!(matches!(parse_probe(text.as_bytes()), Err(Error::Installed { .. })));
+}
+
+#[test]
+fn boards_are_known_by_the_names_of_their_firmware() {
+    let cases = [
+        ("Raspberry Pi 5 Model B Rev 1.0", Some(Board::Pi5)),
+        ("Raspberry Pi 500 Rev 1.0", Some(Board::Pi5)),
+        ("Raspberry Pi Compute Module 5 Rev 1.0", Some(Board::Pi5)),
+        ("Raspberry Pi 4 Model B Rev 1.1", Some(Board::Pi4)),
+        ("Raspberry Pi 400 Rev 1.0", Some(Board::Pi4)),
+        ("Raspberry Pi Compute Module 4S Rev 1.0", Some(Board::Pi4)),
+        ("Raspberry Pi 3 Model B Plus Rev 1.3", Some(Board::Pi3)),
+        ("Raspberry Pi Zero 2 W Rev 1.0", Some(Board::PiZero2W)),
+        ("Raspberry Pi Zero W Rev 1.1", None),
+        ("Raspberry Pi 2 Model B Rev 1.1", None),
+        ("Raspberry Pi Model B Rev 2", None),
+        ("Raspberry Pi 6", None),
+        ("Raspberry Pi ", None),
+        ("ASUS TUF", None),
+    ];
+    for (name, board) in cases {
+        assert_eq!(Board::from_name(name), board, "{name}");
+    }
+}
+
+#[test]
+fn a_board_that_is_not_bought_yet_has_facts() {
+    for name in planned_names() {
+        let facts = planned(name).unwrap();
+        assert!(facts.memory.available < facts.memory.total, "{name}");
+        let has_dot_product = facts.cpu.features.contains("asimddp");
+        assert_eq!(has_dot_product, facts.board == Some(Board::Pi5), "{name}");
+    }
+    assert_eq!(planned("pi6-64gb"), None);
+}
+
+#[test]
+fn an_unknown_machine_gets_a_wide_prior() {
+    let mut host = planned("pi4-4gb").unwrap();
+    let known = Rates::of(&host);
+    host.board = None;
+    let unknown = Rates::of(&host);
+    assert!(known.is_calibrated && !unknown.is_calibrated);
+    let width = |rates: &Rates| rates.answer_spread.1 / rates.answer_spread.0;
+    assert!(width(&unknown) > 5.0 * width(&known));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
+        let _ = parse_probe(&bytes);
+    }
+
+    #[test]
+    fn a_mangled_output_gives_clean_facts_or_an_error(
+        cuts in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..40)
+    ) {
+        let mut bytes = pi4().into_bytes();
+        for (at, byte) in cuts {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        if let Ok(facts) = parse_probe(&bytes) {
+            prop_assert!(facts.memory.available <= facts.memory.total);
+            let shown = serde_json::to_string(&facts).unwrap();
+            prop_assert!(!shown.chars().any(char::is_control));
+        }
+    }
+}

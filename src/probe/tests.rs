@@ -1,0 +1,180 @@
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+
+use super::*;
+use crate::connect::Output;
+use crate::facts::{Privilege, parse_probe};
+
+/// Answers every script with the same thing and remembers what it was asked.
+struct Fake {
+    answer: Box<dyn Fn() -> Result<Output, connect::Error> + Send + Sync>,
+    asked: Mutex<Vec<String>>,
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Connection for Fake {
+    async fn run(&self, script: &Script, _: Stdin) -> Result<Output, connect::Error> {
+        self.asked.lock().unwrap().push(script.text.clone());
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        tokio::task::yield_now().await;
+        self.now.fetch_sub(1, Ordering::SeqCst);
+        (self.answer)()
+    }
+    fn describe(&self) -> String {
+        "pi@fake".into()
+    }
+}
+
+fn fake(answer: impl Fn() -> Result<Output, connect::Error> + Send + Sync + 'static) -> Arc<Fake> {
+    Arc::new(Fake {
+        answer: Box::new(answer),
+        asked: Mutex::default(),
+        now: Arc::default(),
+        most: Arc::default(),
+    })
+}
+
+fn printed(text: &str) -> Result<Output, connect::Error> {
+    Ok(Output { status: 0, stdout: text.as_bytes().to_vec(), stderr: String::new() })
+}
+
+fn name(text: &str) -> HostName {
+    text.parse().unwrap()
+}
+
+const SMALL: &str = "\n@@ bramble-probe 1\nmachine=aarch64\n\n@@ begin meminfo\nMemTotal: 1000 kB\nMemAvailable: 600 kB\n\n@@ end\n\n@@ done\n";
+
+#[tokio::test]
+async fn one_host_that_is_away_does_not_hide_the_others() {
+    let well = fake(|| printed(SMALL));
+    let away = fake(|| Err(connect::Error::Unreachable { host: "pi@fake".into(), said: "no route".into() }));
+    let dumb = fake(|| printed("Permission denied by policy\n"));
+    let hosts: Vec<Target> = vec![
+        (name("well"), "/srv/it's here".into(), Arc::clone(&well) as Arc<dyn Connection>),
+        (name("away"), "/x".into(), away),
+        (name("dumb"), "/x".into(), dumb),
+    ];
+    let inventory = gather(&hosts, 2).await;
+    assert_eq!(inventory.hosts.len(), 3);
+    assert_eq!(inventory.hosts[&name("well")].as_ref().unwrap().machine, "aarch64");
+    let away = inventory.hosts[&name("away")].as_ref().unwrap_err();
+    assert_eq!(
+        away.message,
+        "pi@fake cannot be reached: no route; check its power, its cable and its address"
+    );
+    assert!(away.is_transient);
+    let dumb = inventory.hosts[&name("dumb")].as_ref().unwrap_err();
+    assert!(dumb.message.contains("broke off"), "{}", dumb.message);
+    // the folder's name reaches the shell as one word
+    assert!(well.asked.lock().unwrap()[0].starts_with("set -- '/srv/it'\\''s here'\n"));
+}
+
+#[tokio::test]
+async fn no_more_hosts_than_allowed_are_asked_at_once() {
+    let one = fake(|| printed(SMALL));
+    let hosts: Vec<Target> = (0..20)
+        .map(|n| (name(&format!("h{n}")), "/x".into(), Arc::clone(&one) as Arc<dyn Connection>))
+        .collect();
+    assert_eq!(gather(&hosts, 3).await.hosts.len(), 20);
+    assert_eq!(one.most.load(Ordering::SeqCst), 3);
+    // asking for none at a time still ends
+    assert_eq!(gather(&hosts, 0).await.hosts.len(), 20);
+}
+
+#[tokio::test]
+async fn a_script_that_fails_says_its_status_and_last_words() {
+    let broken =
+        fake(|| Ok(Output { status: 127, stdout: vec![], stderr: "one\nsh: not\u{7} found\n".into() }));
+    let found = gather(&[(name("h"), "/x".into(), broken)], 1).await;
+    let failure = found.hosts[&name("h")].as_ref().unwrap_err();
+    assert_eq!(
+        failure.message,
+        "pi@fake could not run the probe (status 127: sh: not found): check that its `sh` works"
+    );
+}
+
+#[test]
+fn every_failure_to_connect_has_a_next_move() {
+    let (host, said) = (|| "h".to_owned(), || "s".to_owned());
+    let errors = [
+        connect::Error::Unreachable { host: host(), said: said() },
+        connect::Error::Refused { host: host(), said: said() },
+        connect::Error::HostKeyChanged { host: host(), said: said() },
+        connect::Error::HostKeyUnknown { host: host(), fingerprint: None },
+        connect::Error::Authentication { host: host(), said: said() },
+        connect::Error::Sudo { host: host(), said: said() },
+        connect::Error::TimedOut { host: host(), after: Duration::from_secs(60) },
+        connect::Error::Lost { host: host(), said: said() },
+    ];
+    let texts: BTreeMap<String, bool> =
+        errors.iter().map(|error| unreachable(error)).map(|f| (f.message, f.is_transient)).collect();
+    insta::assert_debug_snapshot!(texts);
+}
+
+#[expect(clippy::disallowed_methods, reason = "the script is tried under the shells of this machine")]
+fn run(shell: &[&str], root: &str) -> Option<Vec<u8>> {
+    let mut child = std::process::Command::new(shell[0])
+        .args(&shell[1..])
+        .args(["-s", "--", root])
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .ok()?;
+    child.stdin.take().unwrap().write_all(SCRIPT.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    output.status.success().then_some(output.stdout)
+}
+
+#[test]
+fn the_script_tells_what_this_machine_is_under_every_shell_it_has() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("not/there yet").display().to_string();
+    let shells: [&[&str]; 4] = [&["sh"], &["dash"], &["bash", "--posix"], &["busybox", "sh"]];
+    let outputs: Vec<_> = shells.iter().filter_map(|shell| run(shell, &root)).collect();
+    assert!(!outputs.is_empty());
+    for output in outputs {
+        let facts = parse_probe(&output).unwrap();
+        assert_eq!(facts.machine, std::env::consts::ARCH);
+        assert_eq!(facts.userland_bits, Some(usize::BITS));
+        assert!(facts.page_size.is_some());
+        assert!(facts.memory.total > facts.memory.available);
+        assert!(!facts.cpu.features.is_empty());
+        let disk = facts.disk.unwrap();
+        assert_eq!(disk.path, folder.path().display().to_string());
+        assert!(disk.free <= disk.total && disk.total.0 > 0);
+        assert_eq!(facts.installed, None);
+        assert_eq!(facts.privilege == Privilege::Root, rustix::process::geteuid().is_root());
+    }
+}
+
+#[test]
+fn what_an_installed_program_says_of_itself_is_in_the_facts() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("current/program");
+    std::fs::create_dir_all(&program).unwrap();
+    let said = r#"{"current":null,"pending":null,"generations":[1,2],"blobs":{},"programs":[],"partials":{},"services":{"route":"running"},"memory":42,"drift":[]}"#;
+    let brambled = program.join("brambled");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1 $2 $3\" = \"inspect --root {}\" ] && echo '{said}'\n",
+        folder.path().display()
+    );
+    std::fs::write(&brambled, script).unwrap();
+    std::fs::set_permissions(&brambled, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let root = folder.path().display().to_string();
+    let installed = parse_probe(&run(&["sh"], &root).unwrap()).unwrap().installed.unwrap();
+    assert_eq!(installed.memory.0, 42);
+    assert_eq!(installed.generations.len(), 2);
+
+    // a program that is there and says nothing is not a bare host
+    std::fs::write(&brambled, "#!/bin/sh\nexit 1\n").unwrap();
+    let error = parse_probe(&run(&["sh"], &root).unwrap()).unwrap_err();
+    assert!(matches!(error, facts::Error::Installed { .. }), "{error}");
+}

@@ -1,0 +1,83 @@
+# Prints what this host is, for Bramble. Changes nothing.
+# $1 is Bramble's folder here. POSIX sh; every tool that may be missing is allowed to be.
+LC_ALL=C
+export LC_ALL
+PATH="$PATH:/usr/sbin:/sbin:/usr/bin:/bin"
+root=$1
+
+say() { printf '%s=%s\n' "$1" "$2"; }
+section() {
+    printf '\n@@ begin %s\n' "$1"
+    shift
+    "$@" 2>/dev/null
+    printf '\n@@ end\n'
+}
+first_line() { head -n 1 "$1" 2>/dev/null | tr -d '\000'; }
+as_root() {
+    case $login in
+    sudo) sudo -n "$@" ;;
+    *) "$@" ;;
+    esac
+}
+
+printf '\n@@ bramble-probe 1\n'
+
+say machine "$(uname -m)"
+bits=$(getconf LONG_BIT 2>/dev/null)
+if [ -z "$bits" ]; then
+    # no getconf: the fifth byte of an ELF file says 1 for 32 bits, 2 for 64
+    case $(od -An -tu1 -j4 -N1 /bin/sh 2>/dev/null | tr -d ' ') in
+    1) bits=32 ;;
+    2) bits=64 ;;
+    esac
+fi
+say bits "$bits"
+say page_size "$(getconf PAGESIZE 2>/dev/null)"
+say libc "$(getconf GNU_LIBC_VERSION 2>/dev/null)"
+# /proc/device-tree does not exist everywhere that the other does
+for file in /proc/device-tree/model /sys/firmware/devicetree/base/model; do
+    if [ -r "$file" ]; then
+        say model "$(first_line "$file")"
+        break
+    fi
+done
+say cores "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
+say clock "$(date +%s)"
+
+if [ "$(id -u)" = 0 ]; then
+    login=root
+elif sudo -n true </dev/null >/dev/null 2>&1; then
+    login=sudo
+else
+    login=none
+fi
+say login "$login"
+
+if [ -d /run/systemd/system ]; then
+    say systemd "$(systemctl --version 2>/dev/null | head -n 1)"
+fi
+
+# the nearest folder above Bramble's that is there already
+place=$root
+while [ ! -d "$place" ] && [ "$place" != / ] && [ -n "$place" ]; do
+    place=$(dirname "$place")
+done
+say disk_path "$place"
+
+section cpuinfo head -n 2000 /proc/cpuinfo
+section meminfo head -n 100 /proc/meminfo
+section swaps head -n 100 /proc/swaps
+section df df -Pk "$place"
+section df_inodes df -Pi "$place"
+section os_release head -n 50 /etc/os-release
+if [ -r /sys/fs/cgroup/cgroup.controllers ]; then
+    section cgroup2 head -n 1 /sys/fs/cgroup/cgroup.controllers
+fi
+section cgroups head -n 50 /proc/cgroups
+
+brambled=$root/current/program/brambled
+if as_root test -e "$brambled" </dev/null 2>/dev/null; then
+    section inspect as_root "$brambled" inspect --root "$root" </dev/null
+fi
+
+printf '\n@@ done\n'
