@@ -1,1 +1,148 @@
-//! (in the making)
+//! What a model takes and gives on a host: memory by part, tokens per second, seconds to
+//! load, and the quality that a quant costs.
+//!
+//! Pure arithmetic over facts. It does not choose anything, and it does not read weights:
+//! which tensor gets which type under a quant comes in as a [`Candidate`].
+
+mod memory;
+mod quality;
+mod speed;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{ModelFacts, TensorShape};
+use crate::facts::HostFacts;
+use crate::generation::LoadMode;
+use crate::quant::Quant;
+use crate::units::Bytes;
+
+pub use memory::{Parts, is_repacking, room};
+pub use quality::{Loss, LossBasis, loss_of};
+pub use speed::{Basis, Interval, Speed};
+
+/// One tensor as it is or will be in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tensor {
+    /// The GGUF name: `blk.0.attn_q.weight`.
+    pub name: String,
+    /// Elements by dimension, in GGUF's order: the row's length first.
+    pub shape: Vec<u64>,
+    /// The type's name: `Q4_K`.
+    pub tensor_type: String,
+    /// Its bytes in the file.
+    pub bytes: u64,
+}
+
+impl Tensor {
+    /// Takes a shape with the type it gets and the bytes of one row of it.
+    pub fn new(shape: &TensorShape, tensor_type: &str, row_bytes: u64) -> Self {
+        let rows = shape.shape.iter().skip(1).fold(1u64, |all, n| all.saturating_mul(*n));
+        Self {
+            name: shape.name.clone(),
+            shape: shape.shape.clone(),
+            tensor_type: tensor_type.to_owned(),
+            bytes: row_bytes.saturating_mul(rows),
+        }
+    }
+
+    /// Returns the number of its elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().fold(1u64, |all, n| all.saturating_mul(*n))
+    }
+
+    fn is_embedding(&self) -> bool {
+        self.name == "token_embd.weight"
+    }
+
+    /// Whether it is multiplied with activations: what decoding reads whole and what a
+    /// CPU's own layout is for.
+    fn is_product(&self) -> bool {
+        let is_table = self.is_embedding()
+            || ["position_embd.weight", "token_types.weight", "per_layer_token_embd.weight"]
+                .contains(&self.name.as_str());
+        self.shape.iter().filter(|n| **n > 1).count() >= 2 && self.name.ends_with(".weight") && !is_table
+    }
+}
+
+/// The weights of a model in one of the forms that they could have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// The quant; none for a file that is used as it is and names none.
+    pub quant: Option<Quant>,
+    /// Every tensor of the file.
+    pub tensors: Vec<Tensor>,
+}
+
+impl Candidate {
+    /// Returns the quant's name, or `as is`.
+    pub fn name(&self) -> &'static str {
+        self.quant.map_or("as is", Quant::name)
+    }
+
+    /// Predicts the size of the file. Where the file exists, its own size is better.
+    pub fn file(&self, model: &ModelFacts) -> Bytes {
+        // 32 is GGUF's default alignment
+        let tensors: u64 = self.tensors.iter().map(|tensor| tensor.bytes.next_multiple_of(32)).sum();
+        Bytes(tensors)
+            + HEADER_PER_TOKEN * u64::from(model.vocab)
+            + HEADER_PER_TENSOR * self.tensors.len() as u64
+    }
+}
+
+/// What the header holds for each token: its text, its type, and its merge or its score.
+/// SmolLM2-135M (49152 tokens, byte-level merges): 1.70 MiB of header, 36 bytes a token.
+const HEADER_PER_TOKEN: Bytes = Bytes(36);
+/// What the header holds for each tensor: name, shape, type, offset.
+const HEADER_PER_TENSOR: Bytes = Bytes(64);
+
+/// How a model shall be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    /// Tokens that the model accepts, per slot.
+    pub context: u32,
+    /// Requests that are served at the same time.
+    pub slots: u32,
+    /// Threads.
+    pub threads: u32,
+    /// Prompt tokens computed at once.
+    pub micro_batch: u32,
+    /// How the weights come into memory.
+    pub load: LoadMode,
+    /// Whether weights are copied into the CPU's own layout.
+    pub repack: bool,
+}
+
+/// What a model takes and gives on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// Memory that has to be there, by part.
+    pub parts: Parts,
+    /// The most that it holds at any moment, loading included. What has to fit.
+    pub need: Bytes,
+    /// Pages of the file that are mapped and not needed again; they may be dropped.
+    pub evictable: Bytes,
+    /// The predicted size of the file.
+    pub file: Bytes,
+    /// How fast it is.
+    pub speed: Speed,
+}
+
+/// Estimates `candidate` on `host`, served as `serving` says.
+///
+/// The laws were measured on llama-like models; other architectures are taken to behave
+/// as those of the same widths do.
+pub fn footprint(model: &ModelFacts, candidate: &Candidate, serving: &Serving, host: &HostFacts) -> Estimate {
+    let memory = memory::of(model, candidate, serving, host);
+    let file = candidate.file(model);
+    Estimate {
+        parts: memory.parts,
+        need: memory.parts.total().max(memory.loading),
+        evictable: memory.evictable,
+        file,
+        speed: speed::of(model, candidate, serving, host, file, memory.parts.repacked),
+    }
+}

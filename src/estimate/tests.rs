@@ -1,0 +1,286 @@
+use proptest::prelude::*;
+
+use super::testing::*;
+use super::*;
+use crate::facts::planned;
+
+fn serving(context: u32, slots: u32, micro_batch: u32) -> Serving {
+    Serving { context, slots, threads: 4, micro_batch, load: LoadMode::Mmap, repack: false }
+}
+
+fn mib(bytes: Bytes) -> u64 {
+    (bytes.0 + (1 << 19)) >> 20
+}
+
+#[test]
+fn files_have_the_sizes_that_were_published() {
+    let llama = model(LLAMA32_1B);
+    // tensor bytes of unsloth's and others' files of Llama-3.2-1B-Instruct
+    let cases = [
+        (Quant::F16, 2_471_764_096),
+        (Quant::Q8_0, 1_313_251_456),
+        (Quant::Q6K, 1_013_969_024),
+        (Quant::Q5KM, 903_671_936),
+        (Quant::Q5KS, 884_732_032),
+        (Quant::Q5_1, 945_549_440),
+        (Quant::Q5_0, 884_732_032),
+        (Quant::Q4KM, 799_862_912),
+        (Quant::Q4KS, 767_815_808),
+        (Quant::Q4_1, 823_914_624),
+        (Quant::Q4_0, 763_097_216),
+        (Quant::Q3KL, 724_693_120),
+        (Quant::Q3KM, 683_012_224),
+        (Quant::Q3KS, 633_860_224),
+    ];
+    for (quant, bytes) in cases {
+        let ours: u64 = candidate(&llama, quant).tensors.iter().map(|tensor| tensor.bytes).sum();
+        // 128 bytes of rope factors are not in the test's model
+        assert_eq!(ours + 128, bytes, "{quant}");
+    }
+}
+
+#[test]
+fn a_real_file_is_predicted_to_a_part_in_a_thousand() {
+    // SmolLM2-135M-Instruct.Q4_1.gguf as it lies on disk
+    let smol = model(SMOLLM2_135M);
+    let file = candidate(&smol, Quant::Q4_1).file(&smol);
+    let real = 98_362_432.0;
+    assert!((file.0 as f64 / real - 1.0).abs() < 1e-3, "{}", file.0);
+}
+
+#[test]
+fn the_compute_buffer_is_what_llama_cpp_printed() {
+    // context in all, slots, micro-batch, MiB printed
+    let cases = [
+        (LLAMA32_1B, 4096, 1, 512, 72.02),
+        (LLAMA32_1B, 4096, 1, 64, 9.00),
+        (LLAMA32_1B, 4096, 1, 1024, 144.04),
+        (LLAMA32_1B, 65536, 1, 512, 132.02),
+        (LLAMA32_1B, 4096, 4, 512, 69.02),
+        (TINYLLAMA, 4096, 1, 512, 57.02),
+        (LLAMA32_3B, 16384, 1, 512, 94.02),
+    ];
+    for (widths, context, slots, micro_batch, printed) in cases {
+        let model = model(widths);
+        let serving = serving(context / slots, slots, micro_batch);
+        let host = planned("pi4-8gb").unwrap();
+        let parts = footprint(&model, &candidate(&model, Quant::Q4KM), &serving, &host).parts;
+        assert!((parts.compute.as_mib() - printed).abs() < 0.05, "{} for {printed}", parts.compute.as_mib());
+    }
+}
+
+#[test]
+fn keys_and_values_and_logits_are_what_llama_cpp_printed() {
+    let llama = model(LLAMA32_1B);
+    let host = planned("pi4-8gb").unwrap();
+    let parts = |context, slots| {
+        footprint(&llama, &candidate(&llama, Quant::Q4KM), &serving(context, slots, 512), &host).parts
+    };
+    assert_eq!(parts(4096, 1).kv, Bytes::mib(128));
+    assert_eq!(parts(1024, 4).kv, Bytes::mib(128));
+    // rounded up to 256 cells for each sequence
+    assert_eq!(parts(1000, 4).kv, Bytes::mib(128));
+    assert!((parts(4096, 1).output.as_mib() - 0.49).abs() < 0.005);
+    assert!((parts(1024, 4).output.as_mib() - 1.96).abs() < 0.005);
+}
+
+#[test]
+fn repacked_buffers_are_those_of_the_published_log_of_gemma_2_2b() {
+    // llama.cpp issue 19578: Q4_0 with an importance matrix, which makes the first eighth
+    // of ffn_down Q4_1; mapped 1552.05, repacked 1513.16, the rest 500.32 MiB
+    let widths = Widths {
+        layers: 26,
+        hidden: 2304,
+        feed_forward: 9216,
+        heads: 8,
+        kv_heads: 4,
+        head_dim: 256,
+        vocab: 256_000,
+        is_tied: true,
+    };
+    let mut gemma = model(widths);
+    let Stored::Checkpoint { tensors } = &mut gemma.stored else { unreachable!() };
+    let norms = (0..26).flat_map(|layer| {
+        ["post_attention_norm", "post_ffw_norm"].map(|part| TensorShape {
+            name: format!("blk.{layer}.{part}.weight"),
+            shape: vec![2304],
+            tensor_type: None,
+        })
+    });
+    tensors.extend(norms.collect::<Vec<_>>());
+    let mut weights = candidate(&gemma, Quant::Q4_0);
+    for layer in 0..3 {
+        let name = format!("blk.{layer}.ffn_down.weight");
+        let down = weights.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap();
+        let shape = TensorShape { name, shape: down.shape.clone(), tensor_type: None };
+        *down = tensor(&shape, "Q4_1");
+    }
+    let host = planned("pi5-8gb").unwrap();
+    let serving = Serving { load: LoadMode::Read, repack: true, ..serving(4096, 1, 512) };
+    let parts = footprint(&gemma, &weights, &serving, &host).parts;
+    let all: u64 = weights.tensors.iter().map(|tensor| tensor.bytes).sum();
+    let close = |bytes: Bytes, printed: f64| (bytes.as_mib() - printed).abs() < 0.01;
+    assert!(close(Bytes(all), 1552.05), "{}", Bytes(all).as_mib());
+    assert!(close(parts.repacked, 1513.16), "{}", parts.repacked.as_mib());
+    assert!(close(parts.weights, 500.32), "{}", parts.weights.as_mib());
+}
+
+use crate::catalog::Stored;
+
+#[test]
+fn a_pi_5_that_maps_holds_weights_twice_and_one_that_reads_does_not() {
+    let host = planned("pi5-8gb").unwrap();
+    // MiB of the file, repacked, resident with mapping, resident with reading
+    let cases = [
+        (LLAMA32_1B, 763, 763, 1525, 968),
+        (LLAMA32_3B, 1918, 1918, 3836, 2227),
+        (LLAMA31_8B, 4685, 4402, 9088, 4685),
+    ];
+    for (widths, file, repacked, mapped, read) in cases {
+        let model = model(widths);
+        let weights = candidate(&model, Quant::Q4KM);
+        let of = |load| {
+            footprint(&model, &weights, &Serving { load, repack: true, ..serving(4096, 1, 512) }, &host)
+        };
+        let (mmap, reading) = (of(LoadMode::Mmap), of(LoadMode::Read));
+        assert_eq!(mib(reading.parts.repacked), repacked);
+        assert_eq!(mib(reading.parts.weights + reading.parts.repacked), read);
+        assert_eq!(reading.evictable, Bytes::ZERO);
+        // all of the file is mapped at first
+        assert_eq!(mib(mmap.parts.weights + mmap.parts.repacked + mmap.evictable), mapped);
+        let all: u64 = weights.tensors.iter().map(|tensor| tensor.bytes).sum();
+        assert_eq!(mib(Bytes(all)), file);
+    }
+}
+
+#[test]
+fn a_pi_4_repacks_nothing_and_an_x86_with_avx2_some() {
+    let llama = model(LLAMA32_1B);
+    let weights = candidate(&llama, Quant::Q4KM);
+    let pi4 = planned("pi4-4gb").unwrap();
+    let mut x86 = pi4.clone();
+    x86.board = None;
+    x86.cpu.features = ["avx2".to_owned()].into();
+    assert!(!is_repacking(&llama, &weights, &pi4));
+    assert!(is_repacking(&llama, &weights, &x86));
+    // Q6_K has no layout of its own there: neither the head nor some of ffn_down
+    let parts = footprint(&llama, &weights, &Serving { repack: true, ..serving(256, 1, 64) }, &x86).parts;
+    let of = |tensor_type: &str| {
+        weights.tensors.iter().filter(|t| t.tensor_type == tensor_type).map(|t| t.bytes).sum::<u64>()
+    };
+    assert_eq!(parts.repacked, Bytes(of("Q4_K")));
+    assert!(!is_repacking(&llama, &candidate(&llama, Quant::Q8_0), &x86));
+}
+
+#[test]
+fn a_pi_4_answers_as_fast_as_the_published_runs_did() {
+    // sensura-san/llm-bench, Llama-3.2-1B: tokens per second of a 512-token prompt and of the answer
+    let cases = [
+        (Quant::Q8_0, 11.7998, 2.7641),
+        (Quant::Q6K, 8.9709, 3.6062),
+        (Quant::Q5KM, 9.5293, 3.9835),
+        (Quant::Q5_0, 9.1435, 4.0183),
+        (Quant::Q4KM, 11.8575, 4.4691),
+        (Quant::Q4_0, 11.3459, 4.6092),
+        (Quant::Q3KM, 9.7189, 5.0999),
+    ];
+    let llama = model(LLAMA32_1B);
+    let host = planned("pi4-4gb").unwrap();
+    for (quant, prompt, answer) in cases {
+        let speed = footprint(&llama, &candidate(&llama, quant), &serving(4096, 1, 512), &host).speed;
+        assert_eq!(speed.basis, Basis::Calibrated);
+        let near = |rate: Interval, real: f64| (rate.expected.0 / real - 1.0).abs() < 0.07;
+        assert!(near(speed.answer, answer), "{quant}: {:?} for {answer}", speed.answer);
+        assert!(near(speed.prompt, prompt), "{quant}: {:?} for {prompt}", speed.prompt);
+    }
+}
+
+#[test]
+fn published_answers_of_pi_5s_lie_in_the_interval() {
+    // Ollama on 8 and 16 GB, llama.cpp on Ubuntu (RASPI5.md)
+    let cases =
+        [(LLAMA32_3B, 4.61), (LLAMA32_3B, 4.88), (LLAMA31_8B, 2.02), (LLAMA31_8B, 2.17), (TINYLLAMA, 11.07)];
+    let host = planned("pi5-16gb").unwrap();
+    for (widths, answer) in cases {
+        let model = model(widths);
+        let serving = Serving { load: LoadMode::Read, repack: true, ..serving(4096, 1, 512) };
+        let speed = footprint(&model, &candidate(&model, Quant::Q4KM), &serving, &host).speed.answer;
+        assert!(speed.low.0 <= answer && answer <= speed.high.0, "{speed:?} for {answer}");
+    }
+}
+
+#[test]
+fn a_figure_measured_on_the_host_beats_the_formula() {
+    let llama = model(LLAMA32_1B);
+    let host = planned("pi4-4gb").unwrap();
+    let speed = footprint(&llama, &candidate(&llama, Quant::Q4KM), &serving(4096, 1, 512), &host).speed;
+    let measured = speed.measured(TokensPerSec(speed.prompt.expected.0 / 2.0), TokensPerSec(3.14159));
+    assert_eq!(
+        (measured.basis, measured.answer.low, measured.pace().answer),
+        (Basis::Measured, TokensPerSec(3.14159), TokensPerSec(3.1))
+    );
+    let ratio = measured.first_token_seconds(512) / speed.first_token_seconds(512);
+    assert!((ratio - 2.0).abs() < 0.02, "{ratio}");
+    assert!(speed.first_token_seconds(2000) > 4.0 * speed.first_token_seconds(500));
+}
+
+use crate::units::TokensPerSec;
+
+#[test]
+fn losses_are_ranked_by_the_types_that_tensors_really_get() {
+    let (wide, narrow) = (model(LLAMA32_3B), model(SMOLLM2_135M));
+    let loss = |model: &ModelFacts, quant| candidate(model, quant).loss(model).unwrap();
+    // wide rows: the measured figures themselves
+    assert_eq!(loss(&wide, Quant::Q4KM), Loss { divergence: 0.031_273, basis: LossBasis::Mix });
+    assert_eq!(loss(&wide, Quant::Q2K).basis, LossBasis::Mix);
+    // narrow rows fall back to types of 5 bits: better than the name says
+    let fallen = loss(&narrow, Quant::Q4KM);
+    assert_eq!(fallen.basis, LossBasis::Types);
+    assert!(fallen.divergence < 2.0 * 0.031_273, "{fallen:?}");
+    // "Q3_K_M" there is mostly Q4_0, and so no worse than Q4_0 by what the names say
+    assert!(loss(&narrow, Quant::Q3KM).divergence < 2.0 * 0.101_913);
+    // small models suffer more
+    assert!(loss(&narrow, Quant::Q8_0).divergence > loss(&wide, Quant::Q8_0).divergence);
+    assert_eq!(loss_of(&wide, Quant::Iq4Xs, None).basis, LossBasis::Derived);
+    // Q4_1 and Q4_0 are closer than their error
+    assert!(loss(&wide, Quant::Q4_0).is_within(&loss(&wide, Quant::Q4_1)));
+    assert!(!loss(&wide, Quant::Q4_0).is_within(&loss(&wide, Quant::Q4KS)));
+}
+
+#[test]
+fn swap_is_no_room_and_our_own_memory_is() {
+    let mut host = host("pi4-1gb", Bytes::mib(220));
+    let before = room(&host);
+    host.memory.swap = Bytes::gib(8);
+    host.memory.zram = Bytes::gib(8);
+    assert_eq!(room(&host), before);
+    // 909 MiB: 45 for the margin, 10 for the router
+    assert_eq!(mib(before), 165);
+    let installed = r#"{"current":null,"pending":null,"generations":[],"blobs":{},"programs":[],"partials":{},"services":{},"memory":104857600,"drift":[]}"#;
+    host.installed = Some(serde_json::from_str(installed).unwrap());
+    assert_eq!(mib(room(&host)), 265);
+    // nor can it be more than there is
+    host.installed.as_mut().unwrap().memory = Bytes::gib(64);
+    assert!(room(&host) < host.memory.total);
+}
+
+proptest! {
+    #[test]
+    fn an_estimate_grows_with_context_slots_and_batch(
+        context in 256u32..32768, more in 1u32..8192, slots in 1u32..4, pi5 in any::<bool>(), repack in any::<bool>()
+    ) {
+        let host = planned(if pi5 { "pi5-8gb" } else { "pi4-8gb" }).unwrap();
+        let llama = model(LLAMA32_1B);
+        let weights = candidate(&llama, Quant::Q4KM);
+        let of = |context, slots, micro_batch| {
+            footprint(&llama, &weights, &Serving { repack, ..serving(context, slots, micro_batch) }, &host)
+        };
+        let base = of(context, slots, 256);
+        prop_assert!(of(context + more, slots, 256).need >= base.need);
+        prop_assert!(of(context + 256, slots, 256).need > base.need);
+        prop_assert!(of(context, slots + 1, 256).need > base.need);
+        prop_assert!(of(context, slots, 512).need > base.need);
+        prop_assert!(base.speed.answer.low <= base.speed.answer.expected);
+        prop_assert!(base.speed.answer.expected <= base.speed.answer.high);
+    }
+}
