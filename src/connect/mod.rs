@@ -2,6 +2,19 @@
 //!
 //! One operation carries everything: reading, writing and appending are scripts. It
 //! keeps the trait small enough to fake in one screen, and a host needs only `sh`.
+//!
+//! A script that was sent is never sent again: when a link breaks while one runs, the
+//! caller learns it ([`Error::Lost`]) and decides. Nothing here knows what scripts do.
+
+mod diagnosis;
+pub mod fake;
+mod local;
+mod process;
+mod shell;
+mod ssh;
+
+pub use local::Local;
+pub use ssh::{Settings, Ssh, Target, fast_cipher};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +32,10 @@ pub trait Connection: Send + Sync {
 
     /// Returns the host for messages: `pi@192.168.1.21:2222`, `this machine`.
     fn describe(&self) -> String;
+
+    /// Ends what is kept open between scripts. Dropping a connection does it too, and
+    /// blocks for the milliseconds it takes.
+    async fn close(&self) {}
 }
 
 /// A shell script to run on a host.
@@ -33,6 +50,7 @@ pub struct Script {
 }
 
 /// What a script reads.
+#[derive(Clone)]
 pub enum Stdin {
     /// Nothing.
     Empty,
@@ -45,7 +63,8 @@ pub enum Stdin {
         path: PathBuf,
         /// Where to start.
         offset: u64,
-        /// Told how far it has come; must not block.
+        /// Told how far it has come; must not block. Counts what has been read here: some
+        /// MiB of it may still be on the way.
         on_progress: Arc<dyn Fn(u64) + Send + Sync>,
     },
 }
@@ -122,6 +141,12 @@ pub enum Error {
         host: String,
         /// The limit.
         after: Duration,
+    },
+    /// The script wrote more to standard output than any script of ours does.
+    #[error("{host} wrote more than 16 MiB where a short answer was expected")]
+    TooMuch {
+        /// The host.
+        host: String,
     },
     /// The link broke while a script ran.
     #[error("the connection to {host} broke: {said}")]

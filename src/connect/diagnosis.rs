@@ -1,0 +1,94 @@
+//! Reads from what `ssh` says why it could not connect.
+//!
+//! `ssh` ends with 255 for every failure of its own, so that its words, which have been
+//! the same for decades and are not translated, are all there is to go by.
+
+use super::Error;
+use super::shell::{clean, one_line};
+
+/// Makes the error for an `ssh` that never came to be logged in. `fingerprint` is asked
+/// only when the host key is unknown.
+pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) -> Error {
+    let said = summary(stderr);
+    let has = |text: &str| stderr.contains(text);
+    if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("REVOKED HOST KEY DETECTED") {
+        Error::HostKeyChanged { host, said }
+    } else if is_unknown_key(stderr) {
+        Error::HostKeyUnknown { host, fingerprint }
+    } else if has("Permission denied") || has("Too many authentication failures") || has("No more authentication")
+    {
+        Error::Authentication { host, said }
+    } else if has("Connection refused")
+        || has("kex_exchange_identification")
+        || has("Connection reset by peer")
+        || has("Bad remote protocol version")
+        || has("Unable to negotiate")
+    {
+        Error::Refused { host, said }
+    } else {
+        Error::Unreachable { host, said }
+    }
+}
+
+/// Returns whether the host showed a key that no file of known hosts names.
+pub(super) fn is_unknown_key(stderr: &str) -> bool {
+    stderr.contains("host key is known for") || stderr.contains("Host key verification failed")
+}
+
+/// Finds the fingerprint of the key that a host showed, in the words of `ssh -v`. The
+/// last one: those before it belong to hosts that were jumped over.
+pub(super) fn fingerprint(verbose: &str) -> Option<String> {
+    let line = verbose.lines().rev().find_map(|line| line.trim().strip_prefix("debug1: Server host key: "))?;
+    let mut words = line.split_whitespace();
+    let (kind, print) = (words.next()?, words.next()?);
+    Some(clean(&format!("{kind} {print}")))
+}
+
+/// Returns what `ssh` said in one line, without the frames it draws around warnings.
+fn summary(stderr: &str) -> String {
+    let is_frame = |line: &&str| !line.trim_start().starts_with('@') && !line.trim().is_empty();
+    let kept: Vec<&str> = stderr.lines().filter(is_frame).collect();
+    let said = one_line(&clean(&kept.join("\n")));
+    if said.is_empty() { "ssh said nothing".to_owned() } else { said }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn class(stderr: &str) -> &'static str {
+        match of_login("pi".into(), stderr, None) {
+            Error::Unreachable { .. } => "unreachable",
+            Error::Refused { .. } => "refused",
+            Error::HostKeyChanged { .. } => "changed",
+            Error::HostKeyUnknown { .. } => "unknown",
+            Error::Authentication { .. } => "authentication",
+            _ => "other",
+        }
+    }
+
+    #[test]
+    fn what_ssh_says_is_understood() {
+        for (stderr, expected) in [
+            ("ssh: Could not resolve hostname pi: Name or service not known", "unreachable"),
+            ("ssh: connect to host pi port 22: No route to host", "unreachable"),
+            ("Connection timed out during banner exchange", "unreachable"),
+            ("ssh: connect to host pi port 22: Connection refused", "refused"),
+            ("kex_exchange_identification: Connection closed by remote host", "refused"),
+            ("pi@pi: Permission denied (publickey,password).", "authentication"),
+            ("Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures", "authentication"),
+            ("No ED25519 host key is known for pi and you have requested strict checking.", "unknown"),
+            ("@  WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!  @\nHost key verification failed.", "changed"),
+            ("", "unreachable"),
+        ] {
+            assert_eq!(class(stderr), expected, "{stderr}");
+        }
+    }
+
+    #[test]
+    fn the_fingerprint_is_that_of_the_host_behind_the_jump() {
+        let verbose = "debug1: Server host key: ssh-rsa SHA256:jump\nx\ndebug1: Server host key: ssh-ed25519 SHA256:pi\n";
+        assert_eq!(fingerprint(verbose).as_deref(), Some("ssh-ed25519 SHA256:pi"));
+        assert_eq!(fingerprint("nothing"), None);
+    }
+}

@@ -1,0 +1,199 @@
+//! The few words of `sh` around every script: which process it is, whether it began at
+//! all, and how to become root. The same on every kind of connection.
+//!
+//! The script's text is an argument of a process on the host, which every user there may
+//! read. Secrets travel on standard input.
+
+use std::fmt::Write as _;
+
+use super::{Error, Output, Script, quote};
+
+/// Linux takes no single argument of 128 KiB or more.
+const LONGEST: usize = 120 << 10;
+
+/// Says on standard error that the script begins, and in which process group, then runs
+/// it. A status of 255 is said aloud, because `ssh` uses it for failures of its own.
+const AS_LOGIN: &str = r#"export LC_ALL=C
+printf '%s begins %s\n' "$1" "$$" >&2
+sh -c "$2"
+s=$?
+[ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
+exit $s"#;
+
+const AS_ROOT: &str = r#"export LC_ALL=C
+run='printf "%s begins %s\n" "$1" "$3" >&2; exec sh -c "$2"'
+if [ "$(id -u)" = 0 ]; then sh -c "$run" sh "$1" "$2" "$$"; else sudo -n sh -c "$run" sh "$1" "$2" "$$"; fi
+s=$?
+[ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
+exit $s"#;
+
+/// A script, ready to be started, with the mark that tells our words from its own.
+#[derive(Debug)]
+pub(super) struct Wrapped {
+    mark: String,
+    script: Script,
+}
+
+impl Wrapped {
+    pub(super) fn new(script: &Script) -> Result<Self, Error> {
+        let here = |doing: &str, source| Error::Here { doing: doing.to_owned(), source };
+        let mut random = [0u8; 8];
+        getrandom::fill(&mut random)
+            .map_err(|error| here("cannot draw random bytes", std::io::Error::other(error.to_string())))?;
+        let mut mark = "bramble-".to_owned();
+        for byte in random {
+            // writing to a String does not fail
+            let _ = write!(mark, "{byte:02x}");
+        }
+        let wrapped = Self { mark, script: script.clone() };
+        let longest = wrapped.line().len();
+        if longest > LONGEST || script.text.contains('\0') {
+            let why = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+            return Err(here(
+                &format!("the script of {longest} bytes is too long, or has a NUL: send data on standard input"),
+                why,
+            ));
+        }
+        Ok(wrapped)
+    }
+
+    /// Returns the arguments for `sh`.
+    pub(super) fn args(&self) -> [&str; 5] {
+        let wrapper = if self.script.is_root { AS_ROOT } else { AS_LOGIN };
+        ["-c", wrapper, "sh", &self.mark, &self.script.text]
+    }
+
+    /// Returns one line for a login shell.
+    pub(super) fn line(&self) -> String {
+        let words: Vec<String> = self.args().iter().skip(1).map(|word| quote(word)).collect();
+        format!("exec sh -c {}", words.join(" "))
+    }
+
+    /// Returns the script's process group, once it has begun.
+    pub(super) fn group(&self, stderr: &Tail) -> Option<u32> {
+        let head = String::from_utf8_lossy(&stderr.head);
+        let (_, after) = head.split_once(&format!("{} begins ", self.mark))?;
+        after.lines().next()?.parse().ok()
+    }
+
+    /// Returns whether the script itself ended with 255.
+    pub(super) fn is_own_255(&self, stderr: &Tail) -> bool {
+        String::from_utf8_lossy(&stderr.tail).contains(&format!("{} ended", self.mark))
+    }
+
+    /// Returns what the script wrote to standard error, without our words.
+    pub(super) fn said(&self, stderr: &Tail) -> String {
+        let text = String::from_utf8_lossy(&stderr.tail);
+        let mut out = String::with_capacity(text.len());
+        let mut rest = &*text;
+        while let Some((before, after)) = rest.split_once(self.mark.as_str()) {
+            // the line break before "ended" is ours too
+            let is_end = after.starts_with(" ended");
+            out.push_str(if is_end { before.strip_suffix('\n').unwrap_or(before) } else { before });
+            rest = after.split_once('\n').map_or("", |(_, after)| after);
+        }
+        out.push_str(rest);
+        clean(&out)
+    }
+
+    /// Makes the output of a script that began and ended.
+    pub(super) fn output(&self, status: i32, stdout: Vec<u8>, stderr: &Tail) -> Output {
+        Output { status, stdout, stderr: self.said(stderr) }
+    }
+
+    /// Makes the error for a script that never began although a login shell ran.
+    pub(super) fn never_began(&self, host: String, stderr: &Tail) -> Error {
+        let said = one_line(&self.said(stderr));
+        if self.script.is_root {
+            let said = if said.is_empty() { "sudo said nothing".to_owned() } else { said };
+            Error::Sudo { host, said }
+        } else {
+            let said = if said.is_empty() { "its login shell runs nothing".to_owned() } else { said };
+            Error::Authentication { host, said }
+        }
+    }
+}
+
+/// The beginning and the end of a stream that may be long.
+#[derive(Debug, Default)]
+pub(super) struct Tail {
+    head: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Tail {
+    /// Room for a banner or sudo's lecture before our first word.
+    const HEAD: usize = 8 << 10;
+    const TAIL: usize = 64 << 10;
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        let room = Self::HEAD.saturating_sub(self.head.len()).min(bytes.len());
+        self.head.extend_from_slice(&bytes[..room]);
+        self.tail.extend_from_slice(bytes);
+        if self.tail.len() > 2 * Self::TAIL {
+            self.trim();
+        }
+    }
+
+    pub(super) fn trim(&mut self) {
+        let surplus = self.tail.len().saturating_sub(Self::TAIL);
+        self.tail.drain(..surplus);
+    }
+
+    pub(super) fn text(&self) -> String {
+        clean(&String::from_utf8_lossy(&self.tail))
+    }
+}
+
+/// Removes control characters, which could drive the operator's terminal.
+pub(super) fn clean(text: &str) -> String {
+    text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
+}
+
+/// Joins the lines that say something.
+pub(super) fn one_line(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    lines.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn wrapped() -> Wrapped {
+        let script = Script { text: "true".into(), is_root: false, timeout: Duration::from_secs(1) };
+        Wrapped::new(&script).unwrap()
+    }
+
+    #[test]
+    fn our_own_words_are_taken_out_of_what_a_script_said() {
+        let wrapped = wrapped();
+        let mut stderr = Tail::default();
+        stderr.push(format!("banner\n{0} begins 42\nred \x1b[31malert\n{0} ended\n", wrapped.mark).as_bytes());
+        assert_eq!(wrapped.group(&stderr), Some(42));
+        assert!(wrapped.is_own_255(&stderr));
+        assert_eq!(wrapped.said(&stderr), "banner\nred [31malert");
+    }
+
+    #[test]
+    fn a_script_that_says_much_is_kept_to_its_last_64_kib_and_is_known_to_have_begun() {
+        let wrapped = wrapped();
+        let mut stderr = Tail::default();
+        stderr.push(format!("{} begins 7\n", wrapped.mark).as_bytes());
+        for n in 0..100_000 {
+            stderr.push(format!("line {n}\n").as_bytes());
+        }
+        stderr.trim();
+        assert_eq!(wrapped.group(&stderr), Some(7));
+        let said = wrapped.said(&stderr);
+        assert!(said.len() <= 64 << 10 && said.ends_with("line 99999\n"), "{}", said.len());
+    }
+
+    #[test]
+    fn a_script_too_long_for_an_argument_is_refused_here() {
+        let script = Script { text: "#".repeat(130 << 10), is_root: false, timeout: Duration::from_secs(1) };
+        assert!(matches!(Wrapped::new(&script), Err(Error::Here { .. })));
+    }
+}

@@ -1,0 +1,403 @@
+//! Hosts over SSH, by the system's own `ssh`.
+//!
+//! The system's `ssh` is what people's fleets already work with: aliases, jump hosts,
+//! agents, FIDO keys and certificates are as in a terminal, and security updates are the
+//! operating system's. The `openssh` crate wraps the same program; it is not used because
+//! it keeps what we must decide and tell apart to itself: which options are forced over
+//! the user's configuration, what `ssh` said when it failed, and whether a broken
+//! script's status was its own or ssh's.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::process::Command;
+use tokio::sync::{Mutex, Semaphore};
+
+use super::process::{self, End, Left};
+use super::shell::{Wrapped, one_line};
+use super::{Connection, Error, Output, Script, Stdin, diagnosis, local};
+
+/// sshd's MaxSessions is 10 unless somebody changed it; two are left for the user.
+const MOST_SESSIONS: usize = 8;
+/// A Unix socket's path has 104 bytes on some systems, with the closing NUL, and `ssh`
+/// binds a name that is 17 longer before it renames it.
+const LONGEST_SOCKET: usize = 104 - 1 - 17;
+/// Printed by a session that found no master, so that nothing was run.
+const NO_MASTER: &str = "bramble-has-no-master";
+
+/// Whom to log in to. What is left out comes from `~/.ssh/config`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// A name, an address, or an alias of `~/.ssh/config`.
+    pub address: String,
+    /// The login.
+    pub user: Option<String>,
+    /// The port.
+    pub port: Option<u16>,
+    /// The only private key to offer.
+    pub identity: Option<PathBuf>,
+}
+
+/// How to log in: the same for all hosts of a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Take and remember the key of a host that was never seen.
+    pub is_new_host_key_accepted: bool,
+    /// The file of known hosts, in place of the user's and the system's.
+    pub known_hosts: Option<PathBuf>,
+    /// The configuration, in place of the user's and the system's.
+    pub config: Option<PathBuf>,
+    /// Where control sockets may be made: `$XDG_RUNTIME_DIR`. None: the temporary folder.
+    pub runtime_dir: Option<PathBuf>,
+    /// How long connecting may take, the exchange of keys included.
+    pub connect_timeout: Duration,
+    /// Put these ciphers before the others: [`fast_cipher`].
+    pub first_ciphers: Option<String>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            is_new_host_key_accepted: false,
+            known_hosts: None,
+            config: None,
+            runtime_dir: None,
+            // a Pi that is swapping answers after some seconds
+            connect_timeout: Duration::from_secs(10),
+            first_ciphers: None,
+        }
+    }
+}
+
+/// Returns the cipher that a host's processor is fastest at. With AES instructions (Pi 5)
+/// that is AES-GCM, twice the rate of ChaCha20; without (Pi 4), ChaCha20, 4.5 times the
+/// rate of AES.
+pub fn fast_cipher(has_aes: bool) -> &'static str {
+    if has_aes { "aes128-gcm@openssh.com" } else { "chacha20-poly1305@openssh.com" }
+}
+
+/// One host, over one connection that all scripts share. It is opened by the first
+/// script, closed by [`Connection::close`] or when this is dropped, and by itself after a
+/// minute without work.
+#[derive(Debug)]
+pub struct Ssh {
+    target: Target,
+    settings: Settings,
+    host: String,
+    /// 0700, with the control socket and the words of the master.
+    dir: tempfile::TempDir,
+    master: Mutex<()>,
+    sessions: Semaphore,
+}
+
+impl Ssh {
+    /// Prepares the way to `target`; nothing is connected yet.
+    pub fn new(target: Target, settings: Settings) -> Result<Self, Error> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
+        if target.address.starts_with('-') || target.address.is_empty() || !target.address.chars().all(is_plain) {
+            let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+            return Err(Error::Here { doing: format!("{:?} is not an address", target.address), source });
+        }
+        let dir = socket_dir(settings.runtime_dir.as_deref()).map_err(|source| Error::Here {
+            doing: "cannot make a folder for the control socket".to_owned(),
+            source,
+        })?;
+        let host = format!(
+            "{}{}{}",
+            target.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default(),
+            target.address,
+            target.port.map(|port| format!(":{port}")).unwrap_or_default(),
+        );
+        let sessions = Semaphore::new(MOST_SESSIONS);
+        Ok(Self { target, settings, host, dir, master: Mutex::new(()), sessions })
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("s")
+    }
+
+    /// Returns the socket's path as `ssh -S` reads it.
+    fn control_path(&self) -> String {
+        self.socket().display().to_string().replace('%', "%%")
+    }
+
+    /// Returns `ssh` with what a new connection needs, whatever the user's configuration
+    /// says: the first value that `ssh` sees is the one it takes.
+    fn connecting(&self) -> Command {
+        let settings = &self.settings;
+        let mut ssh = Command::new("ssh");
+        ssh.env("LC_ALL", "C");
+        if let Some(config) = &settings.config {
+            ssh.arg("-F").arg(config);
+        }
+        let accept = if settings.is_new_host_key_accepted { "accept-new" } else { "yes" };
+        for option in [
+            "BatchMode=yes",
+            "ForwardAgent=no",
+            "ForwardX11=no",
+            "ClearAllForwardings=yes",
+            "PermitLocalCommand=no",
+            "RemoteCommand=none",
+            "RequestTTY=no",
+            "Tunnel=no",
+            // weights do not compress
+            "Compression=no",
+            "ServerAliveInterval=15",
+            "ServerAliveCountMax=3",
+            "LogLevel=ERROR",
+            &format!("StrictHostKeyChecking={accept}"),
+            &format!("ConnectTimeout={}", settings.connect_timeout.as_secs().max(1)),
+        ] {
+            ssh.arg("-o").arg(option);
+        }
+        if let Some(known) = &settings.known_hosts {
+            ssh.arg("-o").arg(format!("UserKnownHostsFile={}", config_path(known)));
+            ssh.arg("-o").arg("GlobalKnownHostsFile=none");
+        }
+        if let Some(ciphers) = &settings.first_ciphers {
+            ssh.arg("-o").arg(format!("Ciphers=^{ciphers}"));
+        }
+        if let Some(user) = &self.target.user {
+            ssh.arg("-l").arg(user);
+        }
+        if let Some(port) = self.target.port {
+            ssh.arg("-p").arg(port.to_string());
+        }
+        if let Some(identity) = &self.target.identity {
+            ssh.arg("-i").arg(identity).args(["-o", "IdentitiesOnly=yes"]);
+        }
+        ssh
+    }
+
+    /// Returns `ssh` as a client of the master. It needs no configuration, and it must
+    /// never connect by itself.
+    fn through_master(&self) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.env("LC_ALL", "C").args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
+        ssh.args(["-o", &format!("ProxyCommand=echo {NO_MASTER} >&2")]);
+        ssh.arg("-S").arg(self.control_path());
+        ssh
+    }
+
+    /// Opens the connection unless it is open.
+    async fn ensure_master(&self) -> Result<(), Error> {
+        let _one_at_a_time = self.master.lock().await;
+        if self.socket().exists() {
+            return Ok(());
+        }
+        let mut ssh = self.connecting();
+        // -f: it goes to the background once it is logged in, so that its end says how it went
+        ssh.args(["-M", "-N", "-f", "-o", "ControlPersist=60"]).arg("-S").arg(self.control_path());
+        let (status, said) = self.connect(ssh, "said").await?;
+        if status == 0 {
+            return Ok(());
+        }
+        let is_unknown = diagnosis::is_unknown_key(&said);
+        let fingerprint = if is_unknown { self.shown_fingerprint().await } else { None };
+        Err(diagnosis::of_login(self.host.clone(), &said, fingerprint))
+    }
+
+    /// Connects once more to learn which key the host shows: `ssh` itself asks, so that
+    /// jump hosts and the choice among several keys are as they were.
+    async fn shown_fingerprint(&self) -> Option<String> {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-o", "LogLevel=DEBUG1"]);
+        ssh.args(self.connecting().as_std().get_args()).env("LC_ALL", "C").args(["-N", "-S", "none"]);
+        let (_, said) = self.connect(ssh, "verbose").await.ok()?;
+        diagnosis::fingerprint(&said)
+    }
+
+    /// Runs an `ssh` that connects; returns its status and its words. These go to a file:
+    /// a pipe would stay open in the master.
+    async fn connect(&self, mut ssh: Command, words: &str) -> Result<(i32, String), Error> {
+        let path = self.dir.path().join(words);
+        let here = |doing: &str| {
+            let doing = doing.to_owned();
+            move |source| Error::Here { doing, source }
+        };
+        let file = File::create(&path).map_err(here("cannot write in the folder of the control socket"))?;
+        ssh.arg("--").arg(&self.target.address);
+        ssh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(file));
+        ssh.process_group(0).kill_on_drop(true);
+        let mut child = ssh.spawn().map_err(here("cannot start ssh: is the OpenSSH client installed?"))?;
+        // ssh's own limit holds for each of its steps, and for each jump host anew
+        let limit = self.settings.connect_timeout * 3 + Duration::from_secs(5);
+        let ended = tokio::time::timeout(limit, child.wait()).await;
+        let said = std::fs::read_to_string(&path).unwrap_or_default();
+        match ended {
+            Ok(status) => Ok((status.map_err(here("cannot wait for ssh"))?.code().unwrap_or(255), said)),
+            Err(_) => Ok((255, format!("{said}\nno login within {} s", limit.as_secs()))),
+        }
+    }
+
+    /// Runs one session. None: the master had gone before the script was sent.
+    async fn session(&self, wrapped: &Wrapped, script: &Script, stdin: Stdin) -> Option<Result<Output, Error>> {
+        let mut ssh = self.through_master();
+        ssh.arg("--").arg(&self.target.address).arg(wrapped.line());
+        let (end, Left { stdout, stderr }) = process::run(ssh, stdin, script.timeout).await;
+        let host = self.host.clone();
+        Some(match end {
+            End::Status(255) if !wrapped.is_own_255(&stderr) => {
+                let said = one_line(&wrapped.said(&stderr));
+                if said.contains(NO_MASTER) {
+                    return None;
+                }
+                let said = if said.is_empty() { "ssh said nothing".to_owned() } else { said };
+                Err(Error::Lost { host, said })
+            }
+            End::Status(_) if wrapped.group(&stderr).is_none() => Err(wrapped.never_began(host, &stderr)),
+            End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
+            End::TimedOut | End::TooMuch => {
+                // our end is closed; the script's other end would go on until it reads or writes
+                if let Some(group) = wrapped.group(&stderr) {
+                    let mut ssh = self.through_master();
+                    ssh.arg("--").arg(&self.target.address).arg(local::kill_group(group, script.is_root));
+                    process::run(ssh, Stdin::Empty, Duration::from_secs(5)).await;
+                }
+                Err(match end {
+                    End::TooMuch => Error::TooMuch { host },
+                    _ => Error::TimedOut { host, after: script.timeout },
+                })
+            }
+            End::Here(doing, source) => Err(Error::Here { doing, source }),
+        })
+    }
+
+    /// Removes the socket of a master that is gone without having said so.
+    fn forget_socket(&self) {
+        // an error means that it is gone too
+        let _ = std::fs::remove_file(self.socket());
+    }
+
+    fn exit_args(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> =
+            ["-F", "none", "-o", "LogLevel=QUIET", "-O", "exit", "-S"].map(Into::into).into();
+        args.push(self.control_path().into());
+        args.push("--".into());
+        args.push(self.target.address.clone().into());
+        args
+    }
+}
+
+impl Drop for Ssh {
+    fn drop(&mut self) {
+        if self.socket().exists() {
+            #[expect(clippy::disallowed_methods, reason = "this is connect; a destructor cannot await")]
+            let mut ssh = std::process::Command::new("ssh");
+            ssh.args(self.exit_args()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            // one message over a local socket: milliseconds. If it fails, the master ends
+            // by itself after a minute.
+            let _ = ssh.status();
+        }
+    }
+}
+
+/// Makes a 0700 folder with a short name for a control socket.
+fn socket_dir(runtime_dir: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("bram-").rand_bytes(6);
+    let is_short = |dir: &&Path| dir.as_os_str().len() + "/bram-123456/s".len() <= LONGEST_SOCKET;
+    if let Some(dir) = runtime_dir.filter(is_short).filter(|dir| dir.is_dir()) {
+        return builder.tempdir_in(dir);
+    }
+    builder.tempdir_in("/tmp")
+}
+
+/// Writes a path as a value of ssh's configuration.
+fn config_path(path: &Path) -> String {
+    let text = path.display().to_string().replace('%', "%%");
+    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
+}
+
+#[async_trait]
+impl Connection for Ssh {
+    async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
+        let wrapped = Wrapped::new(script)?;
+        let here = |source| Error::Here { doing: "the connection is closed".to_owned(), source };
+        let permit = self.sessions.acquire().await.map_err(|closed| here(std::io::Error::other(closed)))?;
+        let again = stdin.clone();
+        self.ensure_master().await?;
+        let result = match self.session(&wrapped, script, stdin).await {
+            Some(result) => result,
+            // it ends by itself after a minute without work, maybe at this very moment
+            None => {
+                self.forget_socket();
+                self.ensure_master().await?;
+                self.session(&wrapped, script, again).await.unwrap_or_else(|| {
+                    Err(Error::Lost { host: self.host.clone(), said: "the connection does not stay up".into() })
+                })
+            }
+        };
+        drop(permit);
+        result
+    }
+
+    fn describe(&self) -> String {
+        self.host.clone()
+    }
+
+    async fn close(&self) {
+        if self.socket().exists() {
+            let mut ssh = Command::new("ssh");
+            ssh.args(self.exit_args());
+            process::run(ssh, Stdin::Empty, Duration::from_secs(5)).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn target(address: &str) -> Target {
+        Target { address: address.into(), user: None, port: None, identity: None }
+    }
+
+    #[test]
+    fn what_is_no_address_never_reaches_ssh() {
+        for bad in ["", "-oProxyCommand=x", "a b", "a;b", "$(x)", "a\nb", "a/b"] {
+            assert!(matches!(Ssh::new(target(bad), Settings::default()), Err(Error::Here { .. })), "{bad}");
+        }
+        for good in ["kitchen", "kitchen.local", "192.168.1.2", "fe80::1%eth0", "my_alias"] {
+            assert!(Ssh::new(target(good), Settings::default()).is_ok(), "{good}");
+        }
+    }
+
+    #[test]
+    fn the_control_socket_is_in_a_folder_of_our_own_with_a_path_that_fits() {
+        let deep = tempfile::tempdir().unwrap();
+        let long = deep.path().join("x".repeat(90));
+        std::fs::create_dir(&long).unwrap();
+        for dir in [deep.path(), &long] {
+            let settings = Settings { runtime_dir: Some(dir.to_owned()), ..Settings::default() };
+            let ssh = Ssh::new(target("pi"), settings).unwrap();
+            assert!(ssh.socket().as_os_str().len() <= LONGEST_SOCKET, "{:?}", ssh.socket());
+            assert_eq!(ssh.socket().starts_with(deep.path()), dir == deep.path());
+            let mode = std::fs::metadata(ssh.dir.path()).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o700);
+        }
+    }
+
+    #[test]
+    fn forwards_and_local_commands_are_off_whatever_the_configuration_says() {
+        let ssh = Ssh::new(target("pi"), Settings::default()).unwrap();
+        let command = ssh.connecting();
+        let args: Vec<&str> = command.as_std().get_args().filter_map(|arg| arg.to_str()).collect();
+        for forced in [
+            "BatchMode=yes",
+            "ForwardAgent=no",
+            "ForwardX11=no",
+            "ClearAllForwardings=yes",
+            "PermitLocalCommand=no",
+            "StrictHostKeyChecking=yes",
+        ] {
+            assert!(args.contains(&forced), "{forced}");
+        }
+    }
+}
