@@ -139,10 +139,6 @@ impl Tail {
         let surplus = self.tail.len().saturating_sub(Self::TAIL);
         self.tail.drain(..surplus);
     }
-
-    pub(super) fn text(&self) -> String {
-        clean(&String::from_utf8_lossy(&self.tail))
-    }
 }
 
 /// Removes control characters, which could drive the operator's terminal.

@@ -178,7 +178,8 @@ impl Ssh {
     fn through_master(&self) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.env("LC_ALL", "C").args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
-        ssh.args(["-o", &format!("ProxyCommand=echo {NO_MASTER} >&2")]);
+        // sh -c: its end of the pipe stays open until it has spoken
+        ssh.args(["-o", &format!("ProxyCommand=sh -c 'echo {NO_MASTER} >&2'")]);
         ssh.arg("-S").arg(self.control_path());
         ssh
     }

@@ -1,0 +1,303 @@
+//! One suite for every way to a host, and what `ssh` failures are taken for.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test's helpers fail loudly too, and start the sshd that the tests talk to"
+)]
+
+#[path = "support/sshd.rs"]
+mod sshd;
+
+use std::io::Write as _;
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bramble_fleet::connect::fake::{Fake, ended};
+use bramble_fleet::connect::{Connection, Error, Local, Output, Script, Ssh, Stdin, quote};
+use sshd::Sshd;
+
+fn script(text: impl Into<String>) -> Script {
+    Script { text: text.into(), is_root: false, timeout: Duration::from_secs(60) }
+}
+
+async fn run(connection: &dyn Connection, text: impl Into<String>) -> Output {
+    connection.run(&script(text), Stdin::Empty).await.unwrap()
+}
+
+const HOSTILE: [&str; 8] = [
+    "plain",
+    "it's",
+    "$(touch /tmp/bramble-hostile) `id` $HOME",
+    "a\nb\tc  d\\e\\\\",
+    "*?[x]{a,b}~ # ! & ; | < > \" %s",
+    "",
+    "-n -e",
+    "h\u{e9}\u{1f353}",
+];
+
+/// What every connection promises.
+async fn conforms(connection: &dyn Connection) {
+    // exit status, both streams
+    for status in [0, 1, 3, 126, 254, 255] {
+        let output = run(connection, format!("echo out; echo err >&2; exit {status}")).await;
+        assert_eq!(output, ended(status, "out\n", "err\n"), "status {status}");
+    }
+    // a script that kills itself
+    assert_eq!(run(connection, "kill -KILL $$").await.status, 137);
+
+    // input of every size, and from a file at an offset
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    file.write_all(&bytes).unwrap();
+    for size in [0, 1, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 5 << 20] {
+        let stdin = if size == 0 { Stdin::Empty } else { Stdin::Bytes(bytes[..size].to_vec()) };
+        let output = connection.run(&script("cat"), stdin).await.unwrap();
+        assert!(output.status == 0 && output.stdout == bytes[..size], "{size} bytes as they were");
+        let offset = bytes.len() - size;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&seen);
+        let stdin = Stdin::File {
+            path: file.path().to_owned(),
+            offset: offset as u64,
+            on_progress: Arc::new(move |done| sink.lock().unwrap().push(done)),
+        };
+        let output = connection.run(&script("cat"), stdin).await.unwrap();
+        assert!(output.stdout == bytes[offset..], "{size} bytes of a file from {offset}");
+        let seen = seen.lock().unwrap();
+        assert_eq!(seen.last(), Some(&(bytes.len() as u64)));
+        assert!(seen.is_sorted() && seen[0] >= offset as u64);
+    }
+
+    // a script need not read its input
+    let output = connection.run(&script("exit 7"), Stdin::Bytes(bytes.clone())).await.unwrap();
+    assert_eq!(output.status, 7);
+
+    // what is quoted comes through as one word
+    for text in HOSTILE {
+        let output = run(connection, format!("printf %s {}", quote(text))).await;
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), text);
+    }
+
+    // time
+    let slow =
+        Script { text: "echo $$; sleep 1000".into(), is_root: false, timeout: Duration::from_millis(500) };
+    let begun = Instant::now();
+    let error = connection.run(&slow, Stdin::Empty).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }) && error.is_transient(), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(20));
+}
+
+/// What real shells promise beyond that.
+async fn bounds_and_cleans(connection: &dyn Connection) {
+    // no control characters for the operator's terminal
+    let output = run(connection, r"printf 'a\033[31mb\007\n' >&2").await;
+    assert_eq!(output.stderr, "a[31mb\n");
+    // 16 MiB are an answer, one byte more is a fault
+    let output = run(connection, "head -c 16777216 /dev/zero").await;
+    assert_eq!(output.stdout.len(), 16 << 20);
+    let error = connection.run(&script("cat /dev/zero"), Stdin::Empty).await.unwrap_err();
+    assert!(matches!(error, Error::TooMuch { .. }), "{error}");
+    // a script that timed out does not go on
+    let dir = tempfile::tempdir().unwrap();
+    let pid = dir.path().join("pid");
+    let text = format!("echo $$ >{}; while :; do sleep 0.05; done", quote(&pid.display().to_string()));
+    let slow = Script { text, is_root: true, timeout: Duration::from_millis(800) };
+    assert!(matches!(connection.run(&slow, Stdin::Empty).await, Err(Error::TimedOut { .. })));
+    let pid = std::fs::read_to_string(&pid).unwrap();
+    gone(pid.trim()).await;
+}
+
+/// Waits until a process is gone.
+async fn gone(pid: &str) {
+    let path = std::path::PathBuf::from(format!("/proc/{pid}"));
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while path.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("process {pid} is still there"));
+}
+
+#[tokio::test]
+async fn this_machine_conforms() {
+    let local = Local::new();
+    conforms(&local).await;
+    bounds_and_cleans(&local).await;
+}
+
+#[tokio::test]
+async fn a_host_over_ssh_conforms() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh = sshd.connect();
+    conforms(&ssh).await;
+    bounds_and_cleans(&ssh).await;
+}
+
+#[tokio::test]
+async fn the_fake_conforms() {
+    let mut fake = Fake::new("kitchen");
+    for status in [255, 254, 126, 3, 1, 0] {
+        fake = fake.on(format!("exit {status}"), move |_| Ok(ended(status, "out\n", "err\n")));
+    }
+    for text in HOSTILE {
+        fake = fake.on(format!("printf %s {}", quote(text)), move |_| Ok(ended(0, text, "")));
+    }
+    let fake = fake
+        .on("kill -KILL", |_| Ok(ended(137, "", "")))
+        .on("cat", |call| Ok(ended(0, call.stdin.clone(), "")))
+        .fails("exit 7", 7, "")
+        .on("sleep", |call| Err(Error::TimedOut { host: "kitchen".into(), after: call.script.timeout }));
+    conforms(&fake).await;
+    assert_eq!(fake.scripts()[0], "echo out; echo err >&2; exit 0");
+    assert_eq!(run(&fake, "something else").await.status, 127);
+}
+
+#[tokio::test]
+async fn scripts_share_one_connection_and_none_is_left_behind() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh = sshd.connect();
+    // sshd's process for the connection is the same for all sessions
+    let text = "echo $SSH_CONNECTION";
+    let (first, second) = tokio::join!(run(&ssh, text), run(&ssh, text));
+    assert_eq!(first.stdout, second.stdout);
+    let many = futures_util::future::join_all((0..20).map(|n| run(&ssh, format!("echo {n}")))).await;
+    assert!(many.iter().enumerate().all(|(n, output)| output.stdout == format!("{n}\n").into_bytes()));
+
+    let master = masters(&sshd);
+    assert_eq!(master.len(), 1, "{master:?}");
+    ssh.close().await;
+    gone(&master[0]).await;
+    // it opens again by itself
+    let third = run(&ssh, text).await;
+    assert_ne!(first.stdout, third.stdout);
+    let master = masters(&sshd);
+    drop(ssh);
+    gone(&master[0]).await;
+}
+
+#[tokio::test]
+async fn a_master_that_died_between_two_scripts_is_replaced() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh = sshd.connect();
+    run(&ssh, "true").await;
+    kill(&masters(&sshd)[0]).await;
+    assert_eq!(run(&ssh, "echo again").await.stdout, b"again\n");
+}
+
+#[tokio::test]
+async fn a_link_that_breaks_while_a_script_runs_is_lost_and_the_script_is_not_sent_again() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh = sshd.connect();
+    let count = sshd.path("count");
+    let begun = sshd.path("begun");
+    let text = format!("echo x >>{}; mkfifo {}; cat {1}", count.display(), begun.display());
+    let script = script(text);
+    let (result, ()) = tokio::join!(ssh.run(&script, Stdin::Empty), async {
+        while !begun.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        kill(&masters(&sshd)[0]).await;
+    });
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }) && error.is_transient(), "{error}");
+    assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n");
+}
+
+async fn kill(pid: &str) {
+    assert!(std::process::Command::new("kill").args(["-KILL", pid]).status().unwrap().success());
+    gone(pid).await;
+}
+
+/// The ssh processes that hold a connection to this sshd.
+fn masters(sshd: &Sshd) -> Vec<String> {
+    let port = format!("-p\0{}\0", sshd.port);
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        if line.starts_with("ssh\0") && line.contains(&port) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+async fn failure(ssh: Ssh) -> Error {
+    ssh.run(&script("true"), Stdin::Empty).await.unwrap_err()
+}
+
+#[tokio::test]
+async fn an_unknown_host_key_is_refused_with_its_fingerprint_and_accepted_when_told() {
+    let Some(sshd) = Sshd::start() else { return };
+    let known = sshd.path("known");
+    std::fs::write(&known, "").unwrap();
+    let print = std::process::Command::new("ssh-keygen").args(["-lf"]).arg(sshd.path("host.pub")).output();
+    let print = String::from_utf8(print.unwrap().stdout).unwrap();
+    let print = print.split_whitespace().find(|word| word.starts_with("SHA256:")).unwrap();
+    match failure(sshd.connect()).await {
+        Error::HostKeyUnknown { fingerprint: Some(shown), .. } => {
+            assert_eq!(shown, format!("ssh-ed25519 {print}"));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(std::fs::read_to_string(&known).unwrap(), "", "nothing was remembered");
+    let mut settings = sshd.settings();
+    settings.is_new_host_key_accepted = true;
+    let ssh = Ssh::new(sshd.target(), settings).unwrap();
+    assert_eq!(run(&ssh, "echo in").await.stdout, b"in\n");
+    assert!(!std::fs::read_to_string(&known).unwrap().is_empty(), "it was remembered");
+}
+
+#[tokio::test]
+async fn a_changed_host_key_is_refused_even_when_new_keys_are_accepted() {
+    let Some(sshd) = Sshd::start() else { return };
+    sshd.know("stranger.pub");
+    let mut settings = sshd.settings();
+    settings.is_new_host_key_accepted = true;
+    let error = failure(Ssh::new(sshd.target(), settings).unwrap()).await;
+    assert!(matches!(error, Error::HostKeyChanged { .. }) && !error.is_transient(), "{error}");
+}
+
+#[tokio::test]
+async fn a_key_that_is_not_accepted_is_an_authentication_failure() {
+    let Some(sshd) = Sshd::start() else { return };
+    let mut target = sshd.target();
+    target.identity = Some(sshd.path("stranger"));
+    let error = failure(Ssh::new(target, sshd.settings()).unwrap()).await;
+    assert!(matches!(&error, Error::Authentication { said, .. } if said.contains("publickey")), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_listening_silence_and_no_ssh_are_told_apart() {
+    let Some(sshd) = Sshd::start() else { return };
+    let mut settings = sshd.settings();
+    settings.connect_timeout = Duration::from_secs(1);
+    let at = |port| {
+        let mut target = sshd.target();
+        target.port = Some(port);
+        Ssh::new(target, settings.clone()).unwrap()
+    };
+    let error = failure(at(sshd::free_port())).await;
+    assert!(matches!(&error, Error::Refused { said, .. } if said.contains("refused")), "{error}");
+
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let begun = Instant::now();
+    let error = failure(at(silent.local_addr().unwrap().port())).await;
+    assert!(matches!(error, Error::Unreachable { .. }) && error.is_transient(), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+
+    let web = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = web.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || drop(web.accept().unwrap()));
+    let error = failure(at(port)).await;
+    server.join().unwrap();
+    assert!(matches!(error, Error::Refused { .. }), "{error}");
+
+    let mut target = sshd.target();
+    target.address = "no-such-host.invalid".into();
+    let error = failure(Ssh::new(target, settings.clone()).unwrap()).await;
+    assert!(matches!(error, Error::Unreachable { .. }), "{error}");
+}
