@@ -1,0 +1,68 @@
+//! Brings the bundle to a host that has nothing of ours yet: `sh`, `tar` and `sha256sum`.
+
+use super::Error;
+use super::push::{Cargo, Pushed, Way, deliver, path_word};
+use crate::events::Events;
+
+/// Room beside the archive for what is unpacked from it, as a multiple of its size. Our
+/// bundles unpack to about three times theirs.
+const UNPACKED: u64 = 4;
+
+/// Brings a bundle to a host and unpacks it to `programs/<digest>/`. A host that has it
+/// does nothing.
+///
+/// # Errors
+///
+/// Whatever fails, `programs/<digest>/` is not there, and what had arrived of the archive
+/// is kept for the next attempt unless its digest was wrong.
+pub async fn push_bundle(way: Way<'_>, cargo: Cargo<'_>, events: &Events) -> Result<Pushed, Error> {
+    let dir = way.layout.program(cargo.digest);
+    let program = path_word(&dir);
+    let unpacking = path_word(&dir.with_extension("partial"));
+    let partial_path = way.layout.partial(cargo.digest);
+    let partial = path_word(&partial_path);
+    let parents = [partial_path.parent(), dir.parent()].into_iter().flatten().map(path_word);
+    let parents = parents.collect::<Vec<_>>().join(" ");
+    let (digest, bytes) = (cargo.digest, cargo.bytes.0);
+    let ask = format!(
+        "if [ -x {program}/brambled ]; then echo sealed
+elif [ -f {partial} ]; then wc -c <{partial}
+else echo 0; fi"
+    );
+    deliver(way, cargo, events, &ask, |offset| {
+        let kib = (bytes * (1 + UNPACKED) - offset.min(bytes)) / 1024;
+        format!(
+            r#"umask 022
+refuse() {{
+    printf '{{"outcome":"refused","reason":"%s","message":"%s","partial":%d}}\n' "$1" "$2" "$(wc -c <{partial})"
+    exit 1
+}}
+sealed() {{ echo '{{"outcome":"sealed","sealed":true,"bytes":{bytes}}}'; exit 0; }}
+mkdir -p {parents} || refuse disk 'cannot make its folders'
+exec 9>>{partial} || refuse disk 'cannot open the unfinished upload'
+if command -v flock >/dev/null; then flock -n 9 || refuse busy 'another push of the same bundle is going on'; fi
+[ ! -x {program}/brambled ] || {{ rm -f {partial}; sealed; }}
+here=$(wc -c <{partial})
+[ "$here" -eq {offset} ] || refuse offset "the unfinished upload holds $here bytes, and the sender starts at {offset}"
+free=$(df -Pk {partial} | awk 'END {{ print $4 }}')
+[ "$free" -ge {kib} ] || refuse no_room "the bundle needs {kib} KiB to be unpacked, and the disk has $free KiB"
+cat >&9 || refuse no_room 'the disk took no more'
+here=$(wc -c <{partial})
+[ "$here" -le {bytes} ] || {{ : >{partial}; refuse wrong_size 'more bytes than announced arrived, so they were deleted: push again'; }}
+[ "$here" -eq {bytes} ] || refuse wrong_size "$here of {bytes} bytes arrived: push again, it goes on from there"
+sum=$(sha256sum <{partial})
+[ "${{sum%% *}}" = {digest} ] || {{ : >{partial}; refuse wrong_digest 'the bytes have another digest, so they were deleted: push again'; }}
+rm -rf {unpacking}
+mkdir {unpacking} || refuse disk 'cannot make a folder for the bundle'
+tar -xzof {partial} -C {unpacking} || {{ rm -rf {unpacking}; refuse no_room 'it cannot be unpacked'; }}
+[ -x {unpacking}/brambled ] || {{ rm -rf {unpacking}; refuse unusable 'there is no brambled in it: build the bundle again'; }}
+sync
+rm -rf {program}
+mv {unpacking} {program} || refuse disk 'cannot put the bundle in its place'
+rm -f {partial}
+sync
+sealed"#
+        )
+    })
+    .await
+}

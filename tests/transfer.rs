@@ -1,0 +1,315 @@
+//! Pushes over a real sshd: whole, interrupted, concurrent, damaged, and onto a full disk.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::disallowed_methods,
+    reason = "a test's helpers fail loudly too, and start the sshd that the tests talk to"
+)]
+
+#[path = "support/sshd.rs"]
+mod sshd;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bramble_fleet::connect::{Connection, Local, Settings, Ssh};
+use bramble_fleet::events::{Event, Events};
+use bramble_fleet::generation::Layout;
+use bramble_fleet::ids::{Digest, HostName};
+use bramble_fleet::transfer::{Cargo, Error, Pushed, Reason, Way, push, push_bundle};
+use bramble_fleet::units::Bytes;
+use sshd::Sshd;
+
+/// A folder that stands for a host's, and what to push there.
+struct Place {
+    dir: tempfile::TempDir,
+    layout: Layout,
+    host: HostName,
+    bundle: Artifact,
+}
+
+#[derive(Clone)]
+struct Artifact {
+    path: PathBuf,
+    digest: Digest,
+    bytes: Bytes,
+}
+
+impl Artifact {
+    fn of(path: PathBuf) -> Self {
+        let data = std::fs::read(&path).unwrap();
+        Self { digest: Digest::of(&data), bytes: Bytes(data.len() as u64), path }
+    }
+
+    fn cargo(&self) -> Cargo<'_> {
+        Cargo { what: "chat (Q8_0)", digest: &self.digest, bytes: self.bytes, path: &self.path }
+    }
+}
+
+impl Place {
+    fn new() -> Self {
+        Self::at(tempfile::tempdir().unwrap(), "root")
+    }
+
+    fn at(dir: tempfile::TempDir, root: &str) -> Self {
+        // the bundle's program is the one under test
+        let text = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_brambled"));
+        let program = dir.path().join("brambled");
+        std::fs::write(&program, text).unwrap();
+        sh(&format!("cd {0} && chmod +x brambled && tar -czf bundle.tar.gz brambled", dir.path().display()));
+        let bundle = Artifact::of(dir.path().join("bundle.tar.gz"));
+        let layout = Layout::new(dir.path().join(root));
+        Self { layout, bundle, dir, host: "kitchen".parse().unwrap() }
+    }
+
+    /// A file of bytes that do not repeat.
+    fn artifact(&self, name: &str, mib: u64) -> Artifact {
+        let path = self.dir.path().join(name);
+        let mut state = mib + 1;
+        let words = (0..mib << 17).flat_map(|_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state.to_le_bytes()
+        });
+        std::fs::write(&path, words.collect::<Vec<u8>>()).unwrap();
+        Artifact::of(path)
+    }
+
+    fn way<'a>(&'a self, connection: &'a dyn Connection) -> Way<'a> {
+        Way { host: &self.host, connection, layout: &self.layout, is_root: false }
+    }
+
+    async fn bootstrap(&self, connection: &dyn Connection) -> Pushed {
+        push_bundle(self.way(connection), self.bundle.cargo(), &Events::none()).await.unwrap()
+    }
+
+    async fn push(&self, connection: &dyn Connection, artifact: &Artifact) -> Result<Pushed, Error> {
+        push(self.way(connection), &self.bundle.digest, artifact.cargo(), &Events::none()).await
+    }
+
+    fn is_sealed(&self, artifact: &Artifact) -> bool {
+        let blob = self.layout.blob(&artifact.digest);
+        std::fs::read(blob).is_ok_and(|data| Digest::of(&data) == artifact.digest)
+    }
+}
+
+fn sh(text: &str) {
+    assert!(Command::new("sh").args(["-c", text]).status().unwrap().success(), "{text}");
+}
+
+fn size(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
+fn refusal(result: Result<Pushed, Error>) -> (Reason, String) {
+    match result {
+        Err(Error::Refused { reason, message, .. }) => (reason, message),
+        other => unreachable!("not refused: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_bare_host_gets_the_bundle_and_then_a_blob_and_a_second_time_nothing() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh = sshd.connect();
+    let place = Place::new();
+    let first = place.bootstrap(&ssh).await;
+    assert_eq!((first.bytes_sent, first.bytes_reused), (place.bundle.bytes, Bytes::ZERO));
+    assert!(place.layout.program(&place.bundle.digest).join("brambled").exists());
+    assert_eq!(place.bootstrap(&ssh).await.bytes_sent, Bytes::ZERO);
+
+    let artifact = place.artifact("weights", 5);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let events = Events::new(move |event| sink.lock().unwrap().push(event));
+    let pushed = push(place.way(&ssh), &place.bundle.digest, artifact.cargo(), &events).await.unwrap();
+    assert_eq!((pushed.bytes_sent, pushed.bytes_reused), (artifact.bytes, Bytes::ZERO));
+    assert!(place.is_sealed(&artifact));
+    let seen = std::mem::take(&mut *seen.lock().unwrap());
+    assert!(matches!(&seen[0], Event::Started { total, .. } if *total == Some(artifact.bytes)));
+    assert!(matches!(&seen[seen.len() - 2], Event::Progress { done, .. } if *done == artifact.bytes));
+    assert!(matches!(&seen[seen.len() - 1], Event::Finished { outcome: None, .. }));
+
+    let again = place.push(&ssh, &artifact).await.unwrap();
+    assert_eq!((again.bytes_sent, again.bytes_reused), (Bytes::ZERO, artifact.bytes));
+}
+
+#[tokio::test]
+async fn a_push_that_was_cut_off_goes_on_where_it_stopped() {
+    let Some(sshd) = Sshd::start() else { return };
+    let place = Place::new();
+    let artifact = place.artifact("weights", 96);
+    let partial = place.layout.partial(&artifact.digest);
+    let ssh = sshd.connect();
+    place.bootstrap(&ssh).await;
+    tokio::select! {
+        result = place.push(&ssh, &artifact) => unreachable!("it ended before it was cut off: {result:?}"),
+        () = async {
+            while size(&partial) < 4 << 20 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        } => {}
+    }
+    drop(ssh);
+    let ssh = sshd.connect();
+    let pushed = place.push(&ssh, &artifact).await.unwrap();
+    assert!(pushed.bytes_reused >= Bytes(4 << 20), "{pushed:?}");
+    assert_eq!(pushed.bytes_sent, artifact.bytes - pushed.bytes_reused);
+    assert!(place.is_sealed(&artifact) && !partial.exists());
+}
+
+#[tokio::test]
+async fn a_bundle_that_was_cut_off_goes_on_where_it_stopped() {
+    let place = Place::new();
+    let partial = place.layout.partial(&place.bundle.digest);
+    std::fs::create_dir_all(partial.parent().unwrap()).unwrap();
+    let data = std::fs::read(&place.bundle.path).unwrap();
+    std::fs::write(&partial, &data[..100]).unwrap();
+    let pushed = place.bootstrap(&Local::new()).await;
+    assert_eq!(pushed.bytes_reused, Bytes(100));
+    assert!(place.layout.program(&place.bundle.digest).join("brambled").exists() && !partial.exists());
+}
+
+#[tokio::test]
+async fn what_was_there_and_wrong_is_found_out_deleted_and_sent_anew() {
+    let local = Local::new();
+    let place = Place::new();
+    let artifact = place.artifact("weights", 1);
+    let archive = place.layout.partial(&place.bundle.digest);
+    std::fs::create_dir_all(archive.parent().unwrap()).unwrap();
+    std::fs::write(&archive, [0; 100]).unwrap();
+    let way = place.way(&local);
+    let (reason, _) = refusal(push_bundle(way, place.bundle.cargo(), &Events::none()).await);
+    assert_eq!((reason, size(&archive)), (Reason::WrongDigest, 0));
+    assert!(!place.layout.program(&place.bundle.digest).exists());
+    place.bootstrap(&local).await;
+
+    let partial = place.layout.partial(&artifact.digest);
+    std::fs::write(&partial, [0; 1000]).unwrap();
+    let (reason, message) = refusal(place.push(&local, &artifact).await);
+    assert!(reason == Reason::WrongDigest && message.contains("deleted"), "{message}");
+    assert!(!partial.exists() && !place.layout.blob(&artifact.digest).exists());
+    assert_eq!(place.push(&local, &artifact).await.unwrap().bytes_sent, artifact.bytes);
+    // longer than it can be: nothing of it is used
+    std::fs::remove_file(place.layout.blob(&artifact.digest)).unwrap();
+    std::fs::write(&partial, vec![0; 2 << 20]).unwrap();
+    assert_eq!(place.push(&local, &artifact).await.unwrap().bytes_sent, artifact.bytes);
+    assert!(place.is_sealed(&artifact));
+}
+
+#[tokio::test]
+async fn two_operators_at_once_end_with_one_whole_blob() {
+    let Some(sshd) = Sshd::start() else { return };
+    let place = Place::new();
+    let artifact = place.artifact("weights", 8);
+    let (one, two) = (sshd.connect(), sshd.connect());
+    let (first, second) = tokio::join!(place.bootstrap(&one), place.bootstrap(&two));
+    assert_eq!(first.bytes_sent + second.bytes_sent, place.bundle.bytes);
+    let (first, second) = tokio::join!(place.push(&one, &artifact), place.push(&two, &artifact));
+    assert_eq!(first.unwrap().bytes_sent + second.unwrap().bytes_sent, artifact.bytes);
+    assert!(place.is_sealed(&artifact));
+}
+
+#[tokio::test]
+async fn a_file_of_another_size_is_not_even_started() {
+    let place = Place::new();
+    let mut artifact = place.artifact("weights", 1);
+    artifact.bytes = Bytes(7);
+    let error = place.push(&Local::new(), &artifact).await.unwrap_err();
+    assert!(matches!(error, Error::Local { expected: Bytes(7), .. }), "{error}");
+}
+
+/// A small filesystem, for root only.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(dir: &Path, options: &str) -> Option<Self> {
+        std::fs::create_dir_all(dir).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", options, "none"]).arg(dir).output();
+        if !mount.is_ok_and(|output| output.status.success()) {
+            eprintln!("SKIPPED: cannot mount a small filesystem (needs root)");
+            return None;
+        }
+        Some(Self(dir.to_owned()))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[tokio::test]
+async fn a_disk_without_room_is_named_with_both_figures_and_nothing_is_sealed() {
+    let place = Place::new();
+    let root = place.layout.root().to_owned();
+    let Some(_disk) = SmallDisk::mount(&root, "size=80m") else { return };
+    let local = Local::new();
+    place.bootstrap(&local).await;
+    let artifact = place.artifact("weights", 24);
+    let (reason, message) = refusal(place.push(&local, &artifact).await);
+    assert_eq!(reason, Reason::NoRoom);
+    assert!(message.starts_with("it needs 24.0 MiB and 64.0 MiB to spare, and "), "{message}");
+    assert!(message.contains("/partial has 80.0 MiB") || message.contains("/partial has 79.9 MiB"), "{message}");
+    assert!(!place.layout.blob(&artifact.digest).exists());
+    let small = place.artifact("small", 8);
+    place.push(&local, &small).await.unwrap();
+    assert!(place.is_sealed(&small));
+}
+
+#[tokio::test]
+async fn a_disk_without_inodes_is_named() {
+    let place = Place::new();
+    let root = place.layout.root().to_owned();
+    let Some(_disk) = SmallDisk::mount(&root, "size=200m,nr_inodes=40") else { return };
+    let local = Local::new();
+    place.bootstrap(&local).await;
+    let artifact = place.artifact("weights", 1);
+    let (reason, message) = refusal(place.push(&local, &artifact).await);
+    assert!(reason == Reason::NoRoom && message.contains("inodes"), "{message}");
+}
+
+/// Prints `push.vs_scp`: how fast a push is, hashing and sealing included, as a multiple
+/// of scp's rate for the same file and cipher. Both open their own connection. Wants a
+/// release build: `cargo test --release --test transfer -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "a measurement, for a release build on a quiet machine"]
+async fn push_compares_with_scp() {
+    const CIPHER: &str = "aes128-gcm@openssh.com";
+    let Some(sshd) = Sshd::start() else { return };
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let place = Place::at(memory, "root");
+    place.bootstrap(&sshd.connect()).await;
+    let artifact = place.artifact("weights", 200);
+    let copy = place.dir.path().join("copy");
+    let mut ratios = Vec::new();
+    for _ in 0..5 {
+        let begun = Instant::now();
+        let scp = Command::new("scp")
+            .args(["-q", "-F", "/dev/null", "-c", CIPHER, "-P", &sshd.port.to_string(), "-i"])
+            .arg(sshd.path("login"))
+            .arg("-o")
+            .arg(format!("UserKnownHostsFile={}", sshd.path("known").display()))
+            .arg(&artifact.path)
+            .arg(format!("{}@127.0.0.1:{}", sshd.target().user.unwrap(), copy.display()))
+            .status();
+        assert!(scp.unwrap().success());
+        let scp = begun.elapsed().as_secs_f64();
+        std::fs::remove_file(&copy).unwrap();
+
+        let begun = Instant::now();
+        let settings = Settings { first_ciphers: Some(CIPHER.into()), ..sshd.settings() };
+        let ssh = Ssh::new(sshd.target(), settings).unwrap();
+        let pushed = place.push(&ssh, &artifact).await.unwrap();
+        drop(ssh);
+        let push = begun.elapsed().as_secs_f64();
+        assert_eq!(pushed.bytes_sent, artifact.bytes);
+        std::fs::remove_file(place.layout.blob(&artifact.digest)).unwrap();
+        eprintln!("scp {scp:.2} s, push {push:.2} s, ratio {:.2}", scp / push);
+        ratios.push(scp / push);
+    }
+    ratios.sort_by(f64::total_cmp);
+    eprintln!("push.vs_scp = {:.2} (median of 5)", ratios[2]);
+}
