@@ -15,6 +15,7 @@ pub mod convert;
 pub mod gguf;
 pub mod openai;
 pub mod quant;
+pub mod yaml;
 
 // deciders
 pub mod catalog;

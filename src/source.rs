@@ -1,6 +1,7 @@
 //! Where weights come from: as the manifest says it, and pinned to exact bytes.
 
 use std::fmt;
+use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,106 @@ impl fmt::Display for SourceRef {
             Self::Delta { base, delta } => write!(f, "{delta} over {base}"),
         }
     }
+}
+
+/// Why a text is not a source.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// It begins like none of them.
+    #[error(
+        "expected hf:ORG/REPO[@REVISION][/FILE.gguf], file:PATH, catalog:NAME or https://…/FILE.gguf, found {0:?}"
+    )]
+    Form(String),
+    /// The repository is not `ORG/REPO`.
+    #[error("expected ORG/REPO after hf:, of A-Z, a-z, 0-9, '.', '_' and '-'; found {0:?}")]
+    Repo(String),
+    /// What is after `@` is not a branch, tag or commit.
+    #[error("expected a branch, tag or commit after '@', without '/'; found {0:?}")]
+    Revision(String),
+    /// What is after the repository is not a GGUF file.
+    #[error("expected the path of one .gguf file after the repository, found {0:?}")]
+    File(String),
+    /// The address is not one that can be fetched.
+    #[error("expected https://HOST/…/FILE.gguf without spaces or a login, found {0:?}")]
+    Url(String),
+    /// The path is empty or has control characters.
+    #[error("expected a path after file:, found {0:?}")]
+    Path(String),
+    /// The catalog has no such names.
+    #[error("expected a catalog name of a-z, 0-9, '.' and '-', found {0:?}")]
+    Catalog(String),
+}
+
+/// Whether `text` is a harmless segment of a path or name on the hub.
+fn is_segment(text: &str) -> bool {
+    let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=96).contains(&text.len())
+        && text.bytes().all(is_inner)
+        && !text.starts_with(['.', '-'])
+        && !text.contains("..")
+}
+
+impl FromStr for SourceRef {
+    type Err = Error;
+
+    /// Reads one of the forms of text; a delta is a mapping in the manifest, never a text.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let shown = |text: &str| text.chars().take(120).collect::<String>();
+        if let Some(rest) = text.strip_prefix("hf:") {
+            return hub(rest);
+        }
+        if let Some(path) = text.strip_prefix("file:") {
+            let is_path = !path.is_empty() && path.len() <= 4096 && !path.chars().any(char::is_control);
+            return if is_path { Ok(Self::File(path.to_owned())) } else { Err(Error::Path(shown(path))) };
+        }
+        if let Some(name) = text.strip_prefix("catalog:") {
+            let is_inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-');
+            let is_name = is_segment(name) && name.bytes().all(is_inner);
+            return if is_name {
+                Ok(Self::Catalog(name.to_owned()))
+            } else {
+                Err(Error::Catalog(shown(name)))
+            };
+        }
+        if let Some(rest) = text.strip_prefix("https://") {
+            let host = rest.split('/').next().unwrap_or_default();
+            let is_harmless =
+                |c: char| c.is_ascii_graphic() && !matches!(c, '"' | '\'' | '\\' | '<' | '>' | '`');
+            let is_url = !host.is_empty()
+                && host.len() < rest.len()
+                && !host.contains('@')
+                && text.len() <= 4096
+                && text.chars().all(is_harmless);
+            return if is_url { Ok(Self::Url(text.to_owned())) } else { Err(Error::Url(shown(text))) };
+        }
+        Err(Error::Form(shown(text)))
+    }
+}
+
+fn hub(rest: &str) -> Result<SourceRef, Error> {
+    let mut parts = rest.splitn(3, '/');
+    let (org, name) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let file = parts.next();
+    let (name, revision) = match name.split_once('@') {
+        Some((name, revision)) => (name, Some(revision)),
+        None => (name, None),
+    };
+    if !is_segment(org) || !is_segment(name) {
+        return Err(Error::Repo(rest.chars().take(120).collect()));
+    }
+    if let Some(revision) = revision.filter(|revision| !is_segment(revision)) {
+        return Err(Error::Revision(revision.chars().take(120).collect()));
+    }
+    let is_gguf =
+        |file: &str| file.len() <= 512 && file.ends_with(".gguf") && file.split('/').all(is_segment);
+    if let Some(file) = file.filter(|file| !is_gguf(file)) {
+        return Err(Error::File(file.chars().take(120).collect()));
+    }
+    Ok(SourceRef::Hub {
+        repo: format!("{org}/{name}"),
+        revision: revision.map(str::to_owned),
+        file: file.map(str::to_owned),
+    })
 }
 
 /// A source resolved to exact bytes, as `bramble.lock` remembers it.
@@ -104,5 +205,46 @@ impl Recipe {
     pub fn digest(&self) -> Digest {
         let files: Vec<_> = self.source.files.iter().map(|f| (&f.path, f.sha256)).collect();
         Digest::of(serde_json::json!([files, self.quant, self.converter]).to_string().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_form_of_source_reads_back_as_it_is_shown() {
+        let sources = [
+            "hf:org/repo",
+            "hf:HuggingFaceTB/SmolLM2-135M-Instruct@main",
+            "hf:a/b@0f1e2d/sub/model-Q4_0.gguf",
+            "hf:a/b/model.gguf",
+            "https://example.org/a/model.gguf",
+            "file:./weights/llama 7b",
+            "catalog:llama-3.2-1b-instruct",
+        ];
+        for text in sources {
+            assert_eq!(text.parse::<SourceRef>().expect(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_source_cannot_climb_or_smuggle() {
+        use Error as E;
+        let fault = |text: &str| text.parse::<SourceRef>().expect_err(text);
+        assert!(matches!(fault("org/repo"), E::Form(_)));
+        assert!(matches!(fault("http://example.org/m.gguf"), E::Form(_)));
+        assert!(matches!(fault("hf:org"), E::Repo(_)));
+        assert!(matches!(fault("hf:../repo"), E::Repo(_)));
+        assert!(matches!(fault("hf:org/re po"), E::Repo(_)));
+        assert!(matches!(fault("hf:org/repo@"), E::Revision(_)));
+        assert!(matches!(fault("hf:org/repo@a;b"), E::Revision(_)));
+        assert!(matches!(fault("hf:org/repo/../../x.gguf"), E::File(_)));
+        assert!(matches!(fault("hf:org/repo/x.safetensors"), E::File(_)));
+        assert!(matches!(fault("https://user@host/x.gguf"), E::Url(_)));
+        assert!(matches!(fault("https://host"), E::Url(_)));
+        assert!(matches!(fault("file:"), E::Path(_)));
+        assert!(matches!(fault("file:a\nb"), E::Path(_)));
+        assert!(matches!(fault("catalog:A_b"), E::Catalog(_)));
     }
 }

@@ -1,5 +1,77 @@
 //! Facts of models: from a checkpoint's configuration, a GGUF header, or the catalog.
+//!
+//! Figures come from other people's files: each is believed only within bounds, and an
+//! error names the key. Nothing is fetched here.
 
+mod checkpoint;
+mod known;
 mod model;
 
+pub use known::{KnownModel, all, find};
 pub use model::{ModelFacts, Stored, TensorShape};
+
+/// Why facts of a model could not be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No model of that name is in the catalog.
+    #[error("the catalog has no model {name:?}{}", near.as_ref().map_or_else(String::new, |near| format!(": did you mean {near:?}?")))]
+    NotInCatalog {
+        /// The name that was asked for.
+        name: String,
+        /// The nearest that there is.
+        near: Option<String>,
+    },
+    /// The catalog itself has faults.
+    #[error("the built-in catalog cannot be read: this is a fault of bramble, please report it")]
+    ReadCatalog(#[source] crate::yaml::Problems),
+    /// A key of `config.json` is not there, or is of another kind.
+    #[error(
+        "config.json has no usable `{key}`: the checkpoint is not complete, or of a family that bramble cannot read yet"
+    )]
+    MissingKey {
+        /// The key.
+        key: &'static str,
+    },
+    /// A key of `config.json` has a value that is not believed.
+    #[error("config.json says `{key}` is {found}; a whole number from 1 to {largest} is expected")]
+    BadKey {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        found: String,
+        /// The largest value that is believed.
+        largest: u64,
+    },
+    /// The architecture is not one that facts are read of.
+    #[error(
+        "config.json names the architecture {model_type:?}, which bramble cannot read yet: take a GGUF of the model"
+    )]
+    Architecture {
+        /// The `model_type`.
+        model_type: String,
+    },
+    /// Figures that do not go together.
+    #[error("the checkpoint describes {what}, which cannot be")]
+    Disagree {
+        /// The figures.
+        what: String,
+    },
+    /// A tensor that cannot be.
+    #[error("tensor {name:?} has a shape that cannot be: {shape:?}")]
+    Tensor {
+        /// Its name.
+        name: String,
+        /// Its shape.
+        shape: Vec<u64>,
+    },
+}
+
+impl Error {
+    /// Returns the name of the catalog that was probably meant.
+    pub fn suggestion(&self) -> Option<&str> {
+        match self {
+            Self::NotInCatalog { near, .. } => near.as_deref(),
+            _ => None,
+        }
+    }
+}

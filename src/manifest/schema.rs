@@ -26,13 +26,6 @@ pub struct Manifest {
     pub routes: BTreeMap<ModelName, RoutePolicy>,
 }
 
-/// What hosts inherit.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Defaults {
-    /// SSH options for hosts that do not set them.
-    pub ssh: SshOptions,
-}
-
 /// `ssh: { user, port, identity }`; anything else comes from `~/.ssh/config`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SshOptions {
@@ -129,7 +122,7 @@ pub struct Floor {
 pub struct HostSpec {
     /// How the host is reached.
     pub via: Via,
-    /// What it is for. Default `pi`.
+    /// What it is for. Default `pi`, and `desktop` for an upstream.
     pub role: Role,
     /// Free words to select by.
     pub labels: Vec<String>,
@@ -230,10 +223,18 @@ pub struct Selector {
     pub labels: Vec<String>,
 }
 
+impl HostSpec {
+    /// Returns whether Bramble runs there, or will: everything but an upstream.
+    pub fn is_ours(&self) -> bool {
+        !matches!(self.via, Via::Upstream { .. })
+    }
+}
+
 impl Selector {
-    /// Returns whether `host` matches.
+    /// Returns whether `host` matches. A server that is not ours never does.
     pub fn matches(&self, host: &HostSpec) -> bool {
-        self.role.is_none_or(|role| role == host.role)
+        host.is_ours()
+            && self.role.is_none_or(|role| role == host.role)
             && self.labels.iter().all(|label| host.labels.contains(label))
     }
 }

@@ -1,0 +1,669 @@
+//! What the parts of a manifest mean together: references, contradictions, and what
+//! the rooms behind cannot act on yet.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use super::schema::{
+    Deploy, Floor, HostSpec, Manifest, ModelSpec, On, QuantChoice, Role, Rollout, RouteMode, RoutePolicy,
+    Selector, Serve, SshOptions, Tls, Via, Wake,
+};
+use super::written;
+use crate::catalog;
+use crate::generation::Layout;
+use crate::ids::{HostName, ModelName};
+use crate::quant::Quant;
+use crate::source::SourceRef;
+use crate::yaml::{Entry, Faults, Kind, Problem, Span, Spanned, Whole, nearest, quoted};
+
+/// The upstream that means the engines of the host itself.
+const LOCAL: &str = "local";
+
+/// The longest path of a Unix socket on Linux, without its closing zero.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// The most labels of a host or a selection.
+const MAX_LABELS: usize = 32;
+
+type Names<K> = Spanned<written::Name<K>>;
+
+/// Checks the parts together. The manifest is whole only if no fault was left, here or before.
+pub(super) fn manifest(fleet: written::Fleet, faults: &mut Faults) -> Option<Manifest> {
+    serve_is_plain(&fleet, faults);
+    let default_ssh = fleet.defaults.and_then(|defaults| defaults.ssh).map(ssh_options).unwrap_or_default();
+    let entries = fleet.models.map(|table| table.0).unwrap_or_default();
+    let known_models: BTreeSet<ModelName> = entries.iter().map(|entry| entry.name.value.0.clone()).collect();
+    let models =
+        entries.into_iter().filter_map(|Entry { name, value }| Some((name.value.0, model(value?, faults)?)));
+    let models = models.collect();
+
+    let hosts = Hosts::read(
+        fleet.hosts.map(|table| table.0).unwrap_or_default(),
+        &default_ssh,
+        &known_models,
+        faults,
+    );
+    let mut homes = Homes::default();
+    let deploy: Vec<Deploy> = fleet
+        .deploy
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|entry| deploy(entry, &known_models, &hosts, &mut homes, faults))
+        .collect();
+    let routes = fleet.routes.map(|table| table.0).unwrap_or_default();
+    let routes =
+        routes.into_iter().filter_map(|entry| route(entry, &known_models, &hosts, &homes, faults)).collect();
+
+    let serve = fleet.serve.unwrap_or_default();
+    let rollout = fleet.rollout.unwrap_or_default();
+    Some(Manifest {
+        fleet: fleet.fleet?.value.0,
+        serve: Serve { port: port(serve.port.unwrap_or(Whole(8443))), tls: Tls::Off },
+        rollout: Rollout {
+            max_parallel: rollout.max_parallel.unwrap_or(Whole(4)).0,
+            max_unavailable: rollout.max_unavailable.unwrap_or(Whole(1)).0,
+        },
+        models,
+        hosts: hosts.known.into_iter().filter_map(|(name, (host, _))| Some((name, host?))).collect(),
+        deploy,
+        routes,
+    })
+}
+
+/// TLS is the default and not there yet: only a manifest that says `tls: off` is served.
+fn serve_is_plain(fleet: &written::Fleet, faults: &mut Faults) {
+    let tls = fleet.serve.as_ref().and_then(|serve| serve.tls.as_ref());
+    let serve_place = fleet.keys.place("serve");
+    let (place, message) = match tls {
+        Some(Spanned { value: Tls::Off, .. }) => return,
+        Some(Spanned { value: Tls::Files, span }) => (*span, "doors with certificates from files"),
+        Some(Spanned { span, .. }) => (*span, "doors with certificates of the fleet"),
+        // what stands there is wrong already, and said to be
+        None if fleet.serve.is_none() && serve_place.is_some() => return,
+        None if fleet.serve.as_ref().is_some_and(|serve| serve.keys.has("tls")) => return,
+        None => {
+            let top = fleet.keys.place("fleet").unwrap_or(fleet.keys.span);
+            (serve_place.unwrap_or(top), "doors with certificates of the fleet, the default")
+        }
+    };
+    let help = if serve_place.is_some() {
+        "write `tls: off` in `serve`; keys and prompts are then readable on your network"
+    } else {
+        "write `serve: { tls: off }`; keys and prompts are then readable on your network"
+    };
+    faults.push(Problem::new(Kind::NotYet, place, message).help(help));
+}
+
+fn port<const MIN: u32>(port: Whole<MIN, 65535>) -> u16 {
+    // the type's range fits
+    u16::try_from(port.0).unwrap_or(u16::MAX)
+}
+
+fn ssh_options(ssh: written::Ssh) -> SshOptions {
+    SshOptions {
+        user: ssh.user.map(|user| user.0),
+        port: ssh.port.map(port),
+        identity: ssh.identity.map(|i| i.0),
+    }
+}
+
+fn model(model: written::Model, faults: &mut Faults) -> Option<ModelSpec> {
+    let source = model.source.and_then(|source| source_ref(source, faults));
+    let floor = model.floor.unwrap_or_default();
+    Some(ModelSpec {
+        source: source?,
+        quant: match model.quant? {
+            written::Quants::Auto => QuantChoice::Auto,
+            written::Quants::OneOf(quants) => QuantChoice::OneOf(quants),
+        },
+        prefer: model.prefer?,
+        context: model.context.map(|context| context.0),
+        slots: model.slots?.0,
+        floor: Floor {
+            tokens_per_second: floor.tokens_per_second.map_or(0.5, |rate| rate.0),
+            quality: floor.quality.unwrap_or(Quant::Q4_0),
+        },
+        accept_license: model.accept_license.map(|license| license.0),
+    })
+}
+
+fn source_ref(Spanned { value, span }: Spanned<written::Source>, faults: &mut Faults) -> Option<SourceRef> {
+    let source = match value {
+        written::Source::Text(source) => source,
+        written::Source::Delta(delta) => {
+            let problem = Problem::new(Kind::NotYet, span, "weights published as differences");
+            faults.push(problem.help("add them up yourself and write `source: file:PATH` of the result"));
+            let (base, delta) = (delta.base?.value.0, delta.delta?.value.0);
+            return Some(SourceRef::Delta { base: Box::new(base), delta: Box::new(delta) });
+        }
+    };
+    match &source {
+        SourceRef::Url(_) => {
+            let problem = Problem::new(Kind::NotYet, span, "weights from a plain address");
+            faults.push(problem.help("download the file and write `source: file:PATH`, or name it on the hub: `hf:ORG/REPO/FILE.gguf`"));
+        }
+        SourceRef::Catalog(name) => {
+            if let Err(error) = catalog::find(name) {
+                let problem = Problem::new(
+                    Kind::UnknownName,
+                    span,
+                    format!("the catalog has no model {}", quoted(name)),
+                );
+                faults.push(match error.suggestion() {
+                    Some(near) => problem.did_you_mean(Some(&format!("catalog:{near}"))),
+                    None => problem.help("`hf:ORG/REPO` names a model that is not in the catalog"),
+                });
+            }
+        }
+        SourceRef::Hub { .. } | SourceRef::File(_) | SourceRef::Delta { .. } => {}
+    }
+    Some(source)
+}
+
+/// The hosts by name; none where one could not be read: the name is known all the same.
+struct Hosts {
+    known: BTreeMap<HostName, (Option<HostSpec>, Span)>,
+}
+
+impl Hosts {
+    fn read(
+        entries: Vec<Entry<written::Name<HostName>, written::Host>>,
+        default_ssh: &SshOptions,
+        models: &BTreeSet<ModelName>,
+        faults: &mut Faults,
+    ) -> Self {
+        let mut known = BTreeMap::new();
+        let mut doors: HashMap<(String, Option<u16>), HostName> = HashMap::new();
+        let mut this_machine: Option<HostName> = None;
+        let is_alone = entries.len() == 1;
+        for Entry { name: Spanned { value: written::Name(name), span }, value } in entries {
+            if name.as_str() == LOCAL {
+                let problem = Problem::new(Kind::Conflict, span, "a host cannot be named `local`");
+                faults
+                    .push(problem.help("in routes, `local` means the host's own engine: take another name"));
+            }
+            let address_place =
+                value.as_ref().and_then(|host| host.address.as_ref()).map(|address| address.span);
+            let host = value.and_then(|value| host(value, default_ssh, models, faults));
+            if let (Some(host), Some(place)) = (&host, address_place) {
+                let (address, port) = match &host.via {
+                    Via::Ssh { address, ssh } => (address, ssh.port),
+                    Via::Local { address } => (address, None),
+                    Via::Board { .. } | Via::Upstream { .. } => continue,
+                };
+                let is_here = matches!(host.via, Via::Local { .. });
+                if is_here && !is_alone && (address == "localhost" || address.starts_with("127.")) {
+                    let message = format!("other hosts cannot reach {}", quoted(address));
+                    let help = "write the address that this machine has on the network";
+                    faults.push(Problem::new(Kind::Conflict, place, message).help(help));
+                }
+                if is_here && let Some(other) = this_machine.replace(name.clone()) {
+                    let message = format!("{other} is this machine already");
+                    let help = "`connect: local` belongs to one host";
+                    faults.push(Problem::new(Kind::Conflict, place, message).help(help));
+                }
+                if let Some(other) = doors.insert((address.to_ascii_lowercase(), port), name.clone()) {
+                    let message = format!("{} is the address of {other} already", quoted(address));
+                    faults.push(Problem::new(Kind::Conflict, place, message).help("list each machine once"));
+                }
+            }
+            known.insert(name, (host, span));
+        }
+        if known.is_empty() && faults.is_empty() {
+            let problem = Problem::new(Kind::Missing, Span::default(), "the manifest has no hosts");
+            faults.push(problem.help("under `hosts`, write `NAME: { address: … }`"));
+        }
+        Self { known }
+    }
+
+    /// Returns whether all of them could be read, so that "none" can be said of them.
+    fn are_whole(&self) -> bool {
+        self.known.values().all(|(host, _)| host.is_some())
+    }
+
+    fn matching<'a>(&'a self, selector: &'a Selector) -> impl Iterator<Item = &'a HostName> {
+        let matching = |host: &Option<HostSpec>| host.as_ref().is_some_and(|host| selector.matches(host));
+        self.known.iter().filter(move |(_, (host, _))| matching(host)).map(|(name, _)| name)
+    }
+
+    /// Leaves a problem for a name that no host has.
+    fn unknown(&self, name: &HostName, span: Span, with_local: bool, faults: &mut Faults) {
+        let mut problem = Problem::new(Kind::UnknownName, span, format!("there is no host `{name}`"));
+        if faults.is_open() {
+            let names = self.known.keys().map(HostName::as_str).chain(with_local.then_some(LOCAL));
+            problem = match nearest(name.as_str(), names.clone()) {
+                Some(near) => problem.did_you_mean(Some(near)),
+                None => problem.help(format!("the hosts are {}", listed(names))),
+            };
+        }
+        faults.push(problem);
+    }
+}
+
+/// Returns the first ten names for a message.
+fn listed<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
+    let rest = names.clone().count().saturating_sub(10);
+    let shown: Vec<String> = names.take(10).map(|name| format!("`{name}`")).collect();
+    match (shown.is_empty(), rest) {
+        (true, _) => "none".to_owned(),
+        (_, 0) => shown.join(", "),
+        _ => format!("{} and {rest} more", shown.join(", ")),
+    }
+}
+
+fn unknown_model(name: &ModelName, span: Span, models: &BTreeSet<ModelName>, faults: &mut Faults) {
+    let mut problem = Problem::new(Kind::UnknownName, span, format!("there is no model `{name}`"));
+    if faults.is_open() {
+        let names = models.iter().map(ModelName::as_str);
+        problem = match nearest(name.as_str(), names.clone()) {
+            Some(near) => problem.did_you_mean(Some(near)),
+            None => problem.help(format!("the models are {}", listed(names))),
+        };
+    }
+    faults.push(problem);
+}
+
+fn host(
+    host: written::Host,
+    default_ssh: &SshOptions,
+    models: &BTreeSet<ModelName>,
+    faults: &mut Faults,
+) -> Option<HostSpec> {
+    let keys = &host.keys;
+    let kinds: Vec<&str> = ["address", "board", "upstream"].into_iter().filter(|key| keys.has(key)).collect();
+    let kind = match *kinds.as_slice() {
+        [kind] => kind,
+        [] => {
+            let problem =
+                Problem::new(Kind::Missing, keys.span, "a host needs `address`, `board` or `upstream`");
+            faults.push(
+                problem.help("`address` for a host of yours, `upstream` for a server that is not ours"),
+            );
+            return None;
+        }
+        [first, second, ..] => {
+            let place = keys.place(second).unwrap_or(keys.span);
+            let message = format!("`{second}` does not go with `{first}`");
+            faults.push(Problem::new(Kind::Conflict, place, message).help("a host has one of them"));
+            return None;
+        }
+    };
+    let foreign: &[&str] = match kind {
+        "address" if keys.has("connect") => &["ssh", "key", "models"],
+        "address" => &["key", "models"],
+        "board" => &["connect", "ssh", "wake", "key", "models"],
+        _ => &["connect", "ssh", "dir", "wake"],
+    };
+    for key in foreign {
+        if let Some(place) = keys.place(key) {
+            let with = if *key == "ssh" && kind == "address" { "connect: local" } else { kind };
+            let message = format!("`{key}` does not go with `{with}`");
+            faults.push(Problem::new(Kind::Conflict, place, message).help("leave it out"));
+        }
+    }
+    let place = |key: &str| keys.place(key).unwrap_or(keys.span);
+    if keys.has("wake") {
+        let problem = Problem::new(Kind::NotYet, place("wake"), "waking a host");
+        faults.push(problem.help("leave `wake` out, and keep the host awake"));
+    }
+    let labels = labels(host.labels, place("labels"), faults);
+    let via = match kind {
+        "board" => {
+            let problem =
+                Problem::new(Kind::NotYet, place("board"), "planning for a board that is not bought");
+            faults.push(problem.help("leave this host out until it has an address"));
+            Via::Board { board: host.board?.value.0 }
+        }
+        "upstream" => {
+            let entries = host.models.map(|table| table.0).unwrap_or_default();
+            let mut names = BTreeMap::new();
+            for Entry { name, value } in entries {
+                if !models.contains(&name.value.0) {
+                    unknown_model(&name.value.0, name.span, models, faults);
+                }
+                names.extend(value.map(|foreign| (name.value.0, foreign.0)));
+            }
+            if names.is_empty() && !keys.has("models") {
+                let problem =
+                    Problem::new(Kind::Missing, place("upstream"), "`models` is missing beside `upstream`");
+                faults.push(problem.help("`models: { OUR-NAME: ITS-NAME }` says what it can answer"));
+            }
+            Via::Upstream { url: host.upstream?.value.0, key_env: host.key.map(|key| key.0), models: names }
+        }
+        _ => {
+            let address = host.address?.value.0;
+            match host.connect {
+                Some(_) => Via::Local { address },
+                None if keys.has("connect") => return None,
+                None => {
+                    let own = host.ssh.map(ssh_options).unwrap_or_default();
+                    let ssh = SshOptions {
+                        user: own.user.or_else(|| default_ssh.user.clone()),
+                        port: own.port.or(default_ssh.port),
+                        identity: own.identity.or_else(|| default_ssh.identity.clone()),
+                    };
+                    Via::Ssh { address, ssh }
+                }
+            }
+        }
+    };
+    // what answers for others is a desktop in all that matters here
+    let default_role = if kind == "upstream" { Role::Desktop } else { Role::Pi };
+    Some(HostSpec {
+        via,
+        role: match host.role {
+            Some(role) => role,
+            None if keys.has("role") => return None,
+            None => default_role,
+        },
+        labels,
+        dir: host.dir.and_then(|dir| dir_is_ours(dir, faults)),
+        wake: host.wake.and_then(|wake| wake.mac).map(|mac| Wake { mac: mac.0 }),
+    })
+}
+
+fn labels(labels: Option<Vec<written::Label>>, place: Span, faults: &mut Faults) -> Vec<String> {
+    let labels = labels.unwrap_or_default();
+    if labels.len() > MAX_LABELS {
+        let message = format!("{} labels are too many: at most {MAX_LABELS}", labels.len());
+        faults.push(Problem::new(Kind::Invalid, place, message));
+        return Vec::new();
+    }
+    labels.into_iter().map(|label| label.0).collect()
+}
+
+/// Folders that belong to the system, or are emptied at every boot.
+const SYSTEM: [&str; 12] =
+    ["bin", "boot", "dev", "etc", "lib", "lib64", "proc", "root", "run", "sbin", "sys", "usr"];
+
+fn dir_is_ours(dir: Spanned<written::Dir>, faults: &mut Faults) -> Option<String> {
+    let first = dir.value.0.split('/').nth(1).unwrap_or_default();
+    if SYSTEM.contains(&first) {
+        let message = format!("`/{first}` belongs to the system");
+        let help = format!("take a folder such as `{}` or `/srv/bramble`", Layout::DEFAULT_ROOT);
+        faults.push(Problem::new(Kind::Conflict, dir.span, message).help(help));
+        return None;
+    }
+    Some(dir.value.0)
+}
+
+/// Which host has which model, and the line that says so.
+#[derive(Default)]
+struct Homes {
+    lines: HashMap<(ModelName, HostName), usize>,
+    /// Models whose deploys could not all be read: "none" cannot be said of them.
+    unsure: BTreeSet<ModelName>,
+    is_unsure: bool,
+}
+
+impl Homes {
+    fn is_sure_of(&self, model: &ModelName) -> bool {
+        !self.is_unsure && !self.unsure.contains(model)
+    }
+}
+
+fn deploy(
+    entry: written::Deploy,
+    models: &BTreeSet<ModelName>,
+    hosts: &Hosts,
+    homes: &mut Homes,
+    faults: &mut Faults,
+) -> Option<Deploy> {
+    let (line, _) = faults.line_and_column(entry.keys.span.start);
+    if let Some(model) = entry.model.as_ref().filter(|model| !models.contains(&model.value.0)) {
+        unknown_model(&model.value.0, model.span, models, faults);
+    }
+    let on = entry.on.and_then(|on| on_hosts(on, hosts, faults));
+    let Some(Spanned { value: written::Name(model), .. }) = entry.model else {
+        homes.is_unsure = true;
+        return None;
+    };
+    let Some((on, matched)) = on else {
+        homes.unsure.insert(model);
+        return None;
+    };
+    for (host, span) in matched {
+        if let Some((Some(spec), _)) = hosts.known.get(&host) {
+            socket_fits(&model, spec, span, faults);
+        }
+        if let Some(first) = homes.lines.insert((model.clone(), host.clone()), line) {
+            let message = format!("{model} goes to {host} twice");
+            let help = format!("the deploy on line {first} puts it there already");
+            faults.push(Problem::new(Kind::Conflict, span, message).help(help));
+        }
+    }
+    Some(Deploy { model, on, line })
+}
+
+/// A socket's path has a limit that a long folder and a long name exceed together.
+fn socket_fits(model: &ModelName, host: &HostSpec, span: Span, faults: &mut Faults) {
+    let root = host.dir.as_deref().unwrap_or(Layout::DEFAULT_ROOT);
+    let length = Layout::new(root).engine_socket(model).as_os_str().len();
+    if length > MAX_SOCKET_PATH {
+        let message = format!(
+            "the socket of {model} under {root} has a path of {length} characters; Linux allows {MAX_SOCKET_PATH}"
+        );
+        faults.push(Problem::new(Kind::Conflict, span, message).help("take a shorter `dir` or model name"));
+    }
+}
+
+type Matched = Vec<(HostName, Span)>;
+
+/// Returns the checked form of `on` and the hosts that it means, each with the place that names it.
+fn on_hosts(on: Spanned<written::On>, hosts: &Hosts, faults: &mut Faults) -> Option<(On, Matched)> {
+    let span = on.span;
+    match on.value {
+        written::On::Hosts(names) if names.is_empty() => {
+            let problem = Problem::new(Kind::Missing, span, "the list of hosts is empty");
+            faults.push(problem.help("name a host, or remove the deploy"));
+            None
+        }
+        written::On::Hosts(names) => {
+            let mut matched = Matched::new();
+            for Spanned { value: written::Name(name), span } in &names {
+                if is_deployable(name, *span, hosts, faults) {
+                    matched.push((name.clone(), *span));
+                }
+            }
+            Some((On::Hosts(names.into_iter().map(|name| name.value.0).collect()), matched))
+        }
+        written::On::Every(written) => {
+            let selector = selector(written, span, faults)?;
+            let matched: Matched = hosts.matching(&selector).map(|name| (name.clone(), span)).collect();
+            if matched.is_empty() && hosts.are_whole() {
+                faults.push(nobody(&selector, span, hosts));
+            }
+            Some((On::Every(selector), matched))
+        }
+        written::On::Count(count) => {
+            let place = count.count.as_ref().map_or(span, |count| count.span);
+            let problem = Problem::new(Kind::NotYet, place, "choosing hosts by number");
+            faults.push(
+                problem.help("name the hosts, `on: [a, b]`, or take all of a role, `on: { role: pi }`"),
+            );
+            let selector = selector(count.r#where?, span, faults)?;
+            Some((On::Count(count.count?.value.0, selector), Vec::new()))
+        }
+    }
+}
+
+fn is_deployable(name: &HostName, span: Span, hosts: &Hosts, faults: &mut Faults) -> bool {
+    match hosts.known.get(name) {
+        None => {
+            hosts.unknown(name, span, false, faults);
+            false
+        }
+        Some((Some(HostSpec { via: Via::Upstream { .. }, .. }), _)) => {
+            let message = format!("`{name}` is a server that is not ours: nothing is put there");
+            let help =
+                format!("name the model under `models` of `{name}`, and `{name}` in the route's `order`");
+            faults.push(Problem::new(Kind::Conflict, span, message).help(help));
+            false
+        }
+        Some(_) => true,
+    }
+}
+
+fn selector(written: written::Selector, span: Span, faults: &mut Faults) -> Option<Selector> {
+    let has_role = written.keys.has("role");
+    if !has_role && !written.keys.has("labels") {
+        let problem = Problem::new(Kind::Missing, span, "the selection says neither `role` nor `labels`");
+        faults.push(problem.help("such as `{ role: pi }`"));
+        return None;
+    }
+    if has_role && written.role.is_none() {
+        return None;
+    }
+    let place = written.keys.place("labels").unwrap_or(span);
+    Some(Selector { role: written.role, labels: labels(written.labels, place, faults) })
+}
+
+/// The problem of a selection that no host matches, with the labels that there are.
+fn nobody(selector: &Selector, span: Span, hosts: &Hosts) -> Problem {
+    let specs = || hosts.known.values().filter_map(|(host, _)| host.as_ref()).filter(|host| host.is_ours());
+    let labels: BTreeSet<&str> = specs().flat_map(|host| host.labels.iter().map(String::as_str)).collect();
+    let missing = selector.labels.iter().find(|label| !labels.contains(label.as_str()));
+    let problem = Problem::new(Kind::UnknownName, span, "no host matches this selection");
+    match missing {
+        Some(label) => match nearest(label, labels.iter().copied()) {
+            Some(near) => problem.help(format!("no host has the label `{label}`: did you mean `{near}`?")),
+            None => problem.help(format!(
+                "no host has the label `{label}`; the labels are {}",
+                listed(labels.iter().copied())
+            )),
+        },
+        None => problem.help("hosts have the role `pi` unless they say `role: desktop`"),
+    }
+}
+
+fn route(
+    Entry { name: Spanned { value: written::Name(model), span: model_place }, value }: Entry<
+        written::Name<ModelName>,
+        written::Route,
+    >,
+    models: &BTreeSet<ModelName>,
+    hosts: &Hosts,
+    homes: &Homes,
+    faults: &mut Faults,
+) -> Option<(ModelName, RoutePolicy)> {
+    let is_known = models.contains(&model);
+    if !is_known {
+        unknown_model(&model, model_place, models, faults);
+    } else if homes.is_sure_of(&model) && hosts.are_whole() && !is_answered(&model, hosts, homes) {
+        let message = format!("nobody has the model `{model}`");
+        let help = format!("add `- {{ model: {model}, on: … }}` to `deploy`, or remove the route");
+        faults.push(Problem::new(Kind::Conflict, model_place, message).help(help));
+    }
+    let value = value?;
+    if let Some(continue_on) = &value.continue_on {
+        let problem = Problem::new(
+            Kind::NotYet,
+            value.keys.place("continue_on").unwrap_or(continue_on.span),
+            "continuing an answer that broke off",
+        );
+        faults.push(problem.help("leave `continue_on` out; such an answer ends with an error that says so"));
+        continue_on.value.iter().filter(|name| !hosts.known.contains_key(&name.0)).for_each(|name| {
+            hosts.unknown(&name.0, continue_on.span, false, faults);
+        });
+    }
+    let from = value.from.and_then(|from| {
+        let span = from.span;
+        let selector = selector(from.value, span, faults)?;
+        if hosts.are_whole() && hosts.matching(&selector).next().is_none() {
+            faults.push(nobody(&selector, span, hosts));
+        }
+        Some(selector)
+    });
+    let mode = value.mode?.value;
+    let place = value.keys.place("order");
+    let order = match value.order {
+        Some(order) => checked_order(order, &model, is_known, hosts, homes, faults)?,
+        None if place.is_some() => return None,
+        None if mode == RouteMode::LocalOnly => vec![LOCAL.to_owned()],
+        None => {
+            let message = format!("`order` is missing in the route of `{model}`");
+            let help = "such as `order: [local, desk]`, first choice first";
+            faults.push(Problem::new(Kind::Missing, model_place, message).help(help));
+            return None;
+        }
+    };
+    if mode == RouteMode::LocalOnly && order != [LOCAL] {
+        let problem =
+            Problem::new(Kind::Conflict, place.unwrap_or(model_place), "`local-only` asks nobody else");
+        faults.push(problem.help("write `order: [local]`, or another `mode`"));
+    }
+    let policy = RoutePolicy {
+        order,
+        mode,
+        overflow_queue: value.overflow.and_then(|overflow| overflow.queue).map(|queue| queue.0),
+        continue_on: value
+            .continue_on
+            .map(|names| names.value.into_iter().map(|name| name.0).collect())
+            .unwrap_or_default(),
+        from,
+    };
+    Some((model, policy))
+}
+
+/// Returns whether a host of ours or an upstream has the model.
+fn is_answered(model: &ModelName, hosts: &Hosts, homes: &Homes) -> bool {
+    let is_foreign =
+        |host: &HostSpec| matches!(&host.via, Via::Upstream { models, .. } if models.contains_key(model));
+    homes.lines.keys().any(|(home, _)| home == model)
+        || hosts.known.values().filter_map(|(host, _)| host.as_ref()).any(is_foreign)
+}
+
+fn checked_order(
+    order: Spanned<Vec<Names<HostName>>>,
+    model: &ModelName,
+    is_known: bool,
+    hosts: &Hosts,
+    homes: &Homes,
+    faults: &mut Faults,
+) -> Option<Vec<String>> {
+    if order.value.is_empty() {
+        let problem = Problem::new(Kind::Missing, order.span, "the order is empty");
+        faults.push(problem.help("such as `[local, desk]`, first choice first"));
+        return None;
+    }
+    let mut seen = BTreeSet::new();
+    for Spanned { value: written::Name(name), span } in &order.value {
+        if !seen.insert(name) {
+            let problem = Problem::new(Kind::Conflict, *span, format!("`{name}` is in the order twice"));
+            faults.push(problem.help("keep one of them"));
+            continue;
+        }
+        if name.as_str() == LOCAL {
+            continue;
+        }
+        let Some((spec, _)) = hosts.known.get(name) else {
+            hosts.unknown(name, *span, true, faults);
+            continue;
+        };
+        let Some(spec) = spec else { continue };
+        let (message, help) = match &spec.via {
+            Via::Board { .. } => (
+                format!("`{name}` is not bought yet and cannot answer"),
+                "remove it from the order".to_owned(),
+            ),
+            Via::Upstream { models, .. } if is_known && !models.contains_key(model) => (
+                format!("`{name}` does not say what it calls `{model}`"),
+                format!("add `{model}: ITS-NAME` to `models` of `{name}`"),
+            ),
+            Via::Ssh { .. } | Via::Local { .. }
+                if is_known
+                    && homes.is_sure_of(model)
+                    && !homes.lines.contains_key(&(model.clone(), name.clone())) =>
+            {
+                (
+                    format!("`{name}` does not have `{model}`"),
+                    format!(
+                        "add `- {{ model: {model}, on: [{name}] }}` to `deploy`, or remove it from the order"
+                    ),
+                )
+            }
+            _ => continue,
+        };
+        faults.push(Problem::new(Kind::Conflict, *span, message).help(help));
+    }
+    Some(order.value.into_iter().map(|name| name.value.0.into()).collect())
+}

@@ -1,0 +1,898 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::yaml::Value;
+
+/// A manifest without faults, to break in one place.
+const GOOD: &str = "\
+bramble: 1
+fleet: home
+serve: { tls: off }
+models:
+  chat: { source: hf:org/repo }
+hosts:
+  kitchen: { address: kitchen.local }
+  desk: { address: desk.local, role: desktop }
+  gaming: { upstream: http://gaming.local:11434/v1, models: { chat: mistral } }
+deploy:
+  - { model: chat, on: { role: pi } }
+  - { model: chat, on: [desk] }
+routes:
+  chat: { order: [local, desk, gaming] }
+";
+
+/// The problems of `GOOD` with one text replaced, as `LINE:COLUMN KIND message | help`.
+fn faults_of(from: &str, to: &str) -> Vec<String> {
+    assert_eq!(GOOD.matches(from).count(), 1, "{from:?} names one place");
+    faults(&GOOD.replace(from, to))
+}
+
+fn faults(text: &str) -> Vec<String> {
+    let Err(problems) = parse("fleet.yaml", text) else { return Vec::new() };
+    let shown = |at: &Place| {
+        let help = at.help.as_deref().map(|help| format!(" | {help}")).unwrap_or_default();
+        format!("{}:{} {:?}: {}{help}", at.line, at.column, at.kind, at.message)
+    };
+    problems.problems.iter().map(shown).collect()
+}
+
+/// Holds the one fault of `GOOD` with `from` replaced to `expected`.
+#[track_caller]
+fn check(from: &str, to: &str, expected: &str) {
+    assert_eq!(faults_of(from, to), [expected]);
+}
+
+#[test]
+fn a_manifest_without_faults_has_every_default_filled_in() {
+    let manifest = parse("fleet.yaml", GOOD).expect("without faults");
+    assert_eq!(faults_of("{ tls: off }", "{ tls: off, port: 9000 }"), Vec::<String>::new());
+    assert_eq!(manifest.serve, Serve { port: 8443, tls: Tls::Off });
+    assert_eq!(manifest.rollout, Rollout { max_parallel: 4, max_unavailable: 1 });
+    let chat = &manifest.models[&"chat".parse().expect("a name")];
+    assert_eq!((&chat.quant, chat.prefer, chat.slots), (&QuantChoice::Auto, Prefer::Balanced, 1));
+    assert_eq!(chat.floor, Floor { tokens_per_second: 0.5, quality: crate::quant::Quant::Q4_0 });
+    assert_eq!(chat.context, None);
+    let role = |name: &str| manifest.hosts[&name.parse().expect("a name")].role;
+    assert_eq!((role("kitchen"), role("desk"), role("gaming")), (Role::Pi, Role::Desktop, Role::Desktop));
+    assert_eq!(manifest.deploy.iter().map(|deploy| deploy.line).collect::<Vec<_>>(), [11, 12]);
+    assert_eq!(manifest.routes.values().next().map(|route| route.mode), Some(RouteMode::LocalFirst));
+    let without_routes = GOOD.split("routes:").next().expect("the beginning");
+    assert!(parse("fleet.yaml", without_routes).expect("without faults").routes.is_empty());
+}
+
+#[test]
+fn hosts_inherit_ssh_options_one_by_one() {
+    let text = GOOD
+        .replace("serve:", "defaults: { ssh: { user: pi, port: 22, identity: ~/.ssh/fleet } }\nserve:")
+        .replace("kitchen.local }", "kitchen.local, ssh: { user: ubuntu } }");
+    let manifest = parse("fleet.yaml", &text).expect("without faults");
+    let Via::Ssh { ssh, .. } = &manifest.hosts[&"kitchen".parse().expect("a name")].via else {
+        panic!("kitchen is reached by ssh")
+    };
+    assert_eq!(ssh.user.as_deref(), Some("ubuntu"));
+    assert_eq!((ssh.port, ssh.identity.as_deref()), (Some(22), Some("~/.ssh/fleet")));
+}
+
+#[test]
+fn five_faults_are_shown_at_once_with_their_lines() {
+    let text = GOOD
+        .replace("org/repo }", "org/repo, quantt: auto }")
+        .replace("role: desktop", "role: dekstop")
+        .replace("on: [desk]", "on: [dask]")
+        .replace("serve: { tls: off }", "serve: { tls: off, port: 80 }")
+        .replace("order: [local, desk, gaming]", "order: [local, gamin]");
+    let problems = parse("fleet.yaml", &text).expect_err("five faults");
+    insta::assert_snapshot!(problems.render(false));
+    insta::assert_json_snapshot!(problems.to_json()["problems"][0]);
+    let coloured = problems.render(true);
+    assert!(coloured.contains("\u{1b}[1;31merror\u{1b}[0m"));
+    let mut plain = coloured;
+    for code in ["\u{1b}[1;31m", "\u{1b}[1;34m", "\u{1b}[1;32m", "\u{1b}[1m", "\u{1b}[0m"] {
+        plain = plain.replace(code, "");
+    }
+    assert_eq!(plain, problems.to_string());
+}
+
+#[test]
+fn a_file_that_is_not_yaml_is_one_problem_at_its_place() {
+    assert_eq!(faults(""), ["1:1 Syntax: the file is empty | begin with `bramble: 1`"]);
+    assert_eq!(faults("# nothing\n"), ["1:1 Syntax: the file is empty | begin with `bramble: 1`"]);
+    let tab = "8:1 Syntax: this is not YAML: while scanning a plain scalar, found a tab | a tab stands in the indentation: YAML wants spaces";
+    check("  desk:", "\tdesk:", tab);
+    let second = "15:1 Syntax: a second document begins here | a file holds one document: remove the `---`";
+    assert_eq!(faults(&format!("{GOOD}---\na: 1\n")), [second]);
+    let brace = faults_of("kitchen.local }", "kitchen.local");
+    assert!(brace.len() == 1 && brace[0].starts_with("8:"), "{brace:?}");
+}
+
+#[test]
+fn aliases_tags_and_depth_are_bounded() {
+    let alias = "8:9 Syntax: aliases are not read | write the value out, or use `defaults`";
+    let text = GOOD
+        .replace("kitchen: {", "kitchen: &k {")
+        .replace("desk: { address: desk.local, role: desktop }", "desk: *k");
+    assert_eq!(faults(&text), [alias]);
+    check(
+        "bramble: 1",
+        "bramble: !!int 1",
+        "1:10 Syntax: tags are not read: tag:yaml.org,2002:!int | leave it out",
+    );
+    let deep = faults(&"[".repeat(100_000));
+    assert_eq!(deep, ["1:65 Syntax: nested deeper than 64 levels | a manifest needs four"]);
+    let long = faults(&"#".repeat(yaml::MAX_BYTES + 1));
+    assert_eq!(long, ["1:1 Syntax: the file is too long: 1.0 MiB | at most 1 MiB is read"]);
+    check(
+        "fleet: home",
+        "? [a]\n: b\nfleet: home",
+        "2:3 Syntax: a list or mapping cannot be a key | keys are plain words",
+    );
+}
+
+#[test]
+fn a_byte_order_mark_and_windows_line_ends_change_nothing() {
+    let text = format!("\u{feff}{}", GOOD.replace('\n', "\r\n"));
+    assert_eq!(parse("fleet.yaml", &text), parse("fleet.yaml", GOOD));
+    let fault = "1:1 UnknownKey: unknown key `brambl` in the manifest | did you mean `bramble`? known here: `bramble`, `fleet`, `defaults`, `serve`, `rollout`, `models`, `hosts`, `deploy`, `routes`";
+    assert_eq!(faults(&text.replace("bramble", "brambl")), [fault]);
+}
+
+#[test]
+fn bytes_that_are_not_text_are_named_by_their_place() {
+    let shown = |bytes: &[u8]| parse_bytes("f.yaml", bytes).expect_err("not text").to_string();
+    assert!(shown(b"bramble: 1\nfleet: \xe9t\xe9\n").contains("error: f.yaml:2:8: this is not UTF-8 text"));
+    assert!(shown(b"\xff\xfea\0").contains("error: f.yaml:1:1: the file is UTF-16"));
+    assert_eq!(parse_bytes("f.yaml", GOOD.as_bytes()), parse("f.yaml", GOOD));
+}
+
+#[test]
+fn what_a_line_holds_cannot_rewrite_the_terminal() {
+    let text = GOOD.replace("role: desktop", "role: \"\u{202e}x\", \"\\e[2J\": \"\u{7}\"");
+    let shown = parse("f\u{1b}.yaml", &text).expect_err("faults").to_string();
+    assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
+    assert!(!shown.contains('\u{202e}'));
+}
+
+#[test]
+fn a_long_line_is_shown_around_its_fault() {
+    let text = GOOD.replace("[desk]", &format!("[{}desk, dask]", "desk-with-a-long-name, ".repeat(30)));
+    let problems = parse("fleet.yaml", &text).expect_err("faults");
+    let last = problems.problems.iter().rfind(|at| at.message.contains("dask")).expect("named");
+    let caret: String = last.excerpt.chars().skip(last.excerpt_start).take(last.excerpt_length).collect();
+    assert_eq!(caret, "dask");
+    assert!(last.excerpt.chars().count() <= 101);
+}
+
+#[test]
+fn more_faults_than_anybody_reads_are_counted() {
+    let many: String = (0..900).map(|n| format!("x{n}: 1\n")).collect();
+    let problems = parse("fleet.yaml", &format!("{GOOD}{many}")).expect_err("faults");
+    assert_eq!((problems.count, problems.problems.len()), (900, 200));
+    assert!(problems.to_string().ends_with("… and 700 more\n900 problems in fleet.yaml\n"));
+}
+
+#[test]
+fn keys_that_are_twice_missing_or_empty_are_named() {
+    check(
+        "fleet: home",
+        "fleet: home\nfleet: away",
+        "3:1 Duplicate: key `fleet` is there twice | it is on line 2 already: keep one of them",
+    );
+    check(
+        "fleet: home\n",
+        "",
+        "1:1 Missing: `fleet` is missing in the manifest | `fleet`: Who these hosts belong to. A host of another fleet is refused.",
+    );
+    check(
+        "fleet: home",
+        "fleet:",
+        "2:1 Missing: `fleet` has no value | give it a value, or leave the key out",
+    );
+    check(
+        "model: chat, on: [desk]",
+        "on: [desk]",
+        "12:7 Missing: `model` is missing in a deploy | `model`: The model, by its name.",
+    );
+    check("- { model: chat, on: [desk] }", "- chat", "12:5 Invalid: expected a deploy, found `chat`");
+}
+
+#[test]
+fn values_of_the_wrong_form_say_what_is_expected() {
+    check(
+        "bramble: 1",
+        "bramble: 2",
+        "1:10 Invalid: this manifest has format 2, and this program reads format 1 | install a newer bramble",
+    );
+    check(
+        "{ tls: off }",
+        "{ tls: of }",
+        "3:15 Invalid: expected one of `fleet`, `files`, `off`; found `of` | did you mean `off`?",
+    );
+    check(
+        "{ tls: off }",
+        "{ tls: off, port: 70000 }",
+        "3:26 Invalid: expected a whole number from 1024 to 65535, found the number 70000",
+    );
+    check(
+        "fleet: home",
+        "fleet: My_Home",
+        "2:8 Invalid: `My_Home` is not a name: use a-z, 0-9 and '-', at most 63 characters | did you mean `my-home`?",
+    );
+    check("fleet: home", "fleet: 7", "2:8 Invalid: expected a name, found the number 7 | put it in quotes");
+    check(
+        "org/repo }",
+        "org/repo, quant: Q4_K_X }",
+        "5:39 Invalid: expected `auto` or a quant such as `Q4_K_M`, found `Q4_K_X` | did you mean `Q4_K_M`?",
+    );
+    check(
+        "org/repo }",
+        "org/repo, quant: [Q8_0, Q8_0] }",
+        "5:46 Conflict: Q8_0 is in the list twice | keep one of them",
+    );
+    check(
+        "org/repo }",
+        "org/repo, context: 0 }",
+        "5:41 Invalid: expected a whole number from 32 to 16777216, found the number 0",
+    );
+    check(
+        "org/repo }",
+        "org/repo, floor: { tokens_per_second: .inf } }",
+        "5:60 Invalid: expected a number of tokens per second from 0 to 10000, found the number inf",
+    );
+    check(
+        "hf:org/repo",
+        "org/repo",
+        "5:19 Invalid: expected hf:ORG/REPO[@REVISION][/FILE.gguf], file:PATH, catalog:NAME or https://…/FILE.gguf, found \"org/repo\" | did you mean `hf:org/repo`?",
+    );
+    check(
+        "hf:org/repo",
+        "./llama",
+        "5:19 Invalid: expected hf:ORG/REPO[@REVISION][/FILE.gguf], file:PATH, catalog:NAME or https://…/FILE.gguf, found \"./llama\" | did you mean `file:./llama`?",
+    );
+    check(
+        "hf:org/repo",
+        "catalog:smollm2-135m",
+        "5:19 UnknownName: the catalog has no model `smollm2-135m` | did you mean `catalog:smollm2-135m-instruct`?",
+    );
+    check(
+        "{ role: pi }",
+        "7",
+        "11:22 Invalid: expected a host, a list of hosts, or `{ role: … }`, found the number 7",
+    );
+}
+
+#[test]
+fn what_would_reach_a_command_line_must_be_harmless() {
+    let bad_addresses = ["-oProxyCommand=x", "a b", "a;b", "\"a'b\"", "\"a\\nb\"", "\"\"", "$(x)", "a/b"];
+    for bad in bad_addresses {
+        let found = faults_of("kitchen.local }", &format!("{bad} }}"));
+        assert!(
+            found.len() == 1 && found[0].contains("expected a host name or an IPv4 address"),
+            "{bad}: {found:?}"
+        );
+    }
+    let help = |to: &str| {
+        faults_of("kitchen.local }", &format!("\"{to}\" }}"))[0].split(" | ").nth(1).map(str::to_owned)
+    };
+    assert_eq!(help("kitchen:2222").as_deref(), Some("write `address: kitchen` and `ssh: { port: 2222 }`"));
+    assert_eq!(help("pi@kitchen").as_deref(), Some("write `address: kitchen` and `ssh: { user: pi }`"));
+    assert_eq!(
+        help("fe80::1").as_deref(),
+        Some("IPv6 addresses are not supported yet: give the host a name")
+    );
+    for bad in [
+        "user: -l",
+        "user: \"a b\"",
+        "identity: \"-i\"",
+        "identity: \"a b\"",
+        "identity: a%h",
+        "identity: \"$HOME/k\"",
+        "port: 0",
+    ] {
+        let found = faults_of("kitchen.local }", &format!("k, ssh: {{ {bad} }} }}"));
+        assert!(found.len() == 1 && found[0].contains("Invalid"), "{bad}: {found:?}");
+    }
+    for bad in ["relative/x", "/", "/one", "/a/../b", "/a//b", "/a/b/", "/a/b c", "/a/-b", "/a/.", "/a/b;c"] {
+        let found = faults_of("kitchen.local }", &format!("k, dir: \"{bad}\" }}"));
+        assert!(found.len() == 1 && found[0].contains("expected an absolute path"), "{bad}: {found:?}");
+    }
+    assert!(faults_of("kitchen.local }", "k, dir: /home/pi/.local/share/bramble }").is_empty());
+    check(
+        "kitchen.local }",
+        "k, dir: /etc/bramble }",
+        "7:32 Conflict: `/etc` belongs to the system | take a folder such as `/var/lib/bramble` or `/srv/bramble`",
+    );
+    let deep = format!("k, dir: /srv/{} }}", "d".repeat(88));
+    let found = faults_of("kitchen.local }", &deep);
+    assert!(
+        found[0].contains("the socket of chat under /srv/ddd")
+            && found[0].contains("110 characters; Linux allows 107"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn a_key_written_into_the_manifest_is_not_shown() {
+    let text = GOOD.replace("models: { chat: mistral }", "key: sk-very-secret, models: { chat: mistral }");
+    let problems = parse("fleet.yaml", &text).expect_err("a secret");
+    assert_eq!(problems.count, 1);
+    assert!(problems.to_string().contains("expected `env:NAME`"));
+    assert!(!problems.to_string().contains("very") && !problems.to_json().to_string().contains("very"));
+}
+
+#[test]
+fn names_of_nothing_are_named_with_the_nearest() {
+    check(
+        "{ model: chat, on: [desk] }",
+        "{ model: chatt, on: [gaming] }",
+        "12:14 UnknownName: there is no model `chatt` | did you mean `chat`?",
+    );
+}
+
+#[test]
+fn hosts_that_cannot_be_are_refused() {
+    check(
+        "{ address: kitchen.local }",
+        "{ role: pi }",
+        "7:14 Missing: a host needs `address`, `board` or `upstream` | `address` for a host of yours, `upstream` for a server that is not ours",
+    );
+    check(
+        "kitchen.local }",
+        "k, upstream: http://x/v1 }",
+        "7:26 Conflict: `upstream` does not go with `address` | a host has one of them",
+    );
+    check(
+        "kitchen.local }",
+        "k, key: env:K }",
+        "7:26 Conflict: `key` does not go with `address` | leave it out",
+    );
+    check(
+        "kitchen.local }",
+        "k, connect: local, ssh: { user: a } }",
+        "7:42 Conflict: `ssh` does not go with `connect: local` | leave it out",
+    );
+    check(
+        "kitchen.local }",
+        "127.0.0.1, connect: local }",
+        "7:23 Conflict: other hosts cannot reach `127.0.0.1` | write the address that this machine has on the network",
+    );
+    check(
+        "kitchen.local }",
+        "desk.local }",
+        "8:20 Conflict: `desk.local` is the address of kitchen already | list each machine once",
+    );
+    check(
+        "models: { chat: mistral } }",
+        "models: { chat: mistral }, dir: /a/b }",
+        "9:80 Conflict: `dir` does not go with `upstream` | leave it out",
+    );
+    check(
+        "models: { chat: mistral } }",
+        "models: { chatt: mistral, chat: m } }",
+        "9:63 UnknownName: there is no model `chatt` | did you mean `chat`?",
+    );
+    check(
+        "http://gaming.local:11434/v1",
+        "http://gaming.local:11434",
+        "9:23 Invalid: expected a URL such as `http://gaming.local:11434/v1`, found `http://gaming.local:11434` | did you mean `http://gaming.local:11434/v1`?",
+    );
+    let two = GOOD.replace("kitchen.local", "k, connect: local").replace("desk.local", "d, connect: local");
+    assert_eq!(
+        faults(&two),
+        ["8:20 Conflict: kitchen is this machine already | `connect: local` belongs to one host"]
+    );
+    let local = GOOD.replace("kitchen:", "local:");
+    assert_eq!(
+        faults(&local),
+        [
+            "7:3 Conflict: a host cannot be named `local` | in routes, `local` means the host's own engine: take another name"
+        ]
+    );
+}
+
+#[test]
+fn deploys_that_cannot_be_are_refused() {
+    check(
+        "on: [desk]",
+        "on: [desk, kitchen]",
+        "12:29 Conflict: chat goes to kitchen twice | the deploy on line 11 puts it there already",
+    );
+    check(
+        "on: [desk]",
+        "on: [desk, desk]",
+        "12:29 Conflict: chat goes to desk twice | the deploy on line 12 puts it there already",
+    );
+    check(
+        "on: [desk]",
+        "on: [desk, gaming]",
+        "12:29 Conflict: `gaming` is a server that is not ours: nothing is put there | name the model under `models` of `gaming`, and `gaming` in the route's `order`",
+    );
+    check(
+        "on: [desk]",
+        "on: [desk, attic]",
+        "12:29 UnknownName: there is no host `attic` | the hosts are `desk`, `gaming`, `kitchen`",
+    );
+    check(
+        "on: { role: pi }",
+        "on: []",
+        "11:22 Missing: the list of hosts is empty | name a host, or remove the deploy",
+    );
+    check(
+        "on: { role: pi }",
+        "on: {}",
+        "11:22 Missing: the selection says neither `role` nor `labels` | such as `{ role: pi }`",
+    );
+    check(
+        "on: { role: pi }",
+        "on: { labels: [fast] }",
+        "11:22 UnknownName: no host matches this selection | no host has the label `fast`; the labels are none",
+    );
+    let labelled = GOOD
+        .replace("kitchen.local }", "k, labels: [indoors] }")
+        .replace("{ role: pi }", "{ labels: [indoor] }");
+    assert_eq!(
+        faults(&labelled),
+        [
+            "11:22 UnknownName: no host matches this selection | no host has the label `indoor`: did you mean `indoors`?"
+        ]
+    );
+}
+
+#[test]
+fn routes_that_cannot_be_are_refused() {
+    check(
+        "[local, desk, gaming]",
+        "[local, kitchn]",
+        "14:26 UnknownName: there is no host `kitchn` | did you mean `kitchen`?",
+    );
+    check(
+        "[local, desk, gaming]",
+        "[lokal, desk]",
+        "14:19 UnknownName: there is no host `lokal` | did you mean `local`?",
+    );
+    check(
+        "[local, desk, gaming]",
+        "[local, local]",
+        "14:26 Conflict: `local` is in the order twice | keep one of them",
+    );
+    check(
+        "[local, desk, gaming]",
+        "[]",
+        "14:18 Missing: the order is empty | such as `[local, desk]`, first choice first",
+    );
+    check(
+        "order: [local, desk, gaming]",
+        "mode: local-first",
+        "14:3 Missing: `order` is missing in the route of `chat` | such as `order: [local, desk]`, first choice first",
+    );
+    check(
+        "gaming] }",
+        "gaming], mode: local-only }",
+        "14:11 Conflict: `local-only` asks nobody else | write `order: [local]`, or another `mode`",
+    );
+    check(
+        "gaming] }",
+        "gaming], from: { labels: [x] } }",
+        "14:48 UnknownName: no host matches this selection | no host has the label `x`; the labels are none",
+    );
+    let second = GOOD.replace("org/repo }", "org/repo }\n  big: { source: hf:org/big }");
+    let route = |order: &str| faults(&format!("{second}  big: {{ order: [{order}] }}\n"));
+    let nobody = "16:3 Conflict: nobody has the model `big` | add `- { model: big, on: … }` to `deploy`, or remove the route";
+    assert_eq!(route("local"), [nobody]);
+    let text = second.replace("on: [desk] }", "on: [desk] }\n  - { model: big, on: [desk] }");
+    let route = |order: &str| faults(&format!("{text}  big: {{ order: [{order}] }}\n"));
+    assert!(route("local, desk").is_empty());
+    assert_eq!(
+        route("kitchen"),
+        [
+            "17:17 Conflict: `kitchen` does not have `big` | add `- { model: big, on: [kitchen] }` to `deploy`, or remove it from the order"
+        ]
+    );
+    assert_eq!(
+        route("gaming"),
+        [
+            "17:17 Conflict: `gaming` does not say what it calls `big` | add `big: ITS-NAME` to `models` of `gaming`"
+        ]
+    );
+    let unknown = faults(&format!("{GOOD}  chatt: {{ order: [local] }}\n"));
+    assert_eq!(unknown, ["15:3 UnknownName: there is no model `chatt` | did you mean `chat`?"]);
+}
+
+#[test]
+fn what_cannot_be_acted_on_yet_is_refused_with_words() {
+    let off = "keys and prompts are then readable on your network";
+    check(
+        "serve: { tls: off }\n",
+        "",
+        &format!(
+            "2:1 NotYet: doors with certificates of the fleet, the default | write `serve: {{ tls: off }}`; {off}"
+        ),
+    );
+    check(
+        "serve: { tls: off }",
+        "serve: { port: 8080 }",
+        &format!(
+            "3:1 NotYet: doors with certificates of the fleet, the default | write `tls: off` in `serve`; {off}"
+        ),
+    );
+    check(
+        "tls: off",
+        "tls: fleet",
+        &format!("3:15 NotYet: doors with certificates of the fleet | write `tls: off` in `serve`; {off}"),
+    );
+    check(
+        "tls: off",
+        "tls: files",
+        &format!("3:15 NotYet: doors with certificates from files | write `tls: off` in `serve`; {off}"),
+    );
+    check(
+        "hf:org/repo",
+        "https://example.org/m.gguf",
+        "5:19 NotYet: weights from a plain address | download the file and write `source: file:PATH`, or name it on the hub: `hf:ORG/REPO/FILE.gguf`",
+    );
+    check(
+        "hf:org/repo",
+        "{ base: file:./a, delta: hf:b/c }",
+        "5:19 NotYet: weights published as differences | add them up yourself and write `source: file:PATH` of the result",
+    );
+    check(
+        "role: desktop }",
+        "role: desktop, wake: { mac: \"aa:bb:cc:dd:ee:ff\" } }",
+        "8:48 NotYet: waking a host | leave `wake` out, and keep the host awake",
+    );
+    check(
+        "{ address: kitchen.local }",
+        "{ board: pi5-8gb }",
+        "7:14 NotYet: planning for a board that is not bought | leave this host out until it has an address",
+    );
+    check(
+        "on: { role: pi }",
+        "on: { count: 3, where: { role: pi } }",
+        "11:31 NotYet: choosing hosts by number | name the hosts, `on: [a, b]`, or take all of a role, `on: { role: pi }`",
+    );
+    check(
+        "gaming] }",
+        "gaming], continue_on: [desk] }",
+        "14:42 NotYet: continuing an answer that broke off | leave `continue_on` out; such an answer ends with an error that says so",
+    );
+}
+
+fn repository_file(path: &str) -> String {
+    let root = env!("CARGO_MANIFEST_DIR");
+    std::fs::read_to_string(format!("{root}/{path}")).expect(path)
+}
+
+/// Every manifest that is kept as an example.
+fn samples() -> BTreeMap<String, String> {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut found = BTreeMap::new();
+    let mut folders = vec![root.join("manifests"), root.join("examples")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "yaml") && !path.ends_with("catalog.yaml") {
+                let name = path.strip_prefix(root).expect("inside").to_string_lossy().into_owned();
+                found.insert(name.clone(), repository_file(&name));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_sample_is_read_without_faults() {
+    let samples = samples();
+    assert!(samples.len() >= 4, "{:?}", samples.keys());
+    for (name, text) in samples.iter().filter(|(name, _)| *name != "manifests/full.yaml") {
+        if let Err(problems) = parse(name, text) {
+            panic!("{problems}");
+        }
+    }
+}
+
+#[test]
+fn the_documented_manifest_is_refused_only_for_what_is_not_there_yet() {
+    let problems =
+        parse("full.yaml", &repository_file("manifests/full.yaml")).expect_err("some is for later");
+    assert!(problems.are_all(ProblemKind::NotYet), "{problems}");
+    insta::assert_snapshot!(problems);
+}
+
+fn json_of(text: &str) -> Option<serde_json::Value> {
+    yaml::parse(&mut Faults::new("", text)).map(|node| node.value.to_json())
+}
+
+/// Whether the parts have the right form, whatever they mean together.
+fn is_well_formed(text: &str) -> bool {
+    let mut faults = Faults::new("", text);
+    let node = yaml::parse(&mut faults);
+    let fleet = node.and_then(|node| written::Fleet::read(&node, &mut faults));
+    fleet.is_some() && faults.is_empty()
+}
+
+#[test]
+fn every_sample_fits_the_schema() {
+    let validator = jsonschema::validator_for(&json_schema()).expect("a schema");
+    for (name, text) in samples() {
+        let json = json_of(&text).expect("YAML");
+        let errors: Vec<String> = validator.iter_errors(&json).map(|error| error.to_string()).collect();
+        assert_eq!(errors, Vec::<String>::new(), "{name}");
+    }
+}
+
+#[test]
+fn the_schema_describes_every_key_to_an_editor() {
+    let schema = json_schema();
+    assert_eq!(schema["title"], "Bramble manifest");
+    for (name, record) in schema["$defs"].as_object().expect("definitions") {
+        for (key, property) in record["properties"].as_object().into_iter().flatten() {
+            assert!(property["description"].as_str().is_some_and(|text| text.len() > 5), "{name}.{key}");
+        }
+    }
+    assert_eq!(schema["$defs"]["Serve"]["properties"]["port"]["default"], 8443);
+    assert_eq!(schema["$defs"]["Model"]["properties"]["quant"]["default"], "auto");
+}
+
+/// Every scalar, key and place of a tree can be changed: picks the `n`-th and writes YAML (as JSON) again.
+fn mutated(value: &serde_json::Value, pick: &mut usize, with: &Mutation) -> serde_json::Value {
+    use serde_json::Value as Json;
+    let is_here = *pick == 0;
+    *pick = pick.wrapping_sub(1);
+    if is_here {
+        match (with, value) {
+            (Mutation::Replace(new), _) => return new.clone(),
+            (Mutation::AddKey(key, new), Json::Object(map)) => {
+                let mut map = map.clone();
+                map.insert(key.clone(), new.clone());
+                return Json::Object(map);
+            }
+            (Mutation::DropKey(n), Json::Object(map)) if !map.is_empty() => {
+                let mut map = map.clone();
+                let key = map.keys().nth(n % map.len()).cloned().unwrap_or_default();
+                map.shift_remove(&key);
+                return Json::Object(map);
+            }
+            _ => {}
+        }
+    }
+    match value {
+        Json::Array(items) => items.iter().map(|item| mutated(item, pick, with)).collect(),
+        Json::Object(map) => map.iter().map(|(key, item)| (key.clone(), mutated(item, pick, with))).collect(),
+        other => other.clone(),
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Mutation {
+    Replace(serde_json::Value),
+    AddKey(String, serde_json::Value),
+    DropKey(usize),
+}
+
+fn some_json() -> impl Strategy<Value = serde_json::Value> {
+    use serde_json::json;
+    let words = [
+        "auto",
+        "off",
+        "fleet",
+        "pi",
+        "desktop",
+        "local",
+        "Q4_0",
+        "q4_0",
+        "kitchen",
+        "A b",
+        "",
+        "-x",
+        "hf:a/b",
+        "http://a/v1",
+        "http://a",
+        "/a/b",
+        "/a",
+        "/a/../b",
+        "/.a/b",
+        "env:X",
+        "X",
+        "local-first",
+        "aa:bb:cc:dd:ee:ff",
+    ];
+    prop_oneof![
+        prop::sample::select(words.to_vec()).prop_map(|word| json!(word)),
+        prop::sample::select(vec![-1, 0, 1, 2, 8, 22, 1024, 65535, 65536]).prop_map(|number| json!(number)),
+        prop::sample::select(vec![
+            json!(null),
+            json!(true),
+            json!(0.5),
+            json!([]),
+            json!({}),
+            json!(["kitchen"]),
+            json!(["Q4_0", "Q4_0"]),
+            json!(["Q8_0"]),
+            json!({ "role": "pi" }),
+            json!({ "count": 1, "where": {} }),
+            json!({ "user": "pi" }),
+            json!({ "base": "hf:a/b", "delta": "hf:a/b" }),
+        ]),
+    ]
+}
+
+fn some_mutation() -> impl Strategy<Value = Mutation> {
+    let keys = [
+        "source",
+        "quant",
+        "prefer",
+        "context",
+        "slots",
+        "floor",
+        "accept_license",
+        "address",
+        "ssh",
+        "connect",
+        "board",
+        "role",
+        "labels",
+        "dir",
+        "wake",
+        "upstream",
+        "key",
+        "models",
+        "on",
+        "model",
+        "order",
+        "mode",
+        "from",
+        "overflow",
+        "continue_on",
+        "port",
+        "tls",
+        "count",
+        "where",
+        "nonsense",
+        "defaults",
+        "rollout",
+        "Bad Name",
+    ];
+    prop_oneof![
+        some_json().prop_map(Mutation::Replace),
+        (prop::sample::select(keys.to_vec()), some_json())
+            .prop_map(|(key, json)| Mutation::AddKey(key.to_owned(), json)),
+        (0usize..12).prop_map(Mutation::DropKey),
+    ]
+}
+
+fn count_values(value: &serde_json::Value) -> usize {
+    use serde_json::Value as Json;
+    1 + match value {
+        Json::Array(items) => items.iter().map(count_values).sum(),
+        Json::Object(map) => map.values().map(count_values).sum::<usize>(),
+        _ => 0,
+    }
+}
+
+/// A manifest of some hosts that all have their models, written in one of several styles.
+fn some_manifest() -> impl Strategy<Value = String> {
+    let host = (
+        "[a-z][a-z0-9-]{1,12}",
+        any::<bool>(),
+        prop::option::of(1u16..),
+        prop::option::of("/srv/[a-z]{1,20}"),
+    );
+    let hosts = prop::collection::vec(host, 1..6);
+    let model = ("[a-z][a-z0-9-]{0,12}", prop::option::of(0usize..19), prop::option::of(32u32..100_000));
+    (hosts, prop::collection::vec(model, 1..4), 1024u16.., any::<bool>()).prop_map(|(hosts, models, port, is_json)| {
+        use serde_json::{Map, json};
+        let (mut all_hosts, mut all_models) = (Map::new(), Map::new());
+        let mut names = Vec::new();
+        for (n, (name, is_desktop, port, dir)) in hosts.into_iter().enumerate() {
+            let name = format!("{name}{n}");
+            let mut host = json!({ "address": format!("10.0.0.{n}"), "role": if is_desktop { "desktop" } else { "pi" } });
+            port.map(|port| host["ssh"] = json!({ "port": port }));
+            dir.map(|dir| host["dir"] = json!(dir));
+            all_hosts.insert(name.clone(), host);
+            names.push(name);
+        }
+        let mut deploy = Vec::new();
+        let mut routes = Map::new();
+        for (n, (name, quant, context)) in models.into_iter().enumerate() {
+            let name = format!("{name}{n}");
+            let mut model = json!({ "source": "hf:org/repo" });
+            quant.map(|n| model["quant"] = json!(crate::quant::Quant::ALL[n].name()));
+            context.map(|context| model["context"] = json!(context));
+            all_models.insert(name.clone(), model);
+            deploy.push(json!({ "model": name, "on": names }));
+            let order: Vec<&str> = ["local"].into_iter().chain(names.iter().map(String::as_str)).collect();
+            routes.insert(name, json!({ "order": order }));
+        }
+        let fleet = json!({
+            "bramble": 1, "fleet": "home", "serve": { "port": port, "tls": "off" }, "models": all_models,
+            "hosts": all_hosts, "deploy": deploy, "routes": routes
+        });
+        if is_json { fleet.to_string() } else { block(&fleet, 0) }
+    })
+}
+
+/// Writes JSON as YAML in block style.
+fn block(value: &serde_json::Value, indent: usize) -> String {
+    use serde_json::Value as Json;
+    let pad = " ".repeat(indent);
+    let nested = |value: &Json| match value {
+        Json::Array(_) | Json::Object(_) => format!("\n{}", block(value, indent + 2)),
+        other => format!(" {other}\n"),
+    };
+    match value {
+        Json::Object(map) => map.iter().map(|(key, value)| format!("{pad}{key}:{}", nested(value))).collect(),
+        Json::Array(items) => items.iter().map(|value| format!("{pad}-{}", nested(value))).collect(),
+        other => format!("{pad}{other}\n"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC*") {
+        let _ = parse("f.yaml", &text);
+    }
+
+    #[test]
+    fn no_text_that_looks_like_yaml_makes_the_parser_panic(text in "([a-z]{1,3}|[:{}\\[\\],'\"#&*!|>%@`?~-]|: |- |\n|\n  |\t|\r|\u{feff}|é|---|\\.\\.\\.|0x|1e|\\\\){0,60}") {
+        if let Err(problems) = parse("f.yaml", &text) {
+            prop_assert!(problems.count > 0);
+            for at in &problems.problems {
+                prop_assert!(at.line >= 1 && at.column >= 1 && at.excerpt_length >= 1);
+                prop_assert!(at.span.start <= at.span.end && at.span.end <= text.len());
+            }
+            prop_assert!(!problems.render(true).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_broken_manifest_still_gives_places(cut in 0usize..GOOD.len(), with in "[\\PC\n\t]{0,3}") {
+        let text = format!("{}{with}{}", &GOOD[..cut], &GOOD[(cut + 1).min(GOOD.len())..]);
+        if let Err(problems) = parse("f.yaml", &text) {
+            prop_assert!(problems.problems.iter().all(|at| at.line <= text.lines().count().max(1) + 1));
+        }
+    }
+
+    #[test]
+    fn manifests_without_faults_are_read(text in some_manifest()) {
+        let manifest = parse("f.yaml", &text);
+        prop_assert!(manifest.is_ok(), "{}\n{}", manifest.unwrap_err(), text);
+    }
+
+    #[test]
+    fn the_marks_of_keys_and_texts_are_exact(text in some_manifest()) {
+        fn walk(node: &yaml::Node, text: &str) {
+            let slice = &text[node.span.start..node.span.end];
+            match &node.value {
+                Value::Text(value) => assert_eq!(slice.trim_matches('"'), value),
+                Value::Int(value) => assert_eq!(slice, value.to_string()),
+                Value::List(items) => items.iter().for_each(|item| walk(item, text)),
+                Value::Map(entries) => for (key, value) in entries {
+                    assert_eq!(text[key.span.start..key.span.end].trim_matches('"'), key.text);
+                    walk(value, text);
+                },
+                _ => {}
+            }
+        }
+        walk(&yaml::parse(&mut Faults::new("", &text)).expect("YAML"), &text);
+    }
+
+    #[test]
+    fn the_schema_takes_what_the_parser_takes(pick in any::<prop::sample::Index>(), with in some_mutation()) {
+        thread_local! {
+            static CHECKED: (jsonschema::Validator, serde_json::Value) = (
+                jsonschema::validator_for(&json_schema()).expect("a schema"),
+                json_of(&repository_file("manifests/full.yaml")).expect("YAML"),
+            );
+        }
+        CHECKED.with(|(validator, full)| {
+            let mut pick = pick.index(count_values(full));
+            let json = mutated(full, &mut pick, &with);
+            let text = json.to_string();
+            prop_assert_eq!(validator.is_valid(&json), is_well_formed(&text), "{}", text);
+            Ok(())
+        })?;
+    }
+}
