@@ -1,1 +1,34 @@
-//! (in the making)
+//! One model behind a Unix socket, with OpenAI's API.
+//!
+//! One process serves one model: if it is killed for memory, aborts or hangs, the router
+//! still answers, from elsewhere. A thread of its own owns the model ([`worker`]); the
+//! HTTP side hands it jobs and receives events, and knows nothing of llama.cpp. All that
+//! does is in `llama`, behind the trait [`Engine`].
+//!
+//! Invariants: a slot computes for one request at a time; text that could be the
+//! beginning of a stop string or of a character is held back until it is known not to
+//! be; a request whose client is gone costs one more step at most.
+//!
+//! It deliberately does not check keys (the router does), route, or read a manifest.
+
+mod error;
+#[cfg(test)]
+mod fake;
+mod gate;
+mod health;
+mod http;
+#[cfg(feature = "llama")]
+mod llama;
+mod model;
+mod notify;
+mod serve;
+mod tail;
+mod template;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+pub use error::Error;
+pub use health::{Health, Status};
+pub use model::{Engine, Entry, Loaded, Sampling, Token};
+pub use serve::serve;

@@ -1,1 +1,19 @@
-//! (in the making)
+//! OpenAI's wire forms, as far as the engine and the router speak them: requests,
+//! replies, chunks, errors, and the codec of event streams.
+//!
+//! Requests are read leniently where OpenAI's clients differ (unknown fields are
+//! passed over) and strictly where a mistake would be silent (a field of the wrong type
+//! is an error that names the field). This room checks shapes only: what a value means
+//! and whether it is supported is for the engine to say.
+
+mod error;
+mod reply;
+mod request;
+pub mod sse;
+
+pub use error::{ErrorBody, ErrorDetail};
+pub use reply::{
+    AssistantMessage, ChatChoice, ChatChunk, ChatDelta, ChatReply, ChunkChoice, FinishReason, ModelEntry,
+    ModelList, TextChoice, TextReply, Timings, Usage,
+};
+pub use request::{ChatRequest, Malformed, Message, Parameters, TextRequest};

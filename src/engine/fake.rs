@@ -1,0 +1,80 @@
+//! An engine for tests. Its tokens are bytes; its answer repeats the prompt to the letter.
+
+use std::sync::mpsc::Receiver;
+
+use super::{Engine, Entry, Loaded, Sampling, Token};
+
+/// Ends an answer.
+const END: Token = 256;
+
+/// Repeats prompts. It checks that it is used as [`Engine`] says.
+#[derive(Debug)]
+pub(super) struct Echo {
+    slots: Vec<Slot>,
+    batch: usize,
+    /// One permit for each step; free-running once the other end is gone.
+    permits: Option<Receiver<()>>,
+    /// Steps that fail: the prompt holds this byte.
+    poison: u8,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Slot {
+    cache: Vec<Token>,
+    /// The length of the prompt, known at its last token.
+    prompt: Option<usize>,
+}
+
+impl Echo {
+    pub(super) fn new(loaded: &Loaded, permits: Option<Receiver<()>>) -> Self {
+        Self { slots: vec![Slot::default(); loaded.slots], batch: loaded.batch, permits, poison: b'!' }
+    }
+}
+
+impl Engine for Echo {
+    fn tokenize(&self, text: &str) -> Vec<Token> {
+        text.bytes().map(Token::from).collect()
+    }
+
+    fn piece(&self, token: Token, out: &mut Vec<u8>) {
+        out.extend(u8::try_from(token));
+    }
+
+    fn is_end(&self, token: Token) -> bool {
+        token == END
+    }
+
+    fn begin(&mut self, slot: usize, _: &Sampling, _: &[Token]) {
+        self.slots[slot].prompt = None;
+    }
+
+    fn keep(&mut self, slot: usize, length: usize) -> usize {
+        self.slots[slot].cache.truncate(length);
+        length
+    }
+
+    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Token>, String> {
+        if let Some(permits) = &self.permits
+            && permits.recv().is_err()
+        {
+            self.permits = None;
+        }
+        assert!(!batch.is_empty() && batch.len() <= self.batch, "a step of {} entries", batch.len());
+        let mut sampled = Vec::new();
+        for entry in batch {
+            let slot = &mut self.slots[entry.slot];
+            assert_eq!(entry.position, slot.cache.len(), "positions follow each other");
+            slot.cache.push(entry.token);
+            if entry.token == Token::from(self.poison) {
+                self.slots.iter_mut().for_each(|slot| slot.cache.clear());
+                return Err("poisoned".to_owned());
+            }
+            if entry.sample {
+                let prompt = *slot.prompt.get_or_insert(slot.cache.len());
+                let said = slot.cache.len() - prompt;
+                sampled.push(if said < prompt { slot.cache[said] } else { END });
+            }
+        }
+        Ok(sampled)
+    }
+}

@@ -1,0 +1,153 @@
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+
+use serde::{Deserialize, Serialize};
+
+use super::Loaded;
+
+/// Where an engine is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// The weights are coming into memory.
+    Loading,
+    /// It takes requests.
+    Ready,
+    /// It finishes what runs and takes nothing new.
+    Draining,
+    /// It is broken and about to end.
+    Failed,
+}
+
+/// The body of `GET /health`. The status code is 200 when ready, else 503.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// Where it is in its life.
+    pub status: Status,
+    /// The model's name.
+    pub model: String,
+    /// The quant of its weights.
+    pub quant: String,
+    /// The generation that it serves.
+    pub generation: u64,
+    /// The CPU variant that was chosen; none before that.
+    pub cpu: Option<String>,
+    /// Requests that it serves at the same time.
+    pub slots: u32,
+    /// Tokens that each of them may have.
+    pub context: u32,
+    /// Requests that are being served.
+    pub running: usize,
+    /// Requests that wait for a slot.
+    pub queued: usize,
+    /// How much of the weights is loaded, from 0 to 1.
+    pub loaded: f64,
+}
+
+/// What the worker and the HTTP side tell each other without waiting.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    loaded: OnceLock<Loaded>,
+    /// Thousandths of the weights that are loaded.
+    progress: AtomicU32,
+    draining: AtomicBool,
+    stopping: AtomicBool,
+    failed: AtomicBool,
+    running: AtomicUsize,
+    queued: AtomicUsize,
+    /// Counts the worker's steps; a watchdog sees by it whether there are any.
+    beat: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn status(&self) -> Status {
+        if self.failed.load(Ordering::Acquire) {
+            Status::Failed
+        } else if self.draining.load(Ordering::Acquire) {
+            Status::Draining
+        } else if self.loaded.get().is_some() {
+            Status::Ready
+        } else {
+            Status::Loading
+        }
+    }
+
+    pub(super) fn loaded(&self) -> Option<&Loaded> {
+        self.loaded.get()
+    }
+
+    pub(super) fn set_loaded(&self, loaded: Loaded) {
+        // the first one stands: a process loads once
+        let _ = self.loaded.set(loaded);
+    }
+
+    pub(super) fn progress(&self) -> f64 {
+        if self.loaded.get().is_some() {
+            return 1.0;
+        }
+        f64::from(self.progress.load(Ordering::Relaxed)) / 1000.0
+    }
+
+    #[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "only llama.cpp tells of progress"))]
+    pub(super) fn set_progress(&self, part: f32) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "between 0 and 1000 after the clamp"
+        )]
+        self.progress.store((part.clamp(0.0, 1.0) * 1000.0) as u32, Ordering::Relaxed);
+    }
+
+    /// Takes no new requests from here on.
+    pub(super) fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Gives up what runs, and loading as well.
+    pub(super) fn stop(&self) {
+        self.drain();
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(super) fn fail(&self) {
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set_running(&self, count: usize) {
+        self.running.store(count, Ordering::Release);
+    }
+
+    pub(super) fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+
+    pub(super) fn queued(&self) -> usize {
+        self.queued.load(Ordering::Acquire)
+    }
+
+    /// Takes a place in the queue; none is left where this returns false.
+    pub(super) fn enqueue(&self, most: usize) -> bool {
+        let more = |queued: usize| (queued < most).then_some(queued + 1);
+        self.queued.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok()
+    }
+
+    pub(super) fn dequeue(&self) {
+        self.queued.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn beat(&self) {
+        self.beat.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn beats(&self) -> u64 {
+        self.beat.load(Ordering::Relaxed)
+    }
+}

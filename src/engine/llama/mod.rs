@@ -1,0 +1,224 @@
+//! The engine on llama.cpp.
+
+mod backends;
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use llama_cpp_2::context::LlamaContext;
+use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::sampling::LlamaSampler;
+use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::vocab::LlamaVocab;
+
+use super::health::Shared;
+use super::serve::{Setup, Work};
+use super::{Engine, Entry, Error, Loaded, Sampling, Token};
+use crate::generation::LoadMode;
+
+/// Returns what loads the model of `setup` and works with it.
+pub(super) fn loader(
+    setup: &Setup,
+) -> impl FnOnce(&Arc<Shared>, &mut Work<'_>) -> Result<(), Error> + Send + 'static {
+    let setup = setup.clone();
+    move |shared, work| {
+        let outcome = load(&setup, shared, work);
+        // giving up while loading is no failure
+        if shared.is_stopping() && shared.loaded().is_none() { Ok(()) } else { outcome }
+    }
+}
+
+fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), Error> {
+    let spec = &setup.spec;
+    let failed = |what: &'static str| move |reason: String| Error::Load { what, reason };
+    llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
+    let backends = backends::load()?;
+    tracing::info!(cpu = backends.cpu, model = %spec.model, "loading");
+
+    let progress = Arc::clone(shared);
+    let params = LlamaModelParams::default()
+        .with_use_mmap(spec.load == LoadMode::Mmap)
+        .with_progress_callback(move |part| {
+            progress.set_progress(part);
+            !progress.is_stopping()
+        });
+    let model = backends::with_repack(spec.repack, || {
+        LlamaModel::load_from_file(&backends.llama, &setup.weights, &params)
+    })
+    .map_err(failed("switch repacking off"))?
+    .map_err(|error| failed("load the weights")(error.to_string()))?;
+
+    let refuse = |reason| Err(Error::Weights { path: setup.weights.clone(), reason });
+    let architecture = model.meta_val_str("general.architecture").unwrap_or_default();
+    if architecture != spec.weights.architecture {
+        let expected = &spec.weights.architecture;
+        return refuse(format!("its architecture is '{architecture}', the definition says '{expected}'"));
+    }
+    if model.decode_start_token().0 != -1 {
+        return refuse(format!("'{architecture}' reads with an encoder, which is not supported yet"));
+    }
+    if spec.context > model.n_ctx_train() {
+        tracing::warn!(
+            context = spec.context,
+            trained = model.n_ctx_train(),
+            "longer than it was trained for"
+        );
+    }
+
+    let too_much = || failed("make a context")("the context is too large".to_owned());
+    let tokens = spec.context.checked_mul(spec.slots).ok_or_else(too_much)?;
+    // One step is one micro batch: a client that goes away costs no more than that.
+    let batch = spec.micro_batch.max(spec.slots);
+    let threads = i32::try_from(spec.threads).unwrap_or(i32::MAX);
+    let params = LlamaContextParams::default()
+        .with_n_ctx(NonZeroU32::new(tokens))
+        .with_n_seq_max(spec.slots)
+        .with_n_batch(batch)
+        .with_n_ubatch(batch)
+        .with_n_threads(threads)
+        .with_n_threads_batch(threads)
+        .with_kv_unified(false)
+        .with_no_perf(true);
+    let context = model
+        .new_context(&backends.llama, params)
+        .map_err(|error| failed("make a context")(error.to_string()))?;
+
+    let vocab = model.vocab();
+    let mut engine = Llama {
+        batch: LlamaBatch::new(batch as usize, 1),
+        samplers: (0..spec.slots).map(|_| LlamaSampler::greedy()).collect(),
+        vocab: model.vocab(),
+        context,
+    };
+    engine.warm_up().map_err(failed("compute"))?;
+    let text = |token: LlamaToken| match token.0 {
+        -1 => String::new(),
+        _ => String::from_utf8_lossy(&vocab.token_to_piece(token, true, None)).into_owned(),
+    };
+    let loaded = Loaded {
+        slots: spec.slots as usize,
+        context: spec.context as usize,
+        batch: batch as usize,
+        chat_template: model.meta_val_str("tokenizer.chat_template").ok(),
+        bos: text(vocab.bos()),
+        eos: text(vocab.eos()),
+        cpu: backends.cpu.clone(),
+    };
+    work(&mut engine, loaded)
+}
+
+struct Llama<'model> {
+    vocab: LlamaVocab<'model>,
+    context: LlamaContext<'model>,
+    batch: LlamaBatch<'static>,
+    samplers: Vec<LlamaSampler>,
+}
+
+impl Llama<'_> {
+    /// Computes one token, so that the weights are in memory before anybody waits for them.
+    fn warm_up(&mut self) -> Result<(), String> {
+        let token = self.vocab.bos().0.max(0);
+        self.step(&[Entry { slot: 0, token, position: 0, sample: false }])?;
+        self.context.clear_kv_cache();
+        Ok(())
+    }
+
+    fn compute(&mut self, entries: &[Entry]) -> Result<(), String> {
+        self.batch.clear();
+        for entry in entries {
+            let position = i32::try_from(entry.position).map_err(|error| error.to_string())?;
+            let slot = i32::try_from(entry.slot).map_err(|error| error.to_string())?;
+            let token = LlamaToken::new(entry.token);
+            self.batch.add(token, position, &[slot], entry.sample).map_err(|error| error.to_string())?;
+        }
+        self.context.decode(&mut self.batch).map_err(|error| error.to_string())
+    }
+}
+
+impl Engine for Llama<'_> {
+    fn tokenize(&self, text: &str) -> Vec<Token> {
+        if text.is_empty() {
+            return Vec::new();
+        }
+        let mut tokens: Vec<Token> =
+            self.vocab.tokenize(text.as_bytes(), false, true).into_iter().map(|token| token.0).collect();
+        let bos = self.vocab.bos().0;
+        if self.vocab.should_add_bos() && bos != -1 && tokens.first() != Some(&bos) {
+            tokens.insert(0, bos);
+        }
+        tokens
+    }
+
+    fn piece(&self, token: Token, out: &mut Vec<u8>) {
+        self.vocab.token_to_piece_into(LlamaToken::new(token), out, false, None);
+    }
+
+    fn is_end(&self, token: Token) -> bool {
+        self.vocab.is_eog(LlamaToken::new(token))
+    }
+
+    fn begin(&mut self, slot: usize, sampling: &Sampling, seen: &[Token]) {
+        let Some(place) = self.samplers.get_mut(slot) else { return };
+        *place = sampler(sampling, self.vocab.n_tokens());
+        if sampling.has_penalties() {
+            place.accept_many(seen.iter().map(|&token| LlamaToken::new(token)));
+        }
+    }
+
+    fn keep(&mut self, slot: usize, length: usize) -> usize {
+        let (Ok(slot), Ok(from)) = (u32::try_from(slot), u32::try_from(length)) else { return 0 };
+        match self.context.clear_kv_cache_seq(Some(slot), Some(from), None) {
+            Ok(true) => length,
+            // recurrent models cannot forget a part
+            _ => {
+                let _ = self.context.clear_kv_cache_seq(Some(slot), None, None);
+                0
+            }
+        }
+    }
+
+    fn step(&mut self, entries: &[Entry]) -> Result<Vec<Token>, String> {
+        if let Err(reason) = self.compute(entries) {
+            self.context.clear_kv_cache();
+            return Err(reason);
+        }
+        let mut sampled = Vec::new();
+        for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.sample) {
+            let index = i32::try_from(index).map_err(|error| error.to_string())?;
+            let sampler = self.samplers.get_mut(entry.slot).ok_or("there is no such slot")?;
+            sampled.push(sampler.sample(&self.context, index).0);
+        }
+        Ok(sampled)
+    }
+}
+
+/// Puts the samplers in llama.cpp's own order.
+fn sampler(sampling: &Sampling, vocabulary: i32) -> LlamaSampler {
+    let mut chain = Vec::new();
+    if sampling.has_penalties() {
+        chain.push(LlamaSampler::penalties(
+            vocabulary,
+            i32::from(Sampling::PENALTY_WINDOW),
+            sampling.repeat_penalty,
+            sampling.frequency_penalty,
+            sampling.presence_penalty,
+        ));
+    }
+    if sampling.temperature <= 0.0 {
+        chain.push(LlamaSampler::greedy());
+        return LlamaSampler::chain(chain, true);
+    }
+    if sampling.top_k > 0 {
+        chain.push(LlamaSampler::top_k(i32::try_from(sampling.top_k).unwrap_or(i32::MAX)));
+    }
+    chain.push(LlamaSampler::top_p(sampling.top_p, 1));
+    chain.push(LlamaSampler::min_p(sampling.min_p, 1));
+    chain.push(LlamaSampler::temp(sampling.temperature));
+    let seed = sampling.seed.unwrap_or_else(|| getrandom::u64().unwrap_or_default());
+    #[expect(clippy::cast_possible_truncation, reason = "llama.cpp's seeds have 32 bits")]
+    chain.push(LlamaSampler::dist(seed as u32));
+    LlamaSampler::chain(chain, true)
+}

@@ -1,0 +1,272 @@
+use std::future::Future;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::health::Shared;
+use super::http::Door;
+use super::notify::Notify;
+use super::{Engine, Error, Loaded, gate, worker};
+use crate::generation::{self, Definition, EngineSpec, Layout};
+use crate::ids::{Generation, ModelName};
+
+/// How long running requests may take to end once the engine is to stop. systemd's own
+/// patience is 90 s.
+const DRAIN: Duration = Duration::from_secs(30);
+
+/// How long the last replies may take on their way out after that.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// What this process serves.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    pub(super) layout: Layout,
+    pub(super) generation: Generation,
+    pub(super) weights: PathBuf,
+    pub(super) spec: EngineSpec,
+}
+
+/// What is done with a model while it is loaded.
+pub(super) type Work<'a> = dyn FnMut(&mut dyn Engine, Loaded) -> Result<(), Error> + 'a;
+
+/// Serves `model` of the generation that is in force under `root`, until SIGTERM or
+/// SIGINT. Stays with that generation whatever `current` becomes.
+pub async fn serve(root: &Path, model: &ModelName) -> Result<(), Error> {
+    let setup = Setup::read(root, model)?;
+    gate::check(&setup.weights, &setup.spec.weights)?;
+    if cfg!(not(feature = "llama")) {
+        return Err(Error::NoLlama);
+    }
+    let stop = stop_signal().map_err(|source| Error::Start { what: "listening for signals", source })?;
+    host(&setup, Notify::from_environment(), loader(&setup), stop).await
+}
+
+#[cfg(feature = "llama")]
+use super::llama::loader;
+
+#[cfg(not(feature = "llama"))]
+fn loader(_: &Setup) -> impl FnOnce(&Arc<Shared>, &mut Work<'_>) -> Result<(), Error> + Send + 'static {
+    |_, _| Err(Error::NoLlama)
+}
+
+impl Setup {
+    /// Reads the definition of the generation that is in force.
+    pub(super) fn read(root: &Path, model: &ModelName) -> Result<Self, Error> {
+        let layout = Layout::new(root);
+        let current = layout.current();
+        let folder = current
+            .canonicalize()
+            .map_err(|source| Error::FindGeneration { path: current.clone(), source })?;
+        let number = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let generation = number.ok_or_else(|| Error::NameGeneration { path: folder.clone() })?;
+        let path = Layout::definition(&folder);
+        let bytes =
+            std::fs::read(&path).map_err(|source| Error::ReadDefinition { path: path.clone(), source })?;
+        let definition: Definition = serde_json::from_slice(&bytes)
+            .map_err(|source| Error::ParseDefinition { path: path.clone(), source })?;
+        if definition.format != generation::FORMAT {
+            return Err(Error::Format { path, found: definition.format });
+        }
+        let known = definition.engines.iter().map(|spec| spec.model.as_str()).collect::<Vec<_>>().join(", ");
+        let Some(spec) = definition.engines.into_iter().find(|spec| &spec.model == model) else {
+            return Err(Error::UnknownModel { path, model: model.clone(), known });
+        };
+        for (name, value) in [
+            ("context", spec.context),
+            ("slots", spec.slots),
+            ("threads", spec.threads),
+            ("micro_batch", spec.micro_batch),
+        ] {
+            if value == 0 {
+                return Err(Error::Spec { model: model.clone(), reason: format!("{name} is 0") });
+            }
+        }
+        Ok(Self { weights: Layout::weights(&folder, model), layout, generation, spec })
+    }
+}
+
+/// Serves what `load` brings until `stop`. `load` runs on a thread of its own: it loads the
+/// model, and calls what it is given with it, once.
+pub(super) async fn host(
+    setup: &Setup,
+    notify: Notify,
+    load: impl FnOnce(&Arc<Shared>, &mut Work<'_>) -> Result<(), Error> + Send + 'static,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
+    let socket = Socket::bind(setup)?;
+    let model = &setup.spec.model;
+    let shared = Arc::new(Shared::default());
+    let (jobs, inbox) = mpsc::channel();
+    let started = crate::clock::unix_seconds();
+    let door = Arc::new(Door::new(setup.spec.clone(), setup.generation, Arc::clone(&shared), jobs, started));
+
+    let (ready_sender, ready) = oneshot::channel();
+    let (ended_sender, mut ended) = oneshot::channel();
+    let for_worker = Arc::clone(&shared);
+    let work = move || {
+        let mut ready_sender = Some(ready_sender);
+        let outcome = load(&for_worker, &mut |engine, loaded| {
+            for_worker.set_loaded(loaded.clone());
+            if let Some(sender) = ready_sender.take() {
+                // whoever waits may have given up
+                let _ = sender.send(loaded.cpu.clone());
+            }
+            worker::run(engine, &loaded, &inbox, &for_worker)
+        });
+        let _ = ended_sender.send(outcome);
+    };
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(work)
+        .map_err(|source| Error::Start { what: "the worker", source })?;
+
+    notify.send(&format!("STATUS=loading {model}"));
+    let (close, closed) = oneshot::channel::<()>();
+    let server = axum::serve(socket.listener, door.router()).with_graceful_shutdown(async {
+        let _ = closed.await;
+    });
+    let mut server = tokio::spawn(server.into_future());
+
+    let outcome = {
+        let mut ready = ready;
+        let mut is_told = false;
+        let mut deadline: Option<Instant> = None;
+        let mut watchdog = notify.watchdog.map(|period| tokio::time::interval(period / 2));
+        let mut seen = shared.beats();
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                cpu = &mut ready, if !is_told => {
+                    is_told = true;
+                    if let Ok(cpu) = cpu {
+                        tracing::info!(%model, quant = setup.spec.weights.quant_name(), cpu, "ready");
+                        notify.send(&format!("READY=1\nSTATUS=serving {model} on {cpu}"));
+                    }
+                }
+                outcome = &mut ended => break outcome.unwrap_or(Err(Error::WorkerDied)),
+                () = &mut stop, if deadline.is_none() => {
+                    tracing::info!(running = shared.running(), "stopping");
+                    notify.send("STOPPING=1\nSTATUS=finishing what runs");
+                    if shared.loaded().is_none() {
+                        shared.stop();
+                    }
+                    door.close();
+                    deadline = Some(Instant::now() + DRAIN);
+                }
+                _ = tick(watchdog.as_mut()) => {
+                    let beats = shared.beats();
+                    if beats != std::mem::replace(&mut seen, beats) {
+                        notify.send("WATCHDOG=1");
+                    }
+                }
+                () = passed(deadline) => {
+                    if shared.is_stopping() {
+                        tracing::warn!("the worker does not end; leaving without it");
+                        break Ok(());
+                    }
+                    tracing::warn!(running = shared.running(), "giving up what still runs");
+                    shared.stop();
+                    deadline = Some(Instant::now() + FLUSH);
+                }
+            }
+        }
+    };
+    if outcome.is_err() {
+        shared.fail();
+    }
+    door.close();
+    socket.place.remove();
+    let _ = close.send(());
+    if let Ok(Ok(Err(source))) = tokio::time::timeout(FLUSH, &mut server).await {
+        return outcome.and(Err(Error::Http { source }));
+    }
+    server.abort();
+    outcome
+}
+
+async fn tick(interval: Option<&mut tokio::time::Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// The socket that we listen on.
+struct Socket {
+    listener: UnixListener,
+    place: Place,
+}
+
+/// Where our socket is, by name and by identity.
+struct Place {
+    path: PathBuf,
+    identity: Option<(u64, u64)>,
+}
+
+impl Socket {
+    /// Takes the socket's place over from an engine that died, never from one that lives.
+    fn bind(setup: &Setup) -> Result<Self, Error> {
+        let path = setup.layout.engine_socket(&setup.spec.model);
+        let failed = |what| {
+            let path = path.clone();
+            move |source| Error::Socket { what, path, source }
+        };
+        std::fs::create_dir_all(setup.layout.run_dir()).map_err(failed("make the folder of"))?;
+        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+            return Err(Error::Running { path });
+        }
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed("take over")(error));
+            }
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path).map_err(failed("listen on"))?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o660))
+            .map_err(failed("set the mode of"))?;
+        let identity = identity(&path);
+        Ok(Self { listener, place: Place { path, identity } })
+    }
+}
+
+impl Place {
+    /// Removes the socket, unless another one is in its place by now.
+    fn remove(&self) {
+        if self.identity.is_some()
+            && identity(&self.path) == self.identity
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            tracing::warn!(path = %self.path.display(), %error, "cannot remove the socket");
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
+}

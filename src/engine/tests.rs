@@ -1,0 +1,481 @@
+//! The engine as a client meets it, on [`Echo`] instead of llama.cpp.
+
+use std::path::Path;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::SendRequest;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::UnixStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::fake::Echo;
+use super::notify::Notify;
+use super::serve::{Setup, host};
+use super::{Error, Loaded};
+use crate::generation::{Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights};
+use crate::ids::Digest;
+use crate::openai::sse;
+use crate::quant::Quant;
+use crate::units::{Bytes as Amount, TokensPerSec};
+
+const CHAT: &str = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}";
+
+fn spec(slots: u32) -> EngineSpec {
+    EngineSpec {
+        model: "parrot".parse().unwrap(),
+        weights: Weights {
+            recipe: Digest::of(b"recipe"),
+            digest: None,
+            bytes: Amount(1),
+            quant: Some(Quant::Q8_0),
+            architecture: "llama".to_owned(),
+        },
+        context: 100,
+        slots,
+        threads: 1,
+        micro_batch: 8,
+        load: LoadMode::Mmap,
+        repack: false,
+        pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
+    }
+}
+
+/// Lays out generation 3 under `root` and makes it the current one.
+fn install(root: &Path, engines: Vec<EngineSpec>) {
+    let layout = Layout::new(root);
+    let folder = layout.generation("3".parse().unwrap());
+    std::fs::create_dir_all(folder.join("models")).unwrap();
+    std::os::unix::fs::symlink(&folder, layout.current()).unwrap();
+    let definition = Definition {
+        format: FORMAT,
+        fleet: "home".parse().unwrap(),
+        host: "shed".parse().unwrap(),
+        program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned() },
+        engines,
+        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
+    };
+    std::fs::write(Layout::definition(&folder), serde_json::to_vec(&definition).unwrap()).unwrap();
+}
+
+struct Running {
+    folder: tempfile::TempDir,
+    setup: Setup,
+    stop: Option<oneshot::Sender<()>>,
+    served: JoinHandle<Result<(), Error>>,
+}
+
+/// Starts an engine that repeats its prompts, and waits until it is ready.
+async fn start(slots: u32, template: Option<&str>, permits: Option<mpsc::Receiver<()>>) -> Running {
+    let running = begin(slots, template, permits, None);
+    loop {
+        if let Ok(stream) = UnixStream::connect(running.socket()).await {
+            let (status, health) = ask_on(stream, Method::GET, "/health", &Value::Null).await;
+            if status == StatusCode::OK {
+                assert_eq!(health["status"], "ready");
+                return running;
+            }
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+fn begin(
+    slots: u32,
+    template: Option<&str>,
+    permits: Option<mpsc::Receiver<()>>,
+    go: Option<mpsc::Receiver<()>>,
+) -> Running {
+    let folder = tempfile::tempdir().unwrap();
+    install(folder.path(), vec![spec(slots)]);
+    let setup = Setup::read(folder.path(), &"parrot".parse().unwrap()).unwrap();
+    let loaded = Loaded {
+        slots: slots as usize,
+        context: 100,
+        batch: 8,
+        chat_template: template.map(str::to_owned),
+        cpu: "beak".to_owned(),
+        ..Loaded::default()
+    };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let for_host = setup.clone();
+    let served = tokio::spawn(async move {
+        let load = move |_: &std::sync::Arc<super::health::Shared>, work: &mut super::serve::Work<'_>| {
+            if let Some(go) = go {
+                go.recv()
+                    .map_err(|_| Error::Load { what: "load the weights", reason: "told so".to_owned() })?;
+            }
+            work(&mut Echo::new(&loaded, permits), loaded.clone())
+        };
+        let stopped = async {
+            let _ = stopped.await;
+        };
+        host(&for_host, Notify::default(), load, stopped).await
+    });
+    Running { folder, setup, stop: Some(stop), served }
+}
+
+impl Running {
+    fn socket(&self) -> std::path::PathBuf {
+        self.setup.layout.engine_socket(&self.setup.spec.model)
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+        let stream = UnixStream::connect(self.socket()).await.unwrap();
+        ask_on(stream, method, path, body).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        self.ask(Method::POST, path, body).await
+    }
+
+    async fn complete(&self, prompt: &str) -> (StatusCode, Value) {
+        self.post("/v1/completions", &json!({"model": "parrot", "prompt": prompt})).await
+    }
+
+    /// Waits until `/health` counts so many running and queued requests.
+    async fn await_load(&self, running: u64, queued: u64) {
+        loop {
+            let (_, health) = self.ask(Method::GET, "/health", &Value::Null).await;
+            if health["running"] == running && health["queued"] == queued {
+                return;
+            }
+        }
+    }
+
+    async fn end(mut self) -> Result<(), Error> {
+        self.stop.take().unwrap().send(()).unwrap();
+        let outcome = self.served.await.unwrap();
+        assert!(!self.setup.layout.run_dir().join("engine-parrot.sock").exists());
+        drop(self.folder);
+        outcome
+    }
+}
+
+async fn connect(stream: UnixStream) -> SendRequest<Full<Bytes>> {
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    sender
+}
+
+fn request(method: Method, path: &str, body: &Value) -> Request<Full<Bytes>> {
+    let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
+    Request::builder().method(method).uri(path).header("host", "x").body(Full::new(body)).unwrap()
+}
+
+async fn ask_on(stream: UnixStream, method: Method, path: &str, body: &Value) -> (StatusCode, Value) {
+    let response = connect(stream).await.send_request(request(method, path, body)).await.unwrap();
+    assert_eq!(response.headers()["x-bramble-model"], "parrot");
+    assert_eq!(response.headers()["x-bramble-quant"], "Q8_0");
+    assert_eq!(response.headers()["x-bramble-generation"], "3");
+    let status = response.status();
+    assert_eq!(
+        status == StatusCode::SERVICE_UNAVAILABLE && path != "/health",
+        response.headers().contains_key("retry-after")
+    );
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&bytes).unwrap())
+}
+
+async fn stream(running: &Running, path: &str, body: &Value) -> Vec<String> {
+    let stream = UnixStream::connect(running.socket()).await.unwrap();
+    let response = connect(stream).await.send_request(request(Method::POST, path, body)).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let mut events = Vec::new();
+    sse::Decoder::default().push(&bytes, &mut events).unwrap();
+    events.into_iter().map(|event| event.data).collect()
+}
+
+#[tokio::test]
+async fn a_chat_is_answered_whole_and_in_pieces_alike() {
+    let running = start(1, Some(CHAT), None).await;
+    let mut body = json!({"model": "parrot", "messages": [{"role": "user", "content": "héllo"}]});
+    let (status, reply) = running.post("/v1/chat/completions", &body).await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(reply["object"], "chat.completion");
+    assert_eq!(reply["choices"][0]["message"], json!({"role": "assistant", "content": "[user:héllo]"}));
+    assert_eq!(reply["choices"][0]["finish_reason"], "stop");
+    // 13 bytes of prompt; the answer is as long, and ends with a token of its own
+    assert_eq!(reply["usage"], json!({"prompt_tokens": 13, "completion_tokens": 14, "total_tokens": 27}));
+    assert_eq!(reply["timings"]["prompt_n"], 13);
+    assert_eq!(reply["timings"]["predicted_n"], 14);
+
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({"include_usage": true});
+    let mut events = stream(&running, "/v1/chat/completions", &body).await;
+    assert_eq!(events.pop().as_deref(), Some(sse::DONE));
+    let chunks: Vec<Value> = events.iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+    assert_eq!(chunks[0]["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    let text: String =
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(text, "[user:héllo]");
+    let [.., finish, usage] = chunks.as_slice() else { panic!("{chunks:?}") };
+    assert_eq!(finish["choices"][0]["finish_reason"], "stop");
+    assert_eq!((&usage["choices"], &usage["usage"]["total_tokens"]), (&json!([]), &json!(27)));
+    // the prompt was in the cache but for its last token
+    assert_eq!(usage["timings"]["prompt_n"], 1);
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_completion_ends_at_its_limit_and_at_stop_strings() {
+    let running = start(1, None, None).await;
+    let ask = async |extra: Value| {
+        let mut body = json!({"model": "parrot", "prompt": "one two three"});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let whole = running.post("/v1/completions", &body).await.1;
+        body["stream"] = json!(true);
+        let mut events = stream(&running, "/v1/completions", &body).await;
+        assert_eq!(events.pop().as_deref(), Some(sse::DONE));
+        let chunks: Vec<Value> = events.iter().map(|data| serde_json::from_str(data).unwrap()).collect();
+        let text: String = chunks.iter().filter_map(|chunk| chunk["choices"][0]["text"].as_str()).collect();
+        let last = &chunks.last().unwrap()["choices"][0]["finish_reason"];
+        let choice = &whole["choices"][0];
+        assert_eq!((&json!(text), last), (&choice["text"], &choice["finish_reason"]));
+        (text, last.as_str().unwrap().to_owned())
+    };
+    assert_eq!(ask(json!({})).await, ("one two three".into(), "stop".into()));
+    assert_eq!(ask(json!({"max_tokens": 5})).await, ("one t".into(), "length".into()));
+    assert_eq!(ask(json!({"stop": [" th", "zzz"]})).await, ("one two".into(), "stop".into()));
+    // a beginning of a stop string that comes to nothing is given out at the end
+    assert_eq!(
+        ask(json!({"stop": "eez", "max_tokens": 13})).await,
+        ("one two three".into(), "length".into())
+    );
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused_with_the_reason() {
+    let running = start(1, None, None).await;
+    let chat = json!({"model": "parrot", "messages": [{"role": "user", "content": "x"}]});
+    let cases = [
+        (json!({"model": "crow", "prompt": "x"}), StatusCode::NOT_FOUND, "model_not_found", "'crow'"),
+        (json!({"prompt": "x"}), StatusCode::BAD_REQUEST, "", "'model' is missing"),
+        (
+            json!({"model": "parrot", "prompt": "x", "temperature": "hot"}),
+            StatusCode::BAD_REQUEST,
+            "",
+            "'temperature'",
+        ),
+        (
+            json!({"model": "parrot", "prompt": "x", "temperature": 9}),
+            StatusCode::BAD_REQUEST,
+            "",
+            "from 0 to 2",
+        ),
+        (
+            json!({"model": "parrot", "prompt": "x", "max_tokens": 0}),
+            StatusCode::BAD_REQUEST,
+            "",
+            "max_tokens",
+        ),
+        (json!({"model": "parrot", "prompt": "x", "stop": [""]}), StatusCode::BAD_REQUEST, "", "'stop'"),
+        (json!({"model": "parrot", "prompt": ""}), StatusCode::BAD_REQUEST, "", "empty"),
+        (
+            json!({"model": "parrot", "prompt": "x", "logprobs": 3, "n": 2}),
+            StatusCode::BAD_REQUEST,
+            "unsupported_parameter",
+            "n, logprobs",
+        ),
+        (
+            json!({"model": "parrot", "prompt": "x".repeat(150)}),
+            StatusCode::BAD_REQUEST,
+            "context_length_exceeded",
+            "150 tokens, but this model's context holds 100",
+        ),
+        (
+            json!({"model": "parrot", "prompt": "x".repeat(5 << 20)}),
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "",
+            "larger than",
+        ),
+    ];
+    for (body, status, code, part) in cases {
+        let (found, reply) = running.post("/v1/completions", &body).await;
+        let error = &reply["error"];
+        assert_eq!(found, status, "{error}");
+        assert_eq!(error["code"].as_str().unwrap_or_default(), code, "{error}");
+        assert!(error["message"].as_str().unwrap().contains(part), "{error}");
+        assert_eq!(error["type"], "invalid_request_error");
+    }
+    let (status, reply) = running.post("/v1/chat/completions", &chat).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(reply["error"]["message"].as_str().unwrap().contains("without a chat template"));
+    assert_eq!(
+        running.ask(Method::GET, "/v1/completions", &Value::Null).await.0,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+    let (status, reply) = running.ask(Method::GET, "/v2", &Value::Null).await;
+    assert_eq!((status, &reply["error"]["message"]), (StatusCode::NOT_FOUND, &json!("no such path")));
+    let (_, models) = running.ask(Method::GET, "/v1/models", &Value::Null).await;
+    assert_eq!(models["data"][0]["id"], "parrot");
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn slots_answer_at_the_same_time_without_mixing() {
+    let (permits, receiver) = mpsc::channel();
+    let running = start(2, None, Some(receiver)).await;
+    let one = running.complete("first");
+    let two = running.complete("second one, longer than a step");
+    let three = running.complete("3rd");
+    let drive = async {
+        running.await_load(2, 1).await;
+        drop(permits);
+    };
+    let (one, two, three, ()) = tokio::join!(one, two, three, drive);
+    for ((status, reply), text) in [(one, "first"), (two, "second one, longer than a step"), (three, "3rd")] {
+        assert_eq!((status, &reply["choices"][0]["text"]), (StatusCode::OK, &json!(text)));
+    }
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_frees_its_slot() {
+    let (permits, receiver) = mpsc::channel();
+    let running = start(1, None, Some(receiver)).await;
+    let body = json!({"model": "parrot", "prompt": "a long story", "stream": true});
+    let stream = UnixStream::connect(running.socket()).await.unwrap();
+    let mut client = connect(stream).await;
+    permits.send(()).unwrap();
+    permits.send(()).unwrap();
+    let response = client.send_request(request(Method::POST, "/v1/completions", &body)).await.unwrap();
+    let mut body = response.into_body();
+    assert!(body.frame().await.unwrap().is_ok());
+    let next = running.complete("next");
+    let drive = async {
+        running.await_load(1, 1).await;
+        drop((body, client));
+        // the step in hand may still run; the one after it is the next client's
+        loop {
+            permits.send(()).unwrap();
+            let (_, health) = running.ask(Method::GET, "/health", &Value::Null).await;
+            if health["queued"] == 0 {
+                break;
+            }
+        }
+        drop(permits);
+    };
+    let ((status, reply), ()) = tokio::join!(next, drive);
+    assert_eq!((status, &reply["choices"][0]["text"]), (StatusCode::OK, &json!("next")));
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_queue_has_an_end() {
+    let (permits, receiver) = mpsc::channel();
+    let running = start(1, None, Some(receiver)).await;
+    let crowd = futures_util::future::join_all((0..9).map(|_| running.complete("hi")));
+    let drive = async {
+        running.await_load(1, 8).await;
+        let (status, reply) = running.complete("too late").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(reply["error"]["code"], "queue_full");
+        drop(permits);
+    };
+    let (answers, ()) = tokio::join!(crowd, drive);
+    assert!(answers.iter().all(|(status, _)| *status == StatusCode::OK));
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn draining_finishes_what_runs_and_sends_the_rest_away() {
+    let (permits, receiver) = mpsc::channel();
+    let mut running = start(1, None, Some(receiver)).await;
+    let stop = running.stop.take().unwrap();
+    let first = running.complete("running");
+    let second = running.complete("waiting");
+    let drive = async {
+        running.await_load(1, 1).await;
+        stop.send(()).unwrap();
+        loop {
+            let (status, health) = running.ask(Method::GET, "/health", &Value::Null).await;
+            if health["status"] == "draining" {
+                assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+                break;
+            }
+        }
+        let (status, reply) = running.complete("new").await;
+        assert_eq!((status, &reply["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("draining")));
+        drop(permits);
+    };
+    let (first, second, ()) = tokio::join!(first, second, drive);
+    let mut outcomes = [first, second].map(|(status, _)| status);
+    outcomes.sort();
+    assert_eq!(outcomes, [StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE]);
+    assert!(running.served.await.unwrap().is_ok());
+    assert!(!running.setup.layout.run_dir().join("engine-parrot.sock").exists());
+}
+
+#[tokio::test]
+async fn a_failing_model_is_an_error_and_never_half_an_answer() {
+    let running = start(1, None, None).await;
+    let (status, reply) = running.complete("oops!").await;
+    assert_eq!(
+        (status, &reply["error"]["code"]),
+        (StatusCode::INTERNAL_SERVER_ERROR, &json!("engine_failed"))
+    );
+    assert_eq!(running.complete("fine").await.1["choices"][0]["text"], "fine");
+    for _ in 0..3 {
+        running.complete("oops!").await;
+    }
+    // three in a row: the process ends, to be started anew
+    assert!(matches!(running.served.await.unwrap(), Err(Error::Failing { times: 3, .. })));
+}
+
+#[tokio::test]
+async fn it_says_that_it_is_loading_and_a_failed_load_ends_it() {
+    let (go, wait) = mpsc::channel();
+    let running = begin(1, None, None, Some(wait));
+    while !running.socket().exists() {
+        tokio::task::yield_now().await;
+    }
+    let (status, health) = running.ask(Method::GET, "/health", &Value::Null).await;
+    assert_eq!((status, &health["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("loading")));
+    assert_eq!((&health["cpu"], &health["generation"]), (&Value::Null, &json!(3)));
+    let (status, reply) = running.complete("x").await;
+    assert_eq!((status, &reply["error"]["code"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("loading")));
+    drop(go);
+    assert!(matches!(running.served.await.unwrap(), Err(Error::Load { .. })));
+    assert!(!running.setup.layout.run_dir().join("engine-parrot.sock").exists());
+}
+
+#[tokio::test]
+async fn a_living_engine_keeps_its_socket_and_a_dead_one_leaves_it() {
+    let running = start(1, None, None).await;
+    let load = |_: &std::sync::Arc<super::health::Shared>, _: &mut super::serve::Work<'_>| Ok(());
+    let second = host(&running.setup, Notify::default(), load, std::future::pending()).await;
+    assert!(matches!(second, Err(Error::Running { .. })));
+    assert_eq!(running.complete("still here").await.0, StatusCode::OK);
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(running.socket().metadata().unwrap().permissions().mode() & 0o777, 0o660);
+    running.end().await.unwrap();
+
+    let folder = tempfile::tempdir().unwrap();
+    install(folder.path(), vec![spec(1)]);
+    let setup = Setup::read(folder.path(), &"parrot".parse().unwrap()).unwrap();
+    std::fs::create_dir_all(setup.layout.run_dir()).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(setup.layout.engine_socket(&setup.spec.model)).unwrap());
+    assert!(host(&setup, Notify::default(), load, std::future::pending()).await.is_ok());
+}
+
+#[test]
+fn a_definition_that_cannot_be_served_is_refused_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |name: &str| Setup::read(folder.path(), &name.parse().unwrap()).unwrap_err();
+    assert!(matches!(read("parrot"), Error::FindGeneration { .. }));
+    install(folder.path(), vec![EngineSpec { micro_batch: 0, ..spec(1) }]);
+    assert!(read("crow").to_string().contains("has no model 'crow'; it has: parrot"));
+    assert!(read("parrot").to_string().contains("micro_batch is 0"));
+    let definition = Layout::definition(&Layout::new(folder.path()).current());
+    let text = std::fs::read_to_string(&definition).unwrap().replace("\"format\":1", "\"format\":9");
+    std::fs::write(&definition, text).unwrap();
+    assert!(matches!(read("parrot"), Error::Format { found: 9, .. }));
+}
