@@ -11,23 +11,22 @@ import venv
 from pathlib import Path
 
 
-def enter(cache: Path, name: str, packages: list[str], then: list[list[str]] = ()) -> None:
+def enter(cache: Path, name: str, packages: list[str]) -> None:
     """Runs this script again inside `cache/name`, made on the first call; returns once inside.
 
-    `packages` is what `pip install` gets; `then` are further pip commands, run after it.
+    `packages` is what `pip install` gets.
     """
     home = (cache / name).resolve()
     python = home / "bin" / "python"
     if Path(sys.prefix).resolve() == home:
         return
     ready = home / "ready"
-    want = "\n".join(packages + [" ".join(command) for command in then])
+    want = "\n".join(packages)
     if not ready.exists() or ready.read_text() != want:
         print(f"installing into {home}: {' '.join(packages)}", file=sys.stderr)
         venv.create(home, with_pip=True, clear=True)
-        for command in [["install", *packages], *then]:
-            print(f"  pip {' '.join(command)}", file=sys.stderr)
-            subprocess.run([python, "-m", "pip", "--quiet", "--disable-pip-version-check", *command], check=True)
+        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "install", *packages], check=True)
         ready.write_text(want)
     os.execv(python, [str(python), *sys.argv])
 
