@@ -1,0 +1,147 @@
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::{Dtype, Error};
+
+/// The largest header that is read: safetensors' own limit.
+const HEADER_LIMIT: u64 = 100_000_000;
+/// Real tensors have up to five dimensions.
+const DIMENSIONS_LIMIT: usize = 8;
+
+/// What one safetensors file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Header {
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, Stored>,
+    /// Where tensors' data starts in the file.
+    pub data_offset: u64,
+    /// How long their data is, all together.
+    pub data_bytes: u64,
+}
+
+/// One tensor of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// How values are stored.
+    pub dtype: Dtype,
+    /// Elements by dimension, the outermost first: the reverse of GGUF's order.
+    pub shape: Vec<u64>,
+    /// Where its data starts, from the header's `data_offset` on.
+    pub offset: u64,
+    /// How long its data is.
+    pub bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    dtype: String,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
+}
+
+impl Header {
+    /// Returns how many bytes from the start of a file hold its header, from the first eight.
+    pub fn len(first: [u8; 8]) -> Result<u64, Error> {
+        let len = u64::from_le_bytes(first);
+        if (2..=HEADER_LIMIT).contains(&len) {
+            Ok(len + 8)
+        } else {
+            Err(Error::Header(format!("it would be {len} bytes long")))
+        }
+    }
+
+    /// Reads a header from the first bytes of a file, as many as [`Self::len`] tells or more.
+    ///
+    /// Data must be contiguous, and as long as shapes and types say.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        let cut_off = || Error::Header("it is cut off".to_owned());
+        let first = *bytes.first_chunk::<8>().ok_or_else(cut_off)?;
+        let data_offset = Self::len(first)?;
+        let end = usize::try_from(data_offset).map_err(|_| cut_off())?;
+        let text = bytes.get(8..end).ok_or_else(cut_off)?;
+        let mut entries: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(text).map_err(|error| Error::Header(error.to_string()))?;
+        entries.remove("__metadata__");
+        let mut tensors = BTreeMap::new();
+        for (name, entry) in entries {
+            let stored = entry_of(entry).map_err(|why| Error::Header(format!("tensor {name:?}: {why}")))?;
+            tensors.insert(name, stored);
+        }
+        let mut in_file: Vec<(&String, &Stored)> = tensors.iter().collect();
+        in_file.sort_by_key(|(_, stored)| (stored.offset, stored.bytes));
+        let mut data_bytes = 0;
+        for (name, stored) in in_file {
+            if stored.offset != data_bytes {
+                return Err(Error::Header(format!("tensor {name:?} does not start where the one before ends")));
+            }
+            // entry_of has checked the sum
+            data_bytes += stored.bytes;
+        }
+        Ok(Self { tensors, data_offset, data_bytes })
+    }
+}
+
+fn entry_of(entry: serde_json::Value) -> Result<Stored, String> {
+    let Entry { dtype, shape, data_offsets: (start, end) } =
+        serde_json::from_value(entry).map_err(|error| error.to_string())?;
+    let dtype = Dtype::parse(&dtype);
+    if shape.len() > DIMENSIONS_LIMIT {
+        return Err(format!("{} dimensions", shape.len()));
+    }
+    let bytes = end.checked_sub(start).ok_or("its end is before its start")?;
+    if let Some(each) = dtype.bytes() {
+        let claimed = shape.iter().try_fold(each, |product, len| product.checked_mul(*len));
+        if claimed != Some(bytes) {
+            return Err(format!("{bytes} bytes for shape {shape:?}"));
+        }
+    }
+    Ok(Stored { dtype, shape, offset: start, bytes })
+}
+
+/// `model.safetensors.index.json`: which shard has which tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Index {
+    /// The file's name of each tensor, by the tensor's name.
+    pub shard_of: BTreeMap<String, String>,
+}
+
+impl Index {
+    /// Reads an index. Names of files must be plain: no folders, nothing hidden.
+    pub fn parse(text: &[u8]) -> Result<Self, Error> {
+        #[derive(Deserialize)]
+        struct File {
+            weight_map: BTreeMap<String, String>,
+        }
+        let file: File = serde_json::from_slice(text).map_err(|error| Error::Index(error.to_string()))?;
+        let is_plain = |name: &str| {
+            let is_known = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+            name.ends_with(".safetensors") && !name.starts_with('.') && name.bytes().all(is_known)
+        };
+        if let Some(odd) = file.weight_map.values().find(|name| !is_plain(name)) {
+            return Err(Error::Index(format!("{odd:?} is no name of a safetensors file")));
+        }
+        if file.weight_map.is_empty() {
+            return Err(Error::Index("it names no tensor".to_owned()));
+        }
+        Ok(Self { shard_of: file.weight_map })
+    }
+
+    /// Returns the names of the files, sorted, each once.
+    pub fn shards(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.shard_of.values().map(String::as_str).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Gathers the tensors that the index names from the headers of its shards, by name of file.
+    pub fn gather(&self, headers: &BTreeMap<String, Header>) -> Result<BTreeMap<String, Stored>, Error> {
+        let find = |(tensor, shard): (&String, &String)| {
+            let stored = headers.get(shard).and_then(|header| header.tensors.get(tensor));
+            let stored = stored.ok_or_else(|| Error::Missing { tensor: tensor.clone(), shard: shard.clone() })?;
+            Ok((tensor.clone(), stored.clone()))
+        };
+        self.shard_of.iter().map(find).collect()
+    }
+}
