@@ -73,7 +73,9 @@ impl Header {
         let mut data_bytes = 0;
         for (name, stored) in in_file {
             if stored.offset != data_bytes {
-                return Err(Error::Header(format!("tensor {name:?} does not start where the one before ends")));
+                return Err(Error::Header(format!(
+                    "tensor {name:?} does not start where the one before ends"
+                )));
             }
             // entry_of has checked the sum
             data_bytes += stored.bytes;
@@ -139,7 +141,8 @@ impl Index {
     pub fn gather(&self, headers: &BTreeMap<String, Header>) -> Result<BTreeMap<String, Stored>, Error> {
         let find = |(tensor, shard): (&String, &String)| {
             let stored = headers.get(shard).and_then(|header| header.tensors.get(tensor));
-            let stored = stored.ok_or_else(|| Error::Missing { tensor: tensor.clone(), shard: shard.clone() })?;
+            let stored =
+                stored.ok_or_else(|| Error::Missing { tensor: tensor.clone(), shard: shard.clone() })?;
             Ok((tensor.clone(), stored.clone()))
         };
         self.shard_of.iter().map(find).collect()

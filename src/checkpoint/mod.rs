@@ -81,7 +81,9 @@ pub enum Error {
     #[error("model.safetensors.index.json is not an index of shards: {0}")]
     Index(String),
     /// The index names a tensor that its shard does not have.
-    #[error("tensor {tensor:?} is missing from {shard}, where model.safetensors.index.json has it; fetch the shard again")]
+    #[error(
+        "tensor {tensor:?} is missing from {shard}, where model.safetensors.index.json has it; fetch the shard again"
+    )]
     Missing {
         /// The tensor.
         tensor: String,

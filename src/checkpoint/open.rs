@@ -66,7 +66,8 @@ impl Checkpoint {
     pub fn read(&self, tensor: &str, start: u64, out: &mut [u8]) -> Result<(), Error> {
         let end = start.saturating_add(out.len() as u64);
         let beyond = || Error::OutOfBounds { tensor: tensor.to_owned(), start, end };
-        let (stored, number) = self.tensors.get(tensor).filter(|(stored, _)| end <= stored.bytes).ok_or_else(beyond)?;
+        let (stored, number) =
+            self.tensors.get(tensor).filter(|(stored, _)| end <= stored.bytes).ok_or_else(beyond)?;
         let (path, file, data_offset) = self.files.get(*number).ok_or_else(beyond)?;
         file.read_exact_at(out, data_offset + stored.offset + start)
             .map_err(|source| Error::Read { path: path.clone(), source })

@@ -67,7 +67,8 @@ fn a_name_of_the_index_that_no_shard_has_is_an_error_that_names_it() {
     let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
     write("x-1.safetensors", &file(&[("a", &[1], &[1.0])]));
     write("x-2.safetensors", &file(&[("b", &[1], &[2.0])]));
-    let index = |map: &str| write("model.safetensors.index.json", format!(r#"{{"weight_map":{map}}}"#).as_bytes());
+    let index =
+        |map: &str| write("model.safetensors.index.json", format!(r#"{{"weight_map":{map}}}"#).as_bytes());
     index(r#"{"a":"x-1.safetensors","b":"x-2.safetensors"}"#);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let mut out = [0; 4];
@@ -75,7 +76,9 @@ fn a_name_of_the_index_that_no_shard_has_is_an_error_that_names_it() {
     assert_eq!(f32::from_le_bytes(out), 2.0);
     index(r#"{"a":"x-1.safetensors","c":"x-2.safetensors"}"#);
     let error = Checkpoint::open(dir.path()).unwrap_err();
-    assert!(matches!(&error, Error::Missing { tensor, shard } if tensor == "c" && shard == "x-2.safetensors"));
+    assert!(
+        matches!(&error, Error::Missing { tensor, shard } if tensor == "c" && shard == "x-2.safetensors")
+    );
     index(r#"{"a":"../x-1.safetensors"}"#);
     assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Index(_))), "no way out of the folder");
 }

@@ -63,8 +63,9 @@ impl Header {
         }
         let tensors = source.count("tensors", TENSORS_LIMIT)?;
         let keys = source.count("keys", KEYS_LIMIT)?;
-        let metadata =
-            (0..keys).map(|_| Ok((source.text("a key")?, source.value()?))).collect::<Result<Vec<_>, Error>>()?;
+        let metadata = (0..keys)
+            .map(|_| Ok((source.text("a key")?, source.value()?)))
+            .collect::<Result<Vec<_>, Error>>()?;
         let alignment = match metadata.iter().find(|(key, _)| key == "general.alignment") {
             None => ALIGNMENT,
             Some((_, value)) => value
@@ -137,7 +138,8 @@ impl<R: Read> Source<R> {
         if bytes.len() as u64 != len {
             return Err(Error::Truncated { part });
         }
-        Ok(String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+        Ok(String::from_utf8(bytes)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 
     fn value(&mut self) -> Result<Value, Error> {
@@ -182,7 +184,11 @@ impl<R: Read> Source<R> {
     }
 
     /// Collects by growing, so that a false count allocates nothing.
-    fn items<T>(&mut self, count: u64, read: impl Fn(&mut Self) -> Result<T, Error>) -> Result<Vec<T>, Error> {
+    fn items<T>(
+        &mut self,
+        count: u64,
+        read: impl Fn(&mut Self) -> Result<T, Error>,
+    ) -> Result<Vec<T>, Error> {
         let mut items = Vec::new();
         for _ in 0..count {
             items.push(read(self)?);
@@ -200,18 +206,25 @@ impl<R: Read> Source<R> {
         let shape = self.items(dimensions.into(), |source| source.u64(PART))?;
         let code = self.u32(PART)?;
         let offset = self.u64(PART)?;
-        let tensor_type = TensorType::from_code(code)
-            .ok_or_else(|| Error::Malformed(format!("tensor {name:?} has type {code}, which is not known")))?;
+        let tensor_type = TensorType::from_code(code).ok_or_else(|| {
+            Error::Malformed(format!("tensor {name:?} has type {code}, which is not known"))
+        })?;
         let bytes = tensor_type.bytes(&shape).ok_or_else(|| {
             Error::Malformed(format!("tensor {name:?} of shape {shape:?} can not be {tensor_type}"))
         })?;
         if !offset.is_multiple_of(alignment) {
-            return Err(Error::Malformed(format!("tensor {name:?} starts at {offset}, which is not aligned")));
+            return Err(Error::Malformed(format!(
+                "tensor {name:?} starts at {offset}, which is not aligned"
+            )));
         }
         Ok(TensorInfo { name, shape, tensor_type, offset, bytes })
     }
 }
 
 fn failed(part: &'static str, source: io::Error) -> Error {
-    if source.kind() == io::ErrorKind::UnexpectedEof { Error::Truncated { part } } else { Error::Read(source) }
+    if source.kind() == io::ErrorKind::UnexpectedEof {
+        Error::Truncated { part }
+    } else {
+        Error::Read(source)
+    }
 }
