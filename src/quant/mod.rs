@@ -7,7 +7,7 @@
 //! since llama.cpp ends the process when something is wrong, and so that it can be
 //! stopped. Nothing here knows what a model is beyond names and shapes of tensors.
 
-// pub mod child;
+pub mod child;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod mix;

@@ -1,0 +1,247 @@
+//! A real checkpoint, converted and quantized, against what others make of it.
+//!
+//! Needs the checkpoint that `tests/reference/make_checkpoint.py` makes, named by
+//! `BRAMBLE_TEST_CHECKPOINT`; without it, tests say that they were skipped, and fail if
+//! `BRAMBLE_REQUIRE_CHECKPOINT` is 1. Run with `--release`: half an hour's work otherwise.
+#![cfg(feature = "llama")]
+#![allow(clippy::disallowed_methods, reason = "tests are told by the environment where the checkpoint is")]
+
+use std::fs;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use bramble_fleet::convert;
+use bramble_fleet::gguf::Header;
+use bramble_fleet::ids::Digest;
+use bramble_fleet::quant::llama::{Effort, quantize};
+use bramble_fleet::quant::{Quant, mix};
+use bramble_fleet::units::Bytes;
+use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
+use llama_cpp_2::llama_backend::LlamaBackend;
+use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::model::params::LlamaModelParams;
+use llama_cpp_2::token::LlamaToken;
+use safetensors::SafeTensors;
+
+/// Returns the checkpoint, or says that it is not there.
+fn checkpoint() -> Option<PathBuf> {
+    let found = std::env::var_os("BRAMBLE_TEST_CHECKPOINT").map(PathBuf::from);
+    if found.is_none() {
+        let is_required = std::env::var("BRAMBLE_REQUIRE_CHECKPOINT").is_ok_and(|value| value == "1");
+        assert!(!is_required, "BRAMBLE_TEST_CHECKPOINT names no checkpoint, and one is required");
+        println!("skipped: BRAMBLE_TEST_CHECKPOINT names no checkpoint");
+    }
+    found
+}
+
+fn backend() -> &'static LlamaBackend {
+    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
+    BACKEND.get_or_init(|| {
+        llama_cpp_2::llama_backend::load_backends();
+        let mut backend = LlamaBackend::init().unwrap();
+        backend.void_logs();
+        backend
+    })
+}
+
+fn convert_to(dir: &Path, checkpoint: &Path, float: Quant) -> PathBuf {
+    let out = dir.join(format!("{float}.gguf"));
+    let bytes = convert::to_gguf(checkpoint, &out, float, |_| {}).unwrap();
+    assert_eq!(bytes, Bytes(fs::metadata(&out).unwrap().len()));
+    out
+}
+
+fn header(path: &Path) -> Header {
+    Header::read(BufReader::new(File::open(path).unwrap())).unwrap()
+}
+
+fn golden(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/golden").join(name)).unwrap()
+}
+
+/// Mean and largest difference of logits, and the share of positions with the same likeliest token.
+fn compare(model: &Path) -> (f64, f64, f64) {
+    let golden = golden("smollm2-logits.safetensors");
+    let golden = SafeTensors::deserialize(&golden).unwrap();
+    let ints = |name: &str| -> Vec<i32> {
+        let view = golden.tensor(name).unwrap();
+        view.data().as_chunks::<4>().0.iter().map(|four| i32::from_le_bytes(*four)).collect()
+    };
+    let (ids, argmax, columns) = (ints("ids"), ints("argmax"), ints("columns"));
+    let expected: Vec<f32> = golden
+        .tensor("logits")
+        .unwrap()
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|four| f32::from_le_bytes(*four))
+        .collect();
+
+    let model = LlamaModel::load_from_file(backend(), model, &LlamaModelParams::default()).unwrap();
+    const NO_FLASH_ATTENTION: i32 = 0;
+    let params = LlamaContextParams::default()
+        .with_n_ctx(std::num::NonZero::new(512))
+        .with_n_batch(512)
+        .with_n_ubatch(512)
+        .with_type_k(KvCacheType::F32)
+        .with_type_v(KvCacheType::F32)
+        .with_flash_attention_policy(NO_FLASH_ATTENTION)
+        .with_n_threads(2)
+        .with_n_threads_batch(2);
+    let mut context = model.new_context(backend(), params).unwrap();
+    let mut batch = LlamaBatch::new(512, 1);
+    for (position, id) in ids.iter().enumerate() {
+        batch.add(LlamaToken::new(*id), i32::try_from(position).unwrap(), &[0], true).unwrap();
+    }
+    context.decode(&mut batch).unwrap();
+    let (mut sum, mut largest, mut agreed) = (0.0, 0.0, 0);
+    for position in 0..ids.len() {
+        let logits = context.get_logits_ith(i32::try_from(position).unwrap());
+        let likeliest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+        agreed += u32::from(likeliest == usize::try_from(argmax[position]).unwrap());
+        for (at, column) in columns.iter().enumerate() {
+            let found = logits[usize::try_from(*column).unwrap()];
+            let difference = f64::from((found - expected[position * columns.len() + at]).abs());
+            sum += difference;
+            largest = f64::max(largest, difference);
+        }
+    }
+    (sum / expected.len() as f64, largest, f64::from(agreed) / ids.len() as f64)
+}
+
+#[test]
+fn converted_weights_give_the_logits_of_transformers() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (float, mean_limit, agreement_limit) in [(Quant::F32, 1e-4, 0.999), (Quant::F16, 1.5e-2, 0.95)] {
+        let model = convert_to(dir.path(), &checkpoint, float);
+        let (mean, largest, agreement) = compare(&model);
+        println!("{float}: mean difference {mean:.2e}, largest {largest:.2e}, greedy agreement {:.2} %", agreement * 100.0);
+        assert!(mean < mean_limit, "{float}: mean difference {mean}");
+        assert!(agreement >= agreement_limit, "{float}: greedy agreement {agreement}");
+    }
+}
+
+#[test]
+fn a_conversion_gives_the_same_bytes_and_the_tensors_foretold() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let first = convert_to(dir.path(), &checkpoint, Quant::F16);
+    let bytes = fs::read(&first).unwrap();
+    fs::remove_file(&first).unwrap();
+    let second = convert_to(dir.path(), &checkpoint, Quant::F16);
+    assert_eq!(Digest::of(&bytes), Digest::of(&fs::read(&second).unwrap()));
+
+    let config = serde_json::from_slice(&fs::read(checkpoint.join("config.json")).unwrap()).unwrap();
+    let stored = bramble_fleet::checkpoint::Checkpoint::open(&checkpoint).unwrap().tensors();
+    let foretold = convert::gguf_tensors(&config, &stored).unwrap();
+    let found = header(&second);
+    assert_eq!(found.file_bytes(), bytes.len() as u64);
+    let names = |name: &str, shape: &[u64]| format!("{name} {shape:?}");
+    let found: Vec<String> = found.tensors.iter().map(|t| names(&t.name, &t.shape)).collect();
+    let foretold: Vec<String> = foretold.iter().map(|t| names(&t.name, &t.shape)).collect();
+    assert_eq!(found, foretold);
+}
+
+#[test]
+fn types_and_bytes_of_every_quant_are_foretold() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let source = convert_to(dir.path(), &checkpoint, Quant::F16);
+    let before = header(&source);
+    let tensors: Vec<(&str, &[u64])> =
+        before.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
+    let number = |key: &str| u32::try_from(before.get(key).unwrap().as_u64().unwrap()).unwrap();
+    let facts = mix::MixFacts {
+        layers: number("llama.block_count"),
+        heads: number("llama.attention.head_count"),
+        kv_heads: number("llama.attention.head_count_kv"),
+    };
+    for &quant in Quant::ALL {
+        let target = dir.path().join("quantized.gguf");
+        quantize(&source, &target, quant, Effort::threads(2)).unwrap();
+        let after = header(&target);
+        let foretold = mix::plan(&tensors, facts, quant);
+        let order: Vec<&str> = after.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(order, tensors.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "{quant} keeps the order");
+        for (tensor, foretold) in after.tensors.iter().zip(foretold) {
+            assert_eq!(tensor.tensor_type, foretold, "{quant}: {}", tensor.name);
+        }
+        let file = fs::metadata(&target).unwrap().len();
+        let bytes = mix::tensor_bytes(&tensors, facts, quant);
+        assert_eq!(Bytes(file - after.data_offset), bytes, "{quant}");
+        assert_eq!(after.get("general.file_type").and_then(|value| value.as_u64()), Some(quant.ftype().into()));
+        println!("{quant}: {} bytes of tensors, as foretold", bytes.0);
+    }
+}
+
+#[test]
+fn threads_and_buffers_do_not_change_what_is_made() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let source = convert_to(dir.path(), &checkpoint, Quant::F16);
+    for quant in [Quant::Q4KM, Quant::Q8_0] {
+        let make = |name: &str, effort: Effort| {
+            let target = dir.path().join(name);
+            quantize(&source, &target, quant, effort).unwrap();
+            Digest::of(&fs::read(target).unwrap())
+        };
+        let usual = make("usual", Effort::threads(2));
+        // 0 is llama.cpp's own choice, of 8 GiB
+        let other = make("other", Effort { threads: 1, buffer: 0 });
+        let small = make("small", Effort { threads: 3, buffer: 1 << 20 });
+        assert_eq!((usual, usual), (other, small), "{quant}");
+    }
+}
+
+#[tokio::test]
+async fn the_program_quantizes_as_a_child_and_reports() {
+    use bramble_fleet::quant::child;
+    let Some(checkpoint) = checkpoint() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let source = convert_to(dir.path(), &checkpoint, Quant::F16);
+    let (by_child, by_call) = (dir.path().join("child"), dir.path().join("call"));
+    let program = Path::new(env!("CARGO_BIN_EXE_brambled"));
+    let quant = Quant::Q4_0;
+    let order = child::Order { program, input: &source, output: &by_child, quant, threads: 2 };
+    let seen = std::cell::RefCell::new(Vec::new());
+    child::run(order.clone(), |index, count| seen.borrow_mut().push((index, count))).await.unwrap();
+    let tensors = u32::try_from(header(&source).tensors.len()).unwrap();
+    assert_eq!(seen.into_inner(), (1..=tensors).map(|index| (index, tensors)).collect::<Vec<_>>());
+    quantize(&source, &by_call, quant, Effort::threads(1)).unwrap();
+    assert_eq!(Digest::of(&fs::read(&by_child).unwrap()), Digest::of(&fs::read(&by_call).unwrap()));
+
+    fs::write(&source, b"GGUF, but no more").unwrap();
+    let error = child::run(order, |_, _| {}).await.unwrap_err().to_string();
+    assert!(error.contains("exit code 1") && error.contains("did not quantize"), "{error}");
+    assert!(!by_child.exists());
+}
+
+#[test]
+fn text_becomes_the_tokens_that_tokenizers_makes() {
+    let Some(checkpoint) = checkpoint() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let model = convert_to(dir.path(), &checkpoint, Quant::F16);
+    let params = LlamaModelParams::default().with_vocab_only(true);
+    let model = LlamaModel::load_from_file(backend(), &model, &params).unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_slice(&golden("smollm2-tokens.json")).unwrap();
+    let vocabulary = model.vocab();
+    let wrong: Vec<String> = cases
+        .iter()
+        .filter_map(|case| {
+            let text = case["text"].as_str().unwrap();
+            let expected: Vec<i64> = case["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+            let found: Vec<i64> =
+                vocabulary.tokenize(text.as_bytes(), true, true).iter().map(|token| token.0.into()).collect();
+            (found != expected).then(|| format!("{text:?}: {found:?}, not {expected:?}"))
+        })
+        .collect();
+    println!("{} of {} texts tokenized alike", cases.len() - wrong.len(), cases.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!((vocabulary.bos().0, vocabulary.eos().0), (1, 2));
+    assert!(!vocabulary.should_add_bos());
+}
