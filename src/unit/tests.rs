@@ -1,0 +1,131 @@
+use std::process::Command;
+
+use super::*;
+use crate::facts::Supervision;
+use crate::generation::{
+    Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights,
+};
+use crate::ids::Digest;
+use crate::quant::Quant;
+use crate::units::{Bytes, TokensPerSec};
+
+fn definition(models: &[(&str, f64)]) -> Definition {
+    let engine = |&(model, load_seconds): &(&str, f64)| EngineSpec {
+        model: model.parse().unwrap(),
+        weights: Weights {
+            recipe: Digest::of(b"recipe"),
+            digest: Some(Digest::of(b"weights")),
+            bytes: Bytes::gib(4),
+            quant: Some(Quant::Q4KM),
+            architecture: "llama".to_owned(),
+        },
+        context: 4096,
+        slots: 1,
+        threads: 4,
+        micro_batch: 512,
+        load: LoadMode::Mmap,
+        repack: false,
+        pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds },
+    };
+    Definition {
+        format: FORMAT,
+        fleet: "home".parse().unwrap(),
+        host: "kitchen".parse().unwrap(),
+        program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned() },
+        engines: models.iter().map(engine).collect(),
+        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
+    }
+}
+
+fn setting(memory: &[(&str, Bytes)]) -> Setting {
+    Setting {
+        supervision: Supervision::Systemd { version: 252 },
+        has_memory_limits: !memory.is_empty(),
+        memory: memory.iter().map(|(model, bytes)| (model.parse().unwrap(), *bytes)).collect(),
+    }
+}
+
+fn all(units: &[Unit]) -> String {
+    units.iter().map(|unit| format!("=== {}\n{}", unit.name, unit.text)).collect()
+}
+
+#[test]
+fn units_of_two_engines_and_a_door() {
+    let layout = Layout::new(Layout::DEFAULT_ROOT);
+    let definition = definition(&[("chat", 90.0), ("tagger", 1.5)]);
+    let units = render(&definition, &layout, &setting(&[("chat", Bytes::gib(5))])).unwrap();
+    insta::assert_snapshot!(all(&units));
+}
+
+#[test]
+fn a_root_below_home_is_shown_to_the_services() {
+    let layout = Layout::new("/home/pi/bramble");
+    let units = render(&definition(&[("chat", 90.0)]), &layout, &setting(&[])).unwrap();
+    let engine = units.iter().find(|unit| unit.name == "bramble-engine-chat.service").unwrap();
+    let lines: Vec<&str> = engine.text.lines().collect();
+    assert!(lines.contains(&"ProtectHome=tmpfs"), "{}", engine.text);
+    assert!(lines.contains(&"BindReadOnlyPaths=/home/pi/bramble"));
+    assert!(lines.contains(&"BindPaths=/home/pi/bramble/run"));
+    assert!(!engine.text.contains("ReadWritePaths"));
+}
+
+#[test]
+fn memory_is_limited_only_where_limits_work() {
+    let layout = Layout::new(Layout::DEFAULT_ROOT);
+    let memory = [("chat", Bytes(1000))];
+    let with = render(&definition(&[("chat", 1.0)]), &layout, &setting(&memory)).unwrap();
+    assert!(all(&with).contains("\nMemoryMax=1150\nMemorySwapMax=0\n"));
+    let without = Setting { has_memory_limits: false, ..setting(&memory) };
+    let without = render(&definition(&[("chat", 1.0)]), &layout, &without).unwrap();
+    assert!(!all(&without).contains("MemoryMax") && !all(&without).contains("MemorySwapMax"));
+}
+
+#[test]
+fn an_engine_has_three_times_its_planned_start_and_never_less_than_two_minutes() {
+    let layout = Layout::new(Layout::DEFAULT_ROOT);
+    let limits: Vec<String> = [0.5, 40.0, 100.2, f64::NAN, f64::INFINITY]
+        .iter()
+        .map(|&seconds| {
+            let units = render(&definition(&[("chat", seconds)]), &layout, &setting(&[])).unwrap();
+            let engine = units.iter().find(|unit| unit.name.contains("engine")).unwrap();
+            engine.text.lines().find(|line| line.starts_with("TimeoutStartSec=")).unwrap().to_owned()
+        })
+        .collect();
+    let expected = ["120", "120", "301", "120", "86400"].map(|n| format!("TimeoutStartSec={n}"));
+    assert_eq!(limits, expected);
+}
+
+#[test]
+fn a_root_that_systemd_would_read_differently_is_refused() {
+    for root in ["relative", "/", "/a b", "/a%n", "/a$B", "/a/../b", "/a\nUser=root", "/a/", "//a", "/ä"] {
+        let result = render(&definition(&[]), &Layout::new(root), &setting(&[]));
+        assert!(matches!(result, Err(Error::Root(_))), "{root}");
+    }
+}
+
+#[test]
+fn a_host_without_systemd_has_no_units() {
+    let process = Setting { supervision: Supervision::Process, ..setting(&[]) };
+    assert_eq!(render(&definition(&[("chat", 1.0)]), &Layout::new("/opt/b"), &process).unwrap(), []);
+}
+
+/// `systemd-analyze verify` wants programs that exist: `current` is made to lead to one.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "asks systemd itself")]
+fn systemd_finds_no_fault_in_the_units() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("current/program");
+    std::fs::create_dir_all(&program).unwrap();
+    std::os::unix::fs::symlink("/bin/true", program.join("brambled")).unwrap();
+    let setting = setting(&[("chat", Bytes::gib(5))]);
+    let units = render(&definition(&[("chat", 90.0)]), &Layout::new(dir.path()), &setting).unwrap();
+    let files: Vec<_> = units.iter().map(|unit| dir.path().join(&unit.name)).collect();
+    units.iter().zip(&files).for_each(|(unit, file)| std::fs::write(file, &unit.text).unwrap());
+    let verify = ["verify", "--man=no", "--recursive-errors=no"];
+    let output = Command::new("systemd-analyze").args(verify).args(&files).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && !said.contains("bramble"), "{said}");
+}
