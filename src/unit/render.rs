@@ -118,9 +118,11 @@ fn root_text(layout: &Layout) -> Result<String, Error> {
 /// Returns how long systemd waits for an engine to be ready, in whole seconds.
 fn start_seconds(spec: &EngineSpec) -> u64 {
     let planned = (spec.pace.load_seconds * START_SLACK).ceil();
-    // a day bounds a plan that is out of its mind; max() also turns a NaN into the least
+    // a day bounds a plan that is out of its mind, and what is not a number becomes the least
+    let bounded =
+        if planned.is_nan() { MIN_START_SECONDS } else { planned.clamp(MIN_START_SECONDS, 86_400.0) };
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 120 and 86400")]
-    let seconds = planned.max(MIN_START_SECONDS).min(86_400.0) as u64;
+    let seconds = bounded as u64;
     seconds
 }
 

@@ -2,9 +2,7 @@ use std::process::Command;
 
 use super::*;
 use crate::facts::Supervision;
-use crate::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights,
-};
+use crate::generation::{Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights};
 use crate::ids::Digest;
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};

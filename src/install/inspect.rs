@@ -1,0 +1,109 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+
+use super::error::chain;
+use super::record::Pending;
+use super::stand::{self, Stand};
+use super::{Error, Supervisor, files};
+use crate::facts::{Installed, ServiceState};
+use crate::generation::Layout;
+use crate::ids::Digest;
+use crate::units::Bytes;
+
+/// Looks at what of ours is on this host, and how it differs from what was applied.
+///
+/// Changes nothing and takes no lock, so that it works while an activation runs, and as
+/// far as they may see for others than root.
+pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Installed, Error> {
+    let mut drift = Vec::new();
+    let current = match (stand::current(layout), Stand::current(layout)) {
+        (_, Ok(stand)) => stand,
+        (number, Err(error)) => {
+            let number = number.map(|number| number.to_string()).unwrap_or_default();
+            drift.push(format!("generation {number} is in force and cannot be read: {}", chain(&error)));
+            None
+        }
+    };
+    let blobs = sizes(&layout.root().join("blobs/sha256"))?;
+    let programs = digests(&layout.root().join("programs"))?;
+    let names = current.as_ref().map(Stand::services).unwrap_or_default();
+    let found = supervisor.services(&names).await?;
+    if let Some(stand) = &current {
+        drift.extend(contents_drift(stand, &blobs, &programs));
+        drift.extend(supervisor.drift(&stand.units).await);
+        for (name, service) in &found {
+            match service.state {
+                ServiceState::Running | ServiceState::Starting => {}
+                ServiceState::Failed => drift.push(format!("{name} has failed")),
+                ServiceState::Stopped => drift.push(format!("{name} does not run")),
+            }
+        }
+    }
+    drift.extend(taken_back(layout));
+    Ok(Installed {
+        pending: Pending::read(layout)?.map(|pending| pending.generation),
+        generations: stand::numbers(layout)?,
+        partials: sizes(&layout.root().join("partial"))?,
+        services: found.iter().map(|(name, service)| (name.clone(), service.state)).collect(),
+        memory: found.values().filter_map(|service| anonymous_memory(service.pid?)).sum(),
+        current: current.map(|stand| (stand.number, stand.definition)),
+        blobs,
+        programs,
+        drift,
+    })
+}
+
+fn contents_drift(
+    stand: &Stand,
+    blobs: &BTreeMap<Digest, Bytes>,
+    programs: &BTreeSet<Digest>,
+) -> Vec<String> {
+    let mut drift = Vec::new();
+    for spec in &stand.definition.engines {
+        let Some(digest) = spec.weights.digest else { continue };
+        match blobs.get(&digest) {
+            Some(bytes) if *bytes == spec.weights.bytes => {}
+            Some(bytes) => drift.push(format!(
+                "the blob {} of {} has {} bytes instead of {}",
+                digest.short(),
+                spec.model,
+                bytes.0,
+                spec.weights.bytes.0
+            )),
+            None => drift.push(format!("the blob {} of {} is missing", digest.short(), spec.model)),
+        }
+    }
+    let program = &stand.definition.program.digest;
+    if !programs.contains(program) {
+        drift.push(format!("the program {} is missing", program.short()));
+    }
+    drift
+}
+
+/// Says what the guard did, until the next activation.
+fn taken_back(layout: &Layout) -> Option<String> {
+    let bytes = files::read(&layout.root().join("taken-back")).ok().flatten()?;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let number: u64 = text.lines().find_map(|line| line.strip_prefix("generation="))?.parse().ok()?;
+    Some(format!("generation {number} was taken back by the host itself: it was not confirmed in time"))
+}
+
+fn sizes(dir: &std::path::Path) -> Result<BTreeMap<Digest, Bytes>, Error> {
+    let with_size = |digest: Digest| {
+        let metadata = fs::symlink_metadata(dir.join(digest.to_string())).ok()?;
+        metadata.is_file().then_some((digest, Bytes(metadata.len())))
+    };
+    Ok(digests(dir)?.into_iter().filter_map(with_size).collect())
+}
+
+pub(super) fn digests(dir: &std::path::Path) -> Result<BTreeSet<Digest>, Error> {
+    Ok(files::names(dir)?.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// Returns `RssAnon` of a process: what would be free without it. Mapped weights are page
+/// cache and count as available already.
+fn anonymous_memory(pid: u32) -> Option<Bytes> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
+}

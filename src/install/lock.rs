@@ -1,0 +1,42 @@
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+
+use super::{Error, error::tame, files};
+use crate::generation::Layout;
+
+/// The right to change this host, until dropped. The guard takes the same lock.
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock for `verb` or says who has it.
+    pub(super) fn take(layout: &Layout, verb: &str) -> Result<Self, Error> {
+        files::make_dir(layout.root())?;
+        let path = layout.root().join("lock");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = (&mut file).take(200).read_to_string(&mut holder);
+                let holder = tame(&holder, 200);
+                let holder = if holder.is_empty() { "another program".to_owned() } else { holder };
+                return Err(Error::Busy { holder });
+            }
+            Err(TryLockError::Error(source)) => return Err(Error::io("lock", &path)(source)),
+        }
+        let note = format!("`{verb}` (process {})\n", std::process::id());
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(note.as_bytes()))
+            .map_err(Error::io("write", &path))?;
+        Ok(Self { _file: file })
+    }
+}

@@ -1,0 +1,84 @@
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use super::inspect::digests;
+use super::lock::Lock;
+use super::record::{Pending, Receipt};
+use super::stand::{self, Stand};
+use super::{Error, files};
+use crate::generation::Layout;
+use crate::ids::{Digest, Generation};
+use crate::units::Bytes;
+
+/// What `prune` needs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PruneRequest {
+    /// How many generations to keep besides those in force, pending and to roll back to.
+    pub keep: usize,
+    /// Blobs and programs to keep though no generation needs them yet.
+    #[serde(default)]
+    pub wanted: BTreeSet<Digest>,
+}
+
+/// What `prune` removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pruned {
+    /// Generations.
+    pub generations: Vec<Generation>,
+    /// Sealed blobs.
+    pub blobs: Vec<Digest>,
+    /// Unpacked bundles.
+    pub programs: Vec<Digest>,
+    /// The size of the blobs.
+    pub freed: Bytes,
+}
+
+/// Removes generations, blobs and programs that nothing needs: not the generation in
+/// force, not the one to roll back to, not one that waits to be confirmed.
+pub fn prune(layout: &Layout, request: &PruneRequest) -> Result<Pruned, Error> {
+    let _lock = Lock::take(layout, "prune")?;
+    let current = stand::current(layout);
+    let laid_out = stand::numbers(layout)?;
+    let mut kept: BTreeSet<Generation> = current.into_iter().collect();
+    kept.extend(Receipt::previous(layout, current)?);
+    if let Some(pending) = Pending::read(layout)? {
+        kept.insert(pending.generation);
+        kept.extend(pending.previous);
+    }
+    let others: Vec<_> = laid_out.iter().rev().copied().filter(|number| !kept.contains(number)).collect();
+    kept.extend(others.into_iter().take(request.keep));
+
+    // what the kept ones need is known before anything goes: one that cannot be read stops us
+    let mut needed = request.wanted.clone();
+    for number in kept.iter().filter(|number| laid_out.contains(number)) {
+        let definition = Stand::read(layout, *number)?.definition;
+        needed.insert(definition.program.digest);
+        needed.extend(definition.engines.iter().filter_map(|spec| spec.weights.digest));
+    }
+
+    let mut pruned = Pruned::default();
+    for number in laid_out.into_iter().filter(|number| !kept.contains(number)) {
+        // its definition goes first: half a generation is none
+        let dir = layout.generation(number);
+        files::remove(&Layout::definition(&dir))?;
+        files::remove_tree(&dir)?;
+        pruned.generations.push(number);
+    }
+    for digest in digests(&layout.root().join("blobs/sha256"))? {
+        if !needed.contains(&digest) {
+            let path = layout.blob(&digest);
+            pruned.freed += Bytes(fs::metadata(&path).map_or(0, |blob| blob.len()));
+            files::remove(&path)?;
+            pruned.blobs.push(digest);
+        }
+    }
+    for digest in digests(&layout.root().join("programs"))? {
+        if !needed.contains(&digest) {
+            files::remove_tree(&layout.program(&digest))?;
+            pruned.programs.push(digest);
+        }
+    }
+    Ok(pruned)
+}

@@ -1,0 +1,173 @@
+//! What the host remembers: the generation that waits to be confirmed, and the diary.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::lock::Lock;
+use super::{Error, Measured, Supervisor, files, stand};
+use crate::generation::Layout;
+use crate::ids::{Generation, ModelName};
+use crate::units::TokensPerSec;
+
+/// The diary keeps this many entries: years of weekly applies.
+const MAX_ENTRIES: usize = 100;
+
+/// Free texts of the diary are cut to this many characters.
+const MAX_TEXT: usize = 200;
+
+/// A generation that was activated and is not confirmed: `<root>/pending`, lines of
+/// `key=value`, since the guard reads it with `sed`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Pending {
+    pub(super) generation: Generation,
+    /// What to go back to; none on a first install.
+    pub(super) previous: Option<Generation>,
+    /// Ties a timer to the activation that armed it.
+    pub(super) token: String,
+    /// The boot that it happened in: on a host without systemd, our own supervisor
+    /// takes back what it finds pending from an earlier boot.
+    pub(super) boot: String,
+}
+
+impl Pending {
+    pub(super) fn path(layout: &Layout) -> PathBuf {
+        layout.root().join("pending")
+    }
+
+    pub(super) fn read(layout: &Layout) -> Result<Option<Self>, Error> {
+        let Some(bytes) = files::read(&Self::path(layout))? else { return Ok(None) };
+        let text = String::from_utf8_lossy(&bytes);
+        let field = |key: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            found.unwrap_or_default()
+        };
+        let Ok(generation) = field("generation").parse() else { return Ok(None) };
+        Ok(Some(Self {
+            generation,
+            previous: field("previous").parse().ok(),
+            token: field("token").to_owned(),
+            boot: field("boot").to_owned(),
+        }))
+    }
+
+    pub(super) fn write(&self, layout: &Layout) -> Result<(), Error> {
+        let previous = self.previous.map(|number| number.to_string()).unwrap_or_default();
+        let text = format!(
+            "generation={}\nprevious={previous}\ntoken={}\nboot={}\n",
+            self.generation, self.token, self.boot
+        );
+        files::write(&Self::path(layout), text.as_bytes(), 0o644, None)
+    }
+}
+
+/// Returns what tells this boot of the host from others.
+pub(super) fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// The diary of a host: which plan was applied, when, by whom, and how it came out.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// One for each confirmed generation, oldest first; the last hundred.
+    pub entries: Vec<ReceiptEntry>,
+}
+
+/// One confirmed generation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReceiptEntry {
+    /// The generation.
+    pub generation: Generation,
+    /// The fingerprint of the plan.
+    pub plan: String,
+    /// When, as the operator's clock says: hosts may have none.
+    pub at: String,
+    /// By whom: `user@machine`.
+    pub by: String,
+    /// The answer speed that the plan expected.
+    pub predicted: Vec<(ModelName, TokensPerSec)>,
+    /// What the probe measured.
+    pub measured: Vec<Measured>,
+}
+
+impl Receipt {
+    /// Reads the diary; an empty one where there is none, or none that can be read: it
+    /// is never worth failing for.
+    pub fn read(layout: &Layout) -> Self {
+        files::read_json(&layout.receipt()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Returns the last confirmed generation that is laid out and is not `current`; the
+    /// one laid out before `current` where the diary knows of none.
+    pub(super) fn previous(
+        layout: &Layout,
+        current: Option<Generation>,
+    ) -> Result<Option<Generation>, Error> {
+        let laid_out = stand::numbers(layout)?;
+        let is_earlier = |number: &Generation| Some(*number) != current && laid_out.contains(number);
+        let confirmed =
+            Self::read(layout).entries.iter().rev().map(|entry| entry.generation).find(is_earlier);
+        let below = || laid_out.iter().rev().copied().find(|number| current.is_some_and(|now| *number < now));
+        Ok(confirmed.or_else(below))
+    }
+}
+
+/// What `confirm` needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ConfirmRequest {
+    /// The generation that works.
+    pub generation: Generation,
+    /// The fingerprint of the plan.
+    pub plan: String,
+    /// The operator's time.
+    pub at: String,
+    /// The operator.
+    pub by: String,
+    /// What the activation measured.
+    pub measured: Vec<Measured>,
+}
+
+/// Makes the activated generation stay: removes `pending`, disarms the guard, and
+/// writes the diary. Confirming once more changes nothing.
+pub async fn confirm(
+    layout: &Layout,
+    supervisor: &dyn Supervisor,
+    request: ConfirmRequest,
+) -> Result<(), Error> {
+    let _lock = Lock::take(layout, "confirm")?;
+    let generation = request.generation;
+    let is_current = stand::current(layout) == Some(generation);
+    match Pending::read(layout)? {
+        Some(pending) if pending.generation == generation && is_current => {}
+        None if is_current => {
+            let last = Receipt::read(layout).entries.last().map(|entry| entry.generation);
+            if last == Some(generation) {
+                return Ok(());
+            }
+        }
+        _ => return Err(Error::NotPending(generation)),
+    }
+    // from here on it stays, whatever happens
+    files::remove(&Pending::path(layout))?;
+    files::remove(&layout.root().join("taken-back"))?;
+    supervisor.disarm().await?;
+    enter(layout, request)
+}
+
+fn enter(layout: &Layout, request: ConfirmRequest) -> Result<(), Error> {
+    let definition = stand::Stand::read(layout, request.generation)?.definition;
+    let cut = |text: String| text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect();
+    let mut receipt = Receipt::read(layout);
+    receipt.entries.push(ReceiptEntry {
+        generation: request.generation,
+        plan: cut(request.plan),
+        at: cut(request.at),
+        by: cut(request.by),
+        predicted: definition.engines.into_iter().map(|spec| (spec.model, spec.pace.answer)).collect(),
+        measured: request.measured,
+    });
+    let surplus = receipt.entries.len().saturating_sub(MAX_ENTRIES);
+    receipt.entries.drain(..surplus);
+    files::write(&layout.receipt(), &files::json("the diary", &receipt)?, 0o644, None)
+}

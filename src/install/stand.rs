@@ -1,0 +1,70 @@
+use std::fs;
+
+use super::{Error, files};
+use crate::generation::{Definition, Layout, Secrets};
+use crate::ids::Generation;
+use crate::unit::{ROUTE, Unit, engine_service};
+
+/// A generation that is laid out on this host.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Stand {
+    pub(super) number: Generation,
+    pub(super) definition: Definition,
+    pub(super) units: Vec<Unit>,
+}
+
+impl Stand {
+    /// Reads a generation; fails when it is not there.
+    pub(super) fn read(layout: &Layout, number: Generation) -> Result<Self, Error> {
+        let dir = layout.generation(number);
+        let definition: Definition =
+            files::read_json(&Layout::definition(&dir))?.ok_or(Error::NoGeneration(number))?;
+        let mut units = Vec::new();
+        for name in files::names(&dir.join("units"))? {
+            let bytes = files::read(&dir.join("units").join(&name))?.unwrap_or_default();
+            units.push(Unit { name, text: String::from_utf8_lossy(&bytes).into_owned() });
+        }
+        Ok(Self { number, definition, units })
+    }
+
+    /// Reads the generation in force, if there is one.
+    pub(super) fn current(layout: &Layout) -> Result<Option<Self>, Error> {
+        current(layout).map(|number| Self::read(layout, number)).transpose()
+    }
+
+    /// Returns the names of its services: the engines', then the router's.
+    pub(super) fn services(&self) -> Vec<String> {
+        let engines = self.definition.engines.iter().map(|spec| engine_service(&spec.model));
+        engines.chain([ROUTE.to_owned()]).collect()
+    }
+
+    /// Returns the unit of a service.
+    pub(super) fn unit(&self, service: &str) -> Option<&Unit> {
+        let name = format!("bramble-{service}.service");
+        self.units.iter().find(|unit| unit.name == name)
+    }
+
+    /// Returns whether systemd runs it.
+    pub(super) fn has_units(&self) -> bool {
+        !self.units.is_empty()
+    }
+}
+
+/// Returns the number that `current` names, whether or not that generation is there.
+pub(super) fn current(layout: &Layout) -> Option<Generation> {
+    let target = fs::read_link(layout.current()).ok()?;
+    target.file_name()?.to_str()?.parse().ok()
+}
+
+/// Returns the numbers of the generations that are laid out, oldest first.
+pub(super) fn numbers(layout: &Layout) -> Result<Vec<Generation>, Error> {
+    let names = files::names(&layout.root().join("generations"))?;
+    let mut numbers: Vec<Generation> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    numbers.sort();
+    Ok(numbers)
+}
+
+/// Returns the secrets of a generation, where they are there and may be read.
+pub(super) fn secrets(layout: &Layout, number: Generation) -> Option<Secrets> {
+    files::read_json(&Layout::secrets(&layout.generation(number))).ok().flatten()
+}

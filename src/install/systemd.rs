@@ -1,0 +1,270 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::error::{chain, tame};
+use super::program::{must, run};
+use super::{Arming, Changes, Error, Service, Supervisor, files, guard};
+use crate::facts::ServiceState;
+use crate::generation::Layout;
+use crate::unit::{BOOT_GUARD, ROUTE, SERVICE_USER, Unit};
+
+/// Where the administrator's units live.
+const UNIT_DIR: &str = "/etc/systemd/system";
+
+/// The transient unit of the guard's timer.
+const GUARD: &str = "bramble-guard";
+
+/// Most answers of systemd come at once; stopping waits for the service (`TimeoutStopSec`).
+const LIMIT: Duration = Duration::from_secs(100);
+
+/// systemd, as root.
+#[derive(Debug, Clone)]
+pub struct Systemd {
+    layout: Layout,
+    unit_dir: PathBuf,
+}
+
+impl Systemd {
+    /// The systemd of this host.
+    pub fn new(layout: &Layout) -> Self {
+        Self { layout: layout.clone(), unit_dir: PathBuf::from(UNIT_DIR) }
+    }
+
+    async fn systemctl(args: &[&str]) -> Result<(), Error> {
+        must("systemctl", args, LIMIT).await.map(drop)
+    }
+
+    /// Runs one verb of systemctl over services; nothing when there are none.
+    async fn each(verb: &[&str], services: &[String]) -> Result<(), Error> {
+        if services.is_empty() {
+            return Ok(());
+        }
+        let units: Vec<String> = services.iter().map(|service| unit_name(service)).collect();
+        Self::systemctl(&verb.iter().copied().chain(units.iter().map(String::as_str)).collect::<Vec<_>>())
+            .await
+    }
+}
+
+fn unit_name(service: &str) -> String {
+    format!("bramble-{service}.service")
+}
+
+/// Returns the names of our units in `dir`.
+pub(super) fn installed(dir: &Path) -> Result<Vec<String>, Error> {
+    let ours = |name: &String| {
+        let is_engine = name.starts_with("bramble-engine-") && name.ends_with(".service");
+        is_engine || *name == unit_name(ROUTE) || name == BOOT_GUARD
+    };
+    Ok(files::names(dir)?.into_iter().filter(ours).collect())
+}
+
+/// Makes the units of `dir` those given: writes those that differ. Returns the names of
+/// those that are there and not wanted, which the caller disables and removes, and
+/// whether anything was written.
+pub(super) fn put(dir: &Path, units: &[Unit]) -> Result<(Vec<String>, bool), Error> {
+    let mut is_changed = false;
+    for unit in units {
+        let path = dir.join(&unit.name);
+        if files::read(&path)?.as_deref() != Some(unit.text.as_bytes()) {
+            files::write(&path, unit.text.as_bytes(), 0o644, None)?;
+            is_changed = true;
+        }
+    }
+    let surplus = installed(dir)?.into_iter().filter(|name| units.iter().all(|unit| unit.name != *name));
+    Ok((surplus.collect(), is_changed))
+}
+
+#[async_trait]
+impl Supervisor for Systemd {
+    fn user(&self) -> Option<&'static str> {
+        Some(SERVICE_USER)
+    }
+
+    async fn verify(&self, units: &[Unit], at: &Path) -> Result<(), Error> {
+        // `current` leads elsewhere until the activation, so the copies name the folder itself
+        let current = self.layout.current().display().to_string();
+        let here = at.display().to_string();
+        let dir = tempfile::tempdir_in(self.layout.root()).map_err(Error::io("make", self.layout.root()))?;
+        let mut args = vec!["verify".to_owned(), "--man=no".to_owned()];
+        for unit in units {
+            let path = dir.path().join(&unit.name);
+            let text = unit.text.replace(&current, &here);
+            files::write(&path, text.as_bytes(), 0o644, None)?;
+            args.push(path.display().to_string());
+        }
+        match run("systemd-analyze", &args, LIMIT).await {
+            // it also speaks of other units of the host: only what concerns ours counts
+            Ok(ran) if !ran.is_success && ran.stderr.contains("bramble-") => {
+                Err(Error::Units { said: tame(&ran.stderr, 600) })
+            }
+            Ok(_) => Ok(()),
+            // minimal images have systemd without this program
+            Err(Error::Start { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn switch(&self, units: &[Unit], changes: &Changes) -> Result<(), Error> {
+        // stopped first, also what is restarted: two models may not fit into memory at once,
+        // and a health check must never meet the process that is on its way out
+        let down: Vec<String> = changes.stop.iter().chain(&changes.restart).cloned().collect();
+        let loaded = installed(&self.unit_dir)?;
+        let known = |service: &&String| loaded.contains(&unit_name(service));
+        Self::each(&["stop"], &down.iter().filter(known).cloned().collect::<Vec<_>>()).await?;
+
+        let (surplus, mut is_changed) = put(&self.unit_dir, units)?;
+        for name in &surplus {
+            // fails where it was never enabled
+            let _ = run("systemctl", &["disable", "--quiet", "--now", name], LIMIT).await?;
+            files::remove(&self.unit_dir.join(name))?;
+            is_changed = true;
+        }
+        if is_changed {
+            Self::systemctl(&["daemon-reload"]).await?;
+        }
+        if !units.is_empty() {
+            let names = units.iter().map(|unit| unit.name.as_str());
+            Self::systemctl(&["enable", "--quiet"].into_iter().chain(names).collect::<Vec<_>>()).await?;
+        }
+        let up: Vec<String> = changes.start.iter().chain(&changes.restart).cloned().collect();
+        // the count of failed starts begins anew; fails for a unit that was never loaded
+        for service in &up {
+            let _ = run("systemctl", &["reset-failed", &unit_name(service)], LIMIT).await?;
+        }
+        Self::each(&["start", "--no-block"], &up).await?;
+        Self::each(&["reload"], &changes.reload).await
+    }
+
+    async fn services(&self, services: &[String]) -> Result<BTreeMap<String, Service>, Error> {
+        let mut args =
+            vec!["show".to_owned(), "--property=Id,ActiveState,SubState,MainPID,NRestarts".to_owned()];
+        args.extend(services.iter().map(|service| unit_name(service)));
+        if services.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let shown = must("systemctl", &args, LIMIT).await?.stdout;
+        let mut found = parse_show(&shown);
+        let one = |name: &String| (name.clone(), found.remove(&unit_name(name)).unwrap_or(Service::STOPPED));
+        Ok(services.iter().map(one).collect())
+    }
+
+    async fn log(&self, service: &str) -> String {
+        let unit = unit_name(service);
+        let args = ["--quiet", "--no-pager", "--output=cat", "--lines=12", "--unit", &unit];
+        match run("journalctl", &args, Duration::from_secs(20)).await {
+            Ok(ran) => tame(&ran.stdout, 1500),
+            Err(error) => chain(&error),
+        }
+    }
+
+    async fn drift(&self, units: &[Unit]) -> Vec<String> {
+        let mut found = Vec::new();
+        for unit in units {
+            match files::read(&self.unit_dir.join(&unit.name)) {
+                Ok(Some(text)) if text == unit.text.as_bytes() => {}
+                Ok(Some(_)) => found.push(format!("the unit {} was changed", unit.name)),
+                Ok(None) => found.push(format!("the unit {} is missing", unit.name)),
+                Err(error) => found.push(chain(&error)),
+            }
+        }
+        for name in installed(&self.unit_dir).unwrap_or_default() {
+            if units.iter().all(|unit| unit.name != name) {
+                found.push(format!("the unit {name} belongs to no generation in force"));
+            }
+        }
+        found
+    }
+
+    async fn arm(&self, arming: &Arming) -> Result<(), Error> {
+        if let Some(unit) = &arming.boot_unit {
+            let path = self.unit_dir.join(&unit.name);
+            if files::read(&path)?.as_deref() != Some(unit.text.as_bytes()) {
+                files::write(&path, unit.text.as_bytes(), 0o644, None)?;
+                Self::systemctl(&["daemon-reload"]).await?;
+            }
+            Self::systemctl(&["enable", "--quiet", &unit.name]).await?;
+        }
+        self.disarm().await?;
+        let after = format!("--on-active={}s", arming.after.as_secs());
+        let unit = format!("--unit={GUARD}");
+        let (script, root) = (guard::script_path(&self.layout), self.layout.root());
+        let (script, root) = (script.display().to_string(), root.display().to_string());
+        let unit_dir = self.unit_dir.display().to_string();
+        let args = [
+            after.as_str(),
+            &unit,
+            "--quiet",
+            "--collect",
+            "--timer-property=AccuracySec=1s",
+            "--description=Bramble: takes an unconfirmed generation back",
+            "/bin/sh",
+            &script,
+            &root,
+            "systemd",
+            &unit_dir,
+            &arming.token,
+        ];
+        must("systemd-run", &args, LIMIT).await.map(drop)
+    }
+
+    async fn disarm(&self) -> Result<(), Error> {
+        // the timer alone: its service may be the guard at work, waiting for our lock
+        let _ = run("systemctl", &["stop", &format!("{GUARD}.timer")], LIMIT).await?;
+        let _ = run("systemctl", &["reset-failed", &format!("{GUARD}.service")], LIMIT).await?;
+        Ok(())
+    }
+
+    async fn clear(&self) -> Result<(), Error> {
+        self.disarm().await?;
+        let running = installed(&self.unit_dir)?;
+        let stop = running.iter().filter_map(|name| name.strip_prefix("bramble-")?.strip_suffix(".service"));
+        let stop = stop.map(str::to_owned).collect();
+        self.switch(&[], &Changes { stop, ..Changes::default() }).await?;
+        run("systemctl", &["reset-failed", "bramble-*"], LIMIT).await.map(drop)
+    }
+}
+
+/// Reads what `systemctl show` prints: `Key=value` lines, units apart by empty lines.
+fn parse_show(text: &str) -> BTreeMap<String, Service> {
+    let one = |block: &str| {
+        let field = |key: &str| {
+            let value = block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            value.unwrap_or_default().trim().to_owned()
+        };
+        let state = match (field("ActiveState").as_str(), field("SubState").as_str()) {
+            ("active" | "reloading", _) => ServiceState::Running,
+            ("failed", _) | ("activating", "auto-restart") => ServiceState::Failed,
+            ("activating", _) => ServiceState::Starting,
+            _ => ServiceState::Stopped,
+        };
+        let pid = field("MainPID").parse().ok().filter(|pid| *pid != 0);
+        (field("Id"), Service { state, pid, restarts: field("NRestarts").parse().unwrap_or(0) })
+    };
+    text.split("\n\n").filter(|block| !block.trim().is_empty()).map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_read_from_what_systemctl_shows() {
+        let text = "MainPID=612\nNRestarts=0\nId=bramble-route.service\nActiveState=active\nSubState=running\n\n\
+            MainPID=0\nNRestarts=2\nId=bramble-engine-a.service\nActiveState=activating\nSubState=auto-restart\n\n\
+            MainPID=700\nNRestarts=0\nId=bramble-engine-b.service\nActiveState=activating\nSubState=start\n\n\
+            MainPID=0\nNRestarts=0\nId=bramble-engine-c.service\nActiveState=inactive\nSubState=dead\n";
+        let shown = parse_show(text);
+        let states: Vec<_> = shown.values().map(|s| (s.state, s.pid, s.restarts)).collect();
+        let expected = [
+            (ServiceState::Failed, None, 2),
+            (ServiceState::Starting, Some(700), 0),
+            (ServiceState::Stopped, None, 0),
+            (ServiceState::Running, Some(612), 0),
+        ];
+        assert_eq!(states, expected);
+        assert!(parse_show("\n\ngarbage\n\n").values().all(|s| s.state == ServiceState::Stopped));
+    }
+}

@@ -1,0 +1,91 @@
+//! The verbs of `brambled` that change or show a host: JSON in, one JSON value out.
+
+use std::path::Path;
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::record::Pending;
+use super::stand::{self, Stand};
+use super::{Error, Process, Supervisor, Systemd};
+use crate::generation::Layout;
+
+/// What to do on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
+pub enum Verb {
+    /// Show what of Bramble is here, and how it differs from what was applied
+    Inspect,
+    /// Lay a generation out beside those that are here
+    Install,
+    /// Bring a generation into force and prove that it works
+    Activate,
+    /// Keep the generation that was activated
+    Confirm,
+    /// Go back to an earlier generation
+    Rollback,
+    /// Remove what nothing needs any more
+    Prune,
+    /// Remove everything of Bramble from this host
+    Remove,
+}
+
+/// Does `verb` with `request`, the JSON of its request type, and returns the JSON of its answer.
+pub async fn answer(verb: Verb, layout: &Layout, request: &[u8]) -> Result<Value, Error> {
+    match verb {
+        Verb::Inspect => reply(&super::inspect(layout, &*of_current(layout)).await?),
+        Verb::Install => {
+            let request: super::InstallRequest = parse("install", request)?;
+            let supervisor = supervisor(layout, !request.units.is_empty());
+            reply(&super::install(layout, &*supervisor, request).await?)
+        }
+        Verb::Activate => {
+            let request: super::ActivateRequest = parse("activate", request)?;
+            let target = Stand::read(layout, request.generation)?;
+            reply(&super::activate(layout, &*supervisor(layout, target.has_units()), &request).await?)
+        }
+        Verb::Rollback => {
+            let request: super::RollbackRequest = parse("rollback", request)?;
+            reply(&super::rollback(layout, &*of_current(layout), &request).await?)
+        }
+        Verb::Confirm => {
+            let request: super::ConfirmRequest = parse("confirm", request)?;
+            super::confirm(layout, &*of_current(layout), request).await?;
+            reply(&serde_json::json!({ "confirmed": true }))
+        }
+        Verb::Prune => reply(&super::prune(layout, &parse("prune", request)?)?),
+        Verb::Remove => {
+            let request: super::RemoveRequest = parse("remove", request)?;
+            let mut supervisors: Vec<Box<dyn Supervisor>> = vec![Box::new(Process::new(layout))];
+            if is_systemd_here() && rustix::process::geteuid().is_root() {
+                supervisors.push(Box::new(Systemd::new(layout)));
+            }
+            reply(&super::remove(layout, &supervisors, &request).await?)
+        }
+    }
+}
+
+/// Returns what supervises a generation: systemd where it has units.
+fn supervisor(layout: &Layout, has_units: bool) -> Box<dyn Supervisor> {
+    if has_units { Box::new(Systemd::new(layout)) } else { Box::new(Process::new(layout)) }
+}
+
+/// Returns what supervises the generation in force, or else the one that was pending.
+fn of_current(layout: &Layout) -> Box<dyn Supervisor> {
+    let pending = || Pending::read(layout).ok().flatten().map(|pending| pending.generation);
+    let number = stand::current(layout).or_else(pending);
+    let stand = number.and_then(|number| Stand::read(layout, number).ok());
+    supervisor(layout, stand.map_or_else(is_systemd_here, |stand| stand.has_units()))
+}
+
+fn is_systemd_here() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+fn parse<T: DeserializeOwned>(verb: &str, request: &[u8]) -> Result<T, Error> {
+    serde_json::from_slice(request)
+        .map_err(|source| Error::Json { what: format!("the request of `{verb}`"), source })
+}
+
+fn reply<T: serde::Serialize>(value: &T) -> Result<Value, Error> {
+    serde_json::to_value(value).map_err(|source| Error::Json { what: "the answer".to_owned(), source })
+}
