@@ -100,9 +100,8 @@ impl Supervisor for Systemd {
             Ok(ran) if !ran.is_success && ran.stderr.contains("bramble-") => {
                 Err(Error::Units { said: tame(&ran.stderr, 600) })
             }
-            Ok(_) => Ok(()),
             // minimal images have systemd without this program
-            Err(Error::Start { .. }) => Ok(()),
+            Ok(_) | Err(Error::Start { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
