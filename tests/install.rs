@@ -1,0 +1,318 @@
+//! `brambled` on a host without systemd: the real program, its supervisor, and the guard's
+//! timer. Engine and router are stubs: this test binary plays them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bramble_fleet::facts::{Installed, ServiceState};
+use bramble_fleet::generation::{
+    Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Secrets, Weights,
+};
+use bramble_fleet::ids::{Digest, Generation};
+use bramble_fleet::install::{
+    ActivateRequest, Activated, ConfirmRequest, InstallRequest, ProbeSpec, RemoveRequest,
+};
+use bramble_fleet::units::{Bytes, TokensPerSec};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// The context by which an engine of this test is told to end at once.
+const CRASHES: u32 = 15;
+
+struct Host {
+    _dir: tempfile::TempDir,
+    layout: Layout,
+    port: u16,
+}
+
+impl Host {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path().join("bramble"));
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { _dir: dir, layout, port }
+    }
+
+    /// Puts a bundle in place whose `brambled` is the real one but for engine and router.
+    fn put_program(&self) -> Program {
+        let digest = Digest::of(b"program");
+        let folder = self.layout.program(&digest);
+        if !folder.exists() {
+            fs::create_dir_all(&folder).unwrap();
+            let stub = std::env::current_exe().unwrap();
+            let script = format!(
+                "#!/bin/sh\ncase $1 in\nengine | route) BRAMBLE_STUB=\"$*\" exec {} --ignored --exact plays_a_service \
+                 --nocapture ;;\n*) exec {} \"$@\" ;;\nesac\n",
+                stub.display(),
+                env!("CARGO_BIN_EXE_brambled")
+            );
+            fs::write(folder.join("brambled"), script).unwrap();
+            fs::set_permissions(folder.join("brambled"), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        Program { digest, version: "0.1.0".to_owned() }
+    }
+
+    fn definition(&self, engines: &[(&str, u32)]) -> Definition {
+        let weights = b"weights";
+        let blob = self.layout.blob(&Digest::of(weights));
+        fs::create_dir_all(blob.parent().unwrap()).unwrap();
+        fs::write(blob, weights).unwrap();
+        let engine = |&(model, context): &(&str, u32)| EngineSpec {
+            model: model.parse().unwrap(),
+            weights: Weights {
+                recipe: Digest::of(b"recipe"),
+                digest: Some(Digest::of(weights)),
+                bytes: Bytes(weights.len() as u64),
+                quant: None,
+                architecture: "llama".to_owned(),
+            },
+            context,
+            slots: 1,
+            threads: 1,
+            micro_batch: 512,
+            load: LoadMode::Mmap,
+            repack: false,
+            pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 1.0 },
+        };
+        Definition {
+            format: FORMAT,
+            fleet: "home".parse().unwrap(),
+            host: "kitchen".parse().unwrap(),
+            program: self.put_program(),
+            engines: engines.iter().map(engine).collect(),
+            door: DoorSpec { port: self.port, upstreams: Vec::new(), routes: Vec::new() },
+        }
+    }
+
+    /// Runs a verb; returns its exit status and the JSON it printed.
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    fn brambled(&self, verb: &str, request: &impl Serialize) -> (i32, Value) {
+        let input = self._dir.path().join("request.json");
+        fs::write(&input, serde_json::to_vec(request).unwrap()).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_brambled"))
+            .args([verb, "--root"])
+            .arg(self.layout.root())
+            .stdin(fs::File::open(input).unwrap())
+            .stderr(Stdio::inherit())
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), serde_json::from_slice(&output.stdout).unwrap_or(Value::Null))
+    }
+
+    fn lay_out(&self, number: u64, engines: &[(&str, u32)]) {
+        let request = InstallRequest {
+            generation: Generation::new(number),
+            definition: self.definition(engines),
+            units: Vec::new(),
+            secrets: Secrets::default(),
+            adopt: false,
+        };
+        assert_eq!(self.brambled("install", &request).0, 0);
+    }
+
+    fn activate(&self, number: u64, deadline_seconds: u64) -> (i32, Activated) {
+        let probe = ProbeSpec { prompt: "Say yes.".to_owned(), max_tokens: 8, least: BTreeMap::new() };
+        let request = ActivateRequest { generation: Generation::new(number), deadline_seconds, probe };
+        let (status, answer) = self.brambled("activate", &request);
+        (status, serde_json::from_value(answer).unwrap())
+    }
+
+    fn bring_in(&self, number: u64, engines: &[(&str, u32)]) {
+        self.lay_out(number, engines);
+        let (status, activated) = self.activate(number, 60);
+        assert!(status == 0 && activated.activated, "{activated:?}");
+        let request = ConfirmRequest {
+            generation: Generation::new(number),
+            plan: "fingerprint".to_owned(),
+            at: "2026-11-23T12:00:00Z".to_owned(),
+            by: "me@here".to_owned(),
+            measured: activated.measured,
+        };
+        assert_eq!(self.brambled("confirm", &request).0, 0);
+    }
+
+    fn inspect(&self) -> Installed {
+        serde_json::from_value(self.brambled("inspect", &()).1).unwrap()
+    }
+
+    fn current(&self) -> Option<u64> {
+        self.inspect().current.map(|(number, _)| number.number())
+    }
+
+    /// Returns the process of a service.
+    fn pid(&self, service: &str) -> Option<u64> {
+        let status = fs::read(self.layout.run_dir().join("supervise.json")).ok()?;
+        serde_json::from_slice::<Value>(&status).ok()?["services"][service]["pid"].as_u64()
+    }
+
+    fn remove(&self) -> i32 {
+        self.brambled("remove", &RemoveRequest { fleet: "home".parse().unwrap(), adopt: false }).0
+    }
+}
+
+impl Drop for Host {
+    /// Leaves no process behind when a test fails.
+    fn drop(&mut self) {
+        if self.layout.root().exists() {
+            self.remove();
+        }
+    }
+}
+
+/// Waits until `is_so`; the processes under test have no event to wait on.
+#[track_caller]
+#[expect(clippy::disallowed_methods, reason = "polls other processes")]
+fn wait_until(what: &str, is_so: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(40);
+    while !is_so() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn services_run_are_started_again_and_change_without_touching_others() {
+    let host = Host::new();
+    host.bring_in(1, &[("chat", 4096), ("tagger", 512)]);
+    let sound = host.inspect();
+    assert_eq!(sound.drift, Vec::<String>::new());
+    assert!(sound.memory > Bytes::kib(100), "{}", sound.memory);
+    let chat = host.pid("engine-chat").unwrap();
+    let (tagger, route) = (host.pid("engine-tagger"), host.pid("route"));
+
+    let pid = i32::try_from(chat).ok().and_then(rustix::process::Pid::from_raw).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    let is_again = || {
+        let state = host.inspect().services["engine-chat"];
+        state == ServiceState::Running && host.pid("engine-chat").is_some_and(|pid| pid != chat)
+    };
+    wait_until("the engine is started again", is_again);
+
+    host.bring_in(2, &[("chat", 8192), ("tagger", 512)]);
+    assert_eq!((host.pid("engine-tagger"), host.pid("route")), (tagger, route), "what is the same runs on");
+    assert_eq!(host.remove(), 0);
+    assert!(!host.layout.root().exists());
+    let is_gone = |pid: Option<u64>| !PathBuf::from(format!("/proc/{}", pid.unwrap())).exists();
+    wait_until("nothing runs after a removal", || is_gone(tagger) && is_gone(route));
+}
+
+#[test]
+fn a_generation_that_crashes_sends_the_host_back_and_never_exits_as_success() {
+    let host = Host::new();
+    host.bring_in(1, &[("chat", 4096)]);
+    host.lay_out(2, &[("chat", CRASHES)]);
+    let (status, activated) = host.activate(2, 60);
+    let reason = activated.rolled_back.unwrap();
+    assert_eq!((status, activated.activated), (1, false), "{reason}");
+    assert!(reason.contains("engine-chat") && reason.contains("as the test told me"), "{reason}");
+    assert_eq!(host.current(), Some(1));
+    wait_until("the old engine runs", || host.inspect().drift.is_empty());
+}
+
+#[test]
+fn what_is_not_confirmed_is_taken_back_by_the_timer() {
+    let host = Host::new();
+    host.bring_in(1, &[("chat", 4096)]);
+    host.lay_out(2, &[("chat", 8192)]);
+    let (status, activated) = host.activate(2, 10);
+    assert!(status == 0 && activated.activated, "{activated:?}");
+    assert_eq!((host.current(), host.inspect().pending), (Some(2), Some(Generation::new(2))));
+    wait_until("the timer takes it back", || host.inspect().pending.is_none());
+    assert_eq!(host.current(), Some(1));
+    let taken_back = "generation 2 was taken back by the host itself: it was not confirmed in time";
+    wait_until("the old engine runs", || host.inspect().drift == [taken_back]);
+}
+
+#[test]
+fn a_first_install_that_is_not_confirmed_leaves_nothing_running() {
+    let host = Host::new();
+    host.lay_out(1, &[("chat", 4096)]);
+    let (_, activated) = host.activate(1, 10);
+    assert!(activated.activated, "{activated:?}");
+    let route = host.pid("route").unwrap();
+    wait_until("the timer takes it back", || host.inspect().pending.is_none());
+    assert_eq!(host.current(), None);
+    wait_until("the door is gone", || !PathBuf::from(format!("/proc/{route}")).exists());
+}
+
+#[test]
+fn what_was_pending_when_the_host_went_down_is_taken_back_at_the_next_start() {
+    let host = Host::new();
+    host.bring_in(1, &[("chat", 4096)]);
+    host.lay_out(2, &[("chat", 8192)]);
+    assert!(host.activate(2, 600).1.activated);
+    // as after a power cut: nothing runs, and the boot is another one
+    let supervisor = fs::read_to_string(host.layout.run_dir().join("supervise.pid")).unwrap();
+    let supervisor = rustix::process::Pid::from_raw(supervisor.trim().parse().unwrap()).unwrap();
+    rustix::process::kill_process(supervisor, rustix::process::Signal::TERM).unwrap();
+    wait_until("all stops", || rustix::process::test_kill_process(supervisor).is_err());
+    let timer = host.layout.root().join("guard/timer.pid");
+    let timer = rustix::process::Pid::from_raw(fs::read_to_string(timer).unwrap().parse().unwrap()).unwrap();
+    rustix::process::kill_process_group(timer, rustix::process::Signal::KILL).unwrap();
+    let pending = host.layout.root().join("pending");
+    let text = fs::read_to_string(&pending).unwrap();
+    let text: Vec<&str> = text.lines().filter(|line| !line.starts_with("boot=")).collect();
+    fs::write(&pending, text.join("\n") + "\nboot=another\n").unwrap();
+
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    let mut started = Command::new(host.layout.current().join("program/brambled"))
+        .args(["supervise", "--root"])
+        .arg(host.layout.root())
+        .spawn()
+        .unwrap();
+    wait_until("it is taken back", || host.inspect().pending.is_none());
+    assert_eq!(host.current(), Some(1));
+    wait_until("the old generation runs", || host.pid("engine-chat").is_some());
+    assert_eq!(host.remove(), 0);
+    assert!(started.wait().unwrap().success());
+}
+
+/// Plays `engine` and `route`: started by the bundle that [`Host::put_program`] makes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a stub that other tests start as a program"]
+#[expect(clippy::disallowed_methods, reason = "it is told by its environment what to play")]
+async fn plays_a_service() {
+    let words = std::env::var("BRAMBLE_STUB").unwrap();
+    let words: Vec<&str> = words.split(' ').collect();
+    let layout = Layout::new(words[2]);
+    let generation = fs::canonicalize(layout.current()).unwrap();
+    let definition = fs::read(Layout::definition(&generation)).unwrap();
+    let definition: Definition = serde_json::from_slice(&definition).unwrap();
+    let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
+    tokio::spawn(async move { while hangups.recv().await.is_some() {} });
+    if words[0] == "route" {
+        let door = Router::new().route("/healthz", get(|| async { "ok" }));
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", definition.door.port)).await.unwrap();
+        ready();
+        return axum::serve(listener, door).await.unwrap();
+    }
+    let spec = definition.engines.iter().find(|spec| spec.model.as_str() == words[4]).unwrap();
+    assert!(spec.context != CRASHES, "ending as the test told me");
+    let reply = json!({
+        "choices": [{ "message": { "content": "Yes." } }], "usage": { "completion_tokens": 8 },
+        "timings": { "prompt_ms": 120.0, "predicted_per_second": 5.0 },
+    });
+    let engine = Router::new()
+        .route("/health", get(|| async { StatusCode::OK }))
+        .route("/v1/chat/completions", post(|| async { Json(reply) }));
+    let socket = layout.engine_socket(&spec.model);
+    let _ = fs::remove_file(&socket);
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    ready();
+    axum::serve(listener, engine).await.unwrap();
+}
+
+/// Tells systemd, where that listens.
+#[expect(clippy::disallowed_methods, reason = "systemd names its socket in the environment")]
+fn ready() {
+    if let Ok(path) = std::env::var("NOTIFY_SOCKET") {
+        std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(b"READY=1", path).unwrap();
+    }
+}
