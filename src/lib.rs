@@ -21,6 +21,7 @@ pub mod yaml;
 pub mod catalog;
 pub mod estimate;
 pub mod facts;
+pub mod lock;
 pub mod manifest;
 pub mod placement;
 pub mod plan;

@@ -1,1 +1,183 @@
 //! Blobs by digest on the operator's machine.
+//!
+//! ```text
+//! <root>/blobs/sha256/<hex>   sealed, read-only
+//! <root>/partial/<hex>        arriving; resumed where it broke off
+//! <root>/made/<hex>           what a recipe made, by the recipe's digest
+//! ```
+//!
+//! Invariant: what stands under `blobs/` has been hashed whole, by this room, and was
+//! synced to the disk before it got its name. A file in `partial/` proves nothing: it
+//! is hashed again before anything is appended.
+//!
+//! Everything here blocks on the disk; async callers go through `spawn_blocking`. The
+//! room does not know what blobs mean, and never removes one by itself.
+
+mod error;
+mod made;
+mod write;
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::ids::Digest;
+use crate::units::Bytes;
+
+pub use error::Error;
+pub use made::Made;
+pub use write::Writer;
+pub(crate) use write::write_whole;
+
+/// A folder of blobs. Cheap to clone; safe to use from several processes.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+impl Store {
+    /// Opens the store under `root`, which is made where it is missing.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
+        let store = Self { root: root.into() };
+        for folder in [store.blobs(), store.partials(), store.root.join("made")] {
+            fs::create_dir_all(&folder).map_err(|source| Error::Prepare { path: folder, source })?;
+        }
+        Ok(store)
+    }
+
+    /// Returns the folder that everything is under.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Returns where the blob is, or would be.
+    pub fn path(&self, digest: &Digest) -> PathBuf {
+        self.blobs().join(digest.to_string())
+    }
+
+    /// Returns the size of the blob, where it is here. Callers that know the size compare
+    /// it: a blob that was cut short by a damaged filesystem is found out that way.
+    pub fn size(&self, digest: &Digest) -> Option<Bytes> {
+        let meta = fs::symlink_metadata(self.path(digest)).ok()?;
+        meta.is_file().then_some(Bytes(meta.len()))
+    }
+
+    /// Returns whether the blob is here. It was whole when it was sealed; [`Self::verify`] looks again.
+    pub fn has(&self, digest: &Digest) -> bool {
+        self.size(digest).is_some()
+    }
+
+    /// Hashes the blob again, whole, and returns its size.
+    ///
+    /// # Errors
+    /// [`Error::Missing`], or [`Error::Mismatch`] when its bytes have changed. It is left in place.
+    pub fn verify(&self, digest: &Digest) -> Result<Bytes, Error> {
+        if !self.has(digest) {
+            return Err(Error::Missing { digest: *digest });
+        }
+        let path = self.path(digest);
+        let (got, bytes) = hash_file(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        if got == *digest { Ok(bytes) } else { Err(Error::Mismatch { path, expected: *digest, got }) }
+    }
+
+    /// Removes the blob and whatever of it was arriving; one that is not here is no error.
+    pub fn remove(&self, digest: &Digest) -> Result<(), Error> {
+        let partial = self.partial(digest);
+        for path in [self.path(digest), write::note_path(&partial), partial] {
+            write::remove_file(&path).map_err(|source| Error::Remove { path, source })?;
+        }
+        write::sync_folder(&self.blobs()).map_err(|source| Error::Remove { path: self.blobs(), source })
+    }
+
+    /// Returns how much of an unsealed blob has arrived.
+    pub fn arrived(&self, digest: &Digest) -> Bytes {
+        fs::symlink_metadata(self.partial(digest)).map_or(Bytes::ZERO, |meta| Bytes(meta.len()))
+    }
+
+    /// Takes up the writing of a blob where it broke off, hashing what is there first.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another writer has it.
+    pub fn resume(&self, digest: &Digest) -> Result<Writer, Error> {
+        Writer::resume(self.partial(digest), self.blobs(), *digest)
+    }
+
+    /// Begins a blob whose digest is not known yet.
+    pub fn create(&self) -> Result<Writer, Error> {
+        Writer::create(&self.partials(), self.blobs())
+    }
+
+    /// Returns a path on the store's filesystem where a maker may write a file, to be taken
+    /// in with [`Self::take`] afterwards. `recipe` names it: a crashed attempt is written over.
+    pub fn scratch(&self, recipe: &Digest) -> PathBuf {
+        self.partials().join(format!("make-{recipe}"))
+    }
+
+    /// Moves a finished file of this filesystem into the store and returns what it is.
+    pub fn take(&self, path: &Path) -> Result<Made, Error> {
+        write::take(path, &self.blobs())
+    }
+
+    /// Takes in a file that belongs to somebody else, if it has this digest: by a hard
+    /// link, or a copy where there can be none. Returns whether it had.
+    pub fn adopt(&self, path: &Path, digest: &Digest) -> Result<bool, Error> {
+        let (got, bytes) = hash_file(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        if got != *digest {
+            return Ok(false);
+        }
+        if self.size(digest) == Some(bytes) {
+            return Ok(true);
+        }
+        // a symlink is never linked itself: its target is
+        let real = fs::canonicalize(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        if fs::hard_link(&real, self.path(digest)).is_ok() {
+            write::sync_folder(&self.blobs())
+                .map_err(|source| Error::Seal { path: self.path(digest), source })?;
+            return Ok(true);
+        }
+        write::copy_in(self.resume(digest)?, &real)?;
+        Ok(true)
+    }
+
+    fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    fn partials(&self) -> PathBuf {
+        self.root.join("partial")
+    }
+
+    fn partial(&self, digest: &Digest) -> PathBuf {
+        self.partials().join(digest.to_string())
+    }
+}
+
+/// Hashes a file from its start to its end and returns its digest and size.
+pub fn hash_file(path: &Path) -> io::Result<(Digest, Bytes)> {
+    let mut hasher = Sha256::new();
+    let bytes = hash_into(&mut hasher, &mut fs::File::open(path)?)?;
+    Ok((Digest::new(hasher.finalize().into()), Bytes(bytes)))
+}
+
+/// Feeds everything that `from` still has to `hasher` and returns how much it was.
+fn hash_into(hasher: &mut Sha256, from: &mut impl Read) -> io::Result<u64> {
+    // large enough that the system calls do not show beside the hash
+    let mut buffer = vec![0u8; 1 << 20];
+    let mut total = 0u64;
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(total),
+            Ok(n) => {
+                hasher.update(&buffer[..n]);
+                total += n as u64;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::ids::Digest;
+
+/// Why a blob could not be kept, found or trusted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store's folders could not be made.
+    #[error("cannot make the folder {}: choose another cache folder", path.display())]
+    Prepare {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// Bytes could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A whole blob could not be given its name.
+    #[error("cannot seal {}", path.display())]
+    Seal {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file could not be removed.
+    #[error("cannot remove {}", path.display())]
+    Remove {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The bytes are not those that the digest names.
+    #[error("{} has SHA-256 {got}, not {expected}", path.display())]
+    Mismatch {
+        /// The file.
+        path: PathBuf,
+        /// The digest it should have.
+        expected: Digest,
+        /// The digest it has.
+        got: Digest,
+    },
+    /// The blob is not here.
+    #[error("there is no blob {digest}")]
+    Missing {
+        /// The blob.
+        digest: Digest,
+    },
+    /// Another process writes the same blob.
+    #[error("{} is being written by another process: wait for it, or end it", path.display())]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Error {
+    /// Returns whether trying again later may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Busy { .. })
+    }
+}

@@ -1,0 +1,45 @@
+use std::fs;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::Error;
+use super::{Store, write};
+use crate::ids::Digest;
+use crate::units::Bytes;
+
+/// A blob by its digest and size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Its SHA-256.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: Bytes,
+}
+
+/// The index of what recipes made ([`crate::source::Recipe::digest`]).
+impl Store {
+    /// Returns what `recipe` made, if it is still here with the size that it had. An entry
+    /// that cannot be read counts as none: making it again is always right.
+    pub fn made(&self, recipe: &Digest) -> Option<Made> {
+        let text = fs::read(self.made_path(recipe)).ok()?;
+        let made: Made = serde_json::from_slice(&text).ok()?;
+        (self.size(&made.digest) == Some(made.bytes)).then_some(made)
+    }
+
+    /// Remembers what `recipe` made. The blob is sealed before, so that an entry never
+    /// promises more than there is.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] when the blob is not here.
+    pub fn remember(&self, recipe: &Digest, made: &Made) -> Result<(), Error> {
+        if self.size(&made.digest) != Some(made.bytes) {
+            return Err(Error::Missing { digest: made.digest });
+        }
+        let text = serde_json::json!(made).to_string();
+        write::write_whole(&self.made_path(recipe), text.as_bytes())
+    }
+
+    fn made_path(&self, recipe: &Digest) -> std::path::PathBuf {
+        self.root().join("made").join(recipe.to_string())
+    }
+}
