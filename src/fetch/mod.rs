@@ -1,1 +1,153 @@
-//! (in the making)
+//! Weights from where they are published, or from a folder, to the operator's machine.
+//!
+//! [`Fetcher::pin`] makes a source exact, once: a commit, and every file with its
+//! SHA-256. [`Fetcher::describe`] reads the headers, without the weights, so that a plan
+//! can be made. [`Fetcher::obtain`] brings the files.
+//!
+//! Invariants: bytes are hashed while they arrive, and only what matches gets a name in
+//! the store; a byte that arrived is not fetched again; the hub's token goes to the hub's
+//! own address and nowhere else; what is here needs no network.
+//!
+//! It does not convert, has never heard of hosts, and does not speak the hub's Xet
+//! protocol: the plain addresses serve the same bytes.
+
+mod address;
+mod choose;
+mod describe;
+mod download;
+mod error;
+mod header;
+mod hub;
+mod local;
+mod obtain;
+mod settings;
+mod web;
+
+use std::path::{Path, PathBuf};
+
+use crate::events::Events;
+use crate::source::{Pinned, PinnedFile, SourceRef};
+use crate::store::Store;
+
+use address::{HubAddress, check_path};
+use web::Web;
+
+pub use describe::{RawHeader, RawModel};
+pub use error::Error;
+pub use settings::{Machine, Patience, Settings, Token};
+
+/// Pins, describes and obtains sources. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    settings: Settings,
+    store: Store,
+    web: Web,
+    events: Events,
+    machine: Machine,
+}
+
+/// Where the files of a pinned source are.
+#[derive(Debug)]
+enum Place {
+    /// In a repository of the hub, at a commit.
+    Hub(HubAddress),
+    /// In this folder, or in this one file.
+    Local(PathBuf),
+}
+
+impl Fetcher {
+    /// Opens the store under [`Settings::cache`] and sets up the way to the hub. Nothing is
+    /// sent yet.
+    pub fn new(settings: Settings, events: Events) -> Result<Self, Error> {
+        Self::on(settings, events, Machine::default())
+    }
+
+    /// As [`Self::new`], on another machine than this: for tests.
+    pub fn on(settings: Settings, events: Events, machine: Machine) -> Result<Self, Error> {
+        let store = Store::open(&settings.cache)
+            .map_err(|source| Error::Store { what: "anything".to_owned(), source })?;
+        let web = Web::new(&settings, machine.clone(), events.clone())?;
+        Ok(Self { settings, store, web, events, machine })
+    }
+
+    /// Returns the store that everything comes into.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Makes a source exact. Of a hub's repository it takes two or more requests, and the
+    /// small files come along; of a folder every file is hashed, once for each change.
+    ///
+    /// # Errors
+    /// What cannot be used as a source yet is refused with what to write instead; gated,
+    /// missing and unreachable repositories are told apart.
+    pub async fn pin(&self, source: &SourceRef) -> Result<Pinned, Error> {
+        let not_yet = |instead| Err(Error::NotYet { what: source.to_string(), instead });
+        match source {
+            SourceRef::Hub { repo, revision, file } => {
+                let revision = revision.as_deref().unwrap_or("main");
+                let address = HubAddress::new(repo, revision, file.as_deref())?;
+                hub::pin(&self.web, &self.store, &address).await
+            }
+            SourceRef::File(path) => {
+                let (uri, path) = (source.to_string(), self.local(path));
+                let (what, store) = (uri.clone(), self.store.clone());
+                let pinned = tokio::task::spawn_blocking(move || local::pin(&uri, &path, &store));
+                pinned.await.map_err(|_| Error::Cut { what })?
+            }
+            SourceRef::Url(_) => {
+                not_yet("download it and write file:PATH, or name it as hf:ORG/REPO/FILE.gguf")
+            }
+            SourceRef::Delta { .. } => not_yet(
+                "add the differences with the tool of their publisher and write file:PATH of the folder",
+            ),
+            SourceRef::Catalog(_) => not_yet("write the source that the catalog names: hf:ORG/REPO"),
+        }
+    }
+
+    /// Reads the headers of a pinned source, without its weights.
+    pub async fn describe(&self, pinned: &Pinned) -> Result<RawModel, Error> {
+        describe::describe(self, pinned).await
+    }
+
+    /// Brings the files of a pinned source here and returns a folder that has them under
+    /// their names, as links. Files that are here already cost no request.
+    ///
+    /// Dropped or failed, it leaves what has arrived; the next call goes on from there.
+    pub async fn obtain(&self, pinned: &Pinned) -> Result<PathBuf, Error> {
+        obtain::obtain(self, pinned).await
+    }
+
+    /// Returns whether a file is in the store, whole. A blob of another size is damaged,
+    /// and goes, so that it is fetched again.
+    fn is_here(&self, file: &PinnedFile) -> bool {
+        match self.store.size(&file.sha256) {
+            Some(size) if size == file.bytes => true,
+            Some(_) => {
+                drop(self.store.remove(&file.sha256));
+                false
+            }
+            None => false,
+        }
+    }
+
+    async fn bring(&self, place: &Place, files: &[PinnedFile]) -> Result<(), Error> {
+        match place {
+            Place::Hub(address) => obtain::bring(self, address, files).await,
+            Place::Local(_) => Ok(()),
+        }
+    }
+
+    /// Finds out where a pinned source is. A lock may have been edited: nothing in it is trusted.
+    fn place(&self, pinned: &Pinned) -> Result<Place, Error> {
+        pinned.files.iter().try_for_each(|file| check_path(&pinned.uri, &file.path))?;
+        match pinned.uri.strip_prefix("file:") {
+            Some(path) => Ok(Place::Local(self.local(path))),
+            None => HubAddress::parse(&pinned.uri).map(Place::Hub),
+        }
+    }
+
+    fn local(&self, path: &str) -> PathBuf {
+        self.settings.folder.join(Path::new(path))
+    }
+}

@@ -1,0 +1,156 @@
+//! Which files of a repository or folder a conversion needs. Names in, names out.
+
+use std::collections::BTreeSet;
+
+use super::error::Error;
+
+/// What a conversion reads besides the weights, where it is there.
+const SMALL: [&str; 7] = [
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+];
+
+/// The list of shards and what is in each.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Where the weights of a checkpoint are.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Weights {
+    /// In these files.
+    Files(Vec<String>),
+    /// In those that [`INDEX`] names.
+    Indexed,
+}
+
+/// Chooses the files of a checkpoint among `names`: the small ones, and the weights.
+pub(super) fn checkpoint(what: &str, names: &[&str]) -> Result<(Vec<String>, Weights), Error> {
+    let fail = |why: String| Err(Error::NotACheckpoint { what: what.to_owned(), why });
+    let has = |name: &str| names.contains(&name);
+    // weights in folders are of other formats (onnx/, original/), never part of the checkpoint
+    let with_end = |end: &str| {
+        let found = names.iter().filter(|name| !name.contains('/') && name.ends_with(end));
+        let mut found: Vec<String> = found.map(|name| (*name).to_owned()).collect();
+        found.sort();
+        found
+    };
+    let tensors = with_end(".safetensors");
+    let weights = if has("model.safetensors") {
+        Weights::Files(vec!["model.safetensors".to_owned()])
+    } else if has(INDEX) {
+        Weights::Indexed
+    } else if tensors.iter().all(|name| name.starts_with("adapter_")) {
+        let ggufs = names.iter().filter(|name| name.ends_with(".gguf")).take(8).copied();
+        let ggufs: Vec<&str> = ggufs.collect();
+        if !ggufs.is_empty() {
+            return fail(format!("it holds GGUF files, of which one must be named: {}", ggufs.join(", ")));
+        }
+        if !tensors.is_empty() {
+            return fail("it is an adapter, which needs the model that it was made for".to_owned());
+        }
+        let pickles = [with_end(".bin"), with_end(".pth"), with_end(".pt")].concat();
+        if let Some(pickle) = pickles.first() {
+            return Err(Error::NotYet {
+                what: format!("{what} with torch weights ({pickle})"),
+                instead: "name a repository or revision that has .safetensors files, or one GGUF file",
+            });
+        }
+        return fail("there is no .safetensors and no .gguf file in it".to_owned());
+    } else {
+        Weights::Files(tensors)
+    };
+    if !has("config.json") {
+        return fail("there is no config.json in it".to_owned());
+    }
+    let small = SMALL.iter().filter(|name| has(name)).map(|name| (*name).to_owned());
+    let index = (weights == Weights::Indexed).then(|| INDEX.to_owned());
+    Ok((small.chain(index).collect(), weights))
+}
+
+/// Returns the shards that the text of an index names; each is among `names`.
+pub(super) fn shards(what: &str, index: &[u8], names: &[&str]) -> Result<Vec<String>, Error> {
+    let bad = |why: String| Error::BadAnswer { what: format!("{what}/{INDEX}"), why };
+    let index: serde_json::Value = serde_json::from_slice(index).map_err(|error| bad(error.to_string()))?;
+    let map = index.get("weight_map").and_then(serde_json::Value::as_object);
+    let map = map.ok_or_else(|| bad("it has no weight_map".to_owned()))?;
+    let found: BTreeSet<&str> = map.values().filter_map(serde_json::Value::as_str).collect();
+    if let Some(missing) = found.iter().find(|shard| !names.contains(shard)) {
+        let missing: String = missing.chars().take(120).collect();
+        return Err(bad(format!("it names {missing:?}, which is not there")));
+    }
+    if found.is_empty() {
+        return Err(bad("it names no file".to_owned()));
+    }
+    Ok(found.into_iter().map(str::to_owned).collect())
+}
+
+/// Checks that `name` is a GGUF that can be used alone.
+pub(super) fn gguf(what: &str, name: &str) -> Result<(), Error> {
+    // gguf-split's names: NAME-00001-of-00003.gguf
+    let stem = name.strip_suffix(".gguf").unwrap_or(name);
+    let is_number = |text: &str| text.len() == 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let is_part = stem.rsplit_once("-of-").is_some_and(|(head, count)| {
+        is_number(count) && head.rsplit_once('-').is_some_and(|(_, n)| is_number(n))
+    });
+    if is_part {
+        return Err(Error::NotYet {
+            what: format!("{what}, a part of a split GGUF,"),
+            instead: "name a GGUF in one file, or join the parts with llama-gguf-split --merge and name the file",
+        });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(names: &[&str], small: &[&str], weights: &Weights) {
+        let (got_small, got) = checkpoint("org/repo", names).unwrap();
+        assert_eq!(got_small, small);
+        assert_eq!(&got, weights);
+    }
+
+    #[test]
+    fn only_what_a_conversion_reads_is_chosen() {
+        let names = ["README.md", "config.json", "model.safetensors", "onnx/model.onnx", "tokenizer.json"];
+        let one = Weights::Files(vec!["model.safetensors".to_owned()]);
+        check(&names, &["config.json", "tokenizer.json"], &one);
+        // Mistral publishes the same weights twice: the index says which are the checkpoint's
+        let twice =
+            ["config.json", "consolidated.safetensors", INDEX, "model-1.safetensors", "pytorch_model.bin"];
+        check(&twice, &["config.json", INDEX], &Weights::Indexed);
+        let other = Weights::Files(vec!["a.safetensors".to_owned(), "b.safetensors".to_owned()]);
+        check(&["b.safetensors", "a.safetensors", "config.json"], &["config.json"], &other);
+    }
+
+    #[test]
+    fn what_holds_no_checkpoint_says_what_it_holds() {
+        let said = |names: &[&str]| checkpoint("org/repo", names).unwrap_err().to_string();
+        assert!(said(&["config.json", "pytorch_model.bin"]).contains("pytorch_model.bin"));
+        assert!(said(&["a.Q8_0.gguf", "b.Q4_0.gguf"]).contains("a.Q8_0.gguf, b.Q4_0.gguf"));
+        assert!(said(&["adapter_model.safetensors", "config.json"]).contains("adapter"));
+        assert!(said(&["model.safetensors"]).contains("config.json"));
+        assert!(said(&["README.md"]).contains("no .safetensors"));
+    }
+
+    #[test]
+    fn an_index_cannot_name_what_is_not_listed() {
+        let names = ["a.safetensors", "b.safetensors"];
+        let index = br#"{"weight_map":{"x":"b.safetensors","y":"a.safetensors","z":"b.safetensors"}}"#;
+        assert_eq!(shards("o/r", index, &names).unwrap(), names);
+        for bad in ["", "{}", r#"{"weight_map":{}}"#, r#"{"weight_map":{"x":"../../etc/passwd"}}"#] {
+            assert!(shards("o/r", bad.as_bytes(), &names).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_split_gguf_is_refused() {
+        assert!(gguf("o/r", "m-00001-of-00003.gguf").is_err());
+        assert!(gguf("o/r", "best-of-2.gguf").is_ok());
+    }
+}

@@ -1,0 +1,222 @@
+//! Headers of weights without the weights: by range requests, or from what is here.
+
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use reqwest::StatusCode;
+
+use super::address::HubAddress;
+use super::download::content_range;
+use super::error::Error;
+use super::header::{self, Scan};
+use super::{Fetcher, Place};
+use crate::source::{Pinned, PinnedFile};
+use crate::store::write_whole;
+use crate::units::Bytes;
+
+/// What is asked for first: the headers of most shards fit.
+const FIRST_STEP: u64 = 128 << 10;
+
+/// A configuration file longer than this is none.
+const CONFIG_MAX: u64 = 64 << 20;
+
+/// What a pinned source says of itself, unread: the rooms of the formats understand it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawModel {
+    /// The headers.
+    pub header: RawHeader,
+    /// Whether the source brings a chat template.
+    pub has_chat_template: bool,
+}
+
+/// The headers of a checkpoint or of a GGUF.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RawHeader {
+    /// A checkpoint.
+    Checkpoint {
+        /// `config.json`.
+        config: serde_json::Value,
+        /// The JSON header of each shard, without the length before it, in the order of the pinned files.
+        shards: Vec<Vec<u8>>,
+    },
+    /// One GGUF: its first bytes, up to the end of the tensor list.
+    Gguf {
+        /// From the first byte of the file.
+        header: Vec<u8>,
+    },
+}
+
+pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawModel, Error> {
+    let place = fetcher.place(pinned)?;
+    if pinned.is_gguf() {
+        let (header, has_chat_template) = head(fetcher, &place, &pinned.files[0], header::gguf).await?;
+        return Ok(RawModel { header: RawHeader::Gguf { header }, has_chat_template });
+    }
+    let file = |name: &str| pinned.files.iter().find(|file| file.path == name);
+    let missing = || Error::NotACheckpoint {
+        what: pinned.uri.clone(),
+        why: "there is no config.json in it".to_owned(),
+    };
+    let config = json(fetcher, &place, file("config.json").ok_or_else(missing)?).await?;
+    let mut shards = Vec::new();
+    for shard in pinned.files.iter().filter(|file| file.path.ends_with(".safetensors")) {
+        let (mut head, _) = head(fetcher, &place, shard, header::safetensors).await?;
+        shards.push(head.split_off(8));
+    }
+    let has_chat_template = match (file("chat_template.jinja"), file("tokenizer_config.json")) {
+        (Some(_), _) => true,
+        (None, Some(file)) => {
+            let tokenizer = json(fetcher, &place, file).await?;
+            tokenizer.get("chat_template").is_some_and(|template| !template.is_null())
+        }
+        (None, None) => false,
+    };
+    Ok(RawModel { header: RawHeader::Checkpoint { config, shards }, has_chat_template })
+}
+
+async fn json(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<serde_json::Value, Error> {
+    let bad = |why: String| Error::BadAnswer { what: file.path.clone(), why };
+    if file.bytes.0 > CONFIG_MAX {
+        return Err(bad(format!("it is longer than {}", Bytes(CONFIG_MAX))));
+    }
+    let path = match place {
+        Place::Hub(_) => {
+            fetcher.bring(place, std::slice::from_ref(file)).await?;
+            fetcher.store.path(&file.sha256)
+        }
+        Place::Local(folder) => super::local::place(folder, file),
+    };
+    let text = read_head(path, file.bytes.0).await?;
+    serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))
+}
+
+/// Returns the header of one file, and whether it has a chat template.
+async fn head(
+    fetcher: &Fetcher,
+    place: &Place,
+    file: &PinnedFile,
+    scan: fn(&[u8], Bytes) -> Scan,
+) -> Result<(Vec<u8>, bool), Error> {
+    let bad = |why: String| Error::BadHeader { what: file.path.clone(), why };
+    // headers stay, so that planning again needs no network; the blob itself is trusted more
+    let kept = fetcher.store.root().join("headers").join(file.sha256.to_string());
+    let source = match place {
+        Place::Local(folder) => From::File(super::local::place(folder, file)),
+        Place::Hub(_) if fetcher.is_here(file) => From::File(fetcher.store.path(&file.sha256)),
+        Place::Hub(address) => From::Hub(address),
+    };
+    let mut head = match source {
+        From::Hub(_) => read_head(kept.clone(), header::GGUF_MAX).await.unwrap_or_default(),
+        From::File(_) => Vec::new(),
+    };
+    let had = head.len();
+    loop {
+        match scan(&head, file.bytes) {
+            Scan::Whole { bytes, has_chat_template } => {
+                head.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
+                if matches!(source, From::Hub(_)) && had == 0 {
+                    keep(fetcher, kept, head.clone()).await;
+                }
+                return Ok((head, has_chat_template));
+            }
+            Scan::Bad(why) => return Err(bad(why)),
+            Scan::More(need) => {
+                // doubling keeps the number of requests small whatever the header's length
+                let wish = need.max(FIRST_STEP).max(head.len() as u64 * 2).min(file.bytes.0);
+                match &source {
+                    From::File(path) => head = read_head(path.clone(), wish).await?,
+                    From::Hub(address) => more(fetcher, address, file, &mut head, wish).await?,
+                }
+                if (head.len() as u64) < need {
+                    return Err(bad("the file ends inside it".to_owned()));
+                }
+            }
+        }
+    }
+}
+
+enum From<'a> {
+    File(PathBuf),
+    Hub(&'a HubAddress),
+}
+
+/// Fetches the bytes of a file from the end of `head` up to `until`.
+async fn more(
+    fetcher: &Fetcher,
+    address: &HubAddress,
+    file: &PinnedFile,
+    head: &mut Vec<u8>,
+    until: u64,
+) -> Result<(), Error> {
+    let web = &fetcher.web;
+    let mut backoff = super::web::Backoff::default();
+    while (head.len() as u64) < until {
+        let before = head.len();
+        let mut ask = address.ask(&file.path);
+        ask.range = Some((before as u64, Some(until - 1)));
+        if let Err(error) = more_once(web, &ask, head, until).await {
+            if head.len() > before {
+                backoff.progressed();
+            }
+            web.pause_after(&mut backoff, error).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn more_once(
+    web: &super::web::Web,
+    ask: &super::web::Ask,
+    head: &mut Vec<u8>,
+    until: u64,
+) -> Result<(), Error> {
+    let mut answer = web.ask_once(ask).await?;
+    let bad = |why: &str| Error::BadAnswer { what: ask.what.clone(), why: why.to_owned() };
+    // a server without ranges sends all of it from the start: the first part is passed over
+    let mut skip = match answer.response.status() {
+        StatusCode::PARTIAL_CONTENT => match content_range(answer.response.headers()) {
+            Some((first, _)) if first == head.len() as u64 => 0,
+            _ => return Err(bad("it is another range than the one that was asked for")),
+        },
+        StatusCode::OK => head.len(),
+        _ => return Err(bad("the file is shorter than it was pinned")),
+    };
+    while let Some(piece) = web.next_piece(&mut answer.response, &ask.what).await? {
+        let piece = &piece[skip.min(piece.len())..];
+        skip = skip.saturating_sub(piece.len());
+        let room = usize::try_from(until).unwrap_or(usize::MAX) - head.len();
+        head.extend_from_slice(&piece[..room.min(piece.len())]);
+        if head.len() as u64 == until {
+            return Ok(());
+        }
+    }
+    let (got, expected) = (Bytes(head.len() as u64), Bytes(until));
+    Err(Error::EndedEarly { what: ask.what.clone(), got, expected })
+}
+
+/// Reads at most `max` bytes from the start of a file.
+async fn read_head(path: PathBuf, max: u64) -> Result<Vec<u8>, Error> {
+    let what = path.display().to_string();
+    let read = tokio::task::spawn_blocking(move || {
+        let read = |path: &Path| {
+            let mut file = std::fs::File::open(path)?;
+            file.seek(SeekFrom::Start(0))?;
+            let mut bytes = Vec::new();
+            file.take(max).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read(&path).map_err(|source| Error::Local { path, source })
+    });
+    read.await.map_err(|_| Error::Cut { what })?
+}
+
+/// Keeps a header for the next time. It only saves requests, so that failing is no matter.
+async fn keep(fetcher: &Fetcher, path: PathBuf, head: Vec<u8>) {
+    let folder = fetcher.store.root().join("headers");
+    let kept = tokio::task::spawn_blocking(move || {
+        if std::fs::create_dir_all(folder).is_ok() {
+            drop(write_whole(&path, &head));
+        }
+    });
+    drop(kept.await);
+}

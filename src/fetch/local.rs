@@ -1,0 +1,132 @@
+//! Sources on the operator's machine. Their files are used where they are; a file is
+//! hashed again only when its size, times or inode say that it may have changed.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::choose::{self, INDEX, Weights};
+use super::error::Error;
+use crate::ids::Digest;
+use crate::source::{Pinned, PinnedFile};
+use crate::store::{Store, hash_file, write_whole};
+use crate::units::Bytes;
+
+/// Largest index of shards that is read. Real ones have some 100 bytes for each tensor.
+const INDEX_MAX: u64 = 64 << 20;
+
+/// Pins what is at `path`: the folder of a checkpoint, or one GGUF.
+pub(super) fn pin(uri: &str, path: &Path, store: &Store) -> Result<Pinned, Error> {
+    let fail = |source| Error::Local { path: path.to_owned(), source };
+    let meta = fs::metadata(path).map_err(fail)?;
+    let (folder, names) = if meta.is_dir() {
+        (path, checkpoint_names(uri, path)?)
+    } else {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if !name.ends_with(".gguf") {
+            let why = "it is neither a folder with a checkpoint nor a .gguf file".to_owned();
+            return Err(Error::NotACheckpoint { what: uri.to_owned(), why });
+        }
+        choose::gguf(uri, name)?;
+        (path.parent().unwrap_or(Path::new(".")), vec![name.to_owned()])
+    };
+    let mut files = Vec::with_capacity(names.len());
+    for name in names {
+        let (sha256, bytes) = hash(&folder.join(&name), store)?;
+        files.push(PinnedFile { path: name, bytes, sha256 });
+    }
+    files.sort();
+    Ok(Pinned { uri: uri.to_owned(), files, license: None })
+}
+
+fn checkpoint_names(uri: &str, folder: &Path) -> Result<Vec<String>, Error> {
+    let fail = |source| Error::Local { path: folder.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(fail)? {
+        let entry = entry.map_err(fail)?;
+        if let Ok(name) = entry.file_name().into_string()
+            && entry.path().is_file()
+        {
+            found.push(name);
+        }
+    }
+    let names: Vec<&str> = found.iter().map(String::as_str).collect();
+    let (mut chosen, weights) = choose::checkpoint(uri, &names)?;
+    match weights {
+        Weights::Files(files) => chosen.extend(files),
+        Weights::Indexed => {
+            let path = folder.join(INDEX);
+            let fail = |source| Error::Local { path: path.clone(), source };
+            if fs::metadata(&path).map_err(fail)?.len() > INDEX_MAX {
+                let why = format!("it is longer than {}", Bytes(INDEX_MAX));
+                return Err(Error::BadAnswer { what: path.display().to_string(), why });
+            }
+            chosen.extend(choose::shards(uri, &fs::read(&path).map_err(fail)?, &names)?);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Returns where a pinned file of a local source is, and checks that it is still the same.
+pub(super) fn find(path: &Path, file: &PinnedFile, store: &Store) -> Result<PathBuf, Error> {
+    let place = place(path, file);
+    if hash(&place, store)? == (file.sha256, file.bytes) {
+        Ok(place)
+    } else {
+        Err(Error::LocalChanged { path: place })
+    }
+}
+
+/// Returns where a pinned file of a local source is.
+pub(super) fn place(path: &Path, file: &PinnedFile) -> PathBuf {
+    if path.is_dir() { path.join(&file.path) } else { path.to_owned() }
+}
+
+/// What a file looked like when it was hashed.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Seen {
+    bytes: u64,
+    device: u64,
+    inode: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Seen {
+    fn of(path: &Path) -> std::io::Result<Self> {
+        let meta = fs::metadata(path)?;
+        Ok(Self {
+            bytes: meta.len(),
+            device: meta.dev(),
+            inode: meta.ino(),
+            modified: (meta.mtime(), meta.mtime_nsec()),
+            changed: (meta.ctime(), meta.ctime_nsec()),
+        })
+    }
+}
+
+/// Returns the digest and size of a file, from the index of hashed files where it is unchanged.
+fn hash(path: &Path, store: &Store) -> Result<(Digest, Bytes), Error> {
+    let fail = |source| Error::Local { path: path.to_owned(), source };
+    let real = fs::canonicalize(path).map_err(fail)?;
+    let folder = store.root().join("hashed");
+    let entry = folder.join(Digest::of(real.as_os_str().as_encoded_bytes()).to_string());
+    let before = Seen::of(&real).map_err(fail)?;
+    if let Ok(text) = fs::read(&entry)
+        && let Ok((seen, digest)) = serde_json::from_slice::<(Seen, Digest)>(&text)
+        && seen == before
+    {
+        return Ok((digest, Bytes(before.bytes)));
+    }
+    let (digest, bytes) = hash_file(&real).map_err(fail)?;
+    if Seen::of(&real).map_err(fail)? != before {
+        return Err(Error::LocalChanged { path: path.to_owned() });
+    }
+    // the index only saves time: a full or read-only cache is no reason to fail
+    if fs::create_dir_all(&folder).is_ok() {
+        drop(write_whole(&entry, serde_json::json!((before, digest)).to_string().as_bytes()));
+    }
+    Ok((digest, bytes))
+}

@@ -1,0 +1,157 @@
+//! All files of a pinned source onto this machine, under their names.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::address::HubAddress;
+use super::download::download;
+use super::error::Error;
+use super::hub::PARALLEL;
+use super::{Fetcher, Place, local};
+use crate::events::Event;
+use crate::ids::Digest;
+use crate::source::{Pinned, PinnedFile};
+use crate::units::Bytes;
+
+/// What stays free for everything else on the operator's disk.
+const HEADROOM: Bytes = Bytes::mib(64);
+
+/// Progress is told in steps of this many bytes.
+const STEP: u64 = 1 << 20;
+
+pub(super) async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf, Error> {
+    let place = fetcher.place(pinned)?;
+    if let Place::Hub(_) = &place {
+        fetcher.bring(&place, &pinned.files).await?;
+    }
+    let (fetcher, pinned) = (fetcher.clone(), pinned.clone());
+    let what = pinned.uri.clone();
+    let laid = tokio::task::spawn_blocking(move || lay_out(&fetcher, &place, &pinned));
+    laid.await.map_err(|_| Error::Cut { what })?
+}
+
+/// Brings those of `files` that are not in the store into it: from the Python client's
+/// cache where they are there, else from the hub.
+pub(super) async fn bring(
+    fetcher: &Fetcher,
+    address: &HubAddress,
+    files: &[PinnedFile],
+) -> Result<(), Error> {
+    let mut missing: Vec<&PinnedFile> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for file in files.iter().filter(|file| !fetcher.is_here(file)) {
+        if seen.insert(file.sha256) && !adopt(fetcher, address, file).await? {
+            missing.push(file);
+        }
+    }
+    let Some(first) = missing.first() else { return Ok(()) };
+    if fetcher.settings.is_offline {
+        let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
+        return Err(Error::Offline { what: format!("{}{more}", address.name_of(&first.path)) });
+    }
+    let need: Bytes = missing.iter().map(|file| file.bytes - fetcher.store.arrived(&file.sha256)).sum();
+    has_room(fetcher, &address.repo, need)?;
+    let fetches = missing.into_iter().map(|file| one(fetcher, address, file));
+    stream::iter(fetches).buffer_unordered(PARALLEL).try_collect().await
+}
+
+async fn one(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Result<(), Error> {
+    let key = format!("fetch {address}/{}", file.path);
+    let events = &fetcher.events;
+    let what = format!("fetching {}", address.name_of(&file.path));
+    events.send(Event::Started { key: key.clone(), host: None, what, total: Some(file.bytes) });
+    let told = std::sync::atomic::AtomicU64::new(u64::MAX);
+    let progress = |done: Bytes| {
+        let step = done.0 / STEP;
+        if told.swap(step, std::sync::atomic::Ordering::Relaxed) != step || done == file.bytes {
+            events.send(Event::Progress { key: key.clone(), done });
+        }
+    };
+    let result = download(&fetcher.web, &fetcher.store, &address.ask(&file.path), file, &progress).await;
+    match &result {
+        Ok(()) => events.send(Event::Finished { key, outcome: None }),
+        Err(error) => events.send(Event::Failed { key, error: with_causes(error) }),
+    }
+    result
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+/// Takes a file from the cache of the hub's Python client, if it is there and whole.
+async fn adopt(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Result<bool, Error> {
+    let Some(cache) = &fetcher.settings.hub_cache else { return Ok(false) };
+    let repo = cache.join(format!("models--{}", address.repo.replace('/', "--")));
+    let places = [
+        // large files are named by their SHA-256 there, small ones by git's hash
+        repo.join("blobs").join(file.sha256.to_string()),
+        repo.join("snapshots").join(&address.revision).join(&file.path),
+    ];
+    let (fetcher, file, what) = (fetcher.clone(), file.clone(), address.name_of(&file.path));
+    let adopted = tokio::task::spawn_blocking(move || {
+        for place in places {
+            let Ok(meta) = fs::metadata(&place) else { continue };
+            if !meta.is_file() || meta.len() != file.bytes.0 {
+                continue;
+            }
+            match fetcher.store.adopt(&place, &file.sha256) {
+                Ok(true) => return true,
+                Ok(false) => tracing::warn!(path = %place.display(), "not what its name says: fetching it"),
+                Err(error) => tracing::warn!(%error, path = %place.display(), "cannot be used: fetching it"),
+            }
+        }
+        false
+    });
+    adopted.await.map_err(|_| Error::Cut { what })
+}
+
+fn has_room(fetcher: &Fetcher, what: &str, need: Bytes) -> Result<(), Error> {
+    let folder = fetcher.store.root().to_owned();
+    let free = match (fetcher.machine.free_space)(&folder) {
+        Ok(free) => free,
+        Err(source) => return Err(Error::Local { path: folder, source }),
+    };
+    let need = need + HEADROOM;
+    if free < need {
+        return Err(Error::NoSpace { folder, what: what.to_owned(), need, free });
+    }
+    Ok(())
+}
+
+/// Makes the folder with the files under their names, as links.
+fn lay_out(fetcher: &Fetcher, place: &Place, pinned: &Pinned) -> Result<PathBuf, Error> {
+    let content: Vec<_> = pinned.files.iter().map(|file| (&file.path, file.sha256)).collect();
+    let name = Digest::of(serde_json::json!(content).to_string().as_bytes());
+    let folder = fetcher.store.root().join("sources").join(name.to_string());
+    for file in &pinned.files {
+        let target = match place {
+            Place::Hub(_) => fetcher.store.path(&file.sha256),
+            Place::Local(path) => local::find(path, file, &fetcher.store)?,
+        };
+        let link = folder.join(&file.path);
+        let fail = |source| Error::LayOut { path: link.clone(), source };
+        let target = std::path::absolute(target).map_err(fail)?;
+        link_to(&target, &link).map_err(fail)?;
+    }
+    Ok(folder)
+}
+
+fn link_to(target: &Path, link: &Path) -> std::io::Result<()> {
+    if fs::read_link(link).is_ok_and(|old| old == target) {
+        return Ok(());
+    }
+    let folder = link.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    // under another name first: whoever reads the folder never finds the link missing
+    let made = tempfile::Builder::new().prefix("new-").make_in(folder, |path| symlink(target, path))?;
+    fs::rename(made.path(), link)?;
+    // what it would remove at its end has been renamed
+    drop(made.into_temp_path().keep());
+    Ok(())
+}

@@ -1,0 +1,367 @@
+//! One question to the hub, answered or refused with words: redirects, statuses, waits.
+
+use std::time::Duration;
+
+use reqwest::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+};
+use reqwest::{Response, StatusCode, Url};
+
+use super::error::Error;
+use super::settings::{Machine, Patience, Settings};
+use crate::clock;
+use crate::events::{Event, Events};
+use crate::units::Bytes;
+
+/// The hub redirects once to its CDN; a renamed repository adds one.
+const REDIRECTS_MAX: usize = 5;
+
+/// The way to the hub.
+#[derive(Debug, Clone)]
+pub(super) struct Web {
+    client: reqwest::Client,
+    endpoint: Url,
+    bearer: Option<HeaderValue>,
+    is_offline: bool,
+    patience: Patience,
+    machine: Machine,
+    events: Events,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ask {
+    /// The address below the endpoint.
+    pub path: String,
+    /// How messages call it: `ORG/REPO/FILE`.
+    pub what: String,
+    /// `ORG/REPO`.
+    pub repo: String,
+    /// The revision, for messages.
+    pub revision: String,
+    /// The first byte, and the last one.
+    pub range: Option<(u64, Option<u64>)>,
+    /// The version that the range is of.
+    pub if_range: Option<String>,
+}
+
+/// An answer with status 200 or 206, or 416 to a range.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub response: Response,
+    /// `X-Repo-Commit`, from the hub itself.
+    pub commit: Option<String>,
+    /// `X-Linked-Etag`, from the hub itself: the SHA-256 of a large file.
+    pub linked_etag: Option<String>,
+    /// `X-Linked-Size`, from the hub itself.
+    pub linked_size: Option<Bytes>,
+}
+
+impl Web {
+    pub(super) fn new(settings: &Settings, machine: Machine, events: Events) -> Result<Self, Error> {
+        let bad = || Error::BadEndpoint(settings.endpoint.clone());
+        let mut endpoint = Url::parse(&settings.endpoint).map_err(|_| bad())?;
+        if !matches!(endpoint.scheme(), "http" | "https") || endpoint.host().is_none() {
+            return Err(bad());
+        }
+        // below `https://mirror/hub`, `api/…` is `https://mirror/hub/api/…`
+        if !endpoint.path().ends_with('/') {
+            endpoint.set_path(&format!("{}/", endpoint.path()));
+        }
+        let bearer = settings.token.as_ref().map(|token| {
+            let mut value =
+                HeaderValue::from_str(&format!("Bearer {}", token.reveal())).map_err(|_| Error::BadToken)?;
+            value.set_sensitive(true);
+            Ok(value)
+        });
+        Ok(Self {
+            client: client(&endpoint, &settings.patience)?,
+            bearer: bearer.transpose()?,
+            endpoint,
+            is_offline: settings.is_offline,
+            patience: settings.patience,
+            machine,
+            events,
+        })
+    }
+
+    /// Returns the hub's address for messages.
+    pub(super) fn endpoint(&self) -> &str {
+        self.endpoint.as_str().trim_end_matches('/')
+    }
+
+    /// Asks for something small and returns it whole.
+    pub(super) async fn ask_whole(&self, ask: &Ask, max: Bytes) -> Result<Vec<u8>, Error> {
+        let mut backoff = Backoff::default();
+        loop {
+            let result = match self.ask_once(ask).await {
+                Ok(answer) => self.read_whole(answer.response, ask, max).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => self.pause_after(&mut backoff, error).await?,
+            }
+        }
+    }
+
+    async fn read_whole(&self, mut response: Response, ask: &Ask, max: Bytes) -> Result<Vec<u8>, Error> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.next_piece(&mut response, &ask.what).await? {
+            if (whole.len() + piece.len()) as u64 > max.0 {
+                let why = format!("it is longer than {max}");
+                return Err(Error::BadAnswer { what: ask.what.clone(), why });
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole)
+    }
+
+    /// Returns the next bytes of an answer; none at its end.
+    pub(super) async fn next_piece(
+        &self,
+        response: &mut Response,
+        what: &str,
+    ) -> Result<Option<bytes::Bytes>, Error> {
+        let piece = response.chunk().await;
+        piece.map_err(|e| Error::Broken { what: what.to_owned(), source: e.without_url() })
+    }
+
+    /// Waits as long as it makes sense after `error`.
+    ///
+    /// # Errors
+    /// Gives `error` back when trying again makes no sense.
+    pub(super) async fn pause_after(&self, backoff: &mut Backoff, error: Error) -> Result<(), Error> {
+        let Some(wait) = backoff.after(&error, &self.patience, random()) else { return Err(error) };
+        if error.wanted_wait().is_some() {
+            let text = format!("the hub asks to wait {} s", wait.as_secs());
+            self.events.send(Event::Note { host: None, text });
+        }
+        tracing::debug!(%error, ?wait, "trying again");
+        (self.machine.pause)(wait).await;
+        Ok(())
+    }
+
+    /// Asks once, following redirects. The token goes to the endpoint and nowhere else.
+    pub(super) async fn ask_once(&self, ask: &Ask) -> Result<Answer, Error> {
+        if self.is_offline {
+            return Err(Error::Offline { what: ask.what.clone() });
+        }
+        let bad = |why: &str| Error::BadAnswer { what: ask.what.clone(), why: why.to_owned() };
+        let mut url = self.endpoint.join(&ask.path).map_err(|_| bad("its address is malformed"))?;
+        let (mut commit, mut linked_etag, mut linked_size) = (None, None, None);
+        for _ in 0..=REDIRECTS_MAX {
+            let is_hub = url.origin() == self.endpoint.origin();
+            let response = self.send(ask, &url, is_hub).await?;
+            let headers = response.headers();
+            if is_hub {
+                commit = text(headers, "x-repo-commit").or(commit);
+                linked_etag = text(headers, "x-linked-etag").or(linked_etag);
+                linked_size = text(headers, "x-linked-size")
+                    .and_then(|size| size.parse().ok().map(Bytes))
+                    .or(linked_size);
+            }
+            let status = response.status();
+            if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+                let place = headers.get(LOCATION).and_then(|place| place.to_str().ok());
+                let next = place
+                    .and_then(|place| url.join(place).ok())
+                    .ok_or_else(|| bad("it redirects to nowhere"))?;
+                if !matches!((url.scheme(), next.scheme()), ("https" | "http", "https") | ("http", "http")) {
+                    return Err(bad("it redirects to an unencrypted address"));
+                }
+                url = next;
+                continue;
+            }
+            let is_answer = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
+                || (status == StatusCode::RANGE_NOT_SATISFIABLE && ask.range.is_some());
+            if is_answer {
+                return Ok(Answer { response, commit, linked_etag, linked_size });
+            }
+            return Err(self.refusal(ask, status, headers, is_hub));
+        }
+        Err(bad("it redirects in circles"))
+    }
+
+    async fn send(&self, ask: &Ask, url: &Url, is_hub: bool) -> Result<Response, Error> {
+        // no compression: offsets and sizes are those of the file
+        let mut request = self.client.get(url.clone()).header(ACCEPT_ENCODING, "identity");
+        if let (Some(bearer), true) = (&self.bearer, is_hub) {
+            request = request.header(AUTHORIZATION, bearer.clone());
+        }
+        if let Some((first, last)) = ask.range {
+            let last = last.map(|last| last.to_string()).unwrap_or_default();
+            request = request.header(RANGE, format!("bytes={first}-{last}"));
+            if let Some(etag) = &ask.if_range {
+                request = request.header(IF_RANGE, etag);
+            }
+        }
+        // a signed address is a secret for as long as it is valid: it stays out of messages
+        request.send().await.map_err(|error| {
+            let endpoint =
+                if is_hub { self.endpoint().to_owned() } else { url.origin().ascii_serialization() };
+            Error::Unreachable { endpoint, source: error.without_url() }
+        })
+    }
+
+    /// Puts a status that is no answer into words. The hub says more in `X-Error-Code`.
+    fn refusal(&self, ask: &Ask, status: StatusCode, headers: &HeaderMap, is_hub: bool) -> Error {
+        let (what, repo) = (ask.what.clone(), ask.repo.clone());
+        let code = text(headers, "x-error-code").unwrap_or_default();
+        let message = text(headers, "x-error-message").unwrap_or_default();
+        let said = if message.is_empty() { String::new() } else { format!(": {message}") };
+        let had_token = self.bearer.is_some();
+        let page = format!("{}/{repo}", self.endpoint());
+        let not_found =
+            || Error::RepoNotFound { repo: repo.clone(), endpoint: self.endpoint().to_owned(), had_token };
+        match (status.as_u16(), code.as_str()) {
+            (429, _) => Error::TooManyRequests { wait: wait_of(headers) },
+            // 408 and 425 are said by proxies that want the same again
+            (408 | 425 | 500..=599, _) => Error::Server { what, status: status.as_u16(), said },
+            (403, _) if !is_hub => Error::Expired { what },
+            (_, "GatedRepo") if !had_token => Error::NoToken { what, page },
+            (_, "GatedRepo") => Error::LicenceNotAccepted { what, page },
+            (_, "RepoNotFound") => not_found(),
+            (_, "RevisionNotFound") => Error::RevisionNotFound { repo, revision: ask.revision.clone() },
+            (_, "EntryNotFound") => Error::EntryNotFound { what },
+            (401, _) if had_token => Error::TokenRefused { endpoint: self.endpoint().to_owned() },
+            // a repository that strangers may not see does not exist for them
+            (401, _) => not_found(),
+            (404, _) if ask.path.starts_with("api/") => not_found(),
+            (404, _) => Error::EntryNotFound { what },
+            (other, _) => Error::Denied { what, status: other, said },
+        }
+    }
+}
+
+fn client(endpoint: &Url, patience: &Patience) -> Result<reqwest::Client, Error> {
+    // reqwest is built without a provider of its own; installing twice is no harm
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let is_here = match endpoint.host_str() {
+        Some(host) => host == "localhost" || host == "[::1]" || host.starts_with("127."),
+        None => false,
+    };
+    let begin = || {
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("bramble/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .connect_timeout(patience.connect)
+            .read_timeout(patience.idle);
+        // a proxy cannot reach what listens on this machine only
+        if is_here { builder.no_proxy() } else { builder }
+    };
+    // The system's roots (or SSL_CERT_FILE). A machine without any can still use a hub of
+    // its own over plain HTTP.
+    match begin().build() {
+        Err(_) if endpoint.scheme() == "http" => {
+            begin().tls_certs_only(Vec::new()).build().map_err(Error::Client)
+        }
+        result => result.map_err(Error::Client),
+    }
+}
+
+/// Counts failures in a row and says how long to pause.
+#[derive(Debug, Default)]
+pub(super) struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    /// Bytes came: what failed before does not count any more.
+    pub(super) fn progressed(&mut self) {
+        self.failures = 0;
+    }
+
+    /// Returns the pause after `error`; none when trying again makes no sense. `random` is
+    /// in 0..1 and keeps many clients from coming back at the same moment.
+    fn after(&mut self, error: &Error, patience: &Patience, random: f64) -> Option<Duration> {
+        self.failures += 1;
+        if !error.is_transient() || self.failures >= patience.attempts {
+            return None;
+        }
+        if let Some(wait) = error.wanted_wait() {
+            return (wait <= patience.longest_wait).then_some(wait);
+        }
+        let doubled = patience.first_pause.saturating_mul(1 << (self.failures - 1).min(16));
+        Some(doubled.min(patience.longest_pause).mul_f64(0.5 + random / 2.0))
+    }
+}
+
+fn random() -> f64 {
+    getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX))
+}
+
+/// Returns a header's text, at most 300 characters of it, without control characters.
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    let text = headers.get(name)?.to_str().ok()?;
+    Some(text.chars().filter(|c| !c.is_control()).take(300).collect())
+}
+
+/// Reads `Retry-After` (seconds or a date), else the hub's `RateLimit: …;t=SECONDS`.
+fn wait_of(headers: &HeaderMap) -> Option<Duration> {
+    let after = text(headers, RETRY_AFTER.as_str());
+    if let Some(after) = after.as_deref().map(str::trim) {
+        if let Ok(seconds) = after.parse() {
+            return Some(Duration::from_secs(seconds));
+        }
+        if let Ok(date) = jiff::fmt::rfc2822::parse(after) {
+            let until = u64::try_from(date.timestamp().as_second()).unwrap_or(0);
+            return Some(Duration::from_secs(until.saturating_sub(clock::unix_seconds())));
+        }
+    }
+    let limit = text(headers, "ratelimit")?;
+    let seconds = limit.split(';').find_map(|part| part.trim().strip_prefix("t="))?;
+    seconds.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn the_hub_says_how_long_to_wait_in_three_ways() {
+        let wait = |pairs| wait_of(&headers(pairs)).map(|wait| wait.as_secs());
+        assert_eq!(wait(&[("retry-after", "7")]), Some(7));
+        assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")]), Some(0), "in the past");
+        assert!(wait(&[("retry-after", "Wed, 21 Oct 2105 07:28:00 GMT")]).is_some_and(|s| s > 1 << 30));
+        assert_eq!(wait(&[("ratelimit", "\"api\";r=0;t=55")]), Some(55));
+        assert_eq!(wait(&[("retry-after", "soon")]), None);
+        assert_eq!(wait(&[]), None);
+    }
+
+    #[test]
+    fn pauses_double_up_to_the_longest_and_end() {
+        let patience = Patience { attempts: 9, ..Patience::default() };
+        let broken = Error::EndedEarly { what: String::new(), got: Bytes(1), expected: Bytes(2) };
+        let mut backoff = Backoff::default();
+        let mut pauses = Vec::new();
+        while let Some(pause) = backoff.after(&broken, &patience, 1.0) {
+            pauses.push(pause.as_millis());
+        }
+        assert_eq!(pauses, [500, 1000, 2000, 4000, 8000, 16000, 30000, 30000]);
+        backoff.progressed();
+        assert!(backoff.after(&broken, &patience, 0.0).is_some_and(|pause| pause.as_millis() == 250));
+    }
+
+    #[test]
+    fn a_wait_beyond_all_patience_is_told_at_once() {
+        let patience = Patience::default();
+        let asked = |seconds| {
+            let error = Error::TooManyRequests { wait: Some(Duration::from_secs(seconds)) };
+            Backoff::default().after(&error, &patience, 0.0)
+        };
+        assert_eq!(asked(300), Some(Duration::from_secs(300)));
+        assert_eq!(asked(86_400), None);
+    }
+
+    #[test]
+    fn what_cannot_get_better_is_not_tried_again() {
+        let error = Error::EntryNotFound { what: "x".to_owned() };
+        assert_eq!(Backoff::default().after(&error, &Patience::default(), 0.0), None);
+    }
+}
