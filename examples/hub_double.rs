@@ -35,7 +35,7 @@ async fn main() -> std::io::Result<()> {
     if let Some(path) = &arguments.port_file {
         // whoever waits for the file never reads half of it
         let whole = path.with_added_extension("new");
-        std::fs::write(&whole, format!("{}\n", hub.port))?;
+        std::fs::write(&whole, format!("{}\n", hub.endpoint.rsplit(':').next().unwrap_or_default()))?;
         std::fs::rename(&whole, path)?;
     }
     tokio::signal::ctrl_c().await

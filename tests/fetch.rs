@@ -1,8 +1,9 @@
 //! Fetching against a double of the hub: what arrives, what goes over the wire, what is said.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail loudly")]
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,7 +61,7 @@ impl Bench {
         settings.endpoint.clone_from(&self.hub.endpoint);
         settings.cache = self.path("cache");
         settings.hub_cache = Some(self.path("python"));
-        settings.folder = self.dir.path().to_owned();
+        self.dir.path().clone_into(&mut settings.folder);
         settings
     }
 
@@ -290,7 +291,7 @@ async fn a_stalled_download_is_taken_up_again() {
     let bench = Bench::new().await;
     let pinned = bench.pinned().await;
     bench.hub.fail(Door::Cdn, MODEL, Fault::Stall(70_000));
-    let impatient = bench.fetcher(|settings| settings.patience.idle = Duration::from_millis(200));
+    let impatient = bench.fetcher(|settings| settings.patience.idle = Duration::from_secs(1));
     bench.assert_obtained(&impatient.obtain(&pinned).await.unwrap());
     assert_each_byte_once(&bench.hub.take_seen());
 }
@@ -317,8 +318,46 @@ async fn the_token_goes_to_the_hub_and_not_to_the_cdn() {
     let (cdn, hub): (Vec<&Seen>, Vec<&Seen>) = seen.iter().partition(|seen| seen.door == Door::Cdn);
     assert!(cdn.len() >= 2 && cdn.iter().all(|seen| seen.authorization.is_none()));
     assert!(hub.len() >= 5);
+    assert!(seen.iter().all(|seen| seen.method == "GET"));
     assert!(hub.iter().all(|seen| seen.authorization.as_deref() == Some("Bearer hf_secret")));
     assert!(!format!("{fetcher:?}").contains("hf_secret"));
+}
+
+/// Asks the double something in plain HTTP and returns the whole answer.
+fn ask(endpoint: &str, request: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(endpoint.trim_start_matches("http://")).unwrap();
+    stream.write_all(format!("{request}\r\n\r\n").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_double_answers_as_the_hub_does() {
+    let bench = Bench::new().await;
+    let pinned = bench.pinned().await;
+    let sha256 = pinned.files[1].sha256;
+    let endpoint = &bench.hub.endpoint;
+    let tree = ask(endpoint, "GET /api/models/org/tiny/tree/main?recursive=true HTTP/1.1");
+    assert!(tree.contains(&format!(r#""lfs":{{"oid":"{sha256}""#)), "{tree}");
+    let head = ask(endpoint, &format!("HEAD /org/tiny/resolve/main/{MODEL} HTTP/1.1"));
+    let linked = format!("X-Linked-Etag: \"{sha256}\"\r\nX-Linked-Size: {WEIGHTS}\r\n");
+    assert!(head.starts_with("HTTP/1.1 302") && head.contains(&linked), "{head}");
+    let (cdn, path) = {
+        let place = head.split("Location: ").nth(1).unwrap().lines().next().unwrap();
+        place.split_at(place.rfind('/').unwrap())
+    };
+    let get = |headers: &str| ask(cdn, &format!("GET {path} HTTP/1.1\r\n{headers}"));
+    assert!(get(&format!("Range: bytes={WEIGHTS}-")).starts_with("HTTP/1.1 416"));
+    assert!(get("Range: bytes=8-9").ends_with("\r\n\r\n{\""));
+    assert!(get("Authorization: Bearer x").starts_with("HTTP/1.1 400"));
+    assert!(ask(cdn, "GET /blob?signature=made-up HTTP/1.1").starts_with("HTTP/1.1 403"));
+    let config = ask(endpoint, "GET /org/tiny/resolve/main/config.json HTTP/1.1");
+    assert!(config.contains("X-Repo-Commit: ") && config.ends_with("[\"LlamaForCausalLM\"]}"), "{config}");
+    assert!(ask(endpoint, "GET /org/tiny/resolve/main/../../x HTTP/1.1").starts_with("HTTP/1.1 404"));
+    assert!(ask(endpoint, "GET /api/models/../tiny HTTP/1.1").starts_with("HTTP/1.1 401"));
+    let paths: Vec<String> = bench.hub.take_seen().into_iter().map(|seen| seen.path).collect();
+    assert!(paths[2].ends_with(MODEL), "the CDN's requests are recorded by file: {paths:?}");
 }
 
 #[tokio::test]
@@ -531,7 +570,7 @@ async fn a_gguf_is_described_by_its_first_bytes_alone() {
     header.extend([string("tokenizer.chat_template"), 8u32.to_le_bytes().into(), string("x")].concat());
     header.extend([string("v"), 8u32.to_le_bytes().into(), string(&"y".repeat(200_000))].concat());
     fs::create_dir(bench.repo("sub")).unwrap();
-    let whole = [header.as_slice(), &[7; 1_000_000]].concat();
+    let whole = [header.as_slice(), &vec![7; 1_000_000]].concat();
     fs::write(bench.repo("sub/a b.gguf"), &whole).unwrap();
 
     let pinned = bench.plain().pin(&gguf_source("sub/a b.gguf")).await.unwrap();

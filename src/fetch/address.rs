@@ -33,7 +33,7 @@ impl HubAddress {
         }
         if let Some(file) = file {
             check_path(&address.to_string(), file)?;
-            if !file.ends_with(".gguf") {
+            if !is_gguf(file) {
                 return bad("the one file of a repository that can be named is a GGUF");
             }
         }
@@ -74,6 +74,11 @@ impl fmt::Display for HubAddress {
         write!(f, "hf:{}@{}", self.repo, self.revision)?;
         self.file.iter().try_for_each(|file| write!(f, "/{file}"))
     }
+}
+
+/// Returns whether a path is that of a GGUF, by its end.
+pub(super) fn is_gguf(path: &str) -> bool {
+    path.rsplit_once('.').is_some_and(|(_, end)| end == "gguf")
 }
 
 /// Returns whether `text` is a whole commit id.

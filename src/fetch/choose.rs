@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::address::is_gguf;
 use super::error::Error;
 
 /// What a conversion reads besides the weights, where it is there.
@@ -44,7 +45,7 @@ pub(super) fn checkpoint(what: &str, names: &[&str]) -> Result<(Vec<String>, Wei
     } else if has(INDEX) {
         Weights::Indexed
     } else if tensors.iter().all(|name| name.starts_with("adapter_")) {
-        let ggufs = names.iter().filter(|name| name.ends_with(".gguf")).take(8).copied();
+        let ggufs = names.iter().filter(|name| is_gguf(name)).take(8).copied();
         let ggufs: Vec<&str> = ggufs.collect();
         if !ggufs.is_empty() {
             return fail(format!("it holds GGUF files, of which one must be named: {}", ggufs.join(", ")));

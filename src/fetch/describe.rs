@@ -109,12 +109,12 @@ async fn head(
         From::Hub(_) => read_head(kept.clone(), header::GGUF_MAX).await.unwrap_or_default(),
         From::File(_) => Vec::new(),
     };
-    let had = head.len();
+    let is_kept = !head.is_empty();
     loop {
         match scan(&head, file.bytes) {
             Scan::Whole { bytes, has_chat_template } => {
                 head.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
-                if matches!(source, From::Hub(_)) && had == 0 {
+                if matches!(source, From::Hub(_)) && !is_kept {
                     keep(fetcher, kept, head.clone()).await;
                 }
                 return Ok((head, has_chat_template));

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::address::is_gguf;
 use super::choose::{self, INDEX, Weights};
 use super::error::Error;
 use crate::ids::Digest;
@@ -25,7 +26,7 @@ pub(super) fn pin(uri: &str, path: &Path, store: &Store) -> Result<Pinned, Error
         (path, checkpoint_names(uri, path)?)
     } else {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if !name.ends_with(".gguf") {
+        if !is_gguf(name) {
             let why = "it is neither a folder with a checkpoint nor a .gguf file".to_owned();
             return Err(Error::NotACheckpoint { what: uri.to_owned(), why });
         }

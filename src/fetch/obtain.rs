@@ -55,8 +55,8 @@ pub(super) async fn bring(
     }
     let need: Bytes = missing.iter().map(|file| file.bytes - fetcher.store.arrived(&file.sha256)).sum();
     has_room(fetcher, &address.repo, need)?;
-    let fetches = missing.into_iter().map(|file| one(fetcher, address, file));
-    stream::iter(fetches).buffer_unordered(PARALLEL).try_collect().await
+    let works = missing.into_iter().map(|file| one(fetcher, address, file));
+    stream::iter(works).buffer_unordered(PARALLEL).try_collect().await
 }
 
 async fn one(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Result<(), Error> {

@@ -355,7 +355,7 @@ mod tests {
             let error = Error::TooManyRequests { wait: Some(Duration::from_secs(seconds)) };
             Backoff::default().after(&error, &patience, 0.0)
         };
-        assert_eq!(asked(300), Some(Duration::from_secs(300)));
+        assert_eq!(asked(301), Some(Duration::from_secs(301)));
         assert_eq!(asked(86_400), None);
     }
 

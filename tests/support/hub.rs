@@ -96,7 +96,6 @@ pub(crate) struct Control {
 pub(crate) struct Hub {
     /// `http://127.0.0.1:PORT`, for `HF_ENDPOINT`.
     pub(crate) endpoint: String,
-    pub(crate) port: u16,
     shared: Arc<Shared>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -113,7 +112,7 @@ impl Hub {
     pub(crate) async fn serve(dir: &Path, port: u16) -> io::Result<Self> {
         let hub = TcpListener::bind(("127.0.0.1", port)).await?;
         let cdn = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let port = hub.local_addr()?.port();
+        let endpoint = format!("http://{}", hub.local_addr()?);
         let cdn_url = format!("http://{}", cdn.local_addr()?);
         let control = Mutex::new(Control::default());
         let shared = Arc::new(Shared { dir: dir.to_owned(), cdn: cdn_url, control });
@@ -121,7 +120,7 @@ impl Hub {
             tokio::spawn(accept(hub, Arc::clone(&shared), false)),
             tokio::spawn(accept(cdn, Arc::clone(&shared), true)),
         ];
-        Ok(Self { endpoint: format!("http://127.0.0.1:{port}"), port, shared, tasks })
+        Ok(Self { endpoint, shared, tasks })
     }
 
     /// Gives access to the faults and the record.
@@ -289,8 +288,8 @@ async fn serve_one(mut stream: TcpStream, shared: &Shared, is_cdn: bool) -> io::
         _ => match door {
             Door::Api => api(shared, &request),
             Door::Resolve => resolve(shared, &request),
-            Door::Cdn => cdn(shared, &request, fault.as_ref()),
-        }?,
+            Door::Cdn => cdn(shared, &request, fault.as_ref())?,
+        },
     };
     if let (Body::File { zeros, .. }, Some(Fault::Longer(more))) = (&mut reply.body, &fault) {
         *zeros = *more;
@@ -352,7 +351,7 @@ async fn send(
     let mut head =
         format!("HTTP/1.1 {} Double\r\nConnection: close\r\nContent-Length: {length}\r\n", reply.status);
     for (name, value) in &reply.headers {
-        head += &format!("{name}: {value}\r\n");
+        head.extend([name, ": ", value, "\r\n"]);
     }
     stream.write_all((head + "\r\n").as_bytes()).await?;
     if request.method == "HEAD" {
@@ -389,18 +388,18 @@ async fn send(
 }
 
 /// `/api/models/ORG/REPO[/revision/REV|/tree/REV]`
-fn api(shared: &Shared, request: &Request) -> io::Result<Reply> {
+fn api(shared: &Shared, request: &Request) -> Reply {
     let path = request.path.split('?').next().unwrap_or_default();
     let parts: Vec<String> = path.trim_start_matches("/api/models/").split('/').map(decode).collect();
-    let [org, name, rest @ ..] = parts.as_slice() else { return Ok(Reply::refuse(404, "RepoNotFound")) };
-    let Some((entries, commit)) = known(shared, org, name) else { return Ok(no_repository(request)) };
+    let [org, name, rest @ ..] = parts.as_slice() else { return Reply::refuse(404, "RepoNotFound") };
+    let Some((entries, commit)) = known(shared, org, name) else { return no_repository(request) };
     let (kind, revision) = match rest {
         [] => ("revision", "main"),
         [kind, revision] => (kind.as_str(), revision.as_str()),
-        _ => return Ok(Reply::refuse(404, "")),
+        _ => return Reply::refuse(404, ""),
     };
     if revision != "main" && revision != commit {
-        return Ok(Reply::refuse(404, "RevisionNotFound"));
+        return Reply::refuse(404, "RevisionNotFound");
     }
     if kind == "tree" {
         let files = entries.iter().map(|e| {
@@ -410,7 +409,7 @@ fn api(shared: &Shared, request: &Request) -> io::Result<Reply> {
             }
             file
         });
-        return Ok(Reply::json(&files.collect()));
+        return Reply::json(&files.collect());
     }
     let mut siblings: Vec<Value> = entries
         .iter()
@@ -425,10 +424,10 @@ fn api(shared: &Shared, request: &Request) -> io::Result<Reply> {
     siblings.extend(shared.control().extra_siblings.iter().map(|name| json!({"rfilename": name, "size": 1})));
     let license = license(&shared.dir.join(org).join(name));
     let tags: Vec<String> = license.iter().map(|license| format!("license:{license}")).collect();
-    Ok(Reply::json(&json!({
+    Reply::json(&json!({
         "id": format!("{org}/{name}"), "sha": commit, "private": false, "gated": false, "tags": tags,
         "cardData": { "license": license }, "siblings": siblings,
-    })))
+    }))
 }
 
 /// Reads `license:` from the head of a repository's README.md.
@@ -438,25 +437,25 @@ fn license(root: &Path) -> Option<String> {
 }
 
 /// `/ORG/REPO/resolve/REV/PATH`
-fn resolve(shared: &Shared, request: &Request) -> io::Result<Reply> {
+fn resolve(shared: &Shared, request: &Request) -> Reply {
     let parts: Vec<String> = request.path.trim_start_matches('/').split('/').map(decode).collect();
-    let [org, name, verb, revision, file @ ..] = parts.as_slice() else { return Ok(Reply::refuse(404, "")) };
-    let Some((entries, commit)) = known(shared, org, name) else { return Ok(no_repository(request)) };
+    let [org, name, verb, revision, file @ ..] = parts.as_slice() else { return Reply::refuse(404, "") };
+    let Some((entries, commit)) = known(shared, org, name) else { return no_repository(request) };
     if verb != "resolve" {
-        return Ok(Reply::refuse(404, ""));
+        return Reply::refuse(404, "");
     }
     if revision != "main" && *revision != commit {
-        return Ok(Reply::refuse(404, "RevisionNotFound"));
+        return Reply::refuse(404, "RevisionNotFound");
     }
     let file = file.join("/");
     let Some(entry) = entries.into_iter().find(|entry| entry.name == file) else {
-        return Ok(Reply::refuse(404, "EntryNotFound"));
+        return Reply::refuse(404, "EntryNotFound");
     };
     let mut headers = vec![("X-Repo-Commit", commit), ("Accept-Ranges", "bytes".to_owned())];
     if !entry.is_large {
         headers.push(("ETag", format!("\"{}\"", entry.oid())));
         let body = Body::File { path: entry.path, range: 0..entry.size, zeros: 0 };
-        return Ok(Reply { status: 200, headers, body });
+        return Reply { status: 200, headers, body };
     }
     let mut control = shared.control();
     let signature = format!("s{}", control.signed.len());
@@ -464,7 +463,7 @@ fn resolve(shared: &Shared, request: &Request) -> io::Result<Reply> {
     headers.push(("X-Linked-Size", entry.size.to_string()));
     headers.push(("Location", format!("{}/blob?signature={signature}", shared.cdn)));
     control.signed.insert(signature, (entry.path, entry.sha256, request.path.clone()));
-    Ok(Reply { status: 302, headers, body: Body::Text(String::new()) })
+    Reply { status: 302, headers, body: Body::Text(String::new()) }
 }
 
 /// `/blob?signature=S` at the second port.
@@ -536,5 +535,6 @@ fn decode(part: impl AsRef<str>) -> String {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('?');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
