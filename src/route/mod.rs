@@ -1,1 +1,103 @@
-//! (in the making)
+//! The one door of a host: takes requests in OpenAI's form, and has them answered by the
+//! first upstream of the route that can.
+//!
+//! Invariants: nothing but `/healthz` answers without a key; what a client sent as
+//! credentials never leaves this process; a model's name selects a route and nothing
+//! else; a client gets a whole answer, an error, or a stream that says that it broke,
+//! never half an answer that looks whole.
+//!
+//! It deliberately keeps nothing on disk, polls nobody while idle (a breaker's probe is
+//! the next request), follows no redirect, knows no manifest, and does not continue an
+//! answer that broke on another upstream.
+
+mod auth;
+mod breaker;
+mod door;
+mod health;
+mod journey;
+mod metrics;
+mod notify;
+mod policy;
+mod proxy;
+mod relay;
+mod reply;
+mod request;
+mod serve;
+mod sse;
+mod state;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::io;
+use std::path::PathBuf;
+
+pub use serve::serve;
+
+/// Why the router cannot start, or cannot take a new definition.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no generation to serve.
+    #[error("cannot find the generation at {path}: apply a manifest to this host first")]
+    Current {
+        /// The link, or what it points to.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// The generation's folder is not named by a number.
+    #[error("{path} is not a generation: its name is not a number")]
+    NotAGeneration {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A file of the generation cannot be read.
+    #[error("cannot read {path}: check that it belongs to the user of this service")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A file of the generation is not what it should be.
+    #[error("cannot understand {path}: it was made by another version; apply again")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        source: serde_json::Error,
+    },
+    /// The definition contradicts itself or asks for what is not there.
+    #[error("the definition does not hold together: {what}; apply again")]
+    Definition {
+        /// What is wrong.
+        what: String,
+    },
+    /// The system's trusted certificates cannot be read, and an upstream is https.
+    #[error("cannot load the system's trusted certificates: install ca-certificates")]
+    Trust {
+        /// What went wrong.
+        source: rustls::Error,
+    },
+    /// The port cannot be listened on.
+    #[error("cannot listen on port {port}: is another server there?")]
+    Listen {
+        /// The port.
+        port: u16,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals {
+        /// What went wrong.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// Returns whether the same start may succeed later without anything changed here.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
+    }
+}

@@ -1,0 +1,96 @@
+//! Who may come in: bearer keys against the hashes of the generation.
+
+use hyper::HeaderMap;
+use hyper::header::AUTHORIZATION;
+use subtle::ConstantTimeEq;
+
+use crate::generation::{KeyEntry, Scope};
+use crate::ids::Digest;
+
+/// The keys that open this door.
+#[derive(Debug)]
+pub(super) struct Keys(Vec<(KeyEntry, String)>);
+
+/// One who showed a good key.
+#[derive(Debug, Clone)]
+pub(super) struct Visitor {
+    /// The key's name, for the log.
+    pub(super) key_id: String,
+    scopes: Vec<Scope>,
+}
+
+impl Visitor {
+    /// Returns whether the key has this scope.
+    pub(super) fn may(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+}
+
+impl Keys {
+    /// Takes the entries of the generation's secrets.
+    pub(super) fn new(entries: &[KeyEntry]) -> Self {
+        Self(entries.iter().map(|entry| (entry.clone(), entry.sha256.to_string())).collect())
+    }
+
+    /// Returns whose key the request shows; none when it shows none or a wrong one. Takes
+    /// the same time whichever key it is and however much of it is right.
+    pub(super) fn admit(&self, headers: &HeaderMap) -> Option<Visitor> {
+        let mut values = headers.get_all(AUTHORIZATION).iter();
+        let (value, None) = (values.next()?.as_bytes(), values.next()) else { return None };
+        let (scheme, key) = value.split_at_checked("Bearer ".len())?;
+        if !scheme.eq_ignore_ascii_case(b"Bearer ") || key.is_empty() {
+            return None;
+        }
+        let shown = Digest::of(key).to_string();
+        let mut found = None;
+        for (entry, hash) in &self.0 {
+            if bool::from(hash.as_bytes().ct_eq(shown.as_bytes())) {
+                found = Some(Visitor { key_id: entry.id.clone(), scopes: entry.scopes.clone() });
+            }
+        }
+        found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::header::HeaderValue;
+
+    use super::*;
+
+    fn admitted(values: &[&str]) -> Option<String> {
+        let entry = |id: &str| KeyEntry {
+            id: id.into(),
+            sha256: Digest::of(id.as_bytes()),
+            scopes: vec![Scope::Infer],
+        };
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(AUTHORIZATION, HeaderValue::from_str(value).unwrap());
+        }
+        Keys::new(&[entry("one"), entry("two")]).admit(&headers).map(|visitor| visitor.key_id)
+    }
+
+    #[test]
+    fn only_a_whole_key_behind_bearer_opens() {
+        assert_eq!(admitted(&["Bearer two"]).as_deref(), Some("two"));
+        assert_eq!(admitted(&["bearer one"]).as_deref(), Some("one"));
+        let wrong: [&[&str]; 9] = [
+            &[],
+            &[""],
+            &["Bearer "],
+            &["Bearer"],
+            &["Bearer on"],
+            &["Bearer one "],
+            &["Basic one"],
+            &["one"],
+            &["Bearer one", "Bearer two"],
+        ];
+        assert!(wrong.iter().all(|values| admitted(values).is_none()));
+    }
+
+    #[test]
+    fn the_hash_itself_opens_nothing() {
+        assert_eq!(admitted(&[&format!("Bearer {}", Digest::of(b"one"))]), None);
+    }
+}

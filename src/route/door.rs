@@ -1,0 +1,224 @@
+//! The paths: who may ask what.
+
+use std::error::Error as StdError;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Method, Request, StatusCode};
+use serde_json::json;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Error;
+use super::auth::Visitor;
+use super::health;
+use super::journey::Journey;
+use super::metrics::Metrics;
+use super::proxy::{self, HOP};
+use super::reply::{self, Reply};
+use super::request::{Call, Endpoint};
+use super::state::{Kind, State};
+use super::upstream::Dial;
+use crate::generation::Scope;
+
+/// The largest request. A context of 128 Ki tokens is half a MiB of English.
+const LARGEST_REQUEST: usize = 8 << 20;
+
+/// KiB of requests held at the same time, so that clients cannot fill a Pi's memory.
+const REQUESTS_KIB: usize = 64 << 10;
+
+/// How long a client may take to send its request.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
+
+/// What outlives a reload.
+pub(super) struct Shared {
+    /// How upstreams are reached.
+    pub(super) dial: Box<dyn Dial>,
+    /// What is counted.
+    pub(super) metrics: Metrics,
+    /// Cancelled when what still runs has to end.
+    pub(super) stop: CancellationToken,
+    started: Instant,
+    memory: Semaphore,
+}
+
+impl Shared {
+    /// Returns the time since the start, which breakers live by.
+    pub(super) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// The door of one host.
+pub(super) struct Door {
+    /// What outlives a reload.
+    pub(super) shared: Arc<Shared>,
+    root: PathBuf,
+    state: RwLock<Arc<State>>,
+}
+
+impl Door {
+    /// Opens the door of the generation in force under `root`.
+    pub(super) fn open(root: &Path, dial: Box<dyn Dial>) -> Result<Self, Error> {
+        let shared = Shared {
+            dial,
+            metrics: Metrics::default(),
+            stop: CancellationToken::new(),
+            started: Instant::now(),
+            memory: Semaphore::new(REQUESTS_KIB),
+        };
+        let state = RwLock::new(Arc::new(State::load(root)?));
+        Ok(Self { shared: Arc::new(shared), root: root.to_owned(), state })
+    }
+
+    /// Returns the generation that new requests see.
+    pub(super) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the generation that is in force now. Requests that run keep theirs; when it
+    /// cannot be read, all keep it. Breakers begin anew: the engines do too.
+    pub(super) fn reload(&self) -> Result<Arc<State>, Error> {
+        let state = Arc::new(State::load(&self.root)?);
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
+        Ok(state)
+    }
+
+    /// Answers one request.
+    pub(super) async fn handle<B>(&self, request: Request<B>) -> Reply
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let path = request.uri().path();
+        if path == "/healthz" && request.method() == Method::GET {
+            return reply::bytes(StatusCode::OK, "text/plain", "ok");
+        }
+        let state = self.state();
+        let Some(visitor) = state.keys.admit(request.headers()) else {
+            let message = "this needs a key: send it as Authorization: Bearer KEY";
+            let mut reply = reply::refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
+            reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return reply;
+        };
+        let (method, scopes, endpoint) = match path {
+            "/v1/chat/completions" => (Method::POST, INFER, Some(Endpoint::Chat)),
+            "/v1/completions" => (Method::POST, INFER, Some(Endpoint::Completions)),
+            "/v1/embeddings" => (Method::POST, INFER, Some(Endpoint::Embeddings)),
+            "/v1/models" => (Method::GET, INFER, None),
+            "/health" | "/metrics" => (Method::GET, STATUS, None),
+            _ => return reply::refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
+        };
+        if !scopes.iter().any(|scope| visitor.may(*scope)) {
+            let message = format!("the key {:?} is not for this path", visitor.key_id);
+            return reply::refuse(StatusCode::FORBIDDEN, "scope_missing", &message);
+        }
+        if request.method() != method {
+            let message = format!("this path takes {method}");
+            let mut reply = reply::refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
+            let allowed = if method == Method::POST { "POST" } else { "GET" };
+            reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            return reply;
+        }
+        let is_hop = visitor.may(Scope::Peer) || request.headers().contains_key(HOP);
+        match (endpoint, path) {
+            (Some(endpoint), _) => self.infer(&state, &visitor, endpoint, is_hop, request).await,
+            (None, "/v1/models") => models(&state, is_hop),
+            (None, "/health") => reply::json(StatusCode::OK, &health::report(&self.shared, &state).await),
+            (None, _) => {
+                let text = self.shared.metrics.render(&state);
+                reply::bytes(StatusCode::OK, "text/plain; version=0.0.4", text)
+            }
+        }
+    }
+
+    async fn infer<B>(
+        &self,
+        state: &Arc<State>,
+        visitor: &Visitor,
+        endpoint: Endpoint,
+        is_hop: bool,
+        request: Request<B>,
+    ) -> Reply
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let mut journey = Journey::begin(&self.shared, endpoint.path(), &visitor.key_id);
+        let body = self.read(request.into_body()).await;
+        let call = body.and_then(|(body, room)| match Call::parse(endpoint, body, is_hop) {
+            Ok(call) => Ok((call, room)),
+            Err(error) => {
+                let message = format!("the request is not understood: {error}");
+                Err(reply::refuse(StatusCode::BAD_REQUEST, "invalid_json", &message))
+            }
+        });
+        match call {
+            // the room is given back when the answer begins: from there on, nobody else
+            // is asked, and the request is not needed any more
+            Ok((call, _room)) => proxy::infer(&self.shared, state, call, journey).await,
+            Err(reply) => {
+                journey.ended(reply.status().as_u16());
+                reply
+            }
+        }
+    }
+
+    /// Reads a request's body, within bounds of size, time, and memory for all together.
+    async fn read<B>(&self, body: B) -> Result<(Bytes, SemaphorePermit<'_>), Reply>
+    where
+        B: Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn StdError + Send + Sync>>,
+    {
+        let too_large = || {
+            let message = format!("the request is larger than {} MiB", LARGEST_REQUEST >> 20);
+            reply::refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message)
+        };
+        let hint = body.size_hint();
+        if hint.lower() > LARGEST_REQUEST as u64 {
+            return Err(too_large());
+        }
+        let most =
+            hint.exact().map_or(LARGEST_REQUEST, |exact| usize::try_from(exact).unwrap_or(LARGEST_REQUEST));
+        let kib = u32::try_from(most.div_ceil(1024)).unwrap_or(u32::MAX);
+        let Ok(room) = self.shared.memory.try_acquire_many(kib) else {
+            let message = "too many requests are being read; try again";
+            return Err(reply::unable(StatusCode::SERVICE_UNAVAILABLE, "router_busy", message, 1));
+        };
+        match tokio::time::timeout(REQUEST_PATIENCE, Limited::new(body, LARGEST_REQUEST).collect()).await {
+            Ok(Ok(body)) => Ok((body.to_bytes(), room)),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(_)) => {
+                let message = "the request ended in the middle";
+                Err(reply::refuse(StatusCode::BAD_REQUEST, "request_incomplete", message))
+            }
+            Err(_) => {
+                let message = "the request took too long to arrive";
+                Err(reply::refuse(StatusCode::REQUEST_TIMEOUT, "request_late", message))
+            }
+        }
+    }
+}
+
+const INFER: &[Scope] = &[Scope::Infer, Scope::Peer];
+const STATUS: &[Scope] = &[Scope::Status];
+
+fn models(state: &State, is_hop: bool) -> Reply {
+    let is_served =
+        |route: &&super::state::Route| !is_hop || route.seats.iter().any(|seat| seat.kind == Kind::Local);
+    let data: Vec<_> = state
+        .routes
+        .values()
+        .filter(is_served)
+        .map(
+            |route| json!({ "id": route.spec.model, "object": "model", "created": 0, "owned_by": "bramble" }),
+        )
+        .collect();
+    reply::json(StatusCode::OK, &json!({ "object": "list", "data": data }))
+}

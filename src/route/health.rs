@@ -1,0 +1,75 @@
+//! How the engines of this host are, asked when somebody wants to know.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::Request;
+use hyper::header::{HOST, USER_AGENT};
+use serde_json::{Value, json};
+
+use super::door::Shared;
+use super::policy::Reason;
+use super::proxy::AGENT;
+use super::state::{Kind, Seat, State};
+use super::upstream::{self, Dial};
+
+/// An engine that answers no health question within a second hangs.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// More than any health report.
+const LARGEST: usize = 64 << 10;
+
+/// Asks an engine for its health.
+async fn ask(dial: &dyn Dial, seat: &Seat) -> Result<Value, Reason> {
+    let question = async {
+        let request = Request::get("/health")
+            .header(HOST, &seat.target.authority)
+            .header(USER_AGENT, AGENT)
+            .body(Full::<Bytes>::default())
+            .map_err(|_| Reason::Malformed)?;
+        let exchange = upstream::send(dial, &seat.target, request, PATIENCE).await?;
+        let (parts, body) = exchange.response.into_parts();
+        let body = upstream::read_whole(body, LARGEST).await?;
+        match serde_json::from_slice(&body) {
+            Ok(report @ Value::Object(_)) => Ok(report),
+            _ if parts.status.is_success() => Ok(json!({})),
+            _ => Err(Reason::Status(parts.status.as_u16())),
+        }
+    };
+    tokio::time::timeout(PATIENCE, question).await.unwrap_or(Err(Reason::TotalLate))
+}
+
+/// Returns how many requests wait at an engine; none when it does not say.
+pub(super) async fn queued(dial: &dyn Dial, seat: &Seat) -> Option<u32> {
+    let report = ask(dial, seat).await.ok()?;
+    u32::try_from(report.get("queued")?.as_u64()?).ok()
+}
+
+/// Returns everything that is known of the upstreams, with the engines' own reports.
+pub(super) async fn report(shared: &Shared, state: &State) -> Value {
+    let now = shared.now();
+    let seats =
+        state.routes.iter().flat_map(|(model, route)| route.seats.iter().map(move |seat| (model, seat)));
+    let upstreams = futures_util::future::join_all(seats.map(|(model, seat)| async move {
+        let breaker = seat.breaker(|breaker| {
+            json!({
+                "state": breaker.state().name(),
+                "wait_seconds": breaker.wait(now).map(|wait| wait.as_secs_f64()),
+            })
+        });
+        let mut entry = json!({ "model": model, "upstream": seat.name, "breaker": breaker });
+        if seat.kind == Kind::Local {
+            entry["engine"] = match ask(&*shared.dial, seat).await {
+                Ok(report) => report,
+                Err(reason) => json!({ "error": reason.to_string() }),
+            };
+        }
+        entry
+    }));
+    json!({
+        "host": state.host,
+        "generation": state.generation.number(),
+        "upstreams": upstreams.await,
+    })
+}

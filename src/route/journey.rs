@@ -1,0 +1,98 @@
+//! One request from its arrival to its last byte: counted once and logged once, however
+//! it ends, without a word of what was asked or answered.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::door::Shared;
+use super::metrics::Kind;
+use super::policy::Reason;
+
+/// Kept as long as the request is; dropping it is the end of the request.
+pub(super) struct Journey {
+    shared: Arc<Shared>,
+    started: Instant,
+    path: &'static str,
+    key_id: String,
+    model: String,
+    upstream: String,
+    reason: &'static str,
+    why: String,
+    status: Option<u16>,
+}
+
+impl Journey {
+    /// Begins a request on `path` with the key of that name.
+    pub(super) fn begin(shared: &Arc<Shared>, path: &'static str, key_id: &str) -> Self {
+        shared.metrics.begin();
+        Self {
+            shared: Arc::clone(shared),
+            started: Instant::now(),
+            path,
+            key_id: key_id.to_owned(),
+            model: "-".to_owned(),
+            upstream: "-".to_owned(),
+            reason: "-",
+            why: String::new(),
+            status: None,
+        }
+    }
+
+    /// Notes the route, once it is known that there is one.
+    pub(super) fn route(&mut self, model: &str) {
+        model.clone_into(&mut self.model);
+    }
+
+    /// Notes why somebody did not answer, or broke off. The first reason is counted.
+    pub(super) fn failed(&mut self, upstream: &str, reason: &Reason) {
+        if self.why.is_empty() {
+            self.reason = reason.label();
+        } else {
+            self.why.push_str("; ");
+        }
+        self.why.push_str(upstream);
+        self.why.push_str(": ");
+        self.why.push_str(&reason.to_string());
+    }
+
+    /// Returns the reasons so far: `local: connection refused`.
+    pub(super) fn why(&self) -> &str {
+        &self.why
+    }
+
+    /// Notes who answers, when the first of the answer has come.
+    pub(super) fn answered_by(&mut self, upstream: &str) {
+        upstream.clone_into(&mut self.upstream);
+        self.shared.metrics.first_token(&self.model, upstream, self.started.elapsed());
+    }
+
+    /// Notes what the client was told in the end. Without it, the client went away.
+    pub(super) fn ended(&mut self, status: u16) {
+        self.status = Some(status);
+    }
+}
+
+impl Drop for Journey {
+    fn drop(&mut self) {
+        /// What nginx writes for a client that left.
+        const CLIENT_LEFT: u16 = 499;
+        let status = self.status.unwrap_or(CLIENT_LEFT);
+        self.shared.metrics.end(Kind {
+            model: self.model.clone(),
+            upstream: self.upstream.clone(),
+            reason: self.reason,
+            status,
+        });
+        tracing::info!(
+            path = self.path,
+            key = self.key_id,
+            model = self.model,
+            upstream = self.upstream,
+            status,
+            why = self.why,
+            seconds = self.started.elapsed().as_secs_f64(),
+            "request"
+        );
+    }
+}

@@ -1,0 +1,316 @@
+//! Who is asked, in which order, and for how long; and what an upstream's answer means.
+//! Pure: values in, values out.
+
+use std::fmt;
+use std::time::Duration;
+
+use super::breaker::Outcome;
+use crate::generation::{Pace, RouteSpec};
+
+/// How long an upstream may take to accept a connection. Over a Unix socket there is no
+/// way to go; over the LAN, three seconds hold one lost SYN (repeated after 1 s) and a
+/// slow answer of mDNS.
+const CONNECT_UNIX: Duration = Duration::from_secs(1);
+const CONNECT_TCP: Duration = Duration::from_secs(3);
+
+/// Seconds on top of the route's own and of reading the prompt: for the template, the
+/// tokenizer, and weights that come back from an SD card after memory was short.
+const FIRST_TOKEN_GRACE: f64 = 5.0;
+
+/// Seconds without a token before a stream counts as stalled, on top of
+/// [`STALLED_TOKENS`]: another slot's prompt may stand between two tokens.
+const BETWEEN_TOKENS_GRACE: f64 = 15.0;
+
+/// Tokens that a stream may be late by at the planned pace.
+const STALLED_TOKENS: f64 = 20.0;
+
+/// Planned paces are predictions, and a Pi without a fan is throttled: an answer as a
+/// whole may take twice as long as planned.
+const TOTAL_SLACK: f64 = 2.0;
+
+/// Tokens in an answer whose length the client did not limit: the usual context.
+const ANSWER_TOKENS: f64 = 4096.0;
+
+/// The pace of an upstream that nobody planned: slow, so that it is not given up early.
+const UNKNOWN_PROMPT_PACE: f64 = 10.0;
+const UNKNOWN_ANSWER_PACE: f64 = 1.0;
+
+/// No deadline is longer, whatever the prompt and the pace.
+const LONGEST: f64 = 86_400.0;
+
+/// Why an upstream did not answer a request, or was not asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reason {
+    /// The connection was refused.
+    Refused,
+    /// There is nobody at the address: no socket, no host, no route.
+    Unreachable,
+    /// Nobody accepted the connection in time.
+    ConnectLate,
+    /// It is https and the certificate was not accepted.
+    Untrusted,
+    /// The breaker is open.
+    BreakerOpen {
+        /// How long it will be.
+        wait: Duration,
+    },
+    /// More requests wait there than the route allows.
+    Overflow {
+        /// How many wait.
+        queued: u32,
+    },
+    /// It is loading or its queue is full: 503 or 429.
+    Busy {
+        /// The status.
+        status: u16,
+        /// Its `Retry-After` in seconds.
+        retry_after: Option<u64>,
+    },
+    /// It failed with this status.
+    Status(u16),
+    /// It does not accept our key, with this status.
+    KeyRefused(u16),
+    /// It does not have the model.
+    NoModel,
+    /// The prompt is longer than its context.
+    ContextExceeded,
+    /// The first token was late.
+    FirstTokenLate,
+    /// No token came for too long.
+    Stalled,
+    /// The whole answer was late.
+    TotalLate,
+    /// The connection ended in the middle.
+    Died,
+    /// What it sent is not what was asked for: broken JSON, a stream that is none.
+    Malformed,
+    /// What it sent is larger than we take.
+    TooLarge,
+    /// It sent an error in the stream.
+    StreamError,
+    /// This router is stopping.
+    Stopping,
+}
+
+impl Reason {
+    /// Returns the word for metrics: one of a fixed set.
+    pub(super) fn label(&self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Unreachable => "unreachable",
+            Self::ConnectLate => "connect_late",
+            Self::Untrusted => "untrusted",
+            Self::BreakerOpen { .. } => "breaker_open",
+            Self::Overflow { .. } => "overflow",
+            Self::Busy { .. } => "busy",
+            Self::Status(_) => "status",
+            Self::KeyRefused(_) => "key_refused",
+            Self::NoModel => "no_model",
+            Self::ContextExceeded => "context_exceeded",
+            Self::FirstTokenLate => "first_token_late",
+            Self::Stalled => "stalled",
+            Self::TotalLate => "total_late",
+            Self::Died => "died",
+            Self::Malformed => "malformed",
+            Self::TooLarge => "too_large",
+            Self::StreamError => "stream_error",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    /// Returns what it says about the upstream's health.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Refused | Self::Unreachable | Self::ConnectLate | Self::Untrusted => Outcome::Refused,
+            Self::Busy { .. } | Self::ContextExceeded | Self::NoModel => Outcome::Answered,
+            Self::BreakerOpen { .. } | Self::Overflow { .. } | Self::Stopping => Outcome::Abandoned,
+            Self::Status(_)
+            | Self::KeyRefused(_)
+            | Self::FirstTokenLate
+            | Self::Stalled
+            | Self::TotalLate
+            | Self::Died
+            | Self::Malformed
+            | Self::TooLarge
+            | Self::StreamError => Outcome::Failed,
+        }
+    }
+
+    /// Returns whether time ran out, so that a client is told 504 rather than 503.
+    pub(super) fn is_deadline(&self) -> bool {
+        matches!(self, Self::ConnectLate | Self::FirstTokenLate | Self::Stalled | Self::TotalLate)
+    }
+
+    /// Returns in how many seconds another try may go better, where that is known.
+    pub(super) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::BreakerOpen { wait } => Some(wait.as_secs() + 1),
+            Self::Busy { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    /// Shows printable ASCII without line breaks: the text stands in a header.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Unreachable => f.write_str("not there"),
+            Self::ConnectLate => f.write_str("no connection in time"),
+            Self::Untrusted => f.write_str("certificate not accepted"),
+            Self::BreakerOpen { wait } => {
+                write!(f, "passed over after failures for another {} s", wait.as_secs() + 1)
+            }
+            Self::Overflow { queued } => write!(f, "{queued} requests are waiting"),
+            Self::Busy { status, .. } => write!(f, "busy or loading ({status})"),
+            Self::Status(status) => write!(f, "failed ({status})"),
+            Self::KeyRefused(status) => write!(f, "does not accept our key ({status})"),
+            Self::NoModel => f.write_str("does not have the model"),
+            Self::ContextExceeded => f.write_str("prompt exceeds its context"),
+            Self::FirstTokenLate => f.write_str("first token late"),
+            Self::Stalled => f.write_str("stalled between tokens"),
+            Self::TotalLate => f.write_str("answer late"),
+            Self::Died => f.write_str("connection ended in the middle"),
+            Self::Malformed => f.write_str("sent something that is no answer"),
+            Self::TooLarge => f.write_str("sent more than is taken"),
+            Self::StreamError => f.write_str("sent an error"),
+            Self::Stopping => f.write_str("this router is stopping"),
+        }
+    }
+}
+
+/// What is known of one choice of the route when a request comes in; same order as
+/// [`RouteSpec::order`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice {
+    /// It is an engine of this host.
+    pub(super) is_local: bool,
+    /// How long its breaker stays open; none when a request may pass.
+    pub(super) wait: Option<Duration>,
+    /// How many requests wait there, where that was asked.
+    pub(super) queued: Option<u32>,
+}
+
+/// What a request is like, as far as it matters for routing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Features {
+    /// About how many tokens the prompt has; rather too many.
+    pub(super) prompt_tokens: f64,
+    /// How many tokens the client wants at most; none when it did not say.
+    pub(super) answer_tokens: Option<f64>,
+    /// It came from another host of the fleet and is not passed on.
+    pub(super) is_hop: bool,
+}
+
+/// How long one attempt may take. All but `connect` and `between_tokens` count from the
+/// attempt's start.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Deadlines {
+    /// Until the connection stands.
+    pub(super) connect: Duration,
+    /// Until the first token of a stream.
+    pub(super) first_token: Duration,
+    /// From one token of a stream to the next.
+    pub(super) between_tokens: Duration,
+    /// Until the answer is whole.
+    pub(super) total: Duration,
+}
+
+/// One upstream to ask.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Attempt {
+    /// Its place in [`RouteSpec::order`].
+    pub(super) choice: usize,
+    /// How long it may take.
+    pub(super) deadlines: Deadlines,
+}
+
+/// Whom to ask for one request.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(super) struct Decision {
+    /// In this order, until one answers.
+    pub(super) attempts: Vec<Attempt>,
+    /// Choices that were passed over, with the reason.
+    pub(super) passed_over: Vec<(usize, Reason)>,
+}
+
+/// Decides whom to ask, from the route and what is known of its choices.
+///
+/// An upstream whose queue is too long is asked last, not never: late is better than no
+/// answer. One whose breaker is open is not asked, even if it is the only one.
+pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features) -> Decision {
+    let mut decision = Decision::default();
+    let mut late = Vec::new();
+    for (index, (hop, choice)) in route.order.iter().zip(choices).enumerate() {
+        if features.is_hop && !choice.is_local {
+            continue;
+        }
+        if let Some(wait) = choice.wait {
+            decision.passed_over.push((index, Reason::BreakerOpen { wait }));
+            continue;
+        }
+        let deadlines = deadlines(route, hop.pace.as_ref(), choice.is_local, features);
+        let attempt = Attempt { choice: index, deadlines };
+        match (choice.queued, route.overflow_queue) {
+            (Some(queued), Some(most)) if queued > most => {
+                decision.passed_over.push((index, Reason::Overflow { queued }));
+                late.push(attempt);
+            }
+            _ => decision.attempts.push(attempt),
+        }
+    }
+    decision.attempts.append(&mut late);
+    decision
+}
+
+fn deadlines(route: &RouteSpec, pace: Option<&Pace>, is_local: bool, features: &Features) -> Deadlines {
+    let or = |pace: Option<f64>, unknown| pace.filter(|p| p.is_finite() && *p > 0.0).unwrap_or(unknown);
+    let prompt_pace = or(pace.map(|pace| pace.prompt.0), UNKNOWN_PROMPT_PACE);
+    let answer_pace = or(pace.map(|pace| pace.answer.0), UNKNOWN_ANSWER_PACE);
+    let first_token = route.first_token_seconds + features.prompt_tokens / prompt_pace + FIRST_TOKEN_GRACE;
+    let answer = features.answer_tokens.unwrap_or(ANSWER_TOKENS) / answer_pace;
+    Deadlines {
+        connect: if is_local { CONNECT_UNIX } else { CONNECT_TCP },
+        first_token: seconds(first_token),
+        between_tokens: seconds(BETWEEN_TOKENS_GRACE + STALLED_TOKENS / answer_pace),
+        total: seconds(first_token + answer * TOTAL_SLACK),
+    }
+}
+
+/// Bounds whatever arithmetic on foreign numbers gives.
+fn seconds(value: f64) -> Duration {
+    Duration::from_secs_f64(if value.is_finite() { value.clamp(1.0, LONGEST) } else { LONGEST })
+}
+
+/// What an upstream's status means for the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is the answer.
+    Answer,
+    /// The client asked for something wrong: it gets the upstream's words.
+    ClientsOwn,
+    /// The next upstream is asked.
+    Next(Reason),
+}
+
+/// Judges a status, with `error.code` of the body where it is an error in OpenAI's form.
+pub(super) fn judge(status: u16, code: Option<&str>, retry_after: Option<u64>) -> Verdict {
+    match (status, code) {
+        (200..=299, _) => Verdict::Answer,
+        (400, Some("context_length_exceeded")) => Verdict::Next(Reason::ContextExceeded),
+        // the name was checked here, so that it is the upstream that lags behind its plan
+        (404, Some("model_not_found")) => Verdict::Next(Reason::NoModel),
+        (429 | 503, _) => Verdict::Next(Reason::Busy { status, retry_after }),
+        // the client's key was checked here: it is our own that was refused, or not paid for
+        (401..=403 | 407, _) => Verdict::Next(Reason::KeyRefused(status)),
+        (408, _) => Verdict::Next(Reason::Status(status)),
+        (400..=499, _) => Verdict::ClientsOwn,
+        // what is left are failures, and redirects, which are never followed
+        _ => Verdict::Next(Reason::Status(status)),
+    }
+}
+
+#[cfg(test)]
+#[path = "policy_tests.rs"]
+mod tests;

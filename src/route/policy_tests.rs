@@ -1,0 +1,176 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::generation::Hop;
+use crate::units::TokensPerSec;
+
+fn pace(prompt: f64, answer: f64) -> Pace {
+    Pace { prompt: TokensPerSec(prompt), answer: TokensPerSec(answer), load_seconds: 10.0 }
+}
+
+fn route(upstreams: &[&str]) -> RouteSpec {
+    let hop = |name: &&str| Hop {
+        upstream: (*name).to_owned(),
+        model: "chat".to_owned(),
+        quant: None,
+        pace: Some(pace(10.0, 2.0)),
+    };
+    RouteSpec {
+        model: "chat".parse().unwrap(),
+        order: upstreams.iter().map(hop).collect(),
+        overflow_queue: Some(2),
+        first_token_seconds: 20.0,
+    }
+}
+
+const READY: Choice = Choice { is_local: false, wait: None, queued: None };
+const LOCAL: Choice = Choice { is_local: true, ..READY };
+const OPEN: Option<Duration> = Some(Duration::from_secs(3));
+const PLAIN: Features = Features { prompt_tokens: 100.0, answer_tokens: Some(50.0), is_hop: false };
+
+fn order(decision: &Decision) -> Vec<usize> {
+    decision.attempts.iter().map(|attempt| attempt.choice).collect()
+}
+
+#[test]
+fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
+    let hop = Features { is_hop: true, ..PLAIN };
+    let open = Reason::BreakerOpen { wait: Duration::from_secs(3) };
+    let full = Reason::Overflow { queued: 3 };
+    let cases: [(&str, [Choice; 3], Features, &[usize], &[(usize, Reason)]); 7] = [
+        ("all well", [LOCAL, READY, READY], PLAIN, &[0, 1, 2], &[]),
+        (
+            "local breaker open",
+            [Choice { wait: OPEN, ..LOCAL }, READY, READY],
+            PLAIN,
+            &[1, 2],
+            &[(0, open.clone())],
+        ),
+        ("queue at its limit", [Choice { queued: Some(2), ..LOCAL }, READY, READY], PLAIN, &[0, 1, 2], &[]),
+        (
+            "queue over its limit",
+            [Choice { queued: Some(3), ..LOCAL }, READY, READY],
+            PLAIN,
+            &[1, 2, 0],
+            &[(0, full)],
+        ),
+        ("a hop stays local", [LOCAL, READY, READY], hop, &[0], &[]),
+        (
+            "a hop stays local though local is down",
+            [Choice { wait: OPEN, ..LOCAL }, READY, READY],
+            hop,
+            &[],
+            &[(0, open.clone())],
+        ),
+        (
+            "all open",
+            [Choice { wait: OPEN, ..LOCAL }; 3],
+            PLAIN,
+            &[],
+            &[(0, open.clone()), (1, open.clone()), (2, open)],
+        ),
+    ];
+    for (name, choices, features, attempts, passed_over) in cases {
+        let decision = decide(&route(&["local", "desk", "gaming"]), &choices, &features);
+        assert_eq!(order(&decision), attempts, "{name}");
+        assert_eq!(decision.passed_over, passed_over, "{name}");
+    }
+}
+
+#[test]
+fn the_only_upstream_is_passed_over_too_while_its_breaker_is_open() {
+    let decision = decide(&route(&["local"]), &[Choice { wait: OPEN, ..LOCAL }], &PLAIN);
+    assert!(decision.attempts.is_empty());
+}
+
+#[test]
+fn deadlines_follow_the_planned_pace_and_the_length_of_the_prompt() {
+    let decision = decide(&route(&["local", "desk"]), &[LOCAL, READY], &PLAIN);
+    // 20 s of the route, 100 tokens at 10 tok/s, 5 s of grace; 15 s and 20 tokens at 2 tok/s;
+    // 50 tokens at 2 tok/s, twice
+    let expected = Deadlines {
+        connect: Duration::from_secs(1),
+        first_token: Duration::from_secs(35),
+        between_tokens: Duration::from_secs(25),
+        total: Duration::from_secs(85),
+    };
+    assert_eq!(decision.attempts[0].deadlines, expected);
+    assert_eq!(decision.attempts[1].deadlines.connect, Duration::from_secs(3));
+}
+
+#[test]
+fn statuses_are_judged_by_whose_fault_they_are() {
+    let busy = |status| Verdict::Next(Reason::Busy { status, retry_after: Some(7) });
+    let cases = [
+        (200, None, Verdict::Answer),
+        (400, None, Verdict::ClientsOwn),
+        (400, Some("context_length_exceeded"), Verdict::Next(Reason::ContextExceeded)),
+        (400, Some("invalid_request"), Verdict::ClientsOwn),
+        (401, Some("invalid_api_key"), Verdict::Next(Reason::KeyRefused(401))),
+        (403, None, Verdict::Next(Reason::KeyRefused(403))),
+        (404, None, Verdict::ClientsOwn),
+        (404, Some("model_not_found"), Verdict::Next(Reason::NoModel)),
+        (422, None, Verdict::ClientsOwn),
+        (429, None, busy(429)),
+        (500, None, Verdict::Next(Reason::Status(500))),
+        (502, None, Verdict::Next(Reason::Status(502))),
+        (503, None, busy(503)),
+        (301, None, Verdict::Next(Reason::Status(301))),
+    ];
+    for (status, code, verdict) in cases {
+        assert_eq!(judge(status, code, Some(7)), verdict, "{status} {code:?}");
+    }
+}
+
+fn choice() -> impl Strategy<Value = Choice> {
+    (any::<bool>(), prop::option::of(1u64..60), prop::option::of(0u32..9))
+        .prop_map(|(is_local, wait, queued)| Choice { is_local, wait: wait.map(Duration::from_secs), queued })
+}
+
+proptest! {
+    #[test]
+    fn nobody_is_asked_twice_and_nobody_is_forgotten(
+        choices in prop::collection::vec(choice(), 0..6), is_hop: bool,
+    ) {
+        let spec = route(&["upstream"; 6][..choices.len()]);
+        let decision = decide(&spec, &choices, &Features { is_hop, ..PLAIN });
+        let mut asked = order(&decision);
+        asked.sort_unstable();
+        let expected: Vec<usize> = (0..choices.len())
+            .filter(|i| choices[*i].wait.is_none() && (choices[*i].is_local || !is_hop))
+            .collect();
+        prop_assert_eq!(asked, expected);
+        if is_hop {
+            prop_assert!(decision.attempts.iter().all(|attempt| choices[attempt.choice].is_local));
+        }
+    }
+
+    #[test]
+    fn deadlines_are_bounded_and_in_order_whatever_the_numbers(
+        prompt in any::<f64>(), answer in any::<f64>(), base in any::<f64>(),
+        tokens in 0.0f64..1e9, wanted in prop::option::of(0.0f64..1e12),
+    ) {
+        let mut spec = route(&["local"]);
+        spec.order[0].pace = Some(pace(prompt, answer));
+        spec.first_token_seconds = base;
+        let features = Features { prompt_tokens: tokens, answer_tokens: wanted, is_hop: false };
+        let deadlines = decide(&spec, &[LOCAL], &features).attempts[0].deadlines;
+        prop_assert!(deadlines.first_token <= deadlines.total);
+        prop_assert!(deadlines.total.as_secs_f64() <= LONGEST);
+        prop_assert!(deadlines.between_tokens >= Duration::from_secs(15));
+    }
+
+    #[test]
+    fn a_longer_prompt_never_has_a_shorter_deadline(tokens in 0.0f64..1e6, more in 0.0f64..1e6) {
+        let first = |prompt_tokens| {
+            let features = Features { prompt_tokens, ..PLAIN };
+            decide(&route(&["local"]), &[LOCAL], &features).attempts[0].deadlines.first_token
+        };
+        prop_assert!(first(tokens) <= first(tokens + more));
+    }
+
+    #[test]
+    fn every_status_has_a_verdict_and_only_success_is_an_answer(status: u16) {
+        prop_assert_eq!(judge(status, None, None) == Verdict::Answer, (200..300).contains(&status));
+    }
+}

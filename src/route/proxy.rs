@@ -1,0 +1,376 @@
+//! One request: asks the upstreams in the order of the decision until one answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
+    USER_AGENT,
+};
+use hyper::{HeaderMap, Request, StatusCode};
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::{Outcome, Ticket};
+use super::door::Shared;
+use super::journey::Journey;
+use super::policy::{self, Choice, Deadlines, Reason, Verdict};
+use super::relay::{Opening, Relay, Source};
+use super::reply::{self, Reply};
+use super::request::Call;
+use super::state::{Kind, Route, Seat, State};
+use super::{health, upstream};
+
+/// How we call ourselves to upstreams.
+pub(super) const AGENT: &str = concat!("bramble/", env!("CARGO_PKG_VERSION"));
+
+/// The header that says that a request came from another router.
+pub(super) const HOP: HeaderName = HeaderName::from_static("x-bramble-hop");
+
+const BY_HOST: HeaderName = HeaderName::from_static("x-bramble-host");
+const BY_MODEL: HeaderName = HeaderName::from_static("x-bramble-model");
+const BY_QUANT: HeaderName = HeaderName::from_static("x-bramble-quant");
+const BY_GENERATION: HeaderName = HeaderName::from_static("x-bramble-generation");
+const BY_UPSTREAM: HeaderName = HeaderName::from_static("x-bramble-upstream");
+const FALLBACK_REASON: HeaderName = HeaderName::from_static("x-bramble-fallback-reason");
+
+/// The largest answer that is not a stream: embeddings of a long list are the largest.
+const LARGEST_ANSWER: usize = 16 << 20;
+
+/// The largest error that is passed on.
+const LARGEST_ERROR: usize = 1 << 20;
+
+/// Seconds after which to try again when nobody said.
+const RETRY_SECONDS: u64 = 5;
+
+/// Leave to make one attempt, and the duty to say how it went.
+pub(super) struct Permit {
+    shared: Arc<Shared>,
+    seat: Arc<Seat>,
+    ticket: Ticket,
+    is_decided: bool,
+}
+
+impl Permit {
+    fn take(shared: &Arc<Shared>, seat: &Arc<Seat>) -> Result<Self, Reason> {
+        let ticket = seat.breaker(|breaker| breaker.admit(shared.now()));
+        let ticket = ticket.map_err(|wait| Reason::BreakerOpen { wait })?;
+        Ok(Self { shared: Arc::clone(shared), seat: Arc::clone(seat), ticket, is_decided: false })
+    }
+
+    /// Tells the breaker how it went so far.
+    pub(super) fn learn(&mut self, outcome: Outcome) {
+        self.is_decided = true;
+        self.ticket = self.seat.learn(self.ticket, outcome, self.shared.now());
+    }
+
+    /// Returns the sign that this router is stopping.
+    pub(super) fn stop(&self) -> &CancellationToken {
+        &self.shared.stop
+    }
+
+    /// Returns the upstream's name.
+    pub(super) fn upstream(&self) -> &str {
+        &self.seat.name
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.is_decided {
+            self.learn(Outcome::Abandoned);
+        }
+    }
+}
+
+/// What came of one attempt that need not be repeated elsewhere.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    content: Content,
+}
+
+enum Content {
+    Whole(Bytes),
+    Stream(Source, Opening),
+}
+
+/// Why an attempt came to nothing, with the upstream's words where they may matter.
+struct Failure {
+    reason: Reason,
+    words: Option<Bytes>,
+}
+
+impl From<Reason> for Failure {
+    fn from(reason: Reason) -> Self {
+        Self { reason, words: None }
+    }
+}
+
+/// Has `call` answered.
+pub(super) async fn infer(
+    shared: &Arc<Shared>,
+    state: &Arc<State>,
+    call: Call,
+    mut journey: Journey,
+) -> Reply {
+    let Some(route) = state.routes.get(&call.model) else {
+        journey.ended(404);
+        return unknown_model(state, &call.model);
+    };
+    journey.route(&call.model);
+    let choices = look(shared, route, &call).await;
+    let decision = policy::decide(&route.spec, &choices, &call.features);
+    if decision.attempts.is_empty() && decision.passed_over.is_empty() {
+        journey.ended(404);
+        let message = format!("model {:?} is not served by this host itself", call.model);
+        return reply::refuse(StatusCode::NOT_FOUND, "model_not_found", &message);
+    }
+    let mut failures: Vec<Failure> = Vec::new();
+    for (choice, reason) in decision.passed_over {
+        journey.failed(&route.seats[choice].name, &reason);
+        failures.push(reason.into());
+    }
+    for attempt in decision.attempts {
+        let seat = &route.seats[attempt.choice];
+        let mut permit = match Permit::take(shared, seat) {
+            Ok(permit) => permit,
+            Err(reason) => {
+                journey.failed(&seat.name, &reason);
+                failures.push(reason.into());
+                continue;
+            }
+        };
+        let started = Instant::now();
+        let failure = tokio::select! {
+            answer = ask(shared, seat, &call, &attempt.deadlines, started) => match answer {
+                Ok(answer) => {
+                    permit.learn(Outcome::Answered);
+                    let ends = started + attempt.deadlines.total;
+                    return answered(state, answer, permit, journey, &attempt.deadlines, ends);
+                }
+                Err(failure) => failure,
+            },
+            () = shared.stop.cancelled() => Reason::Stopping.into(),
+        };
+        permit.learn(failure.reason.outcome());
+        journey.failed(&seat.name, &failure.reason);
+        let is_stopping = failure.reason == Reason::Stopping;
+        failures.push(failure);
+        if is_stopping {
+            break;
+        }
+    }
+    nobody(failures, &mut journey)
+}
+
+/// Looks at the breakers, and at the engines' queues where the route has a limit for them
+/// and somebody else to ask.
+async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Choice> {
+    let wants_queue = route.spec.overflow_queue.is_some() && route.seats.len() > 1 && !call.features.is_hop;
+    let mut choices = Vec::with_capacity(route.seats.len());
+    for seat in &route.seats {
+        let is_local = seat.kind == Kind::Local;
+        let wait = seat.breaker(|breaker| breaker.wait(shared.now()));
+        let queued = if wants_queue && is_local && wait.is_none() {
+            health::queued(&*shared.dial, seat).await
+        } else {
+            None
+        };
+        choices.push(Choice { is_local, wait, queued });
+    }
+    choices
+}
+
+/// Makes one attempt: to the first token of a stream, or to the end of another answer.
+async fn ask(
+    shared: &Shared,
+    seat: &Seat,
+    call: &Call,
+    deadlines: &Deadlines,
+    started: Instant,
+) -> Result<Answer, Failure> {
+    let (limit, late) = if call.is_stream {
+        (deadlines.first_token, Reason::FirstTokenLate)
+    } else {
+        (deadlines.total, Reason::TotalLate)
+    };
+    let attempt = async {
+        let request = request(seat, call)?;
+        let exchange = upstream::send(&*shared.dial, &seat.target, request, deadlines.connect).await?;
+        let rename = (seat.model.as_bytes() != call.model.as_bytes()).then(|| call.model.clone());
+        receive(exchange, call.is_stream, rename).await
+    };
+    timeout_at(started + limit, attempt).await.unwrap_or_else(|_| Err(late.into()))
+}
+
+/// Writes the request anew: of the client's headers, none goes on.
+fn request(seat: &Seat, call: &Call) -> Result<Request<Full<Bytes>>, Reason> {
+    let same_name = seat.model.as_bytes() == call.model.as_bytes();
+    let body = if same_name && seat.kind != Kind::Foreign {
+        call.body.clone()
+    } else {
+        let name = seat.model.to_str().map_err(|_| Reason::Malformed)?;
+        call.body_for(name).map_err(|_| Reason::Malformed)?
+    };
+    let accept = if call.is_stream { "text/event-stream" } else { "application/json" };
+    let mut request = Request::post(format!("{}{}", seat.target.path, call.endpoint.path()))
+        .header(HOST, &seat.target.authority)
+        .header(CONTENT_TYPE, "application/json")
+        .header(ACCEPT, accept)
+        .header(USER_AGENT, AGENT);
+    if let Some(bearer) = &seat.target.bearer {
+        request = request.header(AUTHORIZATION, bearer);
+    }
+    if seat.kind == Kind::Host {
+        request = request.header(HOP, "1");
+    }
+    request.body(Full::new(body)).map_err(|_| Reason::Malformed)
+}
+
+async fn receive(
+    exchange: upstream::Exchange,
+    is_stream: bool,
+    rename: Option<String>,
+) -> Result<Answer, Failure> {
+    let status = exchange.response.status();
+    let headers = exchange.response.headers().clone();
+    if status.is_success() && is_stream {
+        let is_events =
+            headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        if !is_events {
+            return Err(Reason::Malformed.into());
+        }
+        let mut source = Source::new(exchange, rename);
+        let opening = source.open().await?;
+        return Ok(Answer { status: StatusCode::OK, headers, content: Content::Stream(source, opening) });
+    }
+    let limit = if status.is_success() { LARGEST_ANSWER } else { LARGEST_ERROR };
+    let body = upstream::read_whole(exchange.response.into_body(), limit).await;
+    let code = body.as_ref().ok().and_then(error_code);
+    match policy::judge(status.as_u16(), code.as_deref(), retry_after(&headers)) {
+        Verdict::Next(reason) => Err(Failure { reason, words: body.ok() }),
+        Verdict::ClientsOwn => Ok(Answer { status, headers, content: Content::Whole(body?) }),
+        Verdict::Answer => {
+            let body = whole(body?, rename)?;
+            Ok(Answer { status: StatusCode::OK, headers, content: Content::Whole(body) })
+        }
+    }
+}
+
+/// Checks that an answer is a whole JSON object, and gives the model its name back.
+fn whole(body: Bytes, rename: Option<String>) -> Result<Bytes, Reason> {
+    let text = std::str::from_utf8(&body).map_err(|_| Reason::Malformed)?;
+    let Some(model) = rename else {
+        let read = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text);
+        return read.map_or(Err(Reason::Malformed), |_| Ok(body));
+    };
+    let mut answer: serde_json::Map<String, Value> =
+        serde_json::from_str(text).map_err(|_| Reason::Malformed)?;
+    if let Some(name) = answer.get_mut("model") {
+        *name = Value::String(model);
+    }
+    serde_json::to_vec(&answer).map(Bytes::from).map_err(|_| Reason::Malformed)
+}
+
+fn error_code(body: &Bytes) -> Option<String> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    Some(body.get("error")?.get("code")?.as_str()?.to_owned())
+}
+
+/// Reads `Retry-After` in seconds; longer than a minute is somebody else's idea of soon.
+fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(seconds.clamp(1, 60))
+}
+
+fn answered(
+    state: &State,
+    answer: Answer,
+    permit: Permit,
+    mut journey: Journey,
+    deadlines: &Deadlines,
+    ends: Instant,
+) -> Reply {
+    let seat = Arc::clone(&permit.seat);
+    journey.answered_by(&seat.name);
+    let why = HeaderValue::from_str(journey.why()).ok().filter(|why| !why.is_empty());
+    let mut reply = match answer.content {
+        Content::Whole(body) => {
+            // not what the upstream calls it: a browser shall not take it for a page
+            let is_json = serde_json::from_slice::<IgnoredAny>(&body).is_ok();
+            journey.ended(answer.status.as_u16());
+            let kind = if is_json { "application/json" } else { "text/plain; charset=utf-8" };
+            reply::bytes(answer.status, kind, body)
+        }
+        Content::Stream(source, opening) => {
+            let relay = Relay::new(source, opening, permit, journey, deadlines.between_tokens, ends);
+            let mut reply = Reply::new(relay.into_body().boxed_unsync());
+            let headers = reply.headers_mut();
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+            reply
+        }
+    };
+    let headers = reply.headers_mut();
+    sign(headers, state, &seat, &answer.headers);
+    if let Some(why) = why {
+        headers.insert(FALLBACK_REASON, why);
+    }
+    reply
+}
+
+/// Says who answered.
+fn sign(headers: &mut HeaderMap, state: &State, seat: &Seat, theirs: &HeaderMap) {
+    let upstream = HeaderValue::from_str(&seat.name).unwrap_or(HeaderValue::from_static("-"));
+    let mut ours = |name: HeaderName, value: Option<HeaderValue>| {
+        if let Some(value) = value {
+            headers.insert(name, value);
+        }
+    };
+    ours(BY_UPSTREAM, Some(upstream.clone()));
+    // a host of the fleet knows best who it is and what it runs; nobody else is believed
+    let told = |name: &HeaderName| {
+        let value = theirs.get(name).filter(|_| seat.kind == Kind::Host)?;
+        (value.len() <= 100 && value.to_str().is_ok()).then(|| value.clone())
+    };
+    let (host, generation) = match seat.kind {
+        Kind::Local => (HeaderValue::from_str(&state.host).ok(), Some(state.generation.number().into())),
+        Kind::Host | Kind::Foreign => (Some(upstream), None),
+    };
+    ours(BY_HOST, told(&BY_HOST).or(host));
+    ours(BY_MODEL, Some(told(&BY_MODEL).unwrap_or_else(|| seat.model.clone())));
+    ours(BY_QUANT, told(&BY_QUANT).or_else(|| seat.quant.clone()));
+    ours(BY_GENERATION, told(&BY_GENERATION).or(generation));
+}
+
+/// Says that nobody answered, and why each did not.
+fn nobody(failures: Vec<Failure>, journey: &mut Journey) -> Reply {
+    let why = journey.why().to_owned();
+    let all = |is: fn(&Reason) -> bool| failures.iter().all(|failure| is(&failure.reason));
+    let soonest = failures.iter().filter_map(|failure| failure.reason.retry_after()).min();
+    if all(|reason| *reason == Reason::ContextExceeded) {
+        // it is the client's own after all: nobody here has a context that long
+        let words = failures.into_iter().rev().find_map(|failure| failure.words);
+        journey.ended(400);
+        return reply::bytes(StatusCode::BAD_REQUEST, "application/json", words.unwrap_or_default());
+    }
+    let (status, code) = if all(Reason::is_deadline) {
+        (StatusCode::GATEWAY_TIMEOUT, "upstreams_late")
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, "upstreams_unavailable")
+    };
+    journey.ended(status.as_u16());
+    reply::unable(status, code, &format!("nobody could answer: {why}"), soonest.unwrap_or(RETRY_SECONDS))
+}
+
+fn unknown_model(state: &State, model: &str) -> Reply {
+    let shown: String = model.chars().take(80).collect();
+    let known: Vec<&str> = state.routes.keys().map(String::as_str).collect();
+    let message = format!("there is no model {shown:?} here; there are: {}", known.join(", "));
+    reply::refuse(StatusCode::NOT_FOUND, "model_not_found", &message)
+}

@@ -1,0 +1,170 @@
+//! The little of server-sent events that a router needs: where one ends and what it says.
+
+use super::policy::Reason;
+
+/// The longest event taken. A token with all its log probabilities is a few KiB.
+const LONGEST_EVENT: usize = 1 << 20;
+
+/// The last event of a whole stream.
+pub(super) const DONE: &str = "[DONE]";
+
+/// Cuts a stream of bytes into the data of events. Bytes of an event that has not ended
+/// are kept back, so that a character is never cut in half.
+#[derive(Debug, Default)]
+pub(super) struct Scanner {
+    /// Bytes of the lines that have not ended yet.
+    rest: Vec<u8>,
+    /// Where in `rest` no line end was found yet.
+    seen: usize,
+    /// The data lines of the event that has not ended yet.
+    data: Option<String>,
+}
+
+impl Scanner {
+    /// Takes the next bytes of the stream.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
+    }
+
+    /// Returns the data of the next whole event, if there is one. Comments and events
+    /// without data are left out. Lines end with LF or CRLF.
+    pub(super) fn next(&mut self) -> Result<Option<String>, Reason> {
+        let mut start = 0;
+        let mut whole = None;
+        while let Some(length) = self.rest[self.seen..].iter().position(|byte| *byte == b'\n') {
+            let end = self.seen + length;
+            let line = &self.rest[start..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            (start, self.seen) = (end + 1, end + 1);
+            if line.is_empty() {
+                if self.data.is_some() {
+                    whole = self.data.take();
+                    break;
+                }
+            } else if let Some(value) = line.strip_prefix(b"data:") {
+                let text = std::str::from_utf8(value.strip_prefix(b" ").unwrap_or(value));
+                let text = text.map_err(|_| Reason::Malformed)?;
+                match &mut self.data {
+                    Some(data) => {
+                        data.push('\n');
+                        data.push_str(text);
+                    }
+                    none => *none = Some(text.to_owned()),
+                }
+            }
+            if self.data.as_ref().is_some_and(|data| data.len() > LONGEST_EVENT) {
+                return Err(Reason::TooLarge);
+            }
+        }
+        self.rest.drain(..start);
+        self.seen -= start;
+        if whole.is_none() {
+            self.seen = self.rest.len();
+            if self.rest.len() > LONGEST_EVENT {
+                return Err(Reason::TooLarge);
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Returns whether the stream, which is at its end, ended with [`DONE`] but for the
+    /// empty line: some servers leave it out.
+    pub(super) fn ends_with_done(&self) -> bool {
+        let rest = self.rest.strip_prefix(b"data:").map(<[u8]>::trim_ascii);
+        match &self.data {
+            Some(data) => data == DONE && self.rest.is_empty(),
+            None => rest == Some(DONE.as_bytes()),
+        }
+    }
+}
+
+/// Writes one event.
+pub(super) fn event(data: &str) -> String {
+    let mut text = String::with_capacity(data.len() + 8);
+    for line in data.split('\n') {
+        text.push_str("data: ");
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scan(chunks: &[&[u8]]) -> Result<(Vec<String>, Scanner), Reason> {
+        let mut scanner = Scanner::default();
+        let mut events = Vec::new();
+        for chunk in chunks {
+            scanner.push(chunk);
+            while let Some(event) = scanner.next()? {
+                events.push(event);
+            }
+        }
+        Ok((events, scanner))
+    }
+
+    const STREAM: &str =
+        ": hi\n\ndata: {\"a\":1}\n\nevent: x\r\ndata:two\r\ndata: lines é🦀\r\n\r\n\n\ndata: [DONE]\n\n";
+
+    #[test]
+    fn events_are_found_between_comments_names_and_empty_lines() {
+        let (events, _) = scan(&[STREAM.as_bytes()]).unwrap();
+        assert_eq!(events, ["{\"a\":1}", "two\nlines é🦀", "[DONE]"]);
+    }
+
+    #[test]
+    fn half_a_character_is_an_error_only_when_its_line_ends() {
+        let crab = "🦀".as_bytes();
+        assert!(scan(&[b"data: ", &crab[..2]]).unwrap().0.is_empty());
+        assert_eq!(scan(&[b"data: ", &crab[..2], &crab[2..], b"\n\n"]).unwrap().0, ["🦀"]);
+        assert_eq!(scan(&[b"data: ", &crab[..2], b"\n\n"]).unwrap_err(), Reason::Malformed);
+    }
+
+    #[test]
+    fn an_event_without_end_does_not_grow_for_ever() {
+        let chunk = vec![b'x'; LONGEST_EVENT / 2];
+        assert_eq!(scan(&[b"data: ", &chunk, &chunk, &chunk]).unwrap_err(), Reason::TooLarge);
+        let line = [b"data: ".as_slice(), &chunk, b"\n"].concat();
+        assert_eq!(scan(&[&line, &line, &line]).unwrap_err(), Reason::TooLarge);
+    }
+
+    #[test]
+    fn done_without_its_empty_line_is_seen_at_the_end() {
+        for (tail, done) in
+            [("data: [DONE]\n", true), ("data: [DONE]", true), ("data: [DO", false), ("", false)]
+        {
+            let (_, scanner) = scan(&[b"data: 1\n\n", tail.as_bytes()]).unwrap();
+            assert_eq!(scanner.ends_with_done(), done, "{tail:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn where_chunks_are_cut_does_not_matter(cuts in prop::collection::vec(0usize..STREAM.len(), 0..9)) {
+            let mut cuts = cuts;
+            cuts.sort_unstable();
+            let mut chunks = Vec::new();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([STREAM.len()]) {
+                chunks.push(&STREAM.as_bytes()[from..cut]);
+                from = cut;
+            }
+            prop_assert_eq!(scan(&chunks).unwrap().0, scan(&[STREAM.as_bytes()]).unwrap().0);
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = scan(&[&bytes]);
+        }
+
+        #[test]
+        fn what_is_written_is_read_again(data in "[^\r]{0,40}") {
+            prop_assert_eq!(scan(&[event(&data).as_bytes()]).unwrap().0, [data]);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! One generation as the router sees it: read, checked, and then trusted.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::Uri;
+use hyper::header::HeaderValue;
+
+use super::Error;
+use super::auth::Keys;
+use super::breaker::{Breaker, Outcome, Ticket};
+use super::upstream::{Address, Target};
+use crate::generation::{Definition, FORMAT, Hop, Layout, RouteSpec, Secrets, UpstreamKind, UpstreamSpec};
+use crate::ids::{Generation, ModelName, is_name};
+
+/// What the router needs of one generation. Requests keep the one that they began with.
+#[derive(Debug)]
+pub(super) struct State {
+    /// This host's name.
+    pub(super) host: String,
+    /// The number of the generation.
+    pub(super) generation: Generation,
+    /// The port to listen on.
+    pub(super) port: u16,
+    /// Who may come in.
+    pub(super) keys: Keys,
+    /// By the model's name.
+    pub(super) routes: BTreeMap<String, Route>,
+}
+
+/// Who answers for one model.
+#[derive(Debug)]
+pub(super) struct Route {
+    /// As the plan decided it.
+    pub(super) spec: RouteSpec,
+    /// In the order of [`RouteSpec::order`].
+    pub(super) seats: Vec<Arc<Seat>>,
+}
+
+/// What kind of upstream it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// An engine of this host.
+    Local,
+    /// Another host's door.
+    Host,
+    /// A server that is not ours.
+    Foreign,
+}
+
+/// One upstream in one route.
+#[derive(Debug)]
+pub(super) struct Seat {
+    /// The upstream's name.
+    pub(super) name: String,
+    /// What kind it is.
+    pub(super) kind: Kind,
+    /// How it is reached.
+    pub(super) target: Target,
+    /// The model's name there.
+    pub(super) model: HeaderValue,
+    /// What it answers with, where that is known.
+    pub(super) quant: Option<HeaderValue>,
+    breaker: Mutex<Breaker>,
+}
+
+impl Seat {
+    /// Looks at or changes the breaker. Nothing waits inside.
+    pub(super) fn breaker<T>(&self, act: impl FnOnce(&mut Breaker) -> T) -> T {
+        act(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Tells the breaker how an attempt went.
+    pub(super) fn learn(&self, ticket: Ticket, outcome: Outcome, now: Duration) -> Ticket {
+        // without randomness the probes of many hosts come together: harmless
+        let jitter = getrandom::u32().map_or(0.5, |n| f64::from(n) / f64::from(u32::MAX));
+        self.breaker(|breaker| breaker.on(ticket, outcome, now, jitter))
+    }
+}
+
+impl State {
+    /// Reads the generation that is in force under `root`.
+    pub(super) fn load(root: &Path) -> Result<Self, Error> {
+        let layout = Layout::new(root);
+        let current = layout.current();
+        let folder = fs::canonicalize(&current).map_err(|source| Error::Current { path: current, source })?;
+        let number = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+        let Some(generation) = number else { return Err(Error::NotAGeneration { path: folder }) };
+        let definition = read(&Layout::definition(&folder))?;
+        let secrets = read(&Layout::secrets(&folder))?;
+        Self::new(&layout, generation, &definition, &secrets)
+    }
+
+    /// Checks a definition and makes it ready to serve.
+    pub(super) fn new(
+        layout: &Layout,
+        generation: Generation,
+        definition: &Definition,
+        secrets: &Secrets,
+    ) -> Result<Self, Error> {
+        let wrong = |what: String| Error::Definition { what };
+        if definition.format != FORMAT {
+            return Err(wrong(format!("its format is {}, this program reads {FORMAT}", definition.format)));
+        }
+        let mut upstreams = BTreeMap::new();
+        for upstream in &definition.door.upstreams {
+            if !is_name(&upstream.name) {
+                return Err(wrong(format!("{:?} is no name for an upstream", upstream.name)));
+            }
+            upstreams.insert(upstream.name.as_str(), upstream);
+        }
+        let mut routes = BTreeMap::new();
+        for spec in &definition.door.routes {
+            let mut seats = Vec::new();
+            for hop in &spec.order {
+                let Some(upstream) = upstreams.get(hop.upstream.as_str()) else {
+                    return Err(wrong(format!("route {} names no upstream {:?}", spec.model, hop.upstream)));
+                };
+                seats.push(Arc::new(seat(layout, definition, secrets, upstream, hop)?));
+            }
+            routes.insert(spec.model.to_string(), Route { spec: spec.clone(), seats });
+        }
+        Ok(Self {
+            host: definition.host.to_string(),
+            generation,
+            port: definition.door.port,
+            keys: Keys::new(&secrets.keys),
+            routes,
+        })
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
+    let text = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| Error::Parse { path: path.to_owned(), source })
+}
+
+fn seat(
+    layout: &Layout,
+    definition: &Definition,
+    secrets: &Secrets,
+    upstream: &UpstreamSpec,
+    hop: &Hop,
+) -> Result<Seat, Error> {
+    let wrong = |what: String| Error::Definition { what };
+    let name = &upstream.name;
+    let mut quant = hop.quant.clone();
+    let (kind, target) = match &upstream.kind {
+        UpstreamKind::Local => {
+            let model: ModelName = hop.model.parse().map_err(|error| wrong(format!("{name}: {error}")))?;
+            let engine = definition.engines.iter().find(|engine| engine.model == model);
+            quant = quant.or_else(|| engine.map(|engine| engine.weights.quant_name().to_owned()));
+            (Kind::Local, Target::local(layout.engine_socket(&model)))
+        }
+        UpstreamKind::Host { url } => {
+            let target = target(name, url, Some(&secrets.peer_key))?;
+            if target.path != "" {
+                return Err(wrong(format!("upstream {name} has a path in its URL")));
+            }
+            (Kind::Host, Target { path: "/v1".to_owned(), ..target })
+        }
+        UpstreamKind::Foreign { url, key } => {
+            let key = match key {
+                Some(key) => Some(secrets.foreign_keys.get(key).ok_or_else(|| {
+                    wrong(format!("the key {key:?} of upstream {name} is not among the secrets"))
+                })?),
+                None => None,
+            };
+            (Kind::Foreign, target(name, url, key)?)
+        }
+    };
+    let header = |text: &str| {
+        HeaderValue::from_str(text).map_err(|_| wrong(format!("upstream {name}: {text:?} fits in no header")))
+    };
+    Ok(Seat {
+        name: name.clone(),
+        kind,
+        target,
+        model: header(&hop.model)?,
+        quant: quant.as_deref().map(header).transpose()?,
+        breaker: Mutex::new(Breaker::new()),
+    })
+}
+
+/// Reads `http://HOST[:PORT][/PATH]`, or https.
+fn target(name: &str, url: &str, key: Option<&String>) -> Result<Target, Error> {
+    let wrong = |what: &str| Error::Definition { what: format!("the URL of upstream {name} {what}") };
+    let uri: Uri = url.parse().map_err(|_| wrong("is none"))?;
+    let tls = match uri.scheme_str() {
+        Some("http") => false,
+        Some("https") => true,
+        _ => return Err(wrong("begins with neither http:// nor https://")),
+    };
+    let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
+    if authority.as_str().contains('@') {
+        return Err(wrong("has credentials in it: they belong into the secrets"));
+    }
+    if uri.query().is_some() {
+        return Err(wrong("has a query"));
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let bearer = key.map(|key| {
+        let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| Error::Definition {
+            what: format!("the key for upstream {name} fits in no header"),
+        })?;
+        value.set_sensitive(true);
+        Ok(value)
+    });
+    Ok(Target {
+        address: Address::Tcp { host, port, tls },
+        authority: authority.to_string(),
+        path: uri.path().trim_end_matches('/').to_owned(),
+        bearer: bearer.transpose()?,
+    })
+}

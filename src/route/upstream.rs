@@ -1,0 +1,185 @@
+//! The wire to an upstream: connect, ask, and let go of it the moment nobody wants the
+//! answer. One connection for each request: dropping it is what cancels the work there,
+//! and connecting costs nothing beside a prompt.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::HeaderValue;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Error;
+use super::policy::Reason;
+
+/// Where an upstream listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Address {
+    /// An engine's socket.
+    Unix(PathBuf),
+    /// A server.
+    Tcp {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+        /// Whether it is https.
+        tls: bool,
+    },
+}
+
+/// All that is needed to ask an upstream.
+#[derive(Debug, Clone)]
+pub(super) struct Target {
+    /// Where it listens.
+    pub(super) address: Address,
+    /// What stands in `Host`.
+    pub(super) authority: String,
+    /// What stands before `/chat/completions`, without a slash at the end.
+    pub(super) path: String,
+    /// What stands in `Authorization`.
+    pub(super) bearer: Option<HeaderValue>,
+}
+
+impl Target {
+    /// Returns the target for an engine of this host.
+    pub(super) fn local(socket: PathBuf) -> Self {
+        Self {
+            address: Address::Unix(socket),
+            authority: "localhost".to_owned(),
+            path: "/v1".to_owned(),
+            bearer: None,
+        }
+    }
+}
+
+/// A connection.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+
+/// Makes connections.
+#[async_trait]
+pub(super) trait Dial: Send + Sync {
+    /// Connects to `address`. Waits as long as the system does.
+    async fn dial(&self, address: &Address) -> io::Result<Box<dyn Wire>>;
+}
+
+/// The real network.
+pub(super) struct Net {
+    tls: TlsConnector,
+}
+
+impl Net {
+    /// Trusts what the system trusts.
+    pub(super) fn new() -> Result<Self, Error> {
+        use rustls_platform_verifier::BuilderVerifierExt;
+        let trust = |source| Error::Trust { source };
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(trust)?
+            .with_platform_verifier()
+            .map_err(trust)?
+            .with_no_client_auth();
+        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+    }
+}
+
+/// Seconds of silence on a connection before the system asks whether the peer is there,
+/// and how often it asks. A desktop that lost power is noticed within half a minute, even
+/// while nobody expects a token yet.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+const KEEPALIVE_COUNT: u32 = 3;
+
+/// Has the system notice when the other side of `stream` is gone without a word, or takes
+/// nothing for a minute.
+pub(super) fn watch(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    const TAKES_NOTHING_MS: u32 = 60_000;
+    sockopt::set_tcp_nodelay(stream, true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_COUNT)?;
+    sockopt::set_tcp_user_timeout(stream, TAKES_NOTHING_MS)?;
+    Ok(())
+}
+
+#[async_trait]
+impl Dial for Net {
+    async fn dial(&self, address: &Address) -> io::Result<Box<dyn Wire>> {
+        match address {
+            Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
+            Address::Tcp { host, port, tls } => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                watch(&stream)?;
+                if !tls {
+                    return Ok(Box::new(stream));
+                }
+                let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                Ok(Box::new(self.tls.connect(name, stream).await?))
+            }
+        }
+    }
+}
+
+/// An answer that has begun. Dropping it drops the connection.
+pub(super) struct Exchange {
+    /// Status, headers and body.
+    pub(super) response: Response<Incoming>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// Connects within `connect`, asks, and waits for the head of the answer.
+pub(super) async fn send(
+    dial: &dyn Dial,
+    target: &Target,
+    request: Request<Full<Bytes>>,
+    connect: Duration,
+) -> Result<Exchange, Reason> {
+    let wire = match tokio::time::timeout(connect, dial.dial(&target.address)).await {
+        Err(_) => return Err(Reason::ConnectLate),
+        Ok(Err(error)) => return Err(not_connected(&error)),
+        Ok(Ok(wire)) => wire,
+    };
+    let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|_| Reason::Died)?;
+    let driver = AbortOnDropHandle::new(tokio::spawn(async move {
+        // what goes wrong here is seen by the reader of the response as well
+        connection.await.ok();
+    }));
+    let response = sender.send_request(request).await;
+    let response = response.map_err(|e| if e.is_parse() { Reason::Malformed } else { Reason::Died })?;
+    Ok(Exchange { response, _driver: driver })
+}
+
+fn not_connected(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Reason::Refused,
+        io::ErrorKind::InvalidData => Reason::Untrusted,
+        io::ErrorKind::TimedOut => Reason::ConnectLate,
+        _ => Reason::Unreachable,
+    }
+}
+
+/// Reads a body to its end, up to `limit` bytes. A body shorter than its length says is
+/// an error.
+pub(super) async fn read_whole(body: Incoming, limit: usize) -> Result<Bytes, Reason> {
+    match Limited::new(body, limit).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Reason::TooLarge),
+        Err(_) => Err(Reason::Died),
+    }
+}
