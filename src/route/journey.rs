@@ -44,7 +44,7 @@ impl Journey {
         model.clone_into(&mut self.model);
     }
 
-    /// Notes why somebody did not answer, or broke off. The first reason is counted.
+    /// Notes why somebody did not answer. The first reason is counted.
     pub(super) fn failed(&mut self, upstream: &str, reason: &Reason) {
         if self.why.is_empty() {
             self.reason = reason.label();
@@ -54,6 +54,13 @@ impl Journey {
         self.why.push_str(upstream);
         self.why.push_str(": ");
         self.why.push_str(&reason.to_string());
+    }
+
+    /// Notes that the answer broke off in the middle, and why; this is counted before why
+    /// anybody else did not answer.
+    pub(super) fn broke(&mut self, upstream: &str, reason: &Reason) {
+        self.failed(upstream, reason);
+        self.reason = reason.label();
     }
 
     /// Returns the reasons so far: `local: connection refused`.

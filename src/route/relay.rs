@@ -200,7 +200,7 @@ impl Relay {
 
     fn broke(&mut self, reason: &Reason) {
         self.permit.learn(reason.outcome());
-        self.journey.failed(self.permit.upstream(), reason);
+        self.journey.broke(self.permit.upstream(), reason);
         self.journey.ended(200);
     }
 }
