@@ -118,7 +118,7 @@ impl Breaker {
                 }
             }
             (State::Closed, Outcome::Refused) | (State::HalfOpen, Outcome::Refused | Outcome::Failed) => {
-                self.open(now, jitter)
+                self.open(now, jitter);
             }
             // nothing was learned: the next request is the probe
             (State::HalfOpen, Outcome::Abandoned) => self.turn(State::Open { until: now }),

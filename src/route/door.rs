@@ -34,7 +34,7 @@ const LARGEST_REQUEST: usize = 8 << 20;
 const REQUESTS_KIB: usize = 64 << 10;
 
 /// How long a client may take to send its request.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(60);
+const REQUEST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// What outlives a reload.
 pub(super) struct Shared {
@@ -156,7 +156,7 @@ impl Door {
             Ok(call) => Ok((call, room)),
             Err(error) => {
                 let message = format!("the request is not understood: {error}");
-                Err(reply::refuse(StatusCode::BAD_REQUEST, "invalid_json", &message))
+                Err(Box::new(reply::refuse(StatusCode::BAD_REQUEST, "invalid_json", &message)))
             }
         });
         match call {
@@ -165,20 +165,20 @@ impl Door {
             Ok((call, _room)) => proxy::infer(&self.shared, state, call, journey).await,
             Err(reply) => {
                 journey.ended(reply.status().as_u16());
-                reply
+                *reply
             }
         }
     }
 
     /// Reads a request's body, within bounds of size, time, and memory for all together.
-    async fn read<B>(&self, body: B) -> Result<(Bytes, SemaphorePermit<'_>), Reply>
+    async fn read<B>(&self, body: B) -> Result<(Bytes, SemaphorePermit<'_>), Box<Reply>>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let too_large = || {
             let message = format!("the request is larger than {} MiB", LARGEST_REQUEST >> 20);
-            reply::refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message)
+            Box::new(reply::refuse(StatusCode::PAYLOAD_TOO_LARGE, "request_too_large", &message))
         };
         let hint = body.size_hint();
         if hint.lower() > LARGEST_REQUEST as u64 {
@@ -189,18 +189,19 @@ impl Door {
         let kib = u32::try_from(most.div_ceil(1024)).unwrap_or(u32::MAX);
         let Ok(room) = self.shared.memory.try_acquire_many(kib) else {
             let message = "too many requests are being read; try again";
-            return Err(reply::unable(StatusCode::SERVICE_UNAVAILABLE, "router_busy", message, 1));
+            let reply = reply::unable(StatusCode::SERVICE_UNAVAILABLE, "router_busy", message, 1);
+            return Err(Box::new(reply));
         };
         match tokio::time::timeout(REQUEST_PATIENCE, Limited::new(body, LARGEST_REQUEST).collect()).await {
             Ok(Ok(body)) => Ok((body.to_bytes(), room)),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => {
                 let message = "the request ended in the middle";
-                Err(reply::refuse(StatusCode::BAD_REQUEST, "request_incomplete", message))
+                Err(Box::new(reply::refuse(StatusCode::BAD_REQUEST, "request_incomplete", message)))
             }
             Err(_) => {
                 let message = "the request took too long to arrive";
-                Err(reply::refuse(StatusCode::REQUEST_TIMEOUT, "request_late", message))
+                Err(Box::new(reply::refuse(StatusCode::REQUEST_TIMEOUT, "request_late", message)))
             }
         }
     }

@@ -28,6 +28,8 @@ const LOCAL: Choice = Choice { is_local: true, ..READY };
 const OPEN: Option<Duration> = Some(Duration::from_secs(3));
 const PLAIN: Features = Features { prompt_tokens: 100.0, answer_tokens: Some(50.0), is_hop: false };
 
+type Case = (&'static str, [Choice; 3], Features, &'static [usize], Vec<(usize, Reason)>);
+
 fn order(decision: &Decision) -> Vec<usize> {
     decision.attempts.iter().map(|attempt| attempt.choice).collect()
 }
@@ -37,37 +39,43 @@ fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
     let hop = Features { is_hop: true, ..PLAIN };
     let open = Reason::BreakerOpen { wait: Duration::from_secs(3) };
     let full = Reason::Overflow { queued: 3 };
-    let cases: [(&str, [Choice; 3], Features, &[usize], &[(usize, Reason)]); 7] = [
-        ("all well", [LOCAL, READY, READY], PLAIN, &[0, 1, 2], &[]),
+    let cases: [Case; 7] = [
+        ("all well", [LOCAL, READY, READY], PLAIN, &[0, 1, 2], vec![]),
         (
             "local breaker open",
             [Choice { wait: OPEN, ..LOCAL }, READY, READY],
             PLAIN,
             &[1, 2],
-            &[(0, open.clone())],
+            vec![(0, open.clone())],
         ),
-        ("queue at its limit", [Choice { queued: Some(2), ..LOCAL }, READY, READY], PLAIN, &[0, 1, 2], &[]),
+        (
+            "queue at its limit",
+            [Choice { queued: Some(2), ..LOCAL }, READY, READY],
+            PLAIN,
+            &[0, 1, 2],
+            vec![],
+        ),
         (
             "queue over its limit",
             [Choice { queued: Some(3), ..LOCAL }, READY, READY],
             PLAIN,
             &[1, 2, 0],
-            &[(0, full)],
+            vec![(0, full)],
         ),
-        ("a hop stays local", [LOCAL, READY, READY], hop, &[0], &[]),
+        ("a hop stays local", [LOCAL, READY, READY], hop, &[0], vec![]),
         (
             "a hop stays local though local is down",
             [Choice { wait: OPEN, ..LOCAL }, READY, READY],
             hop,
             &[],
-            &[(0, open.clone())],
+            vec![(0, open.clone())],
         ),
         (
             "all open",
             [Choice { wait: OPEN, ..LOCAL }; 3],
             PLAIN,
             &[],
-            &[(0, open.clone()), (1, open.clone()), (2, open)],
+            vec![(0, open.clone()), (1, open.clone()), (2, open)],
         ),
     ];
     for (name, choices, features, attempts, passed_over) in cases {

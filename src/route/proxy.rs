@@ -1,6 +1,5 @@
 //! One request: asks the upstreams in the order of the decision until one answers.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -96,7 +95,7 @@ struct Answer {
 
 enum Content {
     Whole(Bytes),
-    Stream(Source, Opening),
+    Stream(Box<Source>, Opening),
 }
 
 /// Why an attempt came to nothing, with the upstream's words where they may matter.
@@ -245,7 +244,7 @@ async fn receive(
         if !is_events {
             return Err(Reason::Malformed.into());
         }
-        let mut source = Source::new(exchange, rename);
+        let mut source = Box::new(Source::new(exchange, rename));
         let opening = source.open().await?;
         return Ok(Answer { status: StatusCode::OK, headers, content: Content::Stream(source, opening) });
     }
@@ -266,8 +265,9 @@ async fn receive(
 fn whole(body: Bytes, rename: Option<String>) -> Result<Bytes, Reason> {
     let text = std::str::from_utf8(&body).map_err(|_| Reason::Malformed)?;
     let Some(model) = rename else {
-        let read = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(text);
-        return read.map_or(Err(Reason::Malformed), |_| Ok(body));
+        let is_object =
+            text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok();
+        return if is_object { Ok(body) } else { Err(Reason::Malformed) };
     };
     let mut answer: serde_json::Map<String, Value> =
         serde_json::from_str(text).map_err(|_| Reason::Malformed)?;

@@ -131,7 +131,7 @@ fn is_preamble(event: &Map<String, Value>) -> bool {
 
 /// A stream after its first byte: from here on, what goes wrong is said in the stream.
 pub(super) struct Relay {
-    source: Source,
+    source: Box<Source>,
     opening: Opening,
     permit: Permit,
     journey: Journey,
@@ -142,7 +142,7 @@ pub(super) struct Relay {
 impl Relay {
     /// Takes over after the opening; the answer has to be whole at `ends`.
     pub(super) fn new(
-        source: Source,
+        source: Box<Source>,
         opening: Opening,
         permit: Permit,
         journey: Journey,

@@ -61,7 +61,7 @@ pub async fn serve(root: &Path) -> Result<(), Error> {
     let notify = Notify::from_env();
     let mut gate = Gate::new(listener);
     // without a watchdog the beat is a formality
-    let mut beat = tokio::time::interval(notify.watchdog().unwrap_or(Duration::from_secs(3600)));
+    let mut beat = tokio::time::interval(notify.watchdog().unwrap_or(Duration::from_hours(1)));
     notify.ready();
     tracing::info!(port, generation = %door.state().generation, "taking requests");
     loop {

@@ -157,7 +157,7 @@ fn seat(
         }
         UpstreamKind::Host { url } => {
             let target = target(name, url, Some(&secrets.peer_key))?;
-            if target.path != "" {
+            if !target.path.is_empty() {
                 return Err(wrong(format!("upstream {name} has a path in its URL")));
             }
             (Kind::Host, Target { path: "/v1".to_owned(), ..target })

@@ -118,9 +118,14 @@ impl Universe {
         self.wait(|inner| inner.requests.lock().unwrap().iter().any(|(name, _)| name == upstream)).await;
     }
 
-    /// Waits until the router has dropped a connection to the upstream.
+    /// Waits until the router has dropped a connection to the upstream, one for each call.
     pub(crate) async fn left(&self, upstream: &str) {
-        self.wait(|inner| inner.left.lock().unwrap().iter().any(|name| name == upstream)).await;
+        self.wait(|inner| {
+            let mut left = inner.left.lock().unwrap();
+            let found = left.iter().position(|name| name == upstream);
+            found.map(|index| left.remove(index)).is_some()
+        })
+        .await;
     }
 
     async fn wait(&self, is_so: impl Fn(&Inner) -> bool) {
@@ -244,12 +249,12 @@ pub(crate) fn secrets() -> Secrets {
 ///
 /// For a prompt of no length, the first token may take 20 + 5 s; between tokens 15 + 20 / 2 s.
 pub(crate) fn definition() -> Definition {
-    let pace = Some(Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 9.0 });
+    let planned = Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 9.0 };
     let hop = |upstream: &str, model: &str, quant: Option<&str>| Hop {
         upstream: upstream.to_owned(),
         model: model.to_owned(),
         quant: quant.map(str::to_owned),
-        pace,
+        pace: Some(planned),
     };
     let upstream = |name: &str, kind| UpstreamSpec { name: name.to_owned(), kind };
     let route = |model: &str, order| RouteSpec {
@@ -278,7 +283,7 @@ pub(crate) fn definition() -> Definition {
             micro_batch: 64,
             load: LoadMode::Mmap,
             repack: false,
-            pace: pace.unwrap(),
+            pace: planned,
         }],
         door: DoorSpec {
             port: 1,
