@@ -42,6 +42,42 @@ pub struct Program {
     pub version: String,
 }
 
+/// What a bundle says of itself, in `<target>.json` beside the archive.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bundle {
+    /// The version of this form: 1.
+    pub format: u32,
+    /// The target triple: `aarch64-unknown-linux-gnu`.
+    pub target: String,
+    /// The kernel's name of that machine: `aarch64`.
+    pub machine: String,
+    /// The archive's file name, in the same folder.
+    pub file: String,
+    /// The SHA-256 of the archive.
+    pub digest: Digest,
+    /// The size of the archive.
+    pub bytes: Bytes,
+    /// The size of what it unpacks to.
+    pub unpacked_bytes: Bytes,
+    /// The version of Bramble in it.
+    pub version: String,
+    /// The oldest glibc that it runs on: `2.36`.
+    pub glibc: String,
+}
+
+impl Bundle {
+    /// Returns the program that a generation names.
+    pub fn program(&self) -> Program {
+        Program { digest: self.digest, version: self.version.clone() }
+    }
+
+    /// Returns the glibc as numbers to compare; `None` if the text is not `MAJOR.MINOR`.
+    pub fn glibc_version(&self) -> Option<(u32, u32)> {
+        let (major, minor) = self.glibc.split_once('.')?;
+        Some((major.parse().ok()?, minor.parse().ok()?))
+    }
+}
+
 /// One model, as one engine process serves it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EngineSpec {

@@ -28,6 +28,7 @@ pub mod plan;
 pub mod unit;
 
 // doors
+pub mod bundle;
 pub mod connect;
 pub mod fetch;
 pub mod store;
@@ -35,6 +36,7 @@ pub mod store;
 // doers
 pub mod execute;
 pub mod install;
+pub mod keys;
 pub mod probe;
 pub mod transfer;
 

@@ -1,13 +1,20 @@
 //! `brambled`: what runs on each host. A switchboard; each room brings its own entry.
 
-use std::path::PathBuf;
+use std::error::Error;
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use bramble_fleet::engine;
+use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::ModelName;
-use clap::{Parser, Subcommand};
+use bramble_fleet::quant::Quant;
+use bramble_fleet::{engine, install, route, transfer};
+use clap::{Args, Parser, Subcommand};
 
-/// Serves models on this host
+/// The longest request that a verb reads; a definition of a thousand routes has a tenth of it.
+const LONGEST_REQUEST: u64 = 16 << 20;
+
+/// Serve models on this host, and look after them
 #[derive(Debug, Parser)]
 #[command(name = "brambled", version, about, arg_required_else_help = true)]
 struct Arguments {
@@ -15,47 +22,135 @@ struct Arguments {
     verb: Verb,
 }
 
+#[derive(Debug, Args)]
+struct Root {
+    /// The folder that Bramble lives in
+    #[arg(long, value_name = "DIR", default_value = Layout::DEFAULT_ROOT)]
+    root: PathBuf,
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Serve one model of the current generation on its Unix socket
     Engine {
-        /// The folder that Bramble lives in
-        #[arg(long, value_name = "DIR")]
-        root: PathBuf,
+        #[command(flatten)]
+        root: Root,
         /// The model, as the definition names it
         #[arg(long, value_name = "NAME")]
         model: ModelName,
     },
-}
-
-type Outcome = Result<(), Box<dyn std::error::Error>>;
-
-async fn run(verb: Verb) -> Outcome {
-    match verb {
-        Verb::Engine { root, model } => engine::serve(&root, &model).await?,
-    }
-    Ok(())
+    /// Answer clients, from here or from the fallback
+    Route(Root),
+    /// Run the services of a host without systemd
+    Supervise(Root),
+    /// Quantize a GGUF of floats
+    Quantize {
+        /// The GGUF of floats
+        #[arg(long, value_name = "FILE")]
+        input: PathBuf,
+        /// The GGUF to write
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+        /// What to make, such as `Q4_K_M`
+        #[arg(long)]
+        quant: Quant,
+        /// Threads; 0 takes one for each core
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        threads: u32,
+    },
+    /// Take a blob from standard input and seal it
+    Receive(transfer::ReceiveArgs),
+    /// Show what of Bramble is here, and how it differs from what was applied
+    Inspect(Root),
+    /// Lay a generation out beside those that are here
+    Install(Root),
+    /// Bring a generation into force and prove that it works
+    Activate(Root),
+    /// Keep the generation that was activated
+    Confirm(Root),
+    /// Go back to an earlier generation
+    Rollback(Root),
+    /// Remove what nothing needs any more
+    Prune(Root),
+    /// Remove everything of Bramble from this host
+    Remove(Root),
 }
 
 fn main() -> ExitCode {
     let verb = Arguments::parse().verb;
     start_log();
-    let outcome = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(Into::into)
-        .and_then(|runtime| runtime.block_on(run(verb)));
-    match outcome {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return ended(Err(error)),
+    };
+    let run = async {
+        match verb {
+            Verb::Engine { root, model } => ended(engine::serve(&root.root, &model).await),
+            Verb::Route(root) => ended(route::serve(&root.root).await),
+            Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
+            Verb::Quantize { input, output, quant, threads } => ended(quantize(&input, &output, quant, threads)),
+            Verb::Receive(arguments) => transfer::run_receive(arguments),
+            Verb::Inspect(root) => answer(install::Verb::Inspect, root).await,
+            Verb::Install(root) => answer(install::Verb::Install, root).await,
+            Verb::Activate(root) => answer(install::Verb::Activate, root).await,
+            Verb::Confirm(root) => answer(install::Verb::Confirm, root).await,
+            Verb::Rollback(root) => answer(install::Verb::Rollback, root).await,
+            Verb::Prune(root) => answer(install::Verb::Prune, root).await,
+            Verb::Remove(root) => answer(install::Verb::Remove, root).await,
+        }
+    };
+    runtime.block_on(run)
+}
+
+/// Runs a verb on this host: JSON from standard input, one JSON value to standard output.
+async fn answer(verb: install::Verb, root: Root) -> ExitCode {
+    let mut request = Vec::new();
+    // `inspect` asks nothing
+    if verb != install::Verb::Inspect
+        && let Err(error) = std::io::stdin().lock().take(LONGEST_REQUEST).read_to_end(&mut request)
+    {
+        return ended(Err(error));
+    }
+    match install::answer(verb, &Layout::new(root.root), &request).await {
+        Ok(answer) => {
+            // going back never ends as a success
+            let went_back = answer["rolled_back"].is_string();
+            match writeln!(std::io::stdout(), "{answer}") {
+                Ok(()) if !went_back => ExitCode::SUCCESS,
+                _ => ExitCode::FAILURE,
+            }
+        }
+        Err(error) => {
+            let code = error.exit_code();
+            say(&error);
+            ExitCode::from(code)
+        }
+    }
+}
+
+#[cfg(feature = "llama")]
+fn quantize(input: &Path, output: &Path, quant: Quant, threads: u32) -> Result<(), impl Error + use<>> {
+    use bramble_fleet::quant::llama;
+    llama::quantize(input, output, quant, llama::Effort::threads(threads))
+}
+
+#[cfg(not(feature = "llama"))]
+fn quantize(_: &Path, _: &Path, _: Quant, _: u32) -> Result<(), impl Error + use<>> {
+    Err(std::io::Error::other("this brambled was built without llama.cpp"))
+}
+
+fn ended(result: Result<(), impl Error + 'static>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            report(error.as_ref());
+            say(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-/// Sends the log to stderr: the journal's, under systemd. `RUST_LOG` chooses; standard
-/// output is for results.
+/// Sends the log to standard error: the journal's, under systemd. `RUST_LOG` chooses;
+/// standard output is for results.
 fn start_log() {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -69,7 +164,7 @@ fn start_log() {
 
 /// Says the error with all its causes on one line.
 #[expect(clippy::print_stderr, reason = "the last word of the program")]
-fn report(error: &dyn std::error::Error) {
+fn say(error: &(dyn Error + 'static)) {
     let mut text = format!("brambled: {error}");
     let mut cause = error.source();
     while let Some(inner) = cause {

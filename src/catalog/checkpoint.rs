@@ -7,14 +7,14 @@ use crate::source::Pinned;
 
 /// The largest of each figure that is believed: some ten times the largest model that
 /// is published, so that nothing computed from them overflows.
-mod limits {
-    pub(super) const LAYERS: u64 = 1_000;
-    pub(super) const WIDTH: u64 = 1 << 20;
-    pub(super) const HEADS: u64 = 4_096;
-    pub(super) const VOCAB: u64 = 1 << 24;
-    pub(super) const CONTEXT: u64 = 1 << 28;
-    pub(super) const TENSORS: usize = 1 << 20;
-    pub(super) const PARAMETERS: u64 = 1 << 44;
+pub(super) mod limits {
+    pub(in crate::catalog) const LAYERS: u64 = 1_000;
+    pub(in crate::catalog) const WIDTH: u64 = 1 << 20;
+    pub(in crate::catalog) const HEADS: u64 = 4_096;
+    pub(in crate::catalog) const VOCAB: u64 = 1 << 24;
+    pub(in crate::catalog) const CONTEXT: u64 = 1 << 28;
+    pub(in crate::catalog) const TENSORS: usize = 1 << 20;
+    pub(in crate::catalog) const PARAMETERS: u64 = 1 << 44;
 }
 
 impl ModelFacts {
@@ -87,7 +87,7 @@ fn architecture(model_type: &str) -> Result<&'static str, Error> {
 }
 
 /// Counts elements, each tensor's size believed only within bounds.
-fn parameters(tensors: &[TensorShape]) -> Result<u64, Error> {
+pub(super) fn parameters(tensors: &[TensorShape]) -> Result<u64, Error> {
     if tensors.is_empty() || tensors.len() > limits::TENSORS {
         return Err(Error::Disagree { what: format!("a checkpoint of {} tensors", tensors.len()) });
     }

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod known;
 mod model;
+mod raw;
 
 pub use known::{KnownModel, all, find};
 pub use model::{ModelFacts, Stored, TensorShape};
@@ -55,6 +56,26 @@ pub enum Error {
     Disagree {
         /// The figures.
         what: String,
+    },
+    /// The checkpoint cannot be converted.
+    #[error("{0}")]
+    Convert(String),
+    /// A header is not what it should be.
+    #[error("the header of the weights cannot be read: {0}")]
+    Header(String),
+    /// A key of a GGUF is missing or not to be believed.
+    #[error("the GGUF has no usable `{key}`: take the file from another publisher")]
+    GgufKey {
+        /// The key.
+        key: String,
+    },
+    /// A file is shorter than its header says.
+    #[error("the GGUF has {found}, and its header speaks of {expected}: it is cut off, fetch it again")]
+    Short {
+        /// Its size.
+        found: crate::units::Bytes,
+        /// The size that it should have.
+        expected: crate::units::Bytes,
     },
     /// A tensor that cannot be.
     #[error("tensor {name:?} has a shape that cannot be: {shape:?}")]

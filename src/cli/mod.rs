@@ -1,1 +1,65 @@
-//! (in the making)
+//! The operator's command: one file per verb, each a few lines that call rooms in order.
+//!
+//! Results go to standard output, progress and errors to standard error.
+
+mod apply;
+mod arguments;
+mod chat;
+mod check;
+mod environment;
+mod exit;
+mod fetch;
+mod fleet;
+mod output;
+mod plan;
+mod remove;
+mod rollback;
+mod schema;
+mod status;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use arguments::{Arguments, Verb};
+use environment::Environment;
+use exit::Exit;
+
+/// Runs the command and returns its exit code ([`Exit`]).
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let environment = Environment::read();
+    environment.start_log();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            output::error(&anyhow::Error::new(error).context("cannot start"));
+            return Exit::Failed.into();
+        }
+    };
+    let outcome = runtime.block_on(run(arguments, &environment));
+    // a read from a terminal that is still waiting must not hold the exit
+    runtime.shutdown_background();
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            output::error(&error);
+            exit::of_error(&error).into()
+        }
+    }
+}
+
+async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<Exit> {
+    let global = &arguments.global;
+    match arguments.verb {
+        Verb::Check(verb) => check::run(&verb, global, environment),
+        Verb::Plan(verb) => plan::run(&verb, global, environment).await,
+        Verb::Fetch(verb) => fetch::run(&verb, global, environment).await,
+        Verb::Apply(verb) => apply::run(&verb, global, environment).await,
+        Verb::Status(verb) => status::run(&verb, global, environment).await,
+        Verb::Chat(verb) => chat::run(&verb, global, environment).await,
+        Verb::Rollback(verb) => rollback::run(&verb, global, environment).await,
+        Verb::Remove(verb) => remove::run(&verb, global, environment).await,
+        Verb::Schema => schema::run(),
+    }
+}

@@ -1,1 +1,19 @@
-//! (in the making)
+//! Carries out a plan: the only room that changes hosts.
+//!
+//! A switchboard: one match from [`Action`](crate::plan::Action) to the room that does it. Everything was
+//! chosen in the plan. One host's failure is data in the [`Report`], and never ends the work
+//! on another.
+
+mod apply;
+mod doors;
+mod hosts;
+mod report;
+mod step;
+mod verbs;
+mod weights;
+
+pub use apply::apply;
+pub use doors::Doors;
+pub use hosts::{Author, Subject, remove, roll_back};
+pub use report::{Made, Outcome, Report, State};
+pub use verbs::{VerbError, Verbs};

@@ -51,11 +51,29 @@ pub struct Made {
 }
 
 /// A host that the fleet has touched.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LockedHost {
     /// Where it was reached last.
     pub address: String,
+    /// The login, where the manifest named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The port, where the manifest named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// The private key file, where the manifest named one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// Whether it is the operator's own machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_local: bool,
+    /// The folder there, where it is not the usual one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
+    /// Whether our own supervisor was wanted there although systemd may run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_process: bool,
 }
 
 /// Why a text is no lock that this program can use.
@@ -138,7 +156,7 @@ mod tests {
         lock.made.insert(Digest::of(b"recipe"), made);
         let as_is = Made { digest: Digest::of(b"as is"), bytes: Bytes(1), quant: None };
         lock.made.insert(Digest::of(b"a recipe"), as_is);
-        let host = LockedHost { address: "kitchen.local".to_owned() };
+        let host = LockedHost { address: "kitchen.local".to_owned(), ..LockedHost::default() };
         lock.hosts.insert("kitchen".parse().unwrap(), host);
         lock
     }

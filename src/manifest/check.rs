@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::schema::{
     Deploy, Floor, HostSpec, Manifest, ModelSpec, On, QuantChoice, Role, Rollout, RouteMode, RoutePolicy,
-    Selector, Serve, SshOptions, Tls, Via, Wake,
+    Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
 };
 use super::written;
 use crate::catalog;
@@ -357,6 +357,7 @@ fn host(
         },
         labels,
         dir: host.dir.and_then(|dir| dir_is_ours(dir, faults)),
+        supervisor: host.supervisor.unwrap_or(Supervisor::Auto),
         wake: host.wake.and_then(|wake| wake.mac).map(|mac| Wake { mac: mac.0 }),
     })
 }

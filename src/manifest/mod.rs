@@ -14,7 +14,7 @@ mod tests;
 pub use crate::yaml::{Kind as ProblemKind, Place, Problems};
 pub use schema::{
     Deploy, Floor, HostSpec, Manifest, ModelSpec, On, Prefer, QuantChoice, Role, Rollout, RouteMode,
-    RoutePolicy, Selector, Serve, SshOptions, Tls, Via, Wake,
+    RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
 };
 
 use crate::yaml::{self, Faults, Kind, Problem, Read, Span};

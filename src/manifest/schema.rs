@@ -128,8 +128,22 @@ pub struct HostSpec {
     pub labels: Vec<String>,
     /// Where Bramble lives on it, absolute. Default `/var/lib/bramble`.
     pub dir: Option<String>,
+    /// What supervises services on it. Default `auto`.
+    pub supervisor: Supervisor,
     /// How it is woken, where it sleeps.
     pub wake: Option<Wake>,
+}
+
+/// `supervisor: auto | systemd | process`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Supervisor {
+    /// systemd where it runs, else Bramble's own.
+    Auto,
+    /// systemd.
+    Systemd,
+    /// Bramble's own small supervisor, as a plain process of the login.
+    Process,
 }
 
 /// How a host is reached.

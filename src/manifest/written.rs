@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::schema::{Prefer, Role, RouteMode, Tls};
+use super::schema::{Prefer, Role, RouteMode, Supervisor, Tls};
 use crate::ids::{FleetName, HostName, ModelName, is_name};
 use crate::quant::Quant;
 use crate::source::SourceRef;
@@ -138,6 +138,8 @@ record! {
         may labels: Vec<Label>;
         /// Where Bramble lives on the host. Without it: /var/lib/bramble.
         may dir: Spanned<Dir>;
+        /// What supervises services on the host. Without it: `auto`, systemd where it runs.
+        may supervisor: Supervisor;
         /// How the host is woken, where it sleeps.
         may wake: Wake;
         /// The base URL of an OpenAI-compatible server that is not ours, up to and with `/v1`.
@@ -214,6 +216,7 @@ record! {
 word!(Tls: Tls::Fleet, Tls::Files, Tls::Off);
 word!(Prefer: Prefer::Balanced, Prefer::Quality, Prefer::Speed);
 word!(Role: Role::Pi, Role::Desktop);
+word!(Supervisor: Supervisor::Auto, Supervisor::Systemd, Supervisor::Process);
 word!(RouteMode: RouteMode::LocalFirst, RouteMode::DesktopFirst, RouteMode::LocalOnly);
 word!(Connect: Connect::Local);
 

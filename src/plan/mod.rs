@@ -1,1 +1,20 @@
-//! (in the making)
+//! Decides what will be done: desired state, the difference to what is there, and the
+//! steps in waves. Pure: values in, values out; no I/O, clock or environment.
+//!
+//! Every problem is collected and returned together with the plan of what can be done.
+//! [`check`] reads a finished plan a second time, without knowing how it was made.
+
+mod check;
+mod choose;
+mod diff;
+mod door;
+mod make;
+mod suit;
+mod types;
+mod waves;
+
+pub use check::check;
+pub use door::door_url;
+pub use suit::is_root;
+pub use make::{Inputs, fingerprint, make};
+pub use types::{Action, Artifact, Chosen, FORMAT, HostPlan, Plan, Problem, Skipped, Step, Wave};

@@ -75,6 +75,7 @@ fn unreachable(error: &connect::Error) -> ProbeFailure {
             "; it may be overloaded or its storage may be failing: look at it, then run again"
         }
         E::Lost { .. } => "; run again",
+        E::TooMuch { .. } => "; look at what its login prints",
         // the next move is in the message or in the cause
         E::HostKeyUnknown { .. } | E::Here { .. } => "",
     };

@@ -1,1 +1,21 @@
-//! (in the making)
+//! Values as text for people. The same values are printed as JSON by `--json`.
+//!
+//! Nothing here decides, reads a clock or knows a terminal: the width of a line and
+//! whether there is colour come in with [`Style`].
+
+mod apply;
+mod plan;
+mod progress;
+mod status;
+mod table;
+
+pub use apply::report;
+pub use plan::plan;
+pub use progress::Progress;
+pub use status::status;
+pub use table::{Style, Table};
+
+/// Returns `1 host` or `3 hosts`.
+pub fn count(n: usize, noun: &str) -> String {
+    if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
+}

@@ -1,0 +1,143 @@
+//! Bundles: `brambled` and its shared libraries as one archive for one kind of machine.
+//!
+//! `scripts/bundle` makes them. This room finds them and reads what they say of
+//! themselves; it does not unpack them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::generation::Bundle;
+use crate::units::Bytes;
+
+/// A bundle on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// What it says of itself.
+    pub bundle: Bundle,
+    /// The archive.
+    pub archive: PathBuf,
+}
+
+/// Why bundles could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A folder or file could not be read.
+    #[error("cannot read {path}")]
+    Read {
+        /// What was read.
+        path: PathBuf,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// A description is not one.
+    #[error("{path} does not describe a bundle: make it anew with scripts/bundle")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        source: serde_json::Error,
+    },
+    /// The archive that a description names is not there, or is another.
+    #[error("{path} names the archive {file}, which is not a plain file of {bytes} beside it: make it anew with scripts/bundle")]
+    Archive {
+        /// The description.
+        path: PathBuf,
+        /// The archive's name.
+        file: String,
+        /// The size that it should have.
+        bytes: Bytes,
+    },
+}
+
+/// Finds every bundle in `folders`; the first one for a target wins. A folder that does not
+/// exist holds none.
+pub fn find(folders: &[PathBuf]) -> Result<Vec<Found>, Error> {
+    let mut found: Vec<Found> = Vec::new();
+    for folder in folders {
+        for path in descriptions(folder)? {
+            let one = read(&path)?;
+            if found.iter().all(|other| other.bundle.target != one.bundle.target) {
+                found.push(one);
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn descriptions(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::Read { path: folder.to_owned(), source };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut paths = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+fn read(path: &Path) -> Result<Found, Error> {
+    let text = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    let bundle: Bundle = serde_json::from_slice(&text)
+        .map_err(|source| Error::Parse { path: path.to_owned(), source })?;
+    let wrong =
+        || Error::Archive { path: path.to_owned(), file: bundle.file.clone(), bytes: bundle.bytes };
+    if bundle.file.contains('/') || bundle.file.starts_with('.') {
+        return Err(wrong());
+    }
+    let archive = path.with_file_name(&bundle.file);
+    match fs::metadata(&archive) {
+        Ok(data) if data.is_file() && data.len() == bundle.bytes.0 => Ok(Found { bundle, archive }),
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::Digest;
+
+    fn describe(folder: &Path, target: &str, archive: &[u8], bytes: u64) {
+        fs::create_dir_all(folder).unwrap();
+        let bundle = Bundle {
+            format: 1,
+            target: target.to_owned(),
+            machine: "x86_64".to_owned(),
+            file: format!("{target}.tar.gz"),
+            digest: Digest::of(archive),
+            bytes: Bytes(bytes),
+            unpacked_bytes: Bytes(9),
+            version: "0.1.0".to_owned(),
+            glibc: "2.36".to_owned(),
+        };
+        fs::write(folder.join(&bundle.file), archive).unwrap();
+        fs::write(folder.join(format!("{target}.json")), serde_json::to_vec(&bundle).unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_first_folder_wins_and_a_missing_one_holds_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (a, b) = (dir.path().join("a"), dir.path().join("b"));
+        describe(&a, "x", b"first", 5);
+        describe(&b, "x", b"other", 5);
+        describe(&b, "y", b"third", 5);
+        let found = find(&[dir.path().join("none"), a.clone(), b.clone()]).unwrap();
+        let archives: Vec<_> = found.iter().map(|found| found.archive.clone()).collect();
+        assert_eq!(archives, [a.join("x.tar.gz"), b.join("y.tar.gz")]);
+        assert_eq!(found[0].bundle.glibc_version(), Some((2, 36)));
+    }
+
+    #[test]
+    fn a_truncated_archive_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        describe(dir.path(), "x", b"short", 6);
+        let message = find(&[dir.path().to_owned()]).unwrap_err().to_string();
+        assert!(message.contains("x.tar.gz") && message.contains("6 B"), "{message}");
+    }
+}

@@ -1,0 +1,177 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio_util::sync::CancellationToken;
+
+use super::arguments::{Apply, Global};
+use super::environment::Environment;
+use super::exit::{Exit, Expected};
+use super::fleet::Fleet;
+use super::output;
+use crate::clock;
+use crate::events::Events;
+use crate::execute::{self, Doors, Outcome, Report, State};
+use crate::facts::Inventory;
+use crate::ids::HostName;
+use crate::keys::FleetKeys;
+use crate::lock::Made;
+use crate::plan::{self, Plan};
+use crate::units::Bytes;
+use crate::view::{self, Progress};
+
+/// Makes the hosts run what the manifest says.
+pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut fleet = Fleet::open(global, environment)?;
+    let progress = Arc::new(Progress::new(environment.is_terminal));
+    let events = Events::new(move |event| progress.show(event));
+    let fetcher = fleet.fetcher(events.clone())?;
+    let connections = fleet.connections()?;
+    let inventory = fleet.inventory(&connections).await;
+    let plan = match &verb.plan {
+        Some(path) => saved(path, &inventory)?,
+        None => {
+            let models = fleet.models(&fetcher).await;
+            let (plan, problems) = fleet.plan(&inventory, &models);
+            if !global.json {
+                output::result(&view::plan(&plan, &problems, environment.style));
+            }
+            if !problems.is_empty() && !verb.partial {
+                if global.json {
+                    output::json(&serde_json::json!({ "problems": problems }))?;
+                }
+                return Ok(Exit::Refused);
+            }
+            plan
+        }
+    };
+    let notes = plan::check(&plan);
+    if !notes.is_empty() {
+        return Err(Expected::Refused(format!("the plan contradicts itself: {}", notes.join("; "))).into());
+    }
+    if plan.is_empty() {
+        fleet.save_lock()?;
+        if global.json {
+            output::json(&Report::default())?;
+        }
+        return Ok(if plan.skipped.is_empty() { Exit::Done } else { Exit::Partly });
+    }
+    if !verb.yes && verb.plan.is_none() && !may_apply(&plan, environment)? {
+        return Ok(Exit::Refused);
+    }
+
+    let (keys, new_key) = FleetKeys::load_or_create(&FleetKeys::path(&environment.state, &fleet.manifest.fleet))?;
+    let secrets = keys.secrets(fleet.foreign_keys()?);
+    let doors = Doors {
+        secrets: plan.hosts.iter().map(|host| (host.host.clone(), secrets.clone())).collect(),
+        reconnect: fleet.reconnect(),
+        connections,
+        fetcher,
+        brambled: Environment::brambled(),
+        bundles: fleet.bundles.clone(),
+        operator: environment.operator.clone(),
+        now: clock::now_utc(),
+    };
+    let cancel = cancel_on_interrupt();
+    let report = execute::apply(&plan, &doors, &events, &cancel).await;
+
+    remember(&mut fleet, &plan, &report);
+    fleet.save_lock()?;
+    output::report(&report, global, environment)?;
+    if let Some(key) = new_key {
+        output::say(&format!(
+            "The key for clients of the fleet {}, shown this once:\n  {}",
+            fleet.manifest.fleet, key.0
+        ));
+    }
+    Ok(exit_of(&report))
+}
+
+/// Returns the exit code that tells the truth about a report.
+pub(crate) fn exit_of(report: &Report) -> Exit {
+    if report.is_interrupted {
+        Exit::Interrupted
+    } else if report.is_complete() {
+        Exit::Done
+    } else if report.has_success() {
+        Exit::Partly
+    } else {
+        Exit::Failed
+    }
+}
+
+/// Reads a plan that was kept, and refuses one whose hosts have changed since.
+fn saved(path: &Path, inventory: &Inventory) -> anyhow::Result<Plan> {
+    let text = fs::read(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    let plan: Plan = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not a plan of this version", path.display()))?;
+    if plan.inventory != plan::fingerprint(inventory) {
+        let why = "the hosts have changed since this plan was made: make a new one with `bramble plan --out`";
+        return Err(Expected::Refused(why.to_owned()).into());
+    }
+    Ok(plan)
+}
+
+/// Asks the person, where there is one; without one nothing is changed.
+pub(crate) fn may_change(question: &str, environment: &Environment) -> anyhow::Result<bool> {
+    if !environment.can_ask {
+        output::say("Nobody can be asked here, and --yes was not given: nothing was changed.");
+        return Ok(false);
+    }
+    Ok(output::ask(question)?)
+}
+
+/// Adds hosts that could not be reached to a report.
+pub(crate) fn with_failures(mut report: Report, failures: BTreeMap<HostName, String>) -> Report {
+    for (host, why) in failures {
+        let state = State::NotStarted { why };
+        let outcome = Outcome { state, generation: None, measured: Vec::new(), bytes_sent: Bytes::ZERO };
+        report.hosts.insert(host, outcome);
+    }
+    report
+}
+
+fn may_apply(plan: &Plan, environment: &Environment) -> anyhow::Result<bool> {
+    let changing: Vec<_> = plan.hosts.iter().filter(|host| host.generation.is_some()).collect();
+    let removed: usize = changing
+        .iter()
+        .filter_map(|host| Some((host, host.before.as_ref()?)))
+        .map(|(host, before)| {
+            let stays = |model| host.definition.engines.iter().any(|engine| &engine.model == model);
+            before.engines.iter().filter(|engine| !stays(&engine.model)).count()
+        })
+        .sum();
+    let removals =
+        if removed == 0 { String::new() } else { format!(", taking away {}", view::count(removed, "engine")) };
+    may_change(&format!("Change {}{removals}?", view::count(changing.len(), "host")), environment)
+}
+
+/// Puts what was decided once into the lock.
+fn remember(fleet: &mut Fleet<'_>, plan: &Plan, report: &Report) {
+    for (recipe, made) in &report.made {
+        let quant = plan.artifact(recipe).and_then(|artifact| artifact.recipe.quant);
+        fleet.lock.made.insert(*recipe, Made { digest: made.digest, bytes: made.bytes, quant });
+    }
+    for host in &plan.hosts {
+        let is_ours = report.hosts.get(&host.host).is_some_and(|outcome| outcome.generation.is_some());
+        let locked = fleet.manifest.hosts.get(&host.host).and_then(super::fleet::to_lock);
+        if let (true, Some(locked)) = (is_ours, locked) {
+            fleet.lock.hosts.insert(host.host.clone(), locked);
+        }
+    }
+}
+
+/// Returns a token that the first Ctrl-C cancels.
+fn cancel_on_interrupt() -> CancellationToken {
+    let cancel = CancellationToken::new();
+    let token = cancel.clone();
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            output::say("Interrupted: the step in hand is finished or undone first.");
+            token.cancel();
+        }
+    });
+    cancel
+}

@@ -1,0 +1,85 @@
+use std::env;
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+
+use crate::view::Style;
+
+/// What the process was started with, read once.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    /// Keys; not safe to delete.
+    pub(crate) state: PathBuf,
+    /// Folders that bundles are looked for in.
+    pub(crate) bundles: Vec<PathBuf>,
+    /// A known-hosts file instead of the user's own.
+    pub(crate) known_hosts: Option<PathBuf>,
+    /// Where ssh's control sockets may go.
+    pub(crate) runtime: PathBuf,
+    /// `user@machine`, for receipts.
+    pub(crate) operator: String,
+    /// Whether a person reads standard output.
+    pub(crate) style: Style,
+    /// Whether a person reads standard error.
+    pub(crate) is_terminal: bool,
+    /// Whether a person can answer.
+    pub(crate) can_ask: bool,
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one place of the operator's command that reads the environment")]
+fn var(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Returns the value of an environment variable that a manifest names (`key: env:NAME`).
+pub(crate) fn named(name: &str) -> Option<String> {
+    var(name)
+}
+
+impl Environment {
+    pub(crate) fn read() -> Self {
+        let home = PathBuf::from(var("HOME").unwrap_or_else(|| "/".to_owned()));
+        let folder = |name: &str, fallback: &str| var(name).map_or_else(|| home.join(fallback), PathBuf::from);
+        let no_colour = var("NO_COLOR").is_some() || var("TERM").is_some_and(|term| term == "dumb");
+        let user = var("USER").or_else(|| var("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
+        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut bundles: Vec<PathBuf> = var("BRAMBLE_BUNDLES").map(PathBuf::from).into_iter().collect();
+        if let Ok(program) = env::current_exe()
+            && let Some(folder) = program.parent()
+        {
+            bundles.push(folder.join("bundles"));
+            bundles.push(folder.join("../share/bramble/bundles"));
+        }
+        Self {
+            state: folder("XDG_STATE_HOME", ".local/state").join("bramble"),
+            bundles,
+            known_hosts: var("BRAMBLE_KNOWN_HOSTS").map(PathBuf::from),
+            runtime: var("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from),
+            operator: format!("{user}@{machine}"),
+            style: Style { is_coloured: std::io::stdout().is_terminal() && !no_colour },
+            is_terminal: std::io::stderr().is_terminal(),
+            can_ask: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Returns the `brambled` beside this program, which quantizes.
+    pub(crate) fn brambled() -> PathBuf {
+        env::current_exe().map_or_else(|_| PathBuf::from("brambled"), |program| program.with_file_name("brambled"))
+    }
+
+    /// Sends the log to standard error: warnings, or what `RUST_LOG` says.
+    pub(crate) fn start_log(&self) {
+        let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(self.is_terminal)
+            .without_time()
+            .try_init();
+    }
+
+    /// Returns the lock file that belongs to a manifest: `bramble.lock` beside it.
+    pub(crate) fn lock_path(manifest: &Path) -> PathBuf {
+        manifest.with_file_name("bramble.lock")
+    }
+}

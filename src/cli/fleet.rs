@@ -1,0 +1,333 @@
+//! What most verbs begin with: the manifest, the lock, the ways to the hosts, the facts.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::arguments::Global;
+use super::environment::{self, Environment};
+use super::exit::Expected;
+use crate::bundle::{self, Found};
+use crate::catalog::{self, ModelFacts};
+use crate::connect::{Connection, Local, Settings, Ssh, Target};
+use crate::convert;
+use crate::events::Events;
+use crate::execute::Subject;
+use crate::facts::Inventory;
+use crate::fetch;
+use crate::fetch::{Fetcher, RawHeader};
+use crate::generation::{Bundle, Layout};
+use crate::ids::{HostName, ModelName};
+use crate::lock::{Lock, LockedHost};
+use crate::manifest::{self, HostSpec, Manifest, Role, SshOptions, Supervisor, Via};
+use crate::plan::{self, Plan, Problem};
+use crate::probe;
+use crate::source::SourceRef;
+use crate::store::Store;
+
+/// The largest manifest that is read; a thousand hosts need a tenth of it.
+const LONGEST_MANIFEST: u64 = 1 << 20;
+
+/// Hosts that are looked at together: a probe is one short login.
+const PROBED_TOGETHER: usize = 16;
+
+/// A manifest with everything that was decided for it before.
+pub(crate) struct Fleet<'a> {
+    pub(crate) manifest: Manifest,
+    pub(crate) lock: Lock,
+    pub(crate) lock_path: PathBuf,
+    pub(crate) bundles: Vec<Found>,
+    environment: &'a Environment,
+    is_new_host_key_accepted: bool,
+}
+
+/// Reads and checks a manifest.
+pub(crate) fn load(path: &Path) -> anyhow::Result<Manifest> {
+    let size = fs::metadata(path)
+        .with_context(|| format!("cannot read the manifest {}: name it with --file", path.display()))?
+        .len();
+    anyhow::ensure!(
+        size <= LONGEST_MANIFEST,
+        "{} has {size} bytes, and a manifest has at most {LONGEST_MANIFEST}",
+        path.display()
+    );
+    let bytes = fs::read(path).with_context(|| format!("cannot read the manifest {}", path.display()))?;
+    Ok(manifest::parse_bytes(&path.display().to_string(), &bytes)?)
+}
+
+impl<'a> Fleet<'a> {
+    /// Reads the manifest, its lock and the bundles of this machine.
+    pub(crate) fn open(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
+        let manifest = load(&global.file)?;
+        let lock_path = Environment::lock_path(&global.file);
+        let lock = match fs::read_to_string(&lock_path) {
+            Ok(text) => Lock::parse(&text).with_context(|| format!("cannot use {}", lock_path.display()))?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::new(manifest.fleet.clone()),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", lock_path.display()));
+            }
+        };
+        let bundles = bundle::find(&environment.bundles)?;
+        let is_new_host_key_accepted = global.accept_new_host_keys;
+        Ok(Self { manifest, lock, lock_path, bundles, environment, is_new_host_key_accepted })
+    }
+
+    /// Returns the hosts that Bramble is installed on.
+    pub(crate) fn ours(&self) -> impl Iterator<Item = (&HostName, &HostSpec)> {
+        self.manifest.hosts.iter().filter(|(_, spec)| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. }))
+    }
+
+    /// Returns the hosts that left the manifest and still have something of ours.
+    pub(crate) fn orphans(&self) -> Vec<HostName> {
+        self.lock.hosts.keys().filter(|host| !self.manifest.hosts.contains_key(*host)).cloned().collect()
+    }
+
+    /// Returns how a host is reached: as the manifest says, or as the lock remembers.
+    fn spec(&self, host: &HostName) -> Option<HostSpec> {
+        let named = self.manifest.hosts.get(host).cloned();
+        named.or_else(|| self.lock.hosts.get(host).map(from_lock))
+    }
+
+    /// Returns the folder on a host.
+    pub(crate) fn layout(&self, host: &HostName) -> Layout {
+        let dir = self.spec(host).and_then(|spec| spec.dir);
+        Layout::new(dir.unwrap_or_else(|| Layout::DEFAULT_ROOT.to_owned()))
+    }
+
+    /// Opens a way to each of `hosts` and looks at them; those with nothing of ours are left
+    /// out. Failures come back as sentences by host.
+    pub(crate) async fn subjects(
+        &self,
+        hosts: &[HostName],
+    ) -> anyhow::Result<(Vec<Subject>, BTreeMap<HostName, String>)> {
+        let mut connections: BTreeMap<HostName, Arc<dyn Connection>> = BTreeMap::new();
+        let mut specs = BTreeMap::new();
+        for host in hosts {
+            let spec = self.spec(host).ok_or_else(|| {
+                Expected::Refused(format!("neither the manifest nor its lock knows a host {host}"))
+            })?;
+            connections.insert(host.clone(), self.connect(&spec)?);
+            specs.insert(host.clone(), spec);
+        }
+        let inventory = self.inventory(&connections).await;
+        let (mut subjects, mut failures) = (Vec::new(), BTreeMap::new());
+        for (host, connection) in connections {
+            let (Some(facts), Some(spec)) = (inventory.hosts.get(&host), specs.get(&host)) else { continue };
+            match facts {
+                Err(failure) => {
+                    failures.insert(host, failure.message.clone());
+                }
+                Ok(facts) => {
+                    if let Some(installed) = facts.installed.clone() {
+                        subjects.push(Subject {
+                            layout: self.layout(&host),
+                            is_root: plan::is_root(spec, facts),
+                            installed,
+                            connection,
+                            fresh: self.connect(spec)?,
+                            host,
+                        });
+                    }
+                }
+            }
+        }
+        Ok((subjects, failures))
+    }
+
+    /// Returns what brings weights here. Its `file:` sources are relative to the manifest.
+    pub(crate) fn fetcher(&self, events: Events) -> anyhow::Result<Fetcher> {
+        let folder = self.lock_path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = std::path::absolute(folder.unwrap_or(Path::new(".")))?;
+        Ok(Fetcher::new(fetch::Settings { folder, ..fetch::Settings::from_env() }, events)?)
+    }
+
+    /// Opens a way to each host. Nothing is sent yet.
+    pub(crate) fn connections(&self) -> anyhow::Result<BTreeMap<HostName, Arc<dyn Connection>>> {
+        self.ours().map(|(host, spec)| Ok((host.clone(), self.connect(spec)?))).collect()
+    }
+
+    fn connect(&self, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {
+        connect(spec, self.settings())
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            is_new_host_key_accepted: self.is_new_host_key_accepted,
+            known_hosts: self.environment.known_hosts.clone(),
+            runtime_dir: Some(self.environment.runtime.clone()),
+            ..Settings::default()
+        }
+    }
+
+    /// Returns what opens a second, independent way to a host.
+    pub(crate) fn reconnect(&self) -> Box<dyn Fn(&HostName) -> Option<Arc<dyn Connection>> + Send + Sync> {
+        let (hosts, settings) = (self.manifest.hosts.clone(), self.settings());
+        Box::new(move |host| connect(hosts.get(host)?, settings.clone()).ok())
+    }
+
+    /// Looks at every host.
+    pub(crate) async fn inventory(&self, connections: &BTreeMap<HostName, Arc<dyn Connection>>) -> Inventory {
+        let hosts: Vec<_> = connections
+            .iter()
+            .map(|(host, connection)| {
+                (host.clone(), self.layout(host).root().display().to_string(), Arc::clone(connection))
+            })
+            .collect();
+        probe::gather(&hosts, PROBED_TOGETHER).await
+    }
+
+    /// Learns what the models are. What is learnt of a pinned source is kept: a second run asks nobody.
+    pub(crate) async fn models(&mut self, fetcher: &Fetcher) -> BTreeMap<ModelName, Result<ModelFacts, String>> {
+        let mut models = BTreeMap::new();
+        let wanted: Vec<(ModelName, SourceRef)> =
+            self.manifest.models.iter().map(|(model, spec)| (model.clone(), spec.source.clone())).collect();
+        for (model, source) in wanted {
+            let facts = self.model(&source, fetcher).await;
+            models.insert(model, facts.map_err(|error| error_chain(&error)));
+        }
+        models
+    }
+
+    async fn model(&mut self, source: &SourceRef, fetcher: &Fetcher) -> anyhow::Result<ModelFacts> {
+        let resolved = match source {
+            SourceRef::Catalog(name) => catalog::find(name)?.source.clone(),
+            other => other.clone(),
+        };
+        let key = source.to_string();
+        let pinned = match self.lock.sources.get(&key) {
+            Some(pinned) => pinned.clone(),
+            None => fetcher.pin(&resolved).await?,
+        };
+        let kept = facts_path(fetcher.store(), &pinned)?;
+        if let Ok(text) = fs::read(&kept)
+            && let Ok(facts) = serde_json::from_slice::<ModelFacts>(&text)
+            && facts.source == pinned
+        {
+            self.lock.sources.insert(key, pinned);
+            return Ok(facts);
+        }
+        let raw = fetcher.describe(&pinned).await?;
+        let facts = match &raw.header {
+            RawHeader::Checkpoint { config, shards } => {
+                ModelFacts::from_headers(pinned.clone(), config, shards, raw.has_chat_template)?
+            }
+            RawHeader::Gguf { header } => ModelFacts::from_gguf(pinned.clone(), header)?,
+        };
+        if let Some(folder) = kept.parent() {
+            // only a cache: a run that cannot write it is slower, not wrong
+            let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&kept, serde_json::to_vec(&facts)?));
+        }
+        self.lock.sources.insert(key, pinned);
+        Ok(facts)
+    }
+
+    /// Decides.
+    pub(crate) fn plan(
+        &self,
+        inventory: &Inventory,
+        models: &BTreeMap<ModelName, Result<ModelFacts, String>>,
+    ) -> (Plan, Vec<Problem>) {
+        let bundles: Vec<Bundle> = self.bundles.iter().map(|found| found.bundle.clone()).collect();
+        plan::make(&plan::Inputs {
+            manifest: &self.manifest,
+            inventory,
+            models,
+            lock: &self.lock,
+            bundles: &bundles,
+            converter: convert::VERSION,
+        })
+    }
+
+    /// Writes the lock, whole or not at all.
+    pub(crate) fn save_lock(&self) -> anyhow::Result<()> {
+        let text = self.lock.render();
+        if fs::read_to_string(&self.lock_path).is_ok_and(|old| old == text) {
+            return Ok(());
+        }
+        let unfinished = self.lock_path.with_extension("lock.new");
+        fs::write(&unfinished, text)
+            .and_then(|()| fs::rename(&unfinished, &self.lock_path))
+            .with_context(|| format!("cannot write {}", self.lock_path.display()))
+    }
+
+    /// Returns the keys of servers that are not ours, from the environment variables that
+    /// the manifest names.
+    pub(crate) fn foreign_keys(&self) -> anyhow::Result<BTreeMap<String, String>> {
+        let mut keys = BTreeMap::new();
+        for (host, spec) in &self.manifest.hosts {
+            if let Via::Upstream { key_env: Some(name), .. } = &spec.via {
+                let key = environment::named(name)
+                    .with_context(|| format!("{host} wants its key from the environment variable {name}, which is not set"))?;
+                keys.insert(host.to_string(), key);
+            }
+        }
+        Ok(keys)
+    }
+}
+
+/// Returns what the lock remembers of a host, so that it can be reached after it has left the
+/// manifest.
+pub(crate) fn to_lock(spec: &HostSpec) -> Option<LockedHost> {
+    let address = spec.via.address()?.to_owned();
+    let ssh = match &spec.via {
+        Via::Ssh { ssh, .. } => ssh.clone(),
+        _ => SshOptions::default(),
+    };
+    Some(LockedHost {
+        address,
+        user: ssh.user,
+        port: ssh.port,
+        identity: ssh.identity,
+        is_local: matches!(spec.via, Via::Local { .. }),
+        dir: spec.dir.clone(),
+        is_process: spec.supervisor == Supervisor::Process,
+    })
+}
+
+/// Returns a host as the manifest would name it, from what the lock remembers.
+fn from_lock(host: &LockedHost) -> HostSpec {
+    let address = host.address.clone();
+    let via = if host.is_local {
+        Via::Local { address }
+    } else {
+        let ssh = SshOptions { user: host.user.clone(), port: host.port, identity: host.identity.clone() };
+        Via::Ssh { address, ssh }
+    };
+    HostSpec {
+        via,
+        role: Role::Pi,
+        labels: Vec::new(),
+        dir: host.dir.clone(),
+        supervisor: if host.is_process { Supervisor::Process } else { Supervisor::Auto },
+        wake: None,
+    }
+}
+
+fn connect(spec: &HostSpec, settings: Settings) -> anyhow::Result<Arc<dyn Connection>> {
+    match &spec.via {
+        Via::Ssh { address, ssh } => {
+            let target = Target {
+                address: address.clone(),
+                user: ssh.user.clone(),
+                port: ssh.port,
+                identity: ssh.identity.as_ref().map(PathBuf::from),
+            };
+            Ok(Arc::new(Ssh::new(target, settings)?))
+        }
+        Via::Local { .. } => Ok(Arc::new(Local::new())),
+        Via::Board { .. } | Via::Upstream { .. } => anyhow::bail!("there is no way to log in"),
+    }
+}
+
+/// Returns where the facts of a pinned source are kept.
+fn facts_path(store: &Store, pinned: &crate::source::Pinned) -> anyhow::Result<PathBuf> {
+    let key = serde_json::to_vec(&(pinned, convert::VERSION, env!("CARGO_PKG_VERSION")))?;
+    Ok(store.root().join("facts").join(format!("{}.json", crate::ids::Digest::of(&key))))
+}
+
+pub(crate) fn error_chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

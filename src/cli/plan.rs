@@ -1,0 +1,44 @@
+use std::fs;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::arguments::{Global, Plan as Verb};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::fleet::Fleet;
+use super::output;
+use crate::events::Events;
+use crate::plan::{Plan, Problem};
+use crate::view;
+
+/// What `plan --json` prints.
+#[derive(Serialize)]
+struct Printed<'a> {
+    plan: &'a Plan,
+    problems: &'a [Problem],
+}
+
+/// Shows what apply would do.
+pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut fleet = Fleet::open(global, environment)?;
+    let fetcher = fleet.fetcher(Events::none())?;
+    let connections = fleet.connections()?;
+    let inventory = fleet.inventory(&connections).await;
+    let models = fleet.models(&fetcher).await;
+    let (plan, problems) = fleet.plan(&inventory, &models);
+    if global.json {
+        output::json(&Printed { plan: &plan, problems: &problems })?;
+    } else {
+        output::result(&view::plan(&plan, &problems, environment.style));
+    }
+    if !problems.is_empty() {
+        return Ok(Exit::Refused);
+    }
+    if let Some(path) = &verb.out {
+        fs::write(path, serde_json::to_vec_pretty(&plan)?)
+            .with_context(|| format!("cannot keep the plan in {}", path.display()))?;
+        output::say(&format!("Kept in {}; `bramble apply {}` does it.", path.display(), path.display()));
+    }
+    Ok(if verb.exit_code && !plan.is_empty() { Exit::Partly } else { Exit::Done })
+}

@@ -1,0 +1,43 @@
+use std::sync::Arc;
+
+use super::arguments::{Global, Remove};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::fleet::Fleet;
+use super::{apply, output};
+use crate::events::Events;
+use crate::execute::{self, State};
+use crate::ids::HostName;
+use crate::view::Progress;
+
+/// Takes everything of Bramble off hosts.
+pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let mut fleet = Fleet::open(global, environment)?;
+    let hosts: Vec<HostName> = if verb.all {
+        fleet.ours().map(|(host, _)| host.clone()).chain(fleet.orphans()).collect()
+    } else {
+        verb.hosts.clone()
+    };
+    let (subjects, failures) = fleet.subjects(&hosts).await?;
+    let names: Vec<&str> = subjects.iter().map(|subject| subject.host.as_str()).collect();
+    let question = format!("Take everything of Bramble off {}?", names.join(", "));
+    if !subjects.is_empty() && !verb.yes && !apply::may_change(&question, environment)? {
+        return Ok(Exit::Refused);
+    }
+    let progress = Arc::new(Progress::new(environment.is_terminal));
+    let events = Events::new(move |event| progress.show(event));
+    let report = execute::remove(&subjects, &fleet.manifest.fleet, &events).await;
+    for host in &hosts {
+        let is_gone = match report.hosts.get(host) {
+            Some(outcome) => outcome.state == State::Done,
+            None => !failures.contains_key(host),
+        };
+        if is_gone {
+            fleet.lock.hosts.remove(host);
+        }
+    }
+    fleet.save_lock()?;
+    let report = apply::with_failures(report, failures);
+    output::report(&report, global, environment)?;
+    Ok(apply::exit_of(&report))
+}

@@ -1,0 +1,35 @@
+use std::sync::Arc;
+
+use super::arguments::{Global, Rollback};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::fleet::Fleet;
+use super::{apply, output};
+use crate::clock;
+use crate::events::Events;
+use crate::execute::{self, Author};
+use crate::ids::HostName;
+use crate::view::{self, Progress};
+
+/// Makes hosts run the generation before.
+pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let fleet = Fleet::open(global, environment)?;
+    let hosts: Vec<HostName> = if verb.hosts.is_empty() {
+        fleet.ours().map(|(host, _)| host.clone()).collect()
+    } else {
+        verb.hosts.clone()
+    };
+    let (subjects, failures) = fleet.subjects(&hosts).await?;
+    let target = verb.to.map_or_else(|| "the generation before".to_owned(), |to| format!("generation {to}"));
+    let question = format!("Make {} run {target}?", view::count(subjects.len(), "host"));
+    if !verb.yes && !apply::may_change(&question, environment)? {
+        return Ok(Exit::Refused);
+    }
+    let progress = Arc::new(Progress::new(environment.is_terminal));
+    let events = Events::new(move |event| progress.show(event));
+    let author = Author { operator: environment.operator.clone(), now: clock::now_utc() };
+    let report = execute::roll_back(&subjects, verb.to, &author, &events).await;
+    let report = apply::with_failures(report, failures);
+    output::report(&report, global, environment)?;
+    Ok(apply::exit_of(&report))
+}

@@ -1,0 +1,38 @@
+use std::collections::BTreeMap;
+
+use super::arguments::{Global, Status};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::fleet::Fleet;
+use super::output;
+use crate::ids::HostName;
+use crate::plan::door_url;
+use crate::status::{self, Door};
+use crate::view;
+
+/// Shows what the hosts run, and how they are.
+pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let fleet = Fleet::open(global, environment)?;
+    let mut connections = fleet.connections()?;
+    if !verb.hosts.is_empty() {
+        connections.retain(|host, _| verb.hosts.contains(host));
+    }
+    let inventory = fleet.inventory(&connections).await;
+    let doors: BTreeMap<HostName, Door> = fleet
+        .ours()
+        .filter_map(|(host, spec)| {
+            let url = door_url(spec.via.address()?, fleet.manifest.serve.port);
+            Some((host.clone(), Door(url)))
+        })
+        .collect();
+    let mut snapshot = status::gather(&inventory, &doors).await;
+    if verb.hosts.is_empty() {
+        snapshot.add_orphans(&fleet.orphans());
+    }
+    if global.json {
+        output::json(&snapshot)?;
+    } else {
+        output::result(&view::status(&snapshot, environment.style));
+    }
+    Ok(Exit::Done)
+}

@@ -1,0 +1,210 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::StreamExt as _;
+use tokio_util::sync::CancellationToken;
+
+use super::report::{Made, Outcome, Report, State};
+use super::{Doors, step};
+use crate::events::{Event, Events};
+use crate::ids::{Digest, HostName};
+use crate::plan::{Plan, Step, Wave};
+use crate::units::Bytes;
+
+/// What stands for a host until it is known why its turn did not come.
+const NOT_YET: &str = "its turn did not come";
+
+/// What one run knows and changes while it goes on. One owner: [`apply`].
+pub(super) struct Run<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) doors: &'a Doors,
+    pub(super) events: &'a Events,
+    pub(super) cancel: &'a CancellationToken,
+    report: Mutex<Report>,
+}
+
+/// Carries out `plan` and tells what came of it.
+///
+/// Waves run one after another, the hosts of a wave side by side, the steps of a host in
+/// order. A host that fails takes no further step. When a wave that is a gate fails on any host,
+/// later waves do not start. `cancel` stops the run between steps, and in the middle of one that
+/// can be resumed (fetching, pushing); a host is never left between two generations.
+pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &CancellationToken) -> Report {
+    let mut report = Report::default();
+    for artifact in &plan.artifacts {
+        if let Some(digest) = artifact.digest {
+            report.made.insert(artifact.id, Made { digest, bytes: artifact.bytes });
+        }
+    }
+    for host in &plan.hosts {
+        let state = if host.generation.is_none() {
+            State::Done
+        } else {
+            State::NotStarted { why: NOT_YET.to_owned() }
+        };
+        let outcome =
+            Outcome { state, generation: host.previous, measured: Vec::new(), bytes_sent: Bytes::ZERO };
+        report.hosts.insert(host.host.clone(), outcome);
+    }
+    for skipped in &plan.skipped {
+        let state = State::NotStarted { why: skipped.why.clone() };
+        let outcome = Outcome { state, generation: None, measured: Vec::new(), bytes_sent: Bytes::ZERO };
+        report.hosts.insert(skipped.host.clone(), outcome);
+    }
+    let run = Run { plan, doors, events, cancel, report: Mutex::new(report) };
+    for wave in &plan.waves {
+        if let Err(why) = run.wave(wave).await {
+            run.stop(&why);
+            break;
+        }
+    }
+    run.finish()
+}
+
+impl Run<'_> {
+    /// Runs one wave; an error says why later ones must not start.
+    async fn wave(&self, wave: &Wave) -> Result<(), String> {
+        let mut by_host: BTreeMap<Option<&HostName>, Vec<&Step>> = BTreeMap::new();
+        for step in &wave.steps {
+            by_host.entry(step.host.as_ref()).or_default().push(step);
+        }
+        // the operator's own steps come first: hosts need what they make
+        if let Some(steps) = by_host.remove(&None) {
+            for step in steps {
+                if let Err(error) = self.on_operator(step).await {
+                    self.with(|report| report.failures.push(error.clone()));
+                    return Err(error);
+                }
+            }
+        }
+        let limit = usize::try_from(wave.max_parallel.max(1)).unwrap_or(1);
+        let hosts: Vec<_> = by_host.into_iter().filter_map(|(host, steps)| Some((host?, steps))).collect();
+        let failed: BTreeSet<&HostName> = futures_util::stream::iter(hosts)
+            .map(|(host, steps)| async move { (host, self.on_host(host, &steps).await) })
+            .buffer_unordered(limit)
+            .filter_map(|(host, is_well)| async move { (!is_well).then_some(host) })
+            .collect()
+            .await;
+        if self.cancel.is_cancelled() {
+            return Err("interrupted".to_owned());
+        }
+        if wave.is_gate && !failed.is_empty() {
+            let names: Vec<&str> = failed.iter().map(|host| host.as_str()).collect();
+            return Err(format!("stopped, because {} did not get through", names.join(", ")));
+        }
+        Ok(())
+    }
+
+    async fn on_operator(&self, step: &Step) -> Result<(), String> {
+        let work = step::on_operator(self, &step.action);
+        tokio::select! {
+            () = self.cancel.cancelled() => Err("interrupted".to_owned()),
+            done = work => done,
+        }
+    }
+
+    /// Takes the steps of one host; returns whether it is well.
+    async fn on_host(&self, host: &HostName, steps: &[&Step]) -> bool {
+        for step in steps {
+            if self.is_out(host) {
+                return false;
+            }
+            if self.cancel.is_cancelled() {
+                self.fail(host, State::NotStarted { why: "interrupted before it was changed".to_owned() });
+                return false;
+            }
+            let result = if step::is_resumable(&step.action) {
+                tokio::select! {
+                    () = self.cancel.cancelled() => {
+                        Err(State::NotStarted { why: "interrupted; what was sent is kept and used by the next run".to_owned() })
+                    }
+                    done = step::on_host(self, host, &step.action) => done,
+                }
+            } else {
+                step::on_host(self, host, &step.action).await
+            };
+            if let Err(state) = result {
+                self.fail(host, state);
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Returns whether `host` has already failed.
+    fn is_out(&self, host: &HostName) -> bool {
+        self.with(|report| {
+            report.hosts.get(host).is_some_and(|outcome| {
+                matches!(outcome.state, State::Failed { .. } | State::WentBack { .. })
+            })
+        })
+    }
+
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Report) -> T) -> T {
+        change(&mut self.report.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn outcome<T>(&self, host: &HostName, change: impl FnOnce(&mut Outcome) -> T) -> Option<T> {
+        self.with(|report| report.hosts.get_mut(host).map(change))
+    }
+
+    /// Tells that work on a host began.
+    pub(super) fn started(&self, key: &str, host: &HostName, what: &str) {
+        let (key, host, what) = (key.to_owned(), Some(host.clone()), what.to_owned());
+        self.events.send(Event::Started { key, host, what, total: None });
+    }
+
+    /// Tells that work on this machine began.
+    pub(super) fn work(&self, key: &str, what: &str, total: Option<Bytes>) {
+        let (key, what) = (key.to_owned(), what.to_owned());
+        self.events.send(Event::Started { key, host: None, what, total });
+    }
+
+    pub(super) fn finished(&self, key: &str, outcome: Option<String>) {
+        self.events.send(Event::Finished { key: key.to_owned(), outcome });
+    }
+
+    pub(super) fn failed(&self, key: &str, error: &str) {
+        self.events.send(Event::Failed { key: key.to_owned(), error: error.to_owned() });
+    }
+
+    /// Tells how work ended.
+    pub(super) fn ended(&self, key: &str, outcome: Result<String, &String>) {
+        match outcome {
+            Ok(outcome) => self.finished(key, Some(outcome)),
+            Err(error) => self.failed(key, error),
+        }
+    }
+
+    pub(super) fn note(&self, host: &HostName, text: &str) {
+        self.events.send(Event::Note { host: Some(host.clone()), text: text.to_owned() });
+    }
+
+    /// Returns the weights that `recipe` makes, once they are known.
+    pub(super) fn made(&self, recipe: &Digest) -> Option<Made> {
+        self.with(|report| report.made.get(recipe).copied())
+    }
+
+    fn fail(&self, host: &HostName, state: State) {
+        self.outcome(host, |outcome| outcome.state = state);
+    }
+
+    /// Tells every host whose turn did not come why.
+    fn stop(&self, why: &str) {
+        self.with(|report| {
+            for outcome in report.hosts.values_mut() {
+                if let State::NotStarted { why: reason } = &mut outcome.state
+                    && reason == NOT_YET
+                {
+                    why.clone_into(reason);
+                }
+            }
+        });
+    }
+
+    fn finish(self) -> Report {
+        let mut report = self.report.into_inner().unwrap_or_else(PoisonError::into_inner);
+        report.is_interrupted = self.cancel.is_cancelled();
+        report
+    }
+}

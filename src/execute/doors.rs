@@ -1,0 +1,30 @@
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::bundle::Found;
+use crate::connect::Connection;
+use crate::fetch::Fetcher;
+use crate::generation::Secrets;
+use crate::ids::HostName;
+
+/// Everything that carrying out a plan may touch.
+pub struct Doors {
+    /// The ways to the hosts.
+    pub connections: BTreeMap<HostName, Arc<dyn Connection>>,
+    /// Opens a new way to a host, sharing nothing with the first: a confirmation that comes
+    /// over it proves that the host can still be reached.
+    pub reconnect: Box<dyn Fn(&HostName) -> Option<Arc<dyn Connection>> + Send + Sync>,
+    /// Where weights come from, and the store that they come into.
+    pub fetcher: Fetcher,
+    /// A `brambled` of this machine, that quantizes in a process of its own.
+    pub brambled: PathBuf,
+    /// The bundles on this machine.
+    pub bundles: Vec<Found>,
+    /// What hosts are given besides the plan.
+    pub secrets: BTreeMap<HostName, Secrets>,
+    /// Who applies, for the receipts: `user@machine`.
+    pub operator: String,
+    /// The time, for the receipts.
+    pub now: String,
+}

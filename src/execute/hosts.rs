@@ -1,0 +1,156 @@
+//! Verbs on hosts that need no plan: going back, and taking everything away.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::report::{Outcome, Report, State};
+use super::step::{self, chain};
+use super::verbs::Verbs;
+use crate::connect::Connection;
+use crate::events::{Event, Events};
+use crate::facts::Installed;
+use crate::generation::{Definition, Layout};
+use crate::ids::{FleetName, Generation, HostName};
+use crate::install::{Activated, ConfirmRequest, RemoveRequest, Removed, RollbackRequest};
+use crate::units::Bytes;
+
+/// A host with something of ours on it.
+pub struct Subject {
+    /// Its name.
+    pub host: HostName,
+    /// Where Bramble lives there.
+    pub layout: Layout,
+    /// Whether our programs there are run as root.
+    pub is_root: bool,
+    /// What of ours is there.
+    pub installed: Installed,
+    /// The way to it.
+    pub connection: Arc<dyn Connection>,
+    /// A second way, sharing nothing with the first.
+    pub fresh: Arc<dyn Connection>,
+}
+
+/// Who does something, and when: for the receipts.
+#[derive(Debug, Clone)]
+pub struct Author {
+    /// `user@machine`.
+    pub operator: String,
+    /// The time.
+    pub now: String,
+}
+
+/// Makes each host run the generation `to`, or the one confirmed before the one in force. One
+/// host after another: each is proven before the next one is touched, and the first
+/// failure leaves the rest as they are.
+pub async fn roll_back(
+    subjects: &[Subject],
+    to: Option<Generation>,
+    author: &Author,
+    events: &Events,
+) -> Report {
+    let mut report = Report::default();
+    let mut stopped: Option<&HostName> = None;
+    for subject in subjects {
+        let outcome = match stopped {
+            Some(host) => {
+                outcome(subject.current(), State::NotStarted { why: format!("stopped, because {host} did not get through") })
+            }
+            None => subject.with_events(events, "going back", subject.roll_back(to, author)).await,
+        };
+        if !matches!(outcome.state, State::Done) && stopped.is_none() {
+            stopped = Some(&subject.host);
+        }
+        report.hosts.insert(subject.host.clone(), outcome);
+    }
+    report
+}
+
+/// Takes everything of ours off each host, side by side.
+pub async fn remove(subjects: &[Subject], fleet: &FleetName, events: &Events) -> Report {
+    let removals = subjects.iter().map(|subject| async move {
+        (subject.host.clone(), subject.with_events(events, "removing", subject.remove(fleet)).await)
+    });
+    Report { hosts: futures_util::future::join_all(removals).await.into_iter().collect(), ..Report::default() }
+}
+
+fn outcome(generation: Option<Generation>, state: State) -> Outcome {
+    Outcome { state, generation, measured: Vec::new(), bytes_sent: Bytes::ZERO }
+}
+
+impl Subject {
+    fn current(&self) -> Option<Generation> {
+        self.installed.current.as_ref().map(|(generation, _)| *generation)
+    }
+
+    fn definition(&self) -> Option<&Definition> {
+        self.installed.current.as_ref().map(|(_, definition)| definition)
+    }
+
+    async fn with_events(&self, events: &Events, what: &str, work: impl Future<Output = Outcome>) -> Outcome {
+        let key = format!("{}:{what}", self.host);
+        let host = Some(self.host.clone());
+        events.send(Event::Started { key: key.clone(), host, what: what.to_owned(), total: None });
+        let outcome = work.await;
+        events.send(match &outcome.state {
+            State::Done => Event::Finished { key, outcome: None },
+            State::WentBack { why } | State::NotStarted { why } => Event::Failed { key, error: why.clone() },
+            State::Failed { error, .. } => Event::Failed { key, error: error.clone() },
+        });
+        outcome
+    }
+
+    async fn roll_back(&self, to: Option<Generation>, author: &Author) -> Outcome {
+        let failed = |step: &str, error: String| {
+            outcome(self.current(), State::Failed { step: step.to_owned(), error })
+        };
+        let Some(definition) = self.definition() else {
+            return failed("going back", "no generation is in force".to_owned());
+        };
+        let deadline_seconds = ROLLBACK_DEADLINE;
+        let request = RollbackRequest { to, deadline_seconds, probe: step::probe(&definition.engines) };
+        let verbs = Verbs::of_current(self.connection.as_ref(), &self.layout, self.is_root);
+        let done: Activated = match verbs.run("rollback", &request, Duration::from_secs(2 * deadline_seconds)).await {
+            Ok(done) => done,
+            Err(error) => return failed("going back", chain(&error)),
+        };
+        if let Some(why) = done.rolled_back {
+            return outcome(self.current(), State::WentBack { why });
+        }
+        let request = ConfirmRequest {
+            generation: done.generation,
+            plan: format!("rollback from {}", self.current().map_or(0, Generation::number)),
+            at: author.now.clone(),
+            by: author.operator.clone(),
+            measured: done.measured.clone(),
+        };
+        let verbs = Verbs::of_current(self.fresh.as_ref(), &self.layout, self.is_root);
+        let confirmed: Result<serde_json::Value, _> = verbs.run("confirm", &request, step::CONFIRM_PATIENCE).await;
+        self.fresh.close().await;
+        match confirmed {
+            Ok(_) => Outcome { measured: done.measured, ..outcome(Some(done.generation), State::Done) },
+            Err(error) => failed("confirming", chain(&error)),
+        }
+    }
+
+    async fn remove(&self, fleet: &FleetName) -> Outcome {
+        let request = RemoveRequest { fleet: fleet.clone(), adopt: false };
+        // the program that removes is removed with the rest: any of those that are there will do
+        let verbs = match (self.definition(), self.installed.programs.last()) {
+            (Some(_), _) => Verbs::of_current(self.connection.as_ref(), &self.layout, self.is_root),
+            (None, Some(program)) => {
+                Verbs::of_program(self.connection.as_ref(), &self.layout, program, self.is_root)
+            }
+            (None, None) => return outcome(None, State::Done),
+        };
+        match verbs.run::<Removed>("remove", &request, step::CLEAN_PATIENCE).await {
+            Ok(_) => outcome(None, State::Done),
+            Err(error) => {
+                outcome(self.current(), State::Failed { step: "removing".to_owned(), error: chain(&error) })
+            }
+        }
+    }
+}
+
+/// Seconds after which a rollback that nobody confirms is itself taken back: loading a model
+/// of several gigabytes from a card takes two minutes.
+const ROLLBACK_DEADLINE: u64 = 300;

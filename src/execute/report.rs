@@ -1,0 +1,81 @@
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Digest, Generation, HostName};
+use crate::install::Measured;
+use crate::units::Bytes;
+
+/// What a run of `apply` did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What failed on the operator's machine (fetching, converting); empty when nothing did.
+    pub failures: Vec<String>,
+    /// What became of each host of the plan.
+    pub hosts: BTreeMap<HostName, Outcome>,
+    /// The weights that were made or found, by recipe: what the lock remembers.
+    pub made: BTreeMap<Digest, Made>,
+    /// Whether the operator interrupted it.
+    pub is_interrupted: bool,
+}
+
+impl Report {
+    /// Returns whether every host is as planned.
+    pub fn is_complete(&self) -> bool {
+        self.failures.is_empty()
+            && !self.is_interrupted
+            && self.hosts.values().all(|outcome| matches!(outcome.state, State::Done))
+    }
+
+    /// Returns whether at least one host is as planned.
+    pub fn has_success(&self) -> bool {
+        self.hosts.values().any(|outcome| matches!(outcome.state, State::Done))
+    }
+}
+
+/// Weights by content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The SHA-256 of the GGUF.
+    pub digest: Digest,
+    /// Its size.
+    pub bytes: Bytes,
+}
+
+/// What became of one host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How it ended.
+    pub state: State,
+    /// The generation in force now, where that is known.
+    pub generation: Option<Generation>,
+    /// What was measured when it was activated.
+    pub measured: Vec<Measured>,
+    /// Bytes that went over the network to it.
+    pub bytes_sent: Bytes,
+}
+
+/// How the work on one host ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum State {
+    /// It runs what was planned.
+    Done,
+    /// The new generation did not serve, and the host went back by itself.
+    WentBack {
+        /// What was wrong with the new one.
+        why: String,
+    },
+    /// A step failed; what served before still serves.
+    Failed {
+        /// The step, in words.
+        step: String,
+        /// The error with its causes.
+        error: String,
+    },
+    /// Nothing was done to it.
+    NotStarted {
+        /// Why not.
+        why: String,
+    },
+}

@@ -1,0 +1,276 @@
+//! The switchboard: from an action to the room that does it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::apply::Run;
+use super::report::State;
+use super::verbs::{VerbError, Verbs};
+use super::weights;
+use crate::connect::Connection;
+use crate::generation::{Definition, EngineSpec, Layout};
+use crate::ids::{Digest, Generation, HostName};
+use crate::install::{
+    ActivateRequest, Activated, ConfirmRequest, InstallRequest, Installation, ProbeSpec, PruneRequest, Pruned,
+};
+use crate::plan::{Action, HostPlan};
+use crate::transfer::{self, Cargo, Way};
+use crate::units::{Bytes, TokensPerSec};
+
+/// Laying out files, and `systemd-analyze verify` on a slow card.
+const INSTALL_PATIENCE: Duration = Duration::from_secs(180);
+
+/// One short command over a new connection.
+pub(super) const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Deleting gigabytes from a slow card, or stopping services that finish their answers first.
+pub(super) const CLEAN_PATIENCE: Duration = Duration::from_secs(180);
+
+/// What going back may take beyond the deadline: stopping and starting all services.
+const BACK_PATIENCE: u64 = 180;
+
+/// The question that proves an engine. Any model answers something; what it says is not judged.
+const PROBE_PROMPT: &str = "What is the capital of France?";
+
+/// The length of the answer that is asked for: enough to measure a rate.
+const PROBE_TOKENS: u32 = 16;
+
+/// An engine at less than this share of its planned speed is taken for broken, not for slow:
+/// predictions miss by half at worst on a host of its own kind, and a busy neighbour costs
+/// another half; a wrong load mode or a swapping host costs a factor of twenty.
+const PLAUSIBLE_SHARE: f64 = 0.1;
+
+/// Returns whether an action may be dropped in the middle and taken up again later.
+pub(super) fn is_resumable(action: &Action) -> bool {
+    matches!(action, Action::Push { .. } | Action::PushProgram { .. })
+}
+
+/// Does what is done on the operator's machine; an error is a sentence with its causes.
+pub(super) async fn on_operator(run: &Run<'_>, action: &Action) -> Result<(), String> {
+    match action {
+        Action::Fetch { artifact, .. } => weights::fetch(run, artifact).await,
+        Action::Convert { artifact } => weights::convert(run, artifact).await,
+        Action::Quantize { artifact } => weights::quantize(run, artifact).await,
+        Action::PushProgram { .. }
+        | Action::Push { .. }
+        | Action::Install { .. }
+        | Action::Activate { .. }
+        | Action::Prune => Err("the plan does a host's step without a host".to_owned()),
+    }
+}
+
+/// Does what is done to one host; an error is the state that the host is left in.
+pub(super) async fn on_host(run: &Run<'_>, host: &HostName, action: &Action) -> Result<(), State> {
+    let Some(at) = At::new(run, host) else {
+        return Err(State::Failed { step: "reaching it".to_owned(), error: "there is no way to it".to_owned() });
+    };
+    match action {
+        Action::PushProgram { digest, bytes } => at.push_program(digest, *bytes).await,
+        Action::Push { artifact, .. } => at.push(artifact).await,
+        Action::Install { generation } => at.install(*generation).await,
+        Action::Activate { generation } => at.activate(*generation).await,
+        Action::Prune => at.prune().await,
+        Action::Fetch { .. } | Action::Convert { .. } | Action::Quantize { .. } => Err(State::Failed {
+            step: "following the plan".to_owned(),
+            error: "it has the operator's step on a host".to_owned(),
+        }),
+    }
+}
+
+/// One host in one run.
+struct At<'a> {
+    run: &'a Run<'a>,
+    host: &'a HostName,
+    plan: &'a HostPlan,
+    layout: Layout,
+    connection: Arc<dyn Connection>,
+}
+
+impl<'a> At<'a> {
+    fn new(run: &'a Run<'a>, host: &'a HostName) -> Option<Self> {
+        let plan = run.plan.host(host)?;
+        let connection = Arc::clone(run.doors.connections.get(host)?);
+        Some(Self { run, host, plan, layout: Layout::new(&plan.root), connection })
+    }
+
+    fn way(&self) -> Way<'_> {
+        Way {
+            host: self.host,
+            connection: self.connection.as_ref(),
+            layout: &self.layout,
+            is_root: self.plan.is_root,
+        }
+    }
+
+    fn verbs(&self) -> Verbs<'_> {
+        let program = &self.plan.definition.program.digest;
+        Verbs::of_program(self.connection.as_ref(), &self.layout, program, self.plan.is_root)
+    }
+
+    async fn push_program(&self, digest: &Digest, bytes: Bytes) -> Result<(), State> {
+        let step = "pushing the program";
+        let found = self.run.doors.bundles.iter().find(|found| found.bundle.digest == *digest);
+        let found = found.ok_or_else(|| failed(step, "the bundle is no longer on this machine"))?;
+        let what = format!("brambled {} for {}", found.bundle.version, found.bundle.target);
+        let cargo = Cargo { what: &what, digest, bytes, path: &found.archive };
+        let pushed = transfer::push_bundle(self.way(), cargo, self.run.events).await;
+        self.count(&pushed.map_err(|error| failed(step, &error))?);
+        Ok(())
+    }
+
+    async fn push(&self, recipe: &Digest) -> Result<(), State> {
+        let artifact = self.run.plan.artifact(recipe).ok_or_else(|| failed("pushing", "the plan has no such weights"))?;
+        let quant = artifact.recipe.quant.map_or("as it is", crate::quant::Quant::name);
+        let what = format!("{} ({quant})", artifact.model);
+        let step = format!("pushing {what}");
+        let made = self.run.made(recipe).ok_or_else(|| failed(&step, "the weights were not made"))?;
+        let path = self.run.doors.fetcher.store().path(&made.digest);
+        let cargo = Cargo { what: &what, digest: &made.digest, bytes: made.bytes, path: &path };
+        let program = &self.plan.definition.program.digest;
+        let pushed = transfer::push(self.way(), program, cargo, self.run.events).await;
+        self.count(&pushed.map_err(|error| failed(&step, &error))?);
+        Ok(())
+    }
+
+    fn count(&self, pushed: &transfer::Pushed) {
+        self.run.outcome(self.host, |outcome| outcome.bytes_sent += pushed.bytes_sent);
+    }
+
+    /// Returns the definition with the digests of weights that have become known on the way.
+    fn definition(&self) -> Result<Definition, State> {
+        let mut definition = self.plan.definition.clone();
+        for engine in &mut definition.engines {
+            let made = self.run.made(&engine.weights.recipe);
+            let made = made.ok_or_else(|| failed("installing", &format!("the weights of {} were not made", engine.model)))?;
+            engine.weights.digest = Some(made.digest);
+            engine.weights.bytes = made.bytes;
+        }
+        Ok(definition)
+    }
+
+    async fn install(&self, generation: Generation) -> Result<(), State> {
+        let step = format!("installing generation {generation}");
+        let request = InstallRequest {
+            generation,
+            definition: self.definition()?,
+            units: self.plan.units.clone(),
+            secrets: self.run.doors.secrets.get(self.host).cloned().unwrap_or_default(),
+            adopt: false,
+        };
+        let done: Result<Installation, VerbError> = self.verbs().run("install", &request, INSTALL_PATIENCE).await;
+        done.map(|_| ()).map_err(|error| failed(&step, &error))
+    }
+
+    /// Switches the host over, and confirms over a new connection that it can still be reached.
+    async fn activate(&self, generation: Generation) -> Result<(), State> {
+        let step = format!("activating generation {generation}");
+        let key = format!("{}:activate", self.host);
+        self.run.started(&key, self.host, &step);
+        let outcome = self.try_activate(generation, &step).await;
+        match &outcome {
+            Ok(()) => self.run.finished(&key, None),
+            Err(State::WentBack { why }) => self.run.failed(&key, &format!("went back: {why}")),
+            Err(State::Failed { error, .. }) => self.run.failed(&key, error),
+            Err(_) => self.run.failed(&key, "not done"),
+        }
+        outcome
+    }
+
+    async fn try_activate(&self, generation: Generation, step: &str) -> Result<(), State> {
+        let probe = probe(&self.plan.definition.engines);
+        let deadline_seconds = self.plan.deadline_seconds;
+        let request = ActivateRequest { generation, deadline_seconds, probe };
+        let patience = Duration::from_secs(deadline_seconds + BACK_PATIENCE);
+        let activated: Activated = self
+            .verbs()
+            .run("activate", &request, patience)
+            .await
+            .map_err(|error| failed(step, &error))?;
+        if let Some(why) = activated.rolled_back {
+            return Err(State::WentBack { why });
+        }
+        self.run.outcome(self.host, |outcome| {
+            outcome.generation = Some(generation);
+            outcome.measured.clone_from(&activated.measured);
+        });
+        let request = ConfirmRequest {
+            generation,
+            plan: self.run.plan.inventory.to_string(),
+            at: self.run.doors.now.clone(),
+            by: self.run.doors.operator.clone(),
+            measured: activated.measured,
+        };
+        let fresh = (self.run.doors.reconnect)(self.host).ok_or_else(|| failed(step, "there is no second way to it"))?;
+        let program = &self.plan.definition.program.digest;
+        let verbs = Verbs::of_program(fresh.as_ref(), &self.layout, program, self.plan.is_root);
+        let confirmed: Result<serde_json::Value, VerbError> =
+            verbs.run("confirm", &request, CONFIRM_PATIENCE).await;
+        fresh.close().await;
+        confirmed.map(|_| ()).map_err(|error| State::Failed {
+            step: format!("confirming generation {generation}"),
+            error: format!("{}; the host goes back by itself within {deadline_seconds} s", chain(&error)),
+        })?;
+        self.run.outcome(self.host, |outcome| outcome.state = State::Done);
+        Ok(())
+    }
+
+    async fn prune(&self) -> Result<(), State> {
+        let request = PruneRequest { keep: 0, wanted: BTreeSet::new() };
+        let pruned: Result<Pruned, VerbError> = self.verbs().run("prune", &request, CLEAN_PATIENCE).await;
+        // the host serves what was planned: a card that is fuller than it could be is a note
+        if let Err(error) = pruned {
+            self.run.note(self.host, &format!("could not prune: {}", chain(&error)));
+        }
+        Ok(())
+    }
+}
+
+/// Returns what proves that engines work.
+pub(super) fn probe(engines: &[EngineSpec]) -> ProbeSpec {
+    let least = engines
+        .iter()
+        .map(|engine| (engine.model.clone(), TokensPerSec(engine.pace.answer.0 * PLAUSIBLE_SHARE)));
+    ProbeSpec { prompt: PROBE_PROMPT.to_owned(), max_tokens: PROBE_TOKENS, least: least.collect() }
+}
+
+fn failed(step: &str, error: &(impl ToString + ?Sized + AsError)) -> State {
+    State::Failed { step: step.to_owned(), error: error.told() }
+}
+
+/// A sentence, or an error with its causes.
+trait AsError {
+    fn told(&self) -> String;
+}
+impl AsError for str {
+    fn told(&self) -> String {
+        self.to_owned()
+    }
+}
+impl AsError for String {
+    fn told(&self) -> String {
+        self.clone()
+    }
+}
+impl AsError for VerbError {
+    fn told(&self) -> String {
+        chain(self)
+    }
+}
+impl AsError for transfer::Error {
+    fn told(&self) -> String {
+        chain(self)
+    }
+}
+
+/// Returns an error with its causes on one line.
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}

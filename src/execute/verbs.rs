@@ -1,0 +1,104 @@
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::connect::{self, Connection, Script, Stdin, quote};
+use crate::generation::Layout;
+use crate::ids::Digest;
+
+/// Runs `brambled`'s verbs on one host: JSON in, JSON out.
+pub struct Verbs<'a> {
+    connection: &'a dyn Connection,
+    layout: &'a Layout,
+    program: String,
+    is_root: bool,
+}
+
+/// Why a verb did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum VerbError {
+    /// The host could not be spoken to.
+    #[error("cannot run `brambled {verb}`")]
+    Connect {
+        /// The verb.
+        verb: &'static str,
+        /// Why not.
+        source: connect::Error,
+    },
+    /// Somebody else works on the host.
+    #[error("somebody else is changing this host at the moment: {said}")]
+    Locked {
+        /// What the host said.
+        said: String,
+    },
+    /// It ended with an error.
+    #[error("{said}")]
+    Failed {
+        /// The verb.
+        verb: &'static str,
+        /// Its exit status.
+        status: i32,
+        /// What it said.
+        said: String,
+    },
+    /// What it printed is not what this version understands.
+    #[error("`brambled {verb}` on the host printed something that this version does not understand")]
+    Answer {
+        /// The verb.
+        verb: &'static str,
+        /// What is wrong in it.
+        source: serde_json::Error,
+    },
+}
+
+/// The exit status of a verb that found the host locked.
+const LOCKED: i32 = 4;
+
+impl<'a> Verbs<'a> {
+    /// Runs the verbs of the bundle `program`, which was unpacked on the host.
+    pub fn of_program(
+        connection: &'a dyn Connection,
+        layout: &'a Layout,
+        program: &Digest,
+        is_root: bool,
+    ) -> Self {
+        let program = layout.program(program).join("brambled").display().to_string();
+        Self { connection, layout, program, is_root }
+    }
+
+    /// Runs the verbs of the generation in force.
+    pub fn of_current(connection: &'a dyn Connection, layout: &'a Layout, is_root: bool) -> Self {
+        let program = Layout::brambled(&layout.current()).display().to_string();
+        Self { connection, layout, program, is_root }
+    }
+
+    /// Runs `verb` with `request` on its standard input and reads its answer.
+    pub async fn run<T: DeserializeOwned>(
+        &self,
+        verb: &'static str,
+        request: &impl Serialize,
+        timeout: Duration,
+    ) -> Result<T, VerbError> {
+        let text = format!(
+            "{} {verb} --root {}",
+            quote(&self.program),
+            quote(&self.layout.root().display().to_string())
+        );
+        let stdin = serde_json::to_vec(request).map_err(|source| VerbError::Answer { verb, source })?;
+        let script = Script { text, is_root: self.is_root, timeout };
+        let output = self
+            .connection
+            .run(&script, Stdin::Bytes(stdin))
+            .await
+            .map_err(|source| VerbError::Connect { verb, source })?;
+        let said = || output.stderr.trim().trim_start_matches("brambled: ").to_owned();
+        match output.status {
+            0 => serde_json::from_slice(&output.stdout).map_err(|source| VerbError::Answer { verb, source }),
+            LOCKED => Err(VerbError::Locked { said: said() }),
+            // going back is an answer too, and never ends as a success
+            status => serde_json::from_slice(&output.stdout)
+                .map_err(|_| VerbError::Failed { verb, status, said: said() }),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What differs between what a host runs and what it shall run.
+
+use crate::facts::{Installed, ServiceState};
+use crate::generation::{Definition, EngineSpec};
+
+/// Returns why a host must be changed, one sentence each; nothing when it must not.
+pub(crate) fn reasons(installed: Option<&Installed>, wanted: &Definition) -> Vec<String> {
+    let Some(installed) = installed else {
+        return vec!["nothing of Bramble is on it".to_owned()];
+    };
+    let Some((number, current)) = &installed.current else {
+        return vec!["no generation is in force".to_owned()];
+    };
+    let mut reasons = Vec::new();
+    if !is_same(current, wanted) {
+        reasons.push(format!("generation {number} differs from the manifest"));
+    }
+    if let Some(pending) = installed.pending {
+        reasons.push(format!("generation {pending} was activated and never confirmed"));
+    }
+    reasons.extend(installed.drift.iter().cloned());
+    for (service, state) in &installed.services {
+        if *state == ServiceState::Failed && !installed.drift.iter().any(|drift| drift.contains(service.as_str())) {
+            reasons.push(format!("its service {service} has failed"));
+        }
+    }
+    reasons
+}
+
+/// Returns whether a host that runs `current` needs nothing done to run `wanted`.
+pub(crate) fn is_same(current: &Definition, wanted: &Definition) -> bool {
+    let plain = |definition: &Definition| Definition {
+        engines: definition.engines.iter().map(without_content).collect(),
+        ..definition.clone()
+    };
+    plain(current) == plain(wanted)
+}
+
+/// Weights are the same by recipe; a plan may not know their digest and exact size yet.
+fn without_content(engine: &EngineSpec) -> EngineSpec {
+    let mut engine = engine.clone();
+    engine.weights.digest = None;
+    engine.weights.bytes = crate::units::Bytes::ZERO;
+    engine
+}

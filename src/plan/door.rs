@@ -1,0 +1,171 @@
+//! Who answers at each host's door: the manifest's routes made exact for one host.
+
+use std::collections::BTreeMap;
+
+use crate::generation::{DoorSpec, EngineSpec, Hop, RouteSpec, UpstreamKind, UpstreamSpec};
+use crate::ids::{HostName, ModelName};
+use crate::manifest::{HostSpec, Manifest, Role, RouteMode, RoutePolicy, Via};
+
+/// The engines that every host will run, by host and model.
+pub(crate) type Engines = BTreeMap<HostName, BTreeMap<ModelName, EngineSpec>>;
+
+/// How long a first token may take beyond the time that the prompt itself needs, in
+/// seconds. An engine that has just been restarted answers 503 and is passed over at once, so
+/// this only bounds one that hangs: long enough for a Pi whose SD card pages weights back in
+/// (0.1 GB at 40 MB/s is 3 s), short enough that a person still waits.
+const FIRST_TOKEN_SECONDS: f64 = 15.0;
+
+/// Returns what the router on `host` does.
+pub(crate) fn door(manifest: &Manifest, host: &HostName, engines: &Engines) -> DoorSpec {
+    let mut routes = Vec::new();
+    for model in offered(manifest, host, engines) {
+        let order = order(manifest, host, model, engines);
+        if !order.is_empty() {
+            let overflow_queue = manifest.routes.get(model).and_then(|route| route.overflow_queue);
+            routes.push(RouteSpec {
+                model: model.clone(),
+                order,
+                overflow_queue,
+                first_token_seconds: FIRST_TOKEN_SECONDS,
+            });
+        }
+    }
+    let mut upstreams: BTreeMap<&str, UpstreamSpec> = BTreeMap::new();
+    for hop in routes.iter().flat_map(|route| &route.order) {
+        if let Some(kind) = upstream(manifest, &hop.upstream) {
+            upstreams.insert(&hop.upstream, UpstreamSpec { name: hop.upstream.clone(), kind });
+        }
+    }
+    let upstreams = upstreams.into_values().collect();
+    DoorSpec { port: manifest.serve.port, upstreams, routes }
+}
+
+/// Returns the models that the door of `host` offers, by name.
+fn offered<'a>(manifest: &'a Manifest, host: &HostName, engines: &Engines) -> Vec<&'a ModelName> {
+    let spec = &manifest.hosts[host];
+    let has_route = |model: &ModelName| match manifest.routes.get(model) {
+        Some(route) => route.from.as_ref().is_none_or(|from| from.matches(spec)),
+        None => true,
+    };
+    let is_local = |model: &ModelName| engines.get(host).is_some_and(|own| own.contains_key(model));
+    manifest.models.keys().filter(|model| has_route(model) || is_local(model)).collect()
+}
+
+/// Returns the upstreams for `model` at the door of `host`, first choice first. Those that do not
+/// have the model are left out.
+fn order(manifest: &Manifest, host: &HostName, model: &ModelName, engines: &Engines) -> Vec<Hop> {
+    let route = manifest.routes.get(model);
+    let mode = route.map_or(RouteMode::LocalFirst, |route| route.mode);
+    let mut names = route.map_or_else(|| default_order(manifest, model, engines), |route| route.order.clone());
+    match mode {
+        RouteMode::LocalFirst => {}
+        RouteMode::LocalOnly => names = vec![LOCAL.to_owned()],
+        // stable: within desktops and within the rest the order stays as written
+        RouteMode::DesktopFirst => names.sort_by_key(|name| !is_desktop(manifest, host, name)),
+    }
+    let mut hops: Vec<Hop> = Vec::new();
+    for name in names {
+        // a host is its own `local`, and is never asked through its own door
+        let name = if name == host.as_str() { LOCAL.to_owned() } else { name };
+        if hops.iter().any(|hop| hop.upstream == name) {
+            continue;
+        }
+        if let Some(hop) = hop(manifest, host, model, &name, engines) {
+            hops.push(hop);
+        }
+    }
+    hops
+}
+
+/// The name of a host's own engines in its routes.
+const LOCAL: &str = "local";
+
+fn is_desktop(manifest: &Manifest, host: &HostName, name: &str) -> bool {
+    let name = if name == LOCAL { host.as_str() } else { name };
+    find_host(manifest, name).is_some_and(|(_, spec)| spec.role == Role::Desktop)
+}
+
+fn find_host<'a>(manifest: &'a Manifest, name: &str) -> Option<(&'a HostName, &'a HostSpec)> {
+    manifest.hosts.iter().find(|(host, _)| host.as_str() == name)
+}
+
+/// Without a route in the manifest: the local engine, then every desktop that has the
+/// model, then servers that are not ours. A Pi is not asked to answer for others unless a
+/// route says so.
+fn default_order(manifest: &Manifest, model: &ModelName, engines: &Engines) -> Vec<String> {
+    let has = |host: &HostName| engines.get(host).is_some_and(|own| own.contains_key(model));
+    let desktops =
+        manifest.hosts.iter().filter(|(host, spec)| spec.role == Role::Desktop && has(host)).map(|(host, _)| host);
+    let foreign = manifest.hosts.iter().filter_map(|(host, spec)| match &spec.via {
+        Via::Upstream { models, .. } if models.contains_key(model) => Some(host),
+        _ => None,
+    });
+    let others = desktops.chain(foreign).map(ToString::to_string);
+    std::iter::once(LOCAL.to_owned()).chain(others).collect()
+}
+
+fn hop(
+    manifest: &Manifest,
+    host: &HostName,
+    model: &ModelName,
+    name: &str,
+    engines: &Engines,
+) -> Option<Hop> {
+    if name == LOCAL {
+        let engine = engines.get(host)?.get(model)?;
+        return Some(hop_to_engine(name, model, engine));
+    }
+    let (other, spec) = find_host(manifest, name)?;
+    match &spec.via {
+        Via::Upstream { models, .. } => Some(Hop {
+            upstream: name.to_owned(),
+            model: models.get(model)?.clone(),
+            quant: None,
+            pace: None,
+        }),
+        _ => Some(hop_to_engine(name, model, engines.get(other)?.get(model)?)),
+    }
+}
+
+fn hop_to_engine(upstream: &str, model: &ModelName, engine: &EngineSpec) -> Hop {
+    Hop {
+        upstream: upstream.to_owned(),
+        model: model.to_string(),
+        quant: Some(engine.weights.quant_name().to_owned()),
+        pace: Some(engine.pace),
+    }
+}
+
+fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
+    if name == LOCAL {
+        return Some(UpstreamKind::Local);
+    }
+    let (host, spec) = find_host(manifest, name)?;
+    match &spec.via {
+        Via::Upstream { url, key_env, .. } => {
+            Some(UpstreamKind::Foreign { url: url.clone(), key: key_env.as_ref().map(|_| host.to_string()) })
+        }
+        via => Some(UpstreamKind::Host { url: door_url(via.address()?, manifest.serve.port) }),
+    }
+}
+
+/// Returns the URL of a door, without a path. An IPv6 address gets its brackets.
+pub fn door_url(address: &str, port: u16) -> String {
+    if address.contains(':') { format!("http://[{address}]:{port}") } else { format!("http://{address}:{port}") }
+}
+
+/// Returns whether a route of `manifest` has nobody who could answer it on `host`, for the
+/// plan's problems.
+pub(crate) fn unanswered<'a>(
+    manifest: &'a Manifest,
+    host: &HostName,
+    engines: &Engines,
+) -> Vec<(&'a ModelName, &'a RoutePolicy)> {
+    let spec = &manifest.hosts[host];
+    let is_from = |route: &RoutePolicy| route.from.as_ref().is_none_or(|from| from.matches(spec));
+    manifest
+        .routes
+        .iter()
+        .filter(|(model, route)| is_from(route) && order(manifest, host, model, engines).is_empty())
+        .collect()
+}

@@ -1,0 +1,341 @@
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::choose::{self, Choices};
+use super::door::{Engines, door, unanswered};
+use super::suit::{is_root, suit, supervision};
+use super::types::{Artifact, FORMAT, HostPlan, Plan, Problem, Skipped};
+use super::{diff, waves};
+use crate::catalog::ModelFacts;
+use crate::facts::{HostFacts, Inventory, Supervision};
+use crate::generation::{self, Bundle, Definition, Layout};
+use crate::ids::{Digest, Generation, HostName, ModelName};
+use crate::lock::Lock;
+use crate::manifest::{HostSpec, Manifest, On, Via};
+use crate::unit;
+use crate::units::Bytes;
+
+/// Everything that a plan is made from.
+pub struct Inputs<'a> {
+    /// What the user wants.
+    pub manifest: &'a Manifest,
+    /// What the hosts are.
+    pub inventory: &'a Inventory,
+    /// What the models are, or why that could not be learnt.
+    pub models: &'a BTreeMap<ModelName, Result<ModelFacts, String>>,
+    /// What was decided before.
+    pub lock: &'a Lock,
+    /// The bundles there are.
+    pub bundles: &'a [Bundle],
+    /// The version of the converter whose output hosts will get.
+    pub converter: u32,
+}
+
+/// The shortest time that a host waits for its confirmation, in seconds: the contract's.
+const SHORTEST_DEADLINE: f64 = 120.0;
+
+/// How many times the planned load and probe a host waits for its confirmation.
+const DEADLINE_FACTOR: f64 = 3.0;
+
+/// Tokens that the probe after an activation reads and writes, for the deadline.
+const PROBE_TOKENS: (f64, f64) = (40.0, 16.0);
+
+/// Decides what each host shall run and what must be done for it.
+///
+/// Problems come back beside the plan of what can be done; a plan that has any must not be
+/// carried out unless the user asks for what is possible.
+pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
+    let mut problems = model_problems(inputs);
+    let mut skipped = Vec::new();
+    let mut able: BTreeMap<&HostName, Able<'_>> = BTreeMap::new();
+    for (host, spec) in ours(inputs.manifest) {
+        match inputs.inventory.hosts.get(host) {
+            Some(Ok(facts)) => match suit(&inputs.manifest.fleet, host, spec, facts, inputs.bundles) {
+                Ok(bundle) => {
+                    able.insert(host, Able { spec, facts, bundle });
+                }
+                Err(faults) => problems.extend(faults.into_iter().map(|message| Problem {
+                    host: Some(host.clone()),
+                    model: None,
+                    message,
+                })),
+            },
+            Some(Err(failure)) => {
+                skipped.push(Skipped { host: host.clone(), why: failure.message.clone() });
+            }
+            None => skipped.push(Skipped { host: host.clone(), why: "it was not looked at".to_owned() }),
+        }
+    }
+    let demands = demands(inputs.manifest, &able);
+    let reserved = able.iter().map(|(host, able)| ((*host).clone(), program_bytes(able))).collect();
+    let choices = choose::choose(inputs, &able_facts(&able), &reserved, &demands);
+    problems.extend(choices.problems.iter().cloned());
+
+    let engines = engines_with_content(inputs, &choices);
+    let hosts: Vec<HostPlan> = able
+        .iter()
+        .filter_map(|(host, able)| match host_plan(inputs, host, able, &choices, &engines) {
+            Ok(plan) => Some(plan),
+            Err(message) => {
+                problems.push(Problem { host: Some((*host).clone()), model: None, message });
+                None
+            }
+        })
+        .collect();
+    for host in able.keys() {
+        for (model, _) in unanswered(inputs.manifest, host, &engines) {
+            // a model that could not be placed has its own problem already
+            if problems.iter().all(|problem| problem.model.as_ref() != Some(model)) && skipped.is_empty() {
+                problems.push(Problem {
+                    host: Some((*host).clone()),
+                    model: Some(model.clone()),
+                    message: format!("nobody in the route of {model} can answer on {host}: deploy it on one of them"),
+                });
+            }
+        }
+    }
+    let artifacts = artifacts(inputs, &choices, &engines);
+    problems.extend(disk_problems(inputs, &hosts, &artifacts));
+    let waves = waves::waves(inputs.manifest, inputs.inventory, inputs.bundles, &artifacts, &hosts);
+    let orphans =
+        inputs.lock.hosts.keys().filter(|host| !inputs.manifest.hosts.contains_key(*host)).cloned().collect();
+    let plan = Plan {
+        format: FORMAT,
+        bramble: env!("CARGO_PKG_VERSION").to_owned(),
+        fleet: inputs.manifest.fleet.clone(),
+        inventory: fingerprint(inputs.inventory),
+        artifacts,
+        hosts,
+        waves,
+        skipped,
+        orphans,
+    };
+    (plan, problems)
+}
+
+/// A host that can carry Bramble.
+pub(super) struct Able<'a> {
+    pub(super) spec: &'a HostSpec,
+    pub(super) facts: &'a HostFacts,
+    pub(super) bundle: &'a Bundle,
+}
+
+/// Returns the hosts of the manifest that Bramble is installed on, by name.
+fn ours(manifest: &Manifest) -> impl Iterator<Item = (&HostName, &HostSpec)> {
+    manifest.hosts.iter().filter(|(_, spec)| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. }))
+}
+
+fn able_facts<'a>(able: &BTreeMap<&'a HostName, Able<'a>>) -> BTreeMap<&'a HostName, &'a HostFacts> {
+    able.iter().map(|(host, able)| (*host, able.facts)).collect()
+}
+
+/// Returns the disk that the program needs on a host beside weights: packed and unpacked,
+/// or nothing where it is there already.
+fn program_bytes(able: &Able<'_>) -> Bytes {
+    let is_there =
+        able.facts.installed.as_ref().is_some_and(|installed| installed.programs.contains(&able.bundle.digest));
+    if is_there { Bytes::ZERO } else { able.bundle.bytes + able.bundle.unpacked_bytes }
+}
+
+fn model_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
+    let failed = |(model, facts): (&ModelName, &Result<ModelFacts, String>)| {
+        let message = facts.as_ref().err()?;
+        Some(Problem { host: None, model: Some(model.clone()), message: format!("{model}: {message}") })
+    };
+    inputs.models.iter().filter_map(failed).collect()
+}
+
+/// Returns which models each host shall run.
+fn demands(
+    manifest: &Manifest,
+    able: &BTreeMap<&HostName, Able<'_>>,
+) -> BTreeMap<HostName, BTreeSet<ModelName>> {
+    let mut demands: BTreeMap<HostName, BTreeSet<ModelName>> = BTreeMap::new();
+    for deploy in &manifest.deploy {
+        for (host, able) in able {
+            let is_chosen = match &deploy.on {
+                On::Hosts(names) => names.contains(host),
+                On::Every(selector) | On::Count(_, selector) => selector.matches(able.spec),
+            };
+            if is_chosen {
+                demands.entry((*host).clone()).or_default().insert(deploy.model.clone());
+            }
+        }
+    }
+    demands
+}
+
+/// Returns the chosen engines, with the digests of weights that were made before.
+fn engines_with_content(inputs: &Inputs<'_>, choices: &Choices) -> Engines {
+    let mut engines = choices.engines.clone();
+    for engine in engines.values_mut().flat_map(BTreeMap::values_mut) {
+        if let Some(made) = inputs.lock.made.get(&engine.weights.recipe) {
+            engine.weights.digest = Some(made.digest);
+            engine.weights.bytes = made.bytes;
+        }
+    }
+    engines
+}
+
+fn artifacts(inputs: &Inputs<'_>, choices: &Choices, engines: &Engines) -> Vec<Artifact> {
+    let mut artifacts: BTreeMap<Digest, Artifact> = BTreeMap::new();
+    for engine in engines.values().flat_map(BTreeMap::values) {
+        let id = engine.weights.recipe;
+        if let Some(recipe) = choices.recipes.get(&id) {
+            artifacts.entry(id).or_insert_with(|| Artifact {
+                id,
+                model: engine.model.clone(),
+                recipe: recipe.clone(),
+                digest: inputs.lock.made.get(&id).map(|made| made.digest),
+                bytes: engine.weights.bytes,
+            });
+        }
+    }
+    artifacts.into_values().collect()
+}
+
+fn host_plan(
+    inputs: &Inputs<'_>,
+    host: &HostName,
+    able: &Able<'_>,
+    choices: &Choices,
+    engines: &Engines,
+) -> Result<HostPlan, String> {
+    let definition = Definition {
+        format: generation::FORMAT,
+        fleet: inputs.manifest.fleet.clone(),
+        host: host.clone(),
+        program: able.bundle.program(),
+        engines: engines.get(host).map(|own| own.values().cloned().collect()).unwrap_or_default(),
+        door: door(inputs.manifest, host, engines),
+    };
+    let root = able.spec.dir.clone().unwrap_or_else(|| Layout::DEFAULT_ROOT.to_owned());
+    let supervision = supervision(able.spec, able.facts);
+    let units = match supervision {
+        Supervision::Process => Vec::new(),
+        Supervision::Systemd { .. } => {
+            let chosen = choices.chosen.get(host).map(Vec::as_slice).unwrap_or_default();
+            let setting = unit::Setting {
+                supervision,
+                has_memory_limits: able.facts.memory_cgroup.unwrap_or(false),
+                memory: chosen.iter().map(|chosen| (chosen.model.clone(), chosen.memory)).collect(),
+            };
+            unit::render(&definition, &Layout::new(&root), &setting)
+                .map_err(|error| format!("{host}: the units cannot be written: {error}"))?
+        }
+    };
+    let installed = able.facts.installed.as_ref();
+    let reasons = diff::reasons(installed, &definition);
+    let current = installed.and_then(|installed| installed.current.clone());
+    let newest = installed.and_then(|installed| installed.generations.last().copied());
+    let generation = (!reasons.is_empty()).then(|| newest.map_or(Generation::FIRST, Generation::next));
+    Ok(HostPlan {
+        host: host.clone(),
+        root,
+        is_root: is_root(able.spec, able.facts),
+        supervision,
+        previous: current.as_ref().map(|(number, _)| *number),
+        before: current.map(|(_, definition)| definition),
+        generation,
+        deadline_seconds: deadline(&definition),
+        definition,
+        units,
+        room: choices.rooms.get(host).copied().unwrap_or(Bytes::ZERO),
+        choices: choices.chosen.get(host).cloned().unwrap_or_default(),
+        reasons,
+    })
+}
+
+/// Returns the seconds after which a host goes back by itself: three times the planned load
+/// and probe of all its engines, at least 120.
+fn deadline(definition: &Definition) -> u64 {
+    let planned: f64 = definition
+        .engines
+        .iter()
+        .map(|engine| {
+            let pace = &engine.pace;
+            let per_token = |speed: f64| if speed > 0.0 { 1.0 / speed } else { 10.0 };
+            pace.load_seconds
+                + PROBE_TOKENS.0 * per_token(pace.prompt.0)
+                + PROBE_TOKENS.1 * per_token(pace.answer.0)
+        })
+        .sum();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and far below 2^63")]
+    let seconds = (planned * DEADLINE_FACTOR).clamp(SHORTEST_DEADLINE, 86_400.0).ceil() as u64;
+    seconds
+}
+
+/// Room that must stay free on a host's filesystem: 5 %, at least 256 MiB. A full card
+/// keeps a host from booting, and logs and updates of the system need theirs.
+fn disk_margin(total: Bytes) -> Bytes {
+    Bytes((total.0 / 20).max(Bytes::mib(256).0))
+}
+
+/// Returns a problem for each host whose disk cannot take what is new beside what is there.
+fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for host in hosts.iter().filter(|host| host.generation.is_some()) {
+        let Some(Ok(facts)) = inputs.inventory.hosts.get(&host.host) else { continue };
+        let Some(disk) = &facts.disk else { continue };
+        let installed = facts.installed.as_ref();
+        let mut needed = Bytes::ZERO;
+        let mut parts = Vec::new();
+        let wanted: BTreeSet<Digest> =
+            host.definition.engines.iter().map(|engine| engine.weights.recipe).collect();
+        for artifact in artifacts.iter().filter(|artifact| wanted.contains(&artifact.id)) {
+            let is_there = |digest| installed.is_some_and(|installed| installed.blobs.contains_key(&digest));
+            if !artifact.digest.is_some_and(is_there) {
+                let arrived = artifact.digest.and_then(|digest| installed?.partials.get(&digest).copied());
+                needed += artifact.bytes - arrived.unwrap_or(Bytes::ZERO);
+                parts.push(format!("{} for {}", artifact.bytes, artifact.model));
+            }
+        }
+        let program = &host.definition.program.digest;
+        if let Some(bundle) = inputs.bundles.iter().find(|bundle| bundle.digest == *program)
+            && !installed.is_some_and(|installed| installed.programs.contains(program))
+        {
+            let bytes = bundle.bytes + bundle.unpacked_bytes;
+            needed += bytes;
+            parts.push(format!("{bytes} for the program"));
+        }
+        let margin = disk_margin(disk.total);
+        if needed + margin > disk.free {
+            problems.push(Problem {
+                host: Some(host.host.clone()),
+                model: None,
+                message: format!(
+                    "{} needs {needed} on disk ({}) and {margin} to spare, and {} has {} free: free {} there, or set `dir` to a larger disk",
+                    host.host,
+                    parts.join(", "),
+                    disk.path,
+                    disk.free,
+                    needed + margin - disk.free,
+                ),
+            });
+        }
+    }
+    problems
+}
+
+/// Returns the name of the hosts' state that a plan depends on: what is installed, and what
+/// a host is; free memory and disk, which change by themselves, are left out.
+pub fn fingerprint(inventory: &Inventory) -> Digest {
+    let state: BTreeMap<&HostName, serde_json::Value> = inventory
+        .hosts
+        .iter()
+        .map(|(host, facts)| {
+            let value = match facts {
+                Ok(facts) => serde_json::json!([
+                    facts.machine,
+                    facts.board_name,
+                    facts.memory.total,
+                    facts.privilege,
+                    facts.installed.as_ref().map(|installed| (&installed.current, installed.pending, &installed.generations)),
+                ]),
+                Err(_) => serde_json::Value::Null,
+            };
+            (host, value)
+        })
+        .collect();
+    // maps with text keys always become JSON
+    Digest::of(serde_json::to_string(&state).unwrap_or_default().as_bytes())
+}

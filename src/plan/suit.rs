@@ -1,0 +1,75 @@
+//! Whether a host can carry Bramble at all, before any model is considered.
+
+use crate::facts::{HostFacts, Privilege, Supervision};
+use crate::generation::Bundle;
+use crate::ids::{FleetName, HostName};
+use crate::manifest::HostSpec;
+
+/// Returns the bundle for a host, or every reason why it cannot be one of the fleet.
+pub(crate) fn suit<'a>(
+    fleet: &FleetName,
+    host: &HostName,
+    spec: &HostSpec,
+    facts: &HostFacts,
+    bundles: &'a [Bundle],
+) -> Result<&'a Bundle, Vec<String>> {
+    let mut faults = Vec::new();
+    if facts.userland_bits == Some(32) {
+        faults.push(format!(
+            "{host} runs a 32-bit userland, for which llama.cpp is not built: install the 64-bit Raspberry Pi OS"
+        ));
+    }
+    if is_root(spec, facts) && facts.privilege == Privilege::None {
+        faults.push(format!(
+            "{host} does not let the login become root: let it use sudo without a password, or log in as root"
+        ));
+    }
+    if let Some(installed) = &facts.installed
+        && let Some((_, definition)) = &installed.current
+        && definition.fleet != *fleet
+    {
+        faults.push(format!(
+            "{host} belongs to the fleet {}: take it off there first (`bramble remove {host}` with that fleet's manifest)",
+            definition.fleet
+        ));
+    }
+    let bundle = bundles.iter().find(|bundle| bundle.machine == facts.machine);
+    match (bundle, facts.glibc) {
+        (None, _) => {
+            let there: Vec<&str> = bundles.iter().map(|bundle| bundle.machine.as_str()).collect();
+            let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            faults.push(format!(
+                "{host} is a {} machine, and there is no bundle for that (there is {there}): make one with scripts/bundle",
+                facts.machine
+            ));
+        }
+        (Some(bundle), Some(glibc)) if bundle.glibc_version().is_some_and(|wanted| wanted > glibc) => {
+            faults.push(format!(
+                "{host} has glibc {}.{}, and the bundle for {} needs {}: build the bundle on an older system, or update the host",
+                glibc.0, glibc.1, bundle.target, bundle.glibc
+            ));
+        }
+        (Some(_), _) => {}
+    }
+    match bundle {
+        Some(bundle) if faults.is_empty() => Ok(bundle),
+        _ => Err(faults),
+    }
+}
+
+/// Returns whether our programs on a host run as root: always under systemd, whose units lie
+/// outside our folder; without it only in a folder that no login owns.
+pub fn is_root(spec: &HostSpec, facts: &HostFacts) -> bool {
+    match supervision(spec, facts) {
+        Supervision::Systemd { .. } => true,
+        Supervision::Process => spec.dir.is_none(),
+    }
+}
+
+/// Returns what supervises services on a host: what the manifest says, else what is there.
+pub(crate) fn supervision(spec: &HostSpec, facts: &HostFacts) -> Supervision {
+    match spec.supervisor {
+        crate::manifest::Supervisor::Auto | crate::manifest::Supervisor::Systemd => facts.supervision,
+        crate::manifest::Supervisor::Process => Supervision::Process,
+    }
+}

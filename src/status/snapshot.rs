@@ -1,0 +1,89 @@
+use serde::{Deserialize, Serialize};
+
+use crate::ids::{Generation, HostName, ModelName};
+
+/// The whole fleet at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The hosts of the manifest and the orphans, by name.
+    pub hosts: Vec<HostStatus>,
+}
+
+impl Snapshot {
+    /// Adds hosts that left the manifest and were not looked at.
+    pub fn add_orphans(&mut self, orphans: &[HostName]) {
+        let orphan = |host: &HostName| HostStatus {
+            host: host.clone(),
+            is_orphan: true,
+            reach: Reach::NotAsked,
+            machine: None,
+            generation: None,
+            pending: None,
+            door: DoorState::Unknown,
+            models: Vec::new(),
+            drift: Vec::new(),
+        };
+        self.hosts.extend(orphans.iter().map(orphan));
+    }
+}
+
+/// One host at one moment.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// The host.
+    pub host: HostName,
+    /// Whether the manifest still names it.
+    pub is_orphan: bool,
+    /// Whether it could be looked at.
+    pub reach: Reach,
+    /// The board or the machine, for people.
+    pub machine: Option<String>,
+    /// The generation in force.
+    pub generation: Option<Generation>,
+    /// A generation that was activated and not confirmed yet.
+    pub pending: Option<Generation>,
+    /// Whether its door answers.
+    pub door: DoorState,
+    /// Its models.
+    pub models: Vec<ModelStatus>,
+    /// What is not as it was applied, a sentence each.
+    pub drift: Vec<String>,
+}
+
+/// Whether a host could be looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reach", rename_all = "snake_case")]
+pub enum Reach {
+    /// Over its connection.
+    Reached,
+    /// It could not be.
+    Failed {
+        /// Why, with the next move.
+        why: String,
+    },
+    /// It was not asked.
+    NotAsked,
+}
+
+/// Whether a door answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DoorState {
+    /// It answers.
+    Open,
+    /// It does not.
+    Closed,
+    /// There is none, or it was not asked.
+    Unknown,
+}
+
+/// One model on one host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// The model.
+    pub model: ModelName,
+    /// The quant's name.
+    pub quant: String,
+    /// The state of its engine, in a word: `running`, `starting`, `failed`, `stopped`, `unknown`.
+    pub state: String,
+}

@@ -1,0 +1,191 @@
+use std::fmt::Write as _;
+
+use super::{Style, Table, count};
+use crate::generation::{Definition, EngineSpec, RouteSpec};
+use crate::plan::{Action, HostPlan, Plan, Problem};
+use crate::units::Bytes;
+
+/// Returns the plan as a page: hosts with their changes, what was left out, what is wrong.
+pub fn plan(plan: &Plan, problems: &[Problem], style: Style) -> String {
+    let mut text = String::new();
+    for host in &plan.hosts {
+        text.push_str(&host_block(host, style));
+    }
+    for skipped in &plan.skipped {
+        let _ = writeln!(text, "{} {}: left out: {}\n", style.warn("!"), style.bold(skipped.host.as_str()), skipped.why);
+    }
+    for orphan in &plan.orphans {
+        let _ = writeln!(
+            text,
+            "{} {}: no longer in the manifest and still serving; `bramble remove {orphan}` ends that\n",
+            style.warn("!"),
+            style.bold(orphan.as_str()),
+        );
+    }
+    for problem in problems {
+        let _ = writeln!(text, "{} {}\n", style.bad("refused:"), problem.message);
+    }
+    text.push_str(&totals(plan, problems));
+    text
+}
+
+fn host_block(host: &HostPlan, style: Style) -> String {
+    let name = style.bold(host.host.as_str());
+    let mut text = match (host.generation, host.previous) {
+        (None, Some(now)) => {
+            return format!("  {name}  generation {now}, nothing to do\n{}\n", choices(host, style));
+        }
+        (None, None) => return format!("  {name}  nothing to run\n\n"),
+        (Some(new), None) => format!("{} {name}  generation {new} (first)\n", style.good("+")),
+        (Some(new), Some(old)) => format!("{} {name}  generation {old} -> {new}\n", style.warn("~")),
+    };
+    for reason in &host.reasons {
+        let _ = writeln!(text, "      {}", style.dim(reason));
+    }
+    for line in changes(host.before.as_ref(), &host.definition, style) {
+        let _ = writeln!(text, "    {line}");
+    }
+    text.push_str(&choices(host, style));
+    text.push('\n');
+    text
+}
+
+fn choices(host: &HostPlan, style: Style) -> String {
+    if host.choices.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["MODEL", "QUANT", "FILE", "MEMORY", "SPEED"]);
+    for chosen in &host.choices {
+        table.row([
+            chosen.model.to_string(),
+            chosen.quant.clone(),
+            chosen.file.to_string(),
+            format!("{} of {}", chosen.memory, host.room),
+            chosen.speed.clone(),
+        ]);
+    }
+    let mut text = table.render(6);
+    for chosen in &host.choices {
+        let _ = writeln!(text, "      {}", style.dim(&format!("{}: {}", chosen.model, chosen.why)));
+    }
+    text
+}
+
+/// Returns one line for each thing that is added, changed or removed.
+fn changes(before: Option<&Definition>, after: &Definition, style: Style) -> Vec<String> {
+    let mut lines = Vec::new();
+    let old_engines: &[EngineSpec] = before.map_or(&[], |before| &before.engines);
+    for engine in &after.engines {
+        match old_engines.iter().find(|old| old.model == engine.model) {
+            None => lines.push(format!("{} engine {}", style.good("+"), describe(engine))),
+            Some(old) => {
+                let (was, is) = (describe(old), describe(engine));
+                if was != is {
+                    lines.push(format!("{} engine {was} -> {is}", style.warn("~")));
+                }
+            }
+        }
+    }
+    for old in old_engines {
+        if after.engines.iter().all(|engine| engine.model != old.model) {
+            lines.push(format!("{} engine {}", style.bad("-"), describe(old)));
+        }
+    }
+    let old_routes: &[RouteSpec] = before.map_or(&[], |before| &before.door.routes);
+    for route in &after.door.routes {
+        match old_routes.iter().find(|old| old.model == route.model) {
+            None => lines.push(format!("{} route  {}", style.good("+"), describe_route(route))),
+            Some(old) if describe_route(old) != describe_route(route) => {
+                let line = format!("route  {} -> {}", describe_route(old), describe_route(route));
+                lines.push(format!("{} {line}", style.warn("~")));
+            }
+            Some(_) => {}
+        }
+    }
+    for old in old_routes {
+        if after.door.routes.iter().all(|route| route.model != old.model) {
+            lines.push(format!("{} route  {}", style.bad("-"), describe_route(old)));
+        }
+    }
+    match before {
+        Some(before) if before.door.port != after.door.port => {
+            lines.push(format!("{} port   {} -> {}", style.warn("~"), before.door.port, after.door.port));
+        }
+        _ => {}
+    }
+    match before {
+        Some(before) if before.program != after.program => lines.push(format!(
+            "{} program {} ({}) -> {} ({})",
+            style.warn("~"),
+            before.program.version,
+            before.program.digest.short(),
+            after.program.version,
+            after.program.digest.short()
+        )),
+        Some(_) => {}
+        None => lines.push(format!(
+            "{} program {} ({})",
+            style.good("+"),
+            after.program.version,
+            after.program.digest.short()
+        )),
+    }
+    lines
+}
+
+fn describe(engine: &EngineSpec) -> String {
+    format!(
+        "{} {} (context {}, {})",
+        engine.model,
+        engine.weights.quant_name(),
+        engine.context,
+        count(engine.slots as usize, "slot")
+    )
+}
+
+fn describe_route(route: &RouteSpec) -> String {
+    let hops: Vec<&str> = route.order.iter().map(|hop| hop.upstream.as_str()).collect();
+    let overflow = route.overflow_queue.map(|n| format!(", on at queue > {n}")).unwrap_or_default();
+    format!("{}: {}{overflow}", route.model, hops.join(" then "))
+}
+
+fn totals(plan: &Plan, problems: &[Problem]) -> String {
+    let changed = plan.hosts.iter().filter(|host| host.generation.is_some()).count();
+    if !problems.is_empty() {
+        return format!("Refused: {}. Nothing was changed.\n", count(problems.len(), "problem"));
+    }
+    if plan.is_empty() {
+        return match plan.skipped.len() {
+            0 => "Nothing to do.\n".to_owned(),
+            n => format!("Nothing to do on the hosts that answer; {} left out.\n", count(n, "host")),
+        };
+    }
+    let mut fetch = Bytes::ZERO;
+    let mut push = Bytes::ZERO;
+    let mut converts = 0;
+    for step in plan.steps() {
+        match &step.action {
+            Action::Fetch { bytes, .. } => fetch += *bytes,
+            Action::Push { bytes, .. } | Action::PushProgram { bytes, .. } => push += *bytes,
+            Action::Quantize { .. } => converts += 1,
+            Action::Convert { .. }
+            | Action::Install { .. }
+            | Action::Activate { .. }
+            | Action::Prune => {}
+        }
+    }
+    let mut parts = vec![format!("{} to change", count(changed, "host"))];
+    if fetch > Bytes::ZERO {
+        parts.push(format!("{fetch} to fetch"));
+    }
+    if converts > 0 {
+        parts.push(format!("{} to quantize", count(converts, "file")));
+    }
+    if push > Bytes::ZERO {
+        parts.push(format!("{push} to push"));
+    }
+    if !plan.skipped.is_empty() {
+        parts.push(format!("{} left out", count(plan.skipped.len(), "host")));
+    }
+    format!("Plan: {}.\n", parts.join(", "))
+}

@@ -1,0 +1,86 @@
+# What the stories use; sourced by tests/e2e/run after scripts/lib.sh.
+# shellcheck shell=bash
+
+export LAB_NET=${LAB_NET:-e2e} LAB_SUBNET=${LAB_SUBNET:-10.76.0}
+lab=$repository/tests/lab/lab
+work=
+
+# Brings up kitchen (a Pi 5 with 8 GB), shed (a Pi 4 with 1 GB, 220 MiB of it free) and the hub.
+fleet_up() {
+    work=$(mktemp -d /tmp/bramble-e2e.XXXXXX)
+    "$lab" down
+    "$lab" up ct kitchen shed
+    "$lab" look kitchen pi5-8gb
+    "$lab" look shed pi4-1gb-220mib
+    "$lab" known >"$work/known_hosts"
+    start_agent "$("$lab" key)"
+    start_hub_double "$LAB_NET" "$(checkpoint_hub)" "$work/hub"
+    export BRAMBLE_KNOWN_HOSTS=$work/known_hosts HF_ENDPOINT=$hub_url
+    export XDG_STATE_HOME=$work/state BRAMBLE_BUNDLES=${BRAMBLE_DIST:-$repository/dist}/bundles
+    mkdir "$work/fleet"
+    manifest >"$work/fleet/fleet.yaml"
+    cd "$work/fleet"
+}
+
+fleet_down() {
+    "$lab" exec "$bramble" remove --all --yes >/dev/null 2>&1 || true
+    stop_hub_double
+    stop_agent
+    "$lab" down
+    rm -rf "$work"
+}
+
+# The manifest that the stories begin with and come back to.
+manifest() {
+    cat <<END
+bramble: 1
+fleet: stories
+defaults: { ssh: { user: pi } }
+serve: { port: 8080, tls: off }
+models:
+  chat: { source: "hf:HuggingFaceTB/SmolLM2-135M-Instruct", context: 1024 }
+hosts:
+  kitchen: { address: $("$lab" ip kitchen) }
+  shed: { address: $("$lab" ip shed) }
+  desk: { address: $LAB_SUBNET.1, connect: local, role: desktop, supervisor: process, dir: $work/desk }
+deploy:
+  - { model: chat, on: { role: pi } }
+  - { model: chat, on: desk }
+routes:
+  chat: { order: [local, desk] }
+END
+}
+
+# bramble, inside the network of the hosts. The cache is shared with other runs, the keys are not.
+b() { "$lab" exec "$bramble" "$@"; }
+
+# run EXIT WORDS...: runs bramble, wants that exit code, keeps what it said in $said.
+run() {
+    local want=$1 got=0
+    shift
+    said=$(b "$@" 2>&1) || got=$?
+    printf '$ bramble %s\n%s\n[%s]\n' "$*" "$said" "$got"
+    [ "$got" = "$want" ] || die "bramble $* ended with $got, not $want"
+}
+
+# says TEXT: the last run said this.
+says() { [[ $said == *"$1"* ]] || die "it did not say: $1"; }
+says_not() { [[ $said != *"$1"* ]] || die "it said: $1"; }
+
+# edit SED-EXPRESSION: changes the manifest and shows what changed.
+edit() {
+    sed -i.before -e "$1" fleet.yaml
+    if cmp -s fleet.yaml.before fleet.yaml; then die "the manifest did not change: $1"; fi
+}
+restore_manifest() { manifest >fleet.yaml; }
+
+# generation HOST: the number in force there.
+generation() {
+    case $1 in
+    desk) basename "$(readlink -f "$work/desk/current")" ;;
+    *) basename "$("$lab" ssh "$1" readlink -f /var/lib/bramble/current)" ;;
+    esac
+}
+
+# on HOST CMD...: as root on a host.
+on() { "$lab" ssh "$@"; }

@@ -1,0 +1,33 @@
+# From a manifest to an answer: nothing is on the hosts, and at the end both answer.
+# shellcheck shell=bash
+run 0 check
+run 2 plan --exit-code
+says "+ kitchen"
+says "Raspberry" || true
+run 3 apply </dev/null # nobody to ask, and no --yes
+says "nothing was changed"
+on kitchen test ! -e /var/lib/bramble
+run 0 apply --yes
+says "Applied: 3 hosts"
+says "shown this once"
+
+# the quants differ, for the reason that the plan prints
+run 0 plan
+says "Nothing to do"
+large=$(b plan --json | jq -r '.plan.hosts[] | select(.host == "kitchen") | .choices[0].quant')
+small=$(b plan --json | jq -r '.plan.hosts[] | select(.host == "shed") | .choices[0].quant')
+[ "$large" = Q8_0 ] || die "the large host got $large"
+[ "$small" != "$large" ] || die "both hosts got $small"
+b plan | grep -q "shed.*220 MiB\|of .* MiB" || die "the plan does not say what there is room for"
+
+for host in kitchen shed; do
+    run 0 chat "$host" 'What is the capital of France?'
+    says Paris
+    says "answered by $host"
+done
+# only the hosts' own units, and none runs as root
+on kitchen systemctl is-active bramble-route bramble-engine-chat
+[ "$(on kitchen ps -o user= -C brambled | sort -u)" = bramble ] || die "brambled does not run as bramble"
+# a client without a key gets nothing
+code=$("$lab" exec curl -s -o /dev/null -w '%{http_code}' "http://$("$lab" ip kitchen):8080/v1/models")
+[ "$code" = 401 ] || die "without a key the door answered $code"

@@ -1,0 +1,30 @@
+# The operator is killed in the middle of a push: what serves goes on serving, and the next apply
+# sends only the rest.
+# shellcheck shell=bash
+before=$(generation kitchen)
+edit 's/, context: 1024/, context: 1024, quant: F16/; s/on: { role: pi }/on: kitchen/'
+"$lab" rate kitchen 160mbit
+b apply --yes >killed.log 2>&1 &
+operator=$!
+partial() { on kitchen sh -c 'cat /var/lib/bramble/partial/* 2>/dev/null | wc -c'; }
+for _ in $(seq 600); do
+    [ "$(partial)" -gt 20000000 ] && break
+    kill -0 $operator 2>/dev/null || break
+done
+[ "$(partial)" -gt 20000000 ] || { cat killed.log; die "the push was never seen"; }
+# the operator itself, not only the shell around it
+pkill -KILL -P $operator bramble 2>/dev/null || kill -KILL $operator
+wait $operator || true
+[ "$(generation kitchen)" = "$before" ] || die "kitchen was changed"
+run 0 chat kitchen 'What is the capital of France?'
+says "answered by kitchen"
+"$lab" rate kitchen max
+kept=$(partial)
+[ "$kept" -gt 0 ] || die "nothing was kept"
+sent=$(b apply --yes --json | jq '.hosts.kitchen.bytes_sent')
+whole=$(on kitchen sh -c 'stat -L -c %s /var/lib/bramble/current/models/chat.gguf')
+[ "$sent" -le $((whole - 20000000)) ] || die "$sent of $whole bytes were sent again"
+run 0 chat kitchen 'What is the capital of France?'
+says F16
+restore_manifest
+run 0 apply --yes

@@ -1,0 +1,17 @@
+# A new generation whose engine cannot start: the host goes back by itself, and the old one serves.
+# shellcheck shell=bash
+before=$(generation kitchen) others="$(generation shed) $(generation desk)"
+on kitchen cp -L /var/lib/bramble/current/models/chat.gguf /tmp/chat.gguf
+"$lab" ssh kitchen cat /tmp/chat.gguf >whole.gguf
+# the header is right, and the weights end too early
+head -c 60000000 whole.gguf >broken.gguf
+edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/broken.gguf|; s/on: { role: pi }/on: kitchen/; /model: chat, on: desk/d; s/\[local, desk\]/[local]/"
+run 1 apply --yes
+says "kitchen"
+says "went back to generation $before"
+[ "$(generation kitchen)" = "$before" ] || die "kitchen is at $(generation kitchen)"
+run 0 chat kitchen 'What is the capital of France?'
+says "answered by kitchen"
+[ "$(generation shed) $(generation desk)" = "$others" ] || die "others were changed after the first host failed"
+restore_manifest
+run 0 apply --yes
