@@ -216,6 +216,25 @@ mod tests {
         assert!(bad(&head(1, &[string("k"), 9u32.to_le_bytes().into(), nested].concat()), size));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_ask_for_too_much(
+            at in 0usize..200, junk in proptest::collection::vec(proptest::num::u8::ANY, 0..64), size in 0u64..1 << 41,
+        ) {
+            let mut bytes = sample(true);
+            let at = at.min(bytes.len());
+            let end = (at + junk.len()).min(bytes.len());
+            bytes.splice(at..end, junk);
+            for (scan, max) in [(gguf(&bytes, Bytes(size)), GGUF_MAX), (safetensors(&bytes, Bytes(size)), SAFETENSORS_MAX + 8)] {
+                match scan {
+                    Scan::More(need) => proptest::prop_assert!(need > bytes.len() as u64 && need <= max.min(size)),
+                    Scan::Whole { bytes: whole, .. } => proptest::prop_assert!(whole <= bytes.len() as u64),
+                    Scan::Bad(why) => proptest::prop_assert!(!why.is_empty()),
+                }
+            }
+        }
+    }
+
     #[test]
     fn the_length_of_a_safetensors_header_is_bounded() {
         let file = Bytes(1 << 30);

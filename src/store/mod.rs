@@ -132,7 +132,9 @@ impl Store {
         }
         // a symlink is never linked itself: its target is
         let real = fs::canonicalize(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-        if fs::hard_link(&real, self.path(digest)).is_ok() {
+        // theirs may still be on its way to the disk
+        let is_durable = fs::File::open(&real).and_then(|file| file.sync_all()).is_ok();
+        if is_durable && fs::hard_link(&real, self.path(digest)).is_ok() {
             write::sync_folder(&self.blobs())
                 .map_err(|source| Error::Seal { path: self.path(digest), source })?;
             return Ok(true);
