@@ -121,7 +121,9 @@ pub struct Serving {
 pub struct Estimate {
     /// Memory that has to be there, by part.
     pub parts: Parts,
-    /// The most that it holds at any moment, loading included. What has to fit.
+    /// What it holds while the weights come in.
+    pub loading: Bytes,
+    /// The most that it holds at any moment. What has to fit.
     pub need: Bytes,
     /// Pages of the file that are mapped and not needed again; they may be dropped.
     pub evictable: Bytes,
@@ -129,6 +131,17 @@ pub struct Estimate {
     pub file: Bytes,
     /// How fast it is.
     pub speed: Speed,
+}
+
+impl Estimate {
+    /// Returns the estimate of the same weights served as `serving`, which differs from
+    /// the one that this is for in the micro-batch only.
+    #[must_use]
+    pub fn with_micro_batch(mut self, model: &ModelFacts, serving: &Serving) -> Self {
+        self.parts.compute = memory::compute(model, serving);
+        self.need = self.parts.total().max(self.loading);
+        self
+    }
 }
 
 /// Estimates `candidate` on `host`, served as `serving` says.
@@ -140,6 +153,7 @@ pub fn footprint(model: &ModelFacts, candidate: &Candidate, serving: &Serving, h
     let file = candidate.file(model);
     Estimate {
         parts: memory.parts,
+        loading: memory.loading,
         need: memory.parts.total().max(memory.loading),
         evictable: memory.evictable,
         file,

@@ -32,7 +32,7 @@ pub enum LossBasis {
 
 impl Loss {
     /// Two losses closer than this part of the smaller one count as equal. The figure of
-    /// one mix differs this much with the data it is measured with (Q4_K_M with and
+    /// one mix differs this much with the data it is measured with (`Q4_K_M` with and
     /// without an importance matrix: 0.0282 and 0.0313).
     pub const ERROR: f64 = 0.1;
 
@@ -101,7 +101,7 @@ fn of_type(tensor_type: &str) -> Option<f64> {
 /// Returns the type that the mix meant a tensor to have: types with blocks of 256 need
 /// rows that are multiples of it, and fall back to others where rows are not
 /// (`llama-quant.cpp`, `tensor_type_fallback`).
-fn meant<'a>(tensor: &'a Tensor, quant: Quant) -> &'a str {
+fn meant(tensor: &Tensor, quant: Quant) -> &str {
     let is_narrow = tensor.shape.first().is_some_and(|row| row % 256 != 0);
     let has = tensor.tensor_type.as_str();
     if !is_narrow || has == quant.name() {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::fits_layout;
+use super::memory::Layouts;
 use super::{Candidate, Serving, Tensor};
 use crate::catalog::ModelFacts;
 use crate::facts::{HostFacts, Rates};
@@ -110,7 +110,7 @@ pub(super) fn of(
     file: Bytes,
     repacked: Bytes,
 ) -> Speed {
-    let rates = Rates::of(host);
+    let (rates, layouts) = (Rates::of(host), Layouts::of(host));
     let layers = f64::from(model.layers);
 
     // every weight is read once for each token, but for the rows of an embedding
@@ -140,7 +140,7 @@ pub(super) fn of(
         .iter()
         .filter(is_computed)
         .map(|tensor| {
-            let is_repacked = serving.repack && fits_layout(tensor, host);
+            let is_repacked = serving.repack && layouts.has(tensor);
             2.0 * tensor.elements() as f64 / rates.prefill(&tensor.tensor_type, is_repacked)
         })
         .sum();

@@ -144,7 +144,7 @@ fn type_of(shape: &TensorShape, quant: Quant, model: &ModelFacts) -> &'static st
                 "Q6_K"
             }
         }
-        ("attn_v", Q::Q4KM | Q::Q5KM) | ("ffn_down", Q::Q4KM | Q::Q5KM) if more => "Q6_K",
+        ("attn_v" | "ffn_down", Q::Q4KM | Q::Q5KM) if more => "Q6_K",
         ("attn_v", Q::Q4KS) if layer < 4 => "Q5_K",
         ("ffn_down", Q::Q4KS) if layer < n / 8 => "Q5_K",
         ("attn_v", Q::Q3KM) if layer < 2 => "Q5_K",
@@ -155,7 +155,7 @@ fn type_of(shape: &TensorShape, quant: Quant, model: &ModelFacts) -> &'static st
         ("attn_v" | "ffn_down" | "attn_output", Q::Q2K) => "Q3_K",
         _ => base,
     };
-    if shape.shape[0] % block(wanted).0 == 0 {
+    if shape.shape[0].is_multiple_of(block(wanted).0) {
         return wanted;
     }
     match wanted {

@@ -2,7 +2,9 @@ use proptest::prelude::*;
 
 use super::testing::*;
 use super::*;
+use crate::catalog::Stored;
 use crate::facts::planned;
+use crate::units::TokensPerSec;
 
 fn serving(context: u32, slots: u32, micro_batch: u32) -> Serving {
     Serving { context, slots, threads: 4, micro_batch, load: LoadMode::Mmap, repack: false }
@@ -125,7 +127,26 @@ fn repacked_buffers_are_those_of_the_published_log_of_gemma_2_2b() {
     assert!(close(parts.weights, 500.32), "{}", parts.weights.as_mib());
 }
 
-use crate::catalog::Stored;
+#[test]
+fn a_real_engine_held_no_more_than_estimated_and_not_much_less() {
+    // VmRSS in KiB of an engine that answered a prompt of most of its context: SmolLM2-135M
+    // Q4_1 on x86_64, which does not repack that type
+    let cases = [
+        (1024, 1, 64, LoadMode::Mmap, 153_056),
+        (1024, 1, 512, LoadMode::Mmap, 165_372),
+        (4096, 1, 64, LoadMode::Mmap, 222_232),
+        (1024, 1, 64, LoadMode::Read, 153_000),
+        (1024, 4, 64, LoadMode::Mmap, 223_544),
+    ];
+    let smol = model(SMOLLM2_135M);
+    let host = planned("pi4-1gb").unwrap();
+    for (context, slots, micro_batch, load, real) in cases {
+        let serving = Serving { load, ..serving(context, slots, micro_batch) };
+        let need = footprint(&smol, &candidate(&smol, Quant::Q4_1), &serving, &host).need;
+        let over = need.0 as f64 / f64::from(real * 1024) - 1.0;
+        assert!((0.0..0.06).contains(&over), "{need} for {real} KiB");
+    }
+}
 
 #[test]
 fn a_pi_5_that_maps_holds_weights_twice_and_one_that_reads_does_not() {
@@ -214,17 +235,15 @@ fn a_figure_measured_on_the_host_beats_the_formula() {
     let llama = model(LLAMA32_1B);
     let host = planned("pi4-4gb").unwrap();
     let speed = footprint(&llama, &candidate(&llama, Quant::Q4KM), &serving(4096, 1, 512), &host).speed;
-    let measured = speed.measured(TokensPerSec(speed.prompt.expected.0 / 2.0), TokensPerSec(3.14159));
+    let measured = speed.measured(TokensPerSec(speed.prompt.expected.0 / 2.0), TokensPerSec(3.16228));
     assert_eq!(
         (measured.basis, measured.answer.low, measured.pace().answer),
-        (Basis::Measured, TokensPerSec(3.14159), TokensPerSec(3.1))
+        (Basis::Measured, TokensPerSec(3.16228), TokensPerSec(3.2))
     );
     let ratio = measured.first_token_seconds(512) / speed.first_token_seconds(512);
     assert!((ratio - 2.0).abs() < 0.02, "{ratio}");
     assert!(speed.first_token_seconds(2000) > 4.0 * speed.first_token_seconds(500));
 }
-
-use crate::units::TokensPerSec;
 
 #[test]
 fn losses_are_ranked_by_the_types_that_tensors_really_get() {

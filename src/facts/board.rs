@@ -38,7 +38,7 @@ impl Board {
 /// and MiB of it that a Lite system leaves available.
 ///
 /// `MemTotal` is measured for pi4-1gb (sbc-bench 3OBF), pi4-2gb, pi4-4gb (llama.cpp
-/// issue 58), pi5-4gb (sbc-bench Au3jaA) and pi5-16gb (8-NK), the others are estimates.
+/// issue 58), pi5-4gb (sbc-bench `Au3jaA`) and pi5-16gb (8-NK), the others are estimates.
 /// What is available is `MemTotal` less what Lite systems were seen to use and a reserve;
 /// no Pi was measured for it yet.
 const PLANNED: &[(&str, Board, u64, u64)] = &[

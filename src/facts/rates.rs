@@ -92,10 +92,10 @@ static PI4: Table = Table {
 
 /// BCM2712, four Cortex-A76. Decode: the median over published hosts (Ollama and
 /// llama.cpp, 1B to 14B); per type nothing is known. `layer_slow` is from the fit to one
-/// slow host (17 runs, `R / 9.33 + 0.712 ms * L`). Prompts: Q4_K the median of that host,
-/// Q8_0 its one run; Q5_K and Q6_K from llama.cpp PR 19356 and 19360 (LFM2-700M), before
-/// and after; Q5_0 from Gemma-3-1B, whose narrow rows fall back to it. Q4_0 and `IQ4_NL`
-/// stand at Q4_K's rate, which their kernels resemble; the rest at Pi 4's ratio to Q4_K.
+/// slow host (17 runs, `R / 9.33 + 0.712 ms * L`). Prompts: `Q4_K` the median of that host,
+/// `Q8_0` its one run; `Q5_K` and `Q6_K` from llama.cpp PR 19356 and 19360 (LFM2-700M), before
+/// and after; `Q5_0` from Gemma-3-1B, whose narrow rows fall back to it. `Q4_0` and `IQ4_NL`
+/// stand at `Q4_K`'s rate, which their kernels resemble; the rest at Pi 4's ratio to `Q4_K`.
 static PI5: Table = Table {
     decode: &[],
     decode_other: 9.3,

@@ -41,17 +41,18 @@ impl<'a> Candid<'a> {
         let repacked = is_repacking(model, candidate, host).then_some((LoadMode::Read, true));
         let ways = repacked.into_iter().chain([(LoadMode::Mmap, false)]);
         let servings = ways.flat_map(|(load, repack)| {
-            MICRO_BATCHES.map(|micro_batch| Serving {
+            let serving = |micro_batch| Serving {
                 context: want.context,
                 slots: want.slots,
                 threads: host.cpu.cores.max(1),
                 micro_batch,
                 load,
                 repack,
-            })
+            };
+            let estimate = footprint(model, candidate, &serving(MICRO_BATCHES[0]), host);
+            MICRO_BATCHES.map(|size| (serving(size), estimate.with_micro_batch(model, &serving(size))))
         });
-        let servings =
-            servings.map(|serving| (serving, footprint(model, candidate, &serving, host))).collect();
+        let servings = servings.collect();
         Self { candidate, loss: candidate.loss(model), servings }
     }
 
@@ -123,27 +124,23 @@ pub fn choose(
 
     let Rules { target, floor } = Rules::of(model, candidates, want);
     let is_fast = |option: &&Candid<'_>| option.slowest() >= want.floor_rate;
-    let (chosen, rule) = match (&target, &floor) {
-        (Some((goal, good)), Some((floor_quant, bad))) => {
-            let fitting: Vec<&Candid<'_>> =
-                options.iter().filter(|o| fit(o).is_some()).filter(is_fast).collect();
-            let within = fitting.iter().filter(|o| o.is_no_worse_than(good)).copied();
-            let below = fitting.iter().filter(|o| o.is_no_worse_than(bad)).copied();
-            let fastest = fastest(within.collect());
-            let rule = match fastest {
-                Some(_) => format!("the fastest that loses no more than {goal}"),
-                None => format!("the best that fits; {goal} does not, {floor_quant} is the floor"),
-            };
-            (fastest.or_else(|| best(below.collect())), rule)
-        }
-        _ => {
-            let rule = match want.quants {
-                Quants::AsIs => "the file as it is".to_owned(),
-                _ if options.len() == 1 => "as asked for".to_owned(),
-                _ => "the first of the list that fits".to_owned(),
-            };
-            (options.iter().find(|option| fit(option).is_some()), rule)
-        }
+    let (chosen, rule) = if let (Some((goal, good)), Some((floor_quant, bad))) = (&target, &floor) {
+        let fitting: Vec<&Candid<'_>> = options.iter().filter(|o| fit(o).is_some()).filter(is_fast).collect();
+        let within = fitting.iter().filter(|o| o.is_no_worse_than(good)).copied();
+        let below = fitting.iter().filter(|o| o.is_no_worse_than(bad)).copied();
+        let fastest = fastest(within.collect());
+        let rule = match fastest {
+            Some(_) => format!("the fastest that loses no more than {goal}"),
+            None => format!("the best that fits; {goal} does not, {floor_quant} is the floor"),
+        };
+        (fastest.or_else(|| best(below.collect())), rule)
+    } else {
+        let rule = match want.quants {
+            Quants::AsIs => "the file as it is".to_owned(),
+            _ if options.len() == 1 => "as asked for".to_owned(),
+            _ => "the first of the list that fits".to_owned(),
+        };
+        (options.iter().find(|option| fit(option).is_some()), rule)
     };
     let Some((chosen, (serving, estimate))) = chosen.and_then(|option| Some((option, fit(option)?))) else {
         return Err(refuse(model, candidates, want, host, room, held, &options));

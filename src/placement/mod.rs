@@ -137,7 +137,7 @@ pub struct Step {
     pub loss: Loss,
     /// Whether it would fit.
     pub fits: bool,
-    /// The comparison as a phrase: "Q6_K: -1.2 tok/s, +310 MiB, loss 1.08 -> 0.55".
+    /// The comparison as a phrase: "`Q6_K`: -1.2 tok/s, +310 MiB, loss 1.08 -> 0.55".
     pub text: String,
 }
 

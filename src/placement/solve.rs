@@ -94,7 +94,7 @@ fn place_some<'a>(
         match choose_for(demand, capacity, taken.fold(whole(capacity), without)) {
             Ok(choice) => able.push((choice.estimate.speed.answer.expected.0, host)),
             Err(reason) => {
-                refused.push(Refusal { model: demand.name.clone(), host: (*host).clone(), reason })
+                refused.push(Refusal { model: demand.name.clone(), host: (*host).clone(), reason });
             }
         }
     }

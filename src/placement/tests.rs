@@ -193,12 +193,12 @@ fn a_host_too_slow_for_the_floor_is_refused() {
 #[test]
 fn a_choice_explains_itself_and_its_neighbours() {
     let choice = choose_on(LLAMA32_3B, &want(), &planned("pi5-4gb").unwrap()).unwrap();
-    insta::assert_snapshot!(choice.why, @"Q4_K_M: the fastest that loses no more than Q4_K_M; needs 2.7 GiB of 3.2 GiB, repacked; answers 4.6 tok/s (3.4 to 6.1, calibrated on this board), prompts 20 tok/s, loss 0.031");
+    insta::assert_snapshot!(choice.why, @"Q4_K_M: the fastest that loses no more than Q4_K_M; needs 2.8 GiB of 3.2 GiB, repacked; answers 4.6 tok/s (3.4 to 6.1, calibrated on this board), prompts 20 tok/s, loss 0.031");
     insta::assert_snapshot!(choice.step_up.unwrap().text, @"Q5_K_S: -0.5 tok/s, +239 MiB, loss 0.031 -> 0.017");
     insta::assert_snapshot!(choice.step_down.unwrap().text, @"Q4_K_S: +0.2 tok/s, -87.0 MiB, loss 0.031 -> 0.043");
     let low = choose_on(SMOLLM2_135M, &Want { context: 1024, ..want() }, &host("pi4-1gb", Bytes::mib(220)))
         .unwrap();
-    insta::assert_snapshot!(low.why, @"Q5_0: the best that fits; Q8_0 does not, Q4_0 is the floor; needs 165 MiB of 165 MiB; answers 25 tok/s (21.0 to 26.5, calibrated on this board), prompts 65 tok/s, loss ~0.042");
+    insta::assert_snapshot!(low.why, @"Q4_K_M: the best that fits; Q8_0 does not, Q4_0 is the floor; needs 163 MiB of 165 MiB; answers 25 tok/s (20.9 to 26.4, calibrated on this board), prompts 67 tok/s, loss ~0.036");
 }
 
 #[test]
@@ -206,7 +206,9 @@ fn two_models_on_one_host_leave_each_other_room() {
     let (small, big) = (model(LLAMA32_1B), model(LLAMA32_3B));
     let (small_forms, big_forms) = (candidates(&small), candidates(&big));
     let host = planned("pi5-4gb").unwrap();
-    let demands = [demand("a", &big, &big_forms, &["shed"]), demand("b", &small, &small_forms, &["shed"])];
+    let mut demands =
+        [demand("a", &big, &big_forms, &["shed"]), demand("b", &small, &small_forms, &["shed"])];
+    demands.iter_mut().for_each(|demand| demand.want.context = 2048);
     let placement = solve(&demands, &[capacity("shed", &host)]);
     assert_eq!(placement.placed.len(), 2, "{:?}", placement.refused);
     let alone = solve(&demands[..1], &[capacity("shed", &host)]);
@@ -273,7 +275,7 @@ fn leans() -> impl Strategy<Value = Lean> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn what_is_placed_together_never_exceeds_a_host(

@@ -20,7 +20,7 @@ pub const SCRIPT: &str = include_str!("../../templates/probe.sh");
 
 /// How long one host may take. The script takes less than a second on a quiet host; an SD
 /// card that is busy with writes can hold it up.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A host to look at: its name, Bramble's folder there, and the way to it.
 pub type Target = (HostName, String, Arc<dyn Connection>);

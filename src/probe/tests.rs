@@ -41,8 +41,8 @@ fn fake(answer: impl Fn() -> Result<Output, connect::Error> + Send + Sync + 'sta
     })
 }
 
-fn printed(text: &str) -> Result<Output, connect::Error> {
-    Ok(Output { status: 0, stdout: text.as_bytes().to_vec(), stderr: String::new() })
+fn printed(text: &str) -> Output {
+    Output { status: 0, stdout: text.as_bytes().to_vec(), stderr: String::new() }
 }
 
 fn name(text: &str) -> HostName {
@@ -53,9 +53,9 @@ const SMALL: &str = "\n@@ bramble-probe 1\nmachine=aarch64\n\n@@ begin meminfo\n
 
 #[tokio::test]
 async fn one_host_that_is_away_does_not_hide_the_others() {
-    let well = fake(|| printed(SMALL));
+    let well = fake(|| Ok(printed(SMALL)));
     let away = fake(|| Err(connect::Error::Unreachable { host: "pi@fake".into(), said: "no route".into() }));
-    let dumb = fake(|| printed("Permission denied by policy\n"));
+    let dumb = fake(|| Ok(printed("Permission denied by policy\n")));
     let hosts: Vec<Target> = vec![
         (name("well"), "/srv/it's here".into(), Arc::clone(&well) as Arc<dyn Connection>),
         (name("away"), "/x".into(), away),
@@ -78,7 +78,7 @@ async fn one_host_that_is_away_does_not_hide_the_others() {
 
 #[tokio::test]
 async fn no_more_hosts_than_allowed_are_asked_at_once() {
-    let one = fake(|| printed(SMALL));
+    let one = fake(|| Ok(printed(SMALL)));
     let hosts: Vec<Target> = (0..20)
         .map(|n| (name(&format!("h{n}")), "/x".into(), Arc::clone(&one) as Arc<dyn Connection>))
         .collect();
@@ -110,11 +110,11 @@ fn every_failure_to_connect_has_a_next_move() {
         connect::Error::HostKeyUnknown { host: host(), fingerprint: None },
         connect::Error::Authentication { host: host(), said: said() },
         connect::Error::Sudo { host: host(), said: said() },
-        connect::Error::TimedOut { host: host(), after: Duration::from_secs(60) },
+        connect::Error::TimedOut { host: host(), after: Duration::from_mins(1) },
         connect::Error::Lost { host: host(), said: said() },
     ];
     let texts: BTreeMap<String, bool> =
-        errors.iter().map(|error| unreachable(error)).map(|f| (f.message, f.is_transient)).collect();
+        errors.iter().map(unreachable).map(|f| (f.message, f.is_transient)).collect();
     insta::assert_debug_snapshot!(texts);
 }
 
