@@ -208,7 +208,9 @@ fn two_models_on_one_host_leave_each_other_room() {
     let host = planned("pi5-4gb").unwrap();
     let mut demands =
         [demand("a", &big, &big_forms, &["shed"]), demand("b", &small, &small_forms, &["shed"])];
-    demands.iter_mut().for_each(|demand| demand.want.context = 2048);
+    for demand in &mut demands {
+        demand.want.context = 2048;
+    }
     let placement = solve(&demands, &[capacity("shed", &host)]);
     assert_eq!(placement.placed.len(), 2, "{:?}", placement.refused);
     let alone = solve(&demands[..1], &[capacity("shed", &host)]);
