@@ -1,5 +1,6 @@
 //! `brambled route` as a process, with an engine's double on a real Unix socket and a
 //! desktop's on a real port.
+#![expect(clippy::unwrap_used, reason = "a test is a claim that may fail loudly")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -228,24 +229,24 @@ fn added_latency() {
         times.sort();
         times[times.len() / 2]
     };
-    let direct = (0..ROUNDS).map(|_| {
+    let to_engine = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         let mut wire = UnixStream::connect(&socket).unwrap();
         post(&mut wire, false);
         assert!(read_message(&mut BufReader::new(wire)));
         start.elapsed()
     });
-    let direct = median(direct.collect());
+    let direct = median(to_engine.collect());
     let mut client = TcpStream::connect(("127.0.0.1", router.port)).unwrap();
     client.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(client.try_clone().unwrap());
-    let routed = (0..ROUNDS).map(|_| {
+    let via_router = (0..ROUNDS).map(|_| {
         let start = Instant::now();
         post(&mut client, false);
         assert!(read_message(&mut reader));
         start.elapsed()
     });
-    let routed = median(routed.collect());
+    let routed = median(via_router.collect());
     println!("direct {direct:?}, routed {routed:?}, added {:?}", routed.saturating_sub(direct));
     serving.join().unwrap();
 }

@@ -48,9 +48,11 @@ impl Notify {
         self.send(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 
-    /// Says that we still run.
+    /// Says that we still run, where somebody watches.
     pub(super) fn alive(&self) {
-        self.send("WATCHDOG=1");
+        if self.watchdog.is_some() {
+            self.send("WATCHDOG=1");
+        }
     }
 
     /// Says that we finish what runs and then end.
