@@ -73,12 +73,6 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
-    /// The system's trusted certificates cannot be read, and an upstream is https.
-    #[error("cannot load the system's trusted certificates: install ca-certificates")]
-    Trust {
-        /// What went wrong.
-        source: rustls::Error,
-    },
     /// The port cannot be listened on.
     #[error("cannot listen on port {port}: is another server there?")]
     Listen {

@@ -25,7 +25,12 @@ impl Notify {
             Some(name) => SocketAddr::from_abstract_name(name).ok(),
             None => SocketAddr::from_pathname(name).ok(),
         });
-        let socket = address.and_then(|address| Some((UnixDatagram::unbound().ok()?, address)));
+        let socket = address.and_then(|address| {
+            let socket = UnixDatagram::unbound().ok()?;
+            // a manager that does not read must not hold up clients
+            socket.set_nonblocking(true).ok()?;
+            Some((socket, address))
+        });
         let usec = watchdog_usec.and_then(|usec| usec.parse().ok()).filter(|usec| *usec > 0);
         // twice as often as asked for, as sd_watchdog_enabled(3) advises
         Self { socket, watchdog: usec.map(|usec: u64| Duration::from_micros(usec) / 2) }

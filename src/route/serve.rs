@@ -48,10 +48,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 ///
-/// When there is no readable generation, the port is taken, or the system's trusted
-/// certificates cannot be loaded.
+/// When there is no readable generation, or the port is taken.
 pub async fn serve(root: &Path) -> Result<(), Error> {
-    let door = Arc::new(Door::open(root, Box::new(Net::new()?))?);
+    let door = Arc::new(Door::open(root, Box::new(Net::default()))?);
     let signals = |source| Error::Signals { source };
     let mut hangup = signal(SignalKind::hangup()).map_err(signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;
@@ -102,7 +101,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Listens on all addresses of both families, or of the one that this host has.
-fn listen(port: u16) -> io::Result<TcpListener> {
+pub(super) fn listen(port: u16) -> io::Result<TcpListener> {
     const BACKLOG: u32 = 1024;
     let both = || {
         let socket = TcpSocket::new_v6()?;

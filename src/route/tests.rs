@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use self::doubles::{CLIENT, Universe, definition, install};
 use super::door::Door;
 use super::reply::Reply;
+use super::upstream::Dial;
 use crate::generation::Definition;
 
 /// A door with doubles behind it.
@@ -32,10 +33,14 @@ impl House {
     }
 
     fn with(definition: &Definition) -> Self {
+        let universe = Universe::default();
+        Self::dialling(definition, Box::new(universe.clone()), universe)
+    }
+
+    fn dialling(definition: &Definition, dial: Box<dyn Dial>, universe: Universe) -> Self {
         let root = tempfile::tempdir().unwrap();
         install(root.path(), 7, definition);
-        let universe = Universe::default();
-        let door = Door::open(root.path(), Box::new(universe.clone())).unwrap();
+        let door = Door::open(root.path(), dial).unwrap();
         Self { door: Arc::new(door), universe, root }
     }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -18,10 +20,10 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::Error;
 use super::policy::Reason;
 
 /// Where an upstream listens.
@@ -77,24 +79,32 @@ pub(super) trait Dial: Send + Sync {
 }
 
 /// The real network.
+#[derive(Default)]
 pub(super) struct Net {
-    tls: TlsConnector,
+    /// Made for the first https upstream: most hosts have none, and need no certificates.
+    tls: OnceCell<TlsConnector>,
 }
 
 impl Net {
-    /// Trusts what the system trusts.
-    pub(super) fn new() -> Result<Self, Error> {
-        use rustls_platform_verifier::BuilderVerifierExt;
-        let trust = |source| Error::Trust { source };
+    /// Trusts these and nobody else.
+    #[cfg(test)]
+    pub(super) fn trusting(roots: rustls::RootCertStore) -> Self {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .map_err(trust)?
-            .with_platform_verifier()
-            .map_err(trust)?
-            .with_no_client_auth();
-        Ok(Self { tls: TlsConnector::from(Arc::new(config)) })
+        let config = rustls::ClientConfig::builder_with_provider(provider);
+        let config = config.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        Self { tls: OnceCell::new_with(Some(TlsConnector::from(Arc::new(config.with_no_client_auth())))) }
     }
+}
+
+/// Trusts what the system trusts.
+fn trusting_the_system() -> Result<TlsConnector, rustls::Error> {
+    use rustls_platform_verifier::BuilderVerifierExt;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// Seconds of silence on a connection before the system asks whether the peer is there,
@@ -124,16 +134,39 @@ impl Dial for Net {
         match address {
             Address::Unix(path) => Ok(Box::new(UnixStream::connect(path).await?)),
             Address::Tcp { host, port, tls } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                let stream = connect(host, *port).await?;
                 watch(&stream)?;
                 if !tls {
                     return Ok(Box::new(stream));
                 }
                 let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-                Ok(Box::new(self.tls.connect(name, stream).await?))
+                let tls = self.tls.get_or_try_init(|| async { trusting_the_system() }).await;
+                let tls = tls.map_err(|error| {
+                    tracing::error!(%error, "no trusted certificates for https: install ca-certificates");
+                    io::Error::new(io::ErrorKind::InvalidData, error)
+                })?;
+                Ok(Box::new(tls.connect(name, stream).await?))
             }
         }
     }
+}
+
+/// Connects to whichever address of `host` answers first: a name of the LAN often has an
+/// IPv6 address that leads nowhere, and trying one after the other would wait for it.
+async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    const MOST_ADDRESSES: usize = 6;
+    let addresses = tokio::net::lookup_host((host, port)).await?.take(MOST_ADDRESSES);
+    let mut attempts: FuturesUnordered<_> = addresses.map(TcpStream::connect).collect();
+    let mut failure = io::Error::from(io::ErrorKind::NotFound);
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(stream) => return Ok(stream),
+            // a refusal says more than an address that cannot be reached
+            Err(_) if failure.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 /// An answer that has begun. Dropping it drops the connection.

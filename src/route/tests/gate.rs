@@ -9,7 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::doubles::*;
 use super::{CHAT, House, prompt};
-use crate::route::serve::Gate;
+use crate::generation::UpstreamKind;
+use crate::route::serve::{Gate, listen};
+use crate::route::upstream::Net;
 
 /// Lets clients in until `closing`, then drains.
 async fn open(
@@ -110,4 +112,67 @@ async fn a_head_without_end_is_refused() {
     let mut reply = Vec::new();
     client.read_to_end(&mut reply).await.ok();
     assert!(reply.is_empty() || reply.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&reply));
+}
+
+#[tokio::test]
+async fn both_families_of_addresses_are_listened_on() {
+    let listener = listen(0).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    if listener.local_addr().unwrap().is_ipv6() {
+        TcpStream::connect(("::1", port)).await.unwrap();
+    }
+    assert!(listen(port).is_err());
+}
+
+/// Answers one request over TLS as `localhost`, and returns its certificate and port.
+async fn tls_double() -> (rustls::pki_types::CertificateDer<'static>, u16) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let certificate = made.cert.der().clone();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_no_client_auth().with_single_cert(vec![certificate.clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        let (wire, _) = listener.accept().await.unwrap();
+        let Ok(mut wire) = acceptor.accept(wire).await else { return };
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"}") {
+            seen.push(wire.read_u8().await.unwrap());
+        }
+        let body = r#"{"model":"mistral","over":"tls"}"#;
+        let reply = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        wire.write_all(reply.as_bytes()).await.unwrap();
+        wire.flush().await.unwrap();
+    });
+    (certificate, port)
+}
+
+#[tokio::test]
+async fn a_foreign_upstream_over_https_is_asked_only_if_it_is_trusted() {
+    for is_trusted in [true, false] {
+        let (certificate, port) = tls_double().await;
+        let mut roots = rustls::RootCertStore::empty();
+        if is_trusted {
+            roots.add(certificate).unwrap();
+        }
+        let mut definition = definition();
+        definition.door.routes[0].order.drain(..2);
+        definition.door.upstreams[1].kind = UpstreamKind::Foreign {
+            url: format!("https://localhost:{port}/v1/"),
+            key: Some("GAMING_KEY".to_owned()),
+        };
+        let house = House::dialling(&definition, Box::new(Net::trusting(roots)), Universe::default());
+        let told = house.ask().await;
+        if is_trusted {
+            assert_eq!((told.status, told.body.as_str()), (200, r#"{"model":"chat","over":"tls"}"#));
+        } else {
+            assert_eq!(told.status, 503);
+            assert!(told.body.contains("gaming: certificate not accepted"), "{}", told.body);
+        }
+    }
 }
