@@ -213,9 +213,9 @@ fn without_a_generation_it_ends_and_says_what_to_do() {
 fn added_latency() {
     const BODY: &str = r#"{"model":"chat","choices":[]}"#;
     const ROUNDS: usize = 200;
-    let router = Router::start(1);
-    let engine = router.engine();
-    let socket = router.root.path().join("run/engine-chat.sock");
+    let door = Router::start(1);
+    let engine = door.engine();
+    let socket = door.root.path().join("run/engine-chat.sock");
     let serving = std::thread::spawn(move || {
         for _ in 0..2 * ROUNDS {
             let (wire, _) = engine.accept().unwrap();
@@ -237,7 +237,7 @@ fn added_latency() {
         start.elapsed()
     });
     let direct = median(to_engine.collect());
-    let mut client = TcpStream::connect(("127.0.0.1", router.port)).unwrap();
+    let mut client = TcpStream::connect(("127.0.0.1", door.port)).unwrap();
     client.set_nodelay(true).unwrap();
     let mut reader = BufReader::new(client.try_clone().unwrap());
     let via_router = (0..ROUNDS).map(|_| {

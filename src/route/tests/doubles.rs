@@ -36,6 +36,8 @@ pub(crate) enum Act {
 pub(crate) enum Beat {
     Send(Vec<u8>),
     Wait(u64),
+    /// Says nothing until the test allows it.
+    Until(Arc<Notify>),
     /// Says nothing until the other side leaves.
     Hang,
 }
@@ -165,6 +167,7 @@ impl Universe {
                     wire.write_all(&bytes).await.ok();
                 }
                 Beat::Wait(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                Beat::Until(allowed) => allowed.notified().await,
                 Beat::Hang => {
                     while wire.read_u8().await.is_ok() {}
                     self.0.left.lock().unwrap().push(name.clone());
