@@ -1,6 +1,8 @@
 //! `brambled` on a host without systemd: the real program, its supervisor, and the guard's
 //! timer. Engine and router are stubs: this test binary plays them.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may fail loudly")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -27,7 +29,7 @@ use serde_json::{Value, json};
 const CRASHES: u32 = 15;
 
 struct Host {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     layout: Layout,
     port: u16,
 }
@@ -37,7 +39,7 @@ impl Host {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path().join("bramble"));
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { _dir: dir, layout, port }
+        Self { dir, layout, port }
     }
 
     /// Puts a bundle in place whose `brambled` is the real one but for engine and router.
@@ -94,7 +96,7 @@ impl Host {
     /// Runs a verb; returns its exit status and the JSON it printed.
     #[expect(clippy::disallowed_methods, reason = "the program under test")]
     fn brambled(&self, verb: &str, request: &impl Serialize) -> (i32, Value) {
-        let input = self._dir.path().join("request.json");
+        let input = self.dir.path().join("request.json");
         fs::write(&input, serde_json::to_vec(request).unwrap()).unwrap();
         let output = Command::new(env!("CARGO_BIN_EXE_brambled"))
             .args([verb, "--root"])

@@ -25,6 +25,10 @@ const TICK: Duration = Duration::from_millis(250);
 /// A service that ended by itself this often will not come up.
 const MAX_RESTARTS: u32 = 3;
 
+/// Nor will one that lies there failed for this long: both supervisors start it again
+/// sooner than that, until they give up.
+const FAILED_LIMIT: Duration = Duration::from_secs(10);
+
 /// What `activate` needs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ActivateRequest {
@@ -230,10 +234,8 @@ impl Activation<'_> {
         let names: BTreeSet<String> = [old, new].into_iter().flatten().flat_map(Stand::services).collect();
         let names: Vec<String> = names.into_iter().collect();
         let services = self.supervisor.services(&names).await?;
-        // one that has failed is started, whatever it ran
-        let is_up = |state| matches!(state, ServiceState::Running | ServiceState::Starting);
-        let running = services.into_iter().filter(|(_, service)| is_up(service.state)).map(|(name, _)| name);
-        Ok(Changes::between(old, new, &running.collect()))
+        let states = services.into_iter().map(|(name, service)| (name, service.state)).collect();
+        Ok(Changes::between(old, new, &states))
     }
 
     /// Waits until every engine and the door say that they are well. Returns the seconds
@@ -242,7 +244,7 @@ impl Activation<'_> {
         let definition = &self.target.definition;
         let mut waiting: BTreeMap<String, String> =
             self.target.services().into_iter().map(|name| (name, "not asked yet".to_owned())).collect();
-        let mut ready = BTreeMap::new();
+        let (mut ready, mut failed_since) = (BTreeMap::new(), BTreeMap::<String, Instant>::new());
         loop {
             for spec in &definition.engines {
                 let name = engine_service(&spec.model);
@@ -265,9 +267,14 @@ impl Activation<'_> {
             }
             // asked after their health: something else may answer in the place of a dead service
             let services = self.supervisor.services(&self.target.services()).await?;
+            let now = Instant::now();
+            failed_since
+                .retain(|name, _| services.get(name).is_some_and(|s| s.state == ServiceState::Failed));
             for (name, service) in &services {
-                let is_given_up = service.state == ServiceState::Failed && service.restarts == 0;
-                if service.restarts >= MAX_RESTARTS || (is_given_up && Instant::now() > started + TICK * 8) {
+                let has_failed = service.state == ServiceState::Failed;
+                let since = has_failed.then(|| *failed_since.entry(name.clone()).or_insert(now));
+                let is_given_up = since.is_some_and(|since| now > since + FAILED_LIMIT);
+                if service.restarts >= MAX_RESTARTS || is_given_up {
                     let said = waiting.get(name).map_or("it ended", String::as_str).to_owned();
                     return Err(self.unhealthy(name, &format!("does not stay up ({said})")).await);
                 }

@@ -1,6 +1,7 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::stand::Stand;
+use crate::facts::ServiceState;
 use crate::unit::{ROUTE, engine_service};
 
 /// What must happen to services so that one generation's run instead of another's.
@@ -19,25 +20,32 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Compares two generations; `running` names the services that run now.
+    /// Compares two generations; `states` says how the services of both are now.
     ///
     /// An engine with the same spec, unit and program is left alone. The router reads
-    /// its definition again in any case: its replies name the generation.
-    pub(super) fn between(old: Option<&Stand>, new: Option<&Stand>, running: &BTreeSet<String>) -> Self {
+    /// its definition again in any case: its replies name the generation. One that is still
+    /// starting cannot be told to, and is started again.
+    pub(super) fn between(
+        old: Option<&Stand>,
+        new: Option<&Stand>,
+        states: &BTreeMap<String, ServiceState>,
+    ) -> Self {
         let mut changes = Self::default();
         let wanted: BTreeSet<String> = new.map(Stand::services).unwrap_or_default().into_iter().collect();
-        let before = running.iter().cloned().chain(old.map(Stand::services).unwrap_or_default());
+        let before = states.keys().cloned().chain(old.map(Stand::services).unwrap_or_default());
         let gone: BTreeSet<String> = before.filter(|service| !wanted.contains(service)).collect();
         changes.stop = gone.into_iter().collect();
         let Some(new) = new else { return changes };
         changes.is_program_new = old.is_some_and(|old| old.definition.program != new.definition.program);
         for service in new.services() {
-            if !running.contains(&service) {
-                changes.start.push(service);
-            } else if changes.is_program_new || !is_same(old, new, &service) {
-                changes.restart.push(service);
-            } else if service == ROUTE {
-                changes.reload.push(service);
+            let is_kept = !changes.is_program_new && is_same(old, new, &service);
+            match states.get(&service) {
+                // one that has failed is started, whatever it ran
+                None | Some(ServiceState::Stopped | ServiceState::Failed) => changes.start.push(service),
+                Some(ServiceState::Running) if is_kept && service == ROUTE => changes.reload.push(service),
+                Some(ServiceState::Starting) if is_kept && service == ROUTE => changes.restart.push(service),
+                Some(_) if is_kept => {}
+                Some(_) => changes.restart.push(service),
             }
         }
         changes

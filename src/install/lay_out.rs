@@ -52,8 +52,9 @@ pub async fn install(
     if definition.format != FORMAT {
         return Err(Error::Format { what: "definition", found: definition.format, known: FORMAT });
     }
-    // before the lock, which makes the folder
+    // before the folder is made or touched
     Marker::check(layout, &definition.fleet, adopt)?;
+    files::make_dir(layout.root())?;
     let _lock = Lock::take(layout, "install")?;
     let marker = Marker::check(layout, &definition.fleet, adopt)?;
     check_contents(layout, &definition)?;

@@ -1,7 +1,7 @@
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 
-use super::{Error, error::tame, files};
+use super::{Error, error::tame};
 use crate::generation::Layout;
 
 /// The right to change this host, until dropped. The guard takes the same lock.
@@ -12,7 +12,7 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock for `verb` or says who has it.
     pub(super) fn take(layout: &Layout, verb: &str) -> Result<Self, Error> {
-        files::make_dir(layout.root())?;
+        // the folder is there, or nothing is installed and there is nothing to lock
         let path = layout.root().join("lock");
         let mut file = OpenOptions::new()
             .read(true)

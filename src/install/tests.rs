@@ -102,20 +102,8 @@ impl Host {
         }
     }
 
-    fn request(&self, number: u64, definition: Definition) -> InstallRequest {
-        let setting = Setting {
-            supervision: Supervision::Systemd { version: 252 },
-            has_memory_limits: false,
-            memory: BTreeMap::new(),
-        };
-        // a temporary folder may have a name that units do not take
-        let units = unit::render(&definition, &Layout::new(Layout::DEFAULT_ROOT), &setting).unwrap();
-        let generation = Generation::new(number);
-        InstallRequest { generation, definition, units, secrets: secrets(), adopt: false }
-    }
-
     async fn lay_out(&self, number: u64, engines: &[(&str, u32)]) {
-        install(&self.layout, self, self.request(number, self.definition(engines))).await.unwrap();
+        install(&self.layout, self, request_of(number, self.definition(engines))).await.unwrap();
     }
 
     async fn activate(&self, number: u64) -> Activated {
@@ -186,6 +174,18 @@ fn secrets() -> Secrets {
     Secrets { keys: Vec::new(), peer_key: "peer".to_owned(), foreign_keys: BTreeMap::new() }
 }
 
+fn request_of(number: u64, definition: Definition) -> InstallRequest {
+    let setting = Setting {
+        supervision: Supervision::Systemd { version: 252 },
+        has_memory_limits: false,
+        memory: BTreeMap::new(),
+    };
+    // a temporary folder may have a name that units do not take
+    let units = unit::render(&definition, &Layout::new(Layout::DEFAULT_ROOT), &setting).unwrap();
+    let generation = Generation::new(number);
+    InstallRequest { generation, definition, units, secrets: secrets(), adopt: false }
+}
+
 fn activation(number: u64) -> ActivateRequest {
     let probe = ProbeSpec { prompt: "Say yes.".to_owned(), max_tokens: 8, least: BTreeMap::new() };
     ActivateRequest { generation: Generation::new(number), deadline_seconds: 3, probe }
@@ -247,19 +247,17 @@ impl Supervisor for Host {
         for name in changes.start.iter().chain(&changes.restart) {
             let definition = &stand.as_ref().unwrap().definition;
             let engines = &definition.engines;
-            let service = match engines.iter().find(|spec| unit::engine_service(&spec.model) == *name) {
-                Some(spec) => {
-                    let socket = self.layout.engine_socket(&spec.model);
-                    let _ = fs::remove_file(&socket);
-                    let listener = tokio::net::UnixListener::bind(socket).unwrap();
-                    let engine = engine(spec.context);
-                    tokio::spawn(async move { axum::serve(listener, engine).await.unwrap() })
-                }
-                None => {
-                    let door = Router::new().route("/healthz", get(|| async { "ok" }));
-                    let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
-                    tokio::spawn(async move { axum::serve(listener, door).await.unwrap() })
-                }
+            let spec = engines.iter().find(|spec| unit::engine_service(&spec.model) == *name);
+            let service = if let Some(spec) = spec {
+                let socket = self.layout.engine_socket(&spec.model);
+                let _ = fs::remove_file(&socket);
+                let listener = tokio::net::UnixListener::bind(socket).unwrap();
+                let engine = engine(spec.context);
+                tokio::spawn(async move { axum::serve(listener, engine).await.unwrap() })
+            } else {
+                let door = Router::new().route("/healthz", get(|| async { "ok" }));
+                let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+                tokio::spawn(async move { axum::serve(listener, door).await.unwrap() })
             };
             self.running.lock().unwrap().insert(name.clone(), service);
         }
@@ -343,7 +341,7 @@ async fn an_engine_that_is_the_same_is_left_alone() {
     };
     assert_eq!(host.done.lock().unwrap().last(), Some(&expected));
 
-    let mut request = host.request(3, host.definition(&[("chat", 4096)]));
+    let mut request = request_of(3, host.definition(&[("chat", 4096)]));
     request.definition.program = host.put_program("0.2.0");
     install(&host.layout, &host, request).await.unwrap();
     let activated = host.activate(3).await;
@@ -516,7 +514,7 @@ async fn an_install_refuses_what_is_not_whole() {
     let host = Host::new();
     let definition = host.definition(&[("chat", 4096)]);
     let digest = definition.engines[0].weights.digest.unwrap();
-    let install = |definition: Definition| install(&host.layout, &host, host.request(1, definition));
+    let install = |definition: Definition| install(&host.layout, &host, request_of(1, definition));
 
     fs::write(host.layout.blob(&digest), b"short").unwrap();
     assert!(matches!(install(definition.clone()).await, Err(Error::BlobSize { found: 5, .. })));
@@ -527,7 +525,7 @@ async fn an_install_refuses_what_is_not_whole() {
     assert!(matches!(install(definition.clone()).await, Err(Error::MissingProgram { .. })));
     let newer = Definition { format: FORMAT + 1, ..host.definition(&[("chat", 4096)]) };
     assert!(matches!(install(newer).await, Err(Error::Format { .. })));
-    let mut climbing = host.request(1, host.definition(&[("chat", 4096)]));
+    let mut climbing = request_of(1, host.definition(&[("chat", 4096)]));
     climbing.units[0].name = "../../cron.d/x".to_owned();
     assert!(matches!(super::install(&host.layout, &host, climbing).await, Err(Error::Units { .. })));
     assert!(!host.layout.root().join("generations").exists());
@@ -537,9 +535,9 @@ async fn an_install_refuses_what_is_not_whole() {
 async fn installing_twice_changes_nothing_and_a_generation_in_use_is_never_replaced() {
     let host = Host::new();
     host.bring_in(1, &[("chat", 4096)]).await;
-    let again = host.request(1, host.definition(&[("chat", 4096)]));
+    let again = request_of(1, host.definition(&[("chat", 4096)]));
     assert!(install(&host.layout, &host, again).await.unwrap().was_there);
-    let other = host.request(1, host.definition(&[("chat", 512)]));
+    let other = request_of(1, host.definition(&[("chat", 512)]));
     assert!(matches!(install(&host.layout, &host, other).await, Err(Error::InUse(_))));
     // one that is not in use is laid out anew
     host.lay_out(2, &[("chat", 512)]).await;
@@ -553,11 +551,11 @@ async fn a_host_of_another_fleet_is_refused_unless_adopted() {
     let host = Host::new();
     host.bring_in(1, &[("chat", 4096)]).await;
     let theirs = Definition { fleet: "other".parse().unwrap(), ..host.definition(&[("chat", 4096)]) };
-    let request = host.request(2, theirs);
+    let request = request_of(2, theirs);
     let refused = install(&host.layout, &host, request.clone()).await.unwrap_err();
     assert!(matches!(refused, Error::OtherFleet { .. }) && refused.exit_code() == 3);
     install(&host.layout, &host, InstallRequest { adopt: true, ..request }).await.unwrap();
-    let back = install(&host.layout, &host, host.request(3, host.definition(&[]))).await;
+    let back = install(&host.layout, &host, request_of(3, host.definition(&[]))).await;
     assert!(matches!(back, Err(Error::OtherFleet { .. })));
 }
 
@@ -585,7 +583,7 @@ async fn a_folder_that_is_not_ours_is_neither_used_nor_removed() {
     let request = RemoveRequest { fleet: "home".parse().unwrap(), adopt: true };
     let refused = remove(&host.layout, &[], &request).await.unwrap_err();
     assert!(matches!(&refused, Error::NotOurs { found, .. } if found == "photos"), "{refused}");
-    let install = install(&host.layout, &host, host.request(1, definition)).await;
+    let install = install(&host.layout, &host, request_of(1, definition)).await;
     assert!(matches!(install, Err(Error::NotOurs { .. })));
     assert!(precious.exists() && !host.layout.root().join("lock").exists());
 

@@ -44,7 +44,7 @@ fn setting(memory: &[(&str, Bytes)]) -> Setting {
 }
 
 fn all(units: &[Unit]) -> String {
-    units.iter().map(|unit| format!("=== {}\n{}", unit.name, unit.text)).collect()
+    units.iter().fold(String::new(), |text, unit| text + "=== " + &unit.name + "\n" + &unit.text)
 }
 
 #[test]
