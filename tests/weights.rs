@@ -120,7 +120,10 @@ fn converted_weights_give_the_logits_of_transformers() {
     for (float, mean_limit, agreement_limit) in [(Quant::F32, 1e-4, 0.999), (Quant::F16, 1.5e-2, 0.95)] {
         let model = convert_to(dir.path(), &checkpoint, float);
         let (mean, largest, agreement) = compare(&model);
-        println!("{float}: mean difference {mean:.2e}, largest {largest:.2e}, greedy agreement {:.2} %", agreement * 100.0);
+        println!(
+            "{float}: mean difference {mean:.2e}, largest {largest:.2e}, greedy agreement {:.2} %",
+            agreement * 100.0
+        );
         assert!(mean < mean_limit, "{float}: mean difference {mean}");
         assert!(agreement >= agreement_limit, "{float}: greedy agreement {agreement}");
     }
@@ -167,14 +170,21 @@ fn types_and_bytes_of_every_quant_are_foretold() {
         let after = header(&target);
         let foretold = mix::plan(&tensors, facts, quant);
         let order: Vec<&str> = after.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
-        assert_eq!(order, tensors.iter().map(|(name, _)| *name).collect::<Vec<_>>(), "{quant} keeps the order");
+        assert_eq!(
+            order,
+            tensors.iter().map(|(name, _)| *name).collect::<Vec<_>>(),
+            "{quant} keeps the order"
+        );
         for (tensor, foretold) in after.tensors.iter().zip(foretold) {
             assert_eq!(tensor.tensor_type, foretold, "{quant}: {}", tensor.name);
         }
         let file = fs::metadata(&target).unwrap().len();
         let bytes = mix::tensor_bytes(&tensors, facts, quant);
         assert_eq!(Bytes(file - after.data_offset), bytes, "{quant}");
-        assert_eq!(after.get("general.file_type").and_then(|value| value.as_u64()), Some(quant.ftype().into()));
+        assert_eq!(
+            after.get("general.file_type").and_then(|value| value.as_u64()),
+            Some(quant.ftype().into())
+        );
         println!("{quant}: {} bytes of tensors, as foretold", bytes.0);
     }
 }
@@ -234,7 +244,8 @@ fn text_becomes_the_tokens_that_tokenizers_makes() {
         .iter()
         .filter_map(|case| {
             let text = case["text"].as_str().unwrap();
-            let expected: Vec<i64> = case["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+            let expected: Vec<i64> =
+                case["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
             let found: Vec<i64> =
                 vocabulary.tokenize(text.as_bytes(), true, true).iter().map(|token| token.0.into()).collect();
             (found != expected).then(|| format!("{text:?}: {found:?}, not {expected:?}"))

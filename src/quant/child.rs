@@ -119,7 +119,11 @@ struct Log {
 }
 
 impl Log {
-    async fn follow(&mut self, mut source: impl AsyncRead + Unpin, progress: impl Fn(u32, u32)) -> io::Result<()> {
+    async fn follow(
+        &mut self,
+        mut source: impl AsyncRead + Unpin,
+        progress: impl Fn(u32, u32),
+    ) -> io::Result<()> {
         let mut buffer = [0; 4096];
         let mut reported = None;
         loop {

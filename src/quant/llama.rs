@@ -51,7 +51,8 @@ impl Effort {
 /// No backend is needed, so none is loaded. What is at `output` is overwritten from the
 /// start on: give a path that nothing reads.
 pub fn quantize(input: &Path, output: &Path, quant: Quant, effort: Effort) -> Result<(), Error> {
-    let c_string = |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::Path(path.to_owned()));
+    let c_string =
+        |path: &Path| CString::new(path.as_os_str().as_bytes()).map_err(|_| Error::Path(path.to_owned()));
     let (from, to) = (c_string(input)?, c_string(output)?);
     // SAFETY: takes no arguments and returns a plain value.
     let mut params = unsafe { llama_cpp_sys_2::llama_model_quantize_default_params() };
@@ -60,6 +61,7 @@ pub fn quantize(input: &Path, output: &Path, quant: Quant, effort: Effort) -> Re
     params.max_buf_size = effort.buffer;
     // SAFETY: both strings end with NUL and outlive the call, as do the parameters, whose
     // pointers are all null: no imatrix, no overrides, no pruning.
-    let code = unsafe { llama_cpp_sys_2::llama_model_quantize(from.as_ptr(), to.as_ptr(), &raw const params) };
+    let code =
+        unsafe { llama_cpp_sys_2::llama_model_quantize(from.as_ptr(), to.as_ptr(), &raw const params) };
     if code == 0 { Ok(()) } else { Err(Error::Refused { input: input.to_owned(), quant }) }
 }
