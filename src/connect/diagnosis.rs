@@ -15,7 +15,9 @@ pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) 
         Error::HostKeyChanged { host, said }
     } else if is_unknown_key(stderr) {
         Error::HostKeyUnknown { host, fingerprint }
-    } else if has("Permission denied") || has("Too many authentication failures") || has("No more authentication")
+    } else if has("Permission denied")
+        || has("Too many authentication failures")
+        || has("No more authentication")
     {
         Error::Authentication { host, said }
     } else if has("Connection refused")
@@ -38,7 +40,8 @@ pub(super) fn is_unknown_key(stderr: &str) -> bool {
 /// Finds the fingerprint of the key that a host showed, in the words of `ssh -v`. The
 /// last one: those before it belong to hosts that were jumped over.
 pub(super) fn fingerprint(verbose: &str) -> Option<String> {
-    let line = verbose.lines().rev().find_map(|line| line.trim().strip_prefix("debug1: Server host key: "))?;
+    let line =
+        verbose.lines().rev().find_map(|line| line.trim().strip_prefix("debug1: Server host key: "))?;
     let mut words = line.split_whitespace();
     let (kind, print) = (words.next()?, words.next()?);
     Some(clean(&format!("{kind} {print}")))
@@ -76,9 +79,15 @@ mod tests {
             ("ssh: connect to host pi port 22: Connection refused", "refused"),
             ("kex_exchange_identification: Connection closed by remote host", "refused"),
             ("pi@pi: Permission denied (publickey,password).", "authentication"),
-            ("Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures", "authentication"),
+            (
+                "Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures",
+                "authentication",
+            ),
             ("No ED25519 host key is known for pi and you have requested strict checking.", "unknown"),
-            ("@  WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!  @\nHost key verification failed.", "changed"),
+            (
+                "@  WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!  @\nHost key verification failed.",
+                "changed",
+            ),
             ("", "unreachable"),
         ] {
             assert_eq!(class(stderr), expected, "{stderr}");

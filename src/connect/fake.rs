@@ -102,8 +102,8 @@ fn drain(stdin: Stdin) -> Result<Vec<u8>, Error> {
                 file.read_to_end(&mut bytes)?;
                 Ok(bytes)
             };
-            let bytes =
-                read().map_err(|source| Error::Here { doing: format!("cannot read {}", path.display()), source })?;
+            let bytes = read()
+                .map_err(|source| Error::Here { doing: format!("cannot read {}", path.display()), source })?;
             on_progress(offset + bytes.len() as u64);
             Ok(bytes)
         }

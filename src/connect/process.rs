@@ -117,7 +117,8 @@ fn open(command: &mut Command, stdin: Stdin) -> Result<Feed, (String, io::Error)
                 let theirs = file.try_clone()?;
                 Ok((file, theirs))
             };
-            let (file, theirs) = open().map_err(|error| (format!("cannot read {}", path.display()), error))?;
+            let (file, theirs) =
+                open().map_err(|error| (format!("cannot read {}", path.display()), error))?;
             command.stdin(Stdio::from(theirs));
             Ok(Feed::Watch(file, on_progress))
         }

@@ -50,7 +50,9 @@ impl Wrapped {
         if longest > LONGEST || script.text.contains('\0') {
             let why = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(here(
-                &format!("the script of {longest} bytes is too long, or has a NUL: send data on standard input"),
+                &format!(
+                    "the script of {longest} bytes is too long, or has a NUL: send data on standard input"
+                ),
                 why,
             ));
         }
@@ -167,7 +169,8 @@ mod tests {
     fn our_own_words_are_taken_out_of_what_a_script_said() {
         let wrapped = wrapped();
         let mut stderr = Tail::default();
-        stderr.push(format!("banner\n{0} begins 42\nred \x1b[31malert\n{0} ended\n", wrapped.mark).as_bytes());
+        stderr
+            .push(format!("banner\n{0} begins 42\nred \x1b[31malert\n{0} ended\n", wrapped.mark).as_bytes());
         assert_eq!(wrapped.group(&stderr), Some(42));
         assert!(wrapped.is_own_255(&stderr));
         assert_eq!(wrapped.said(&stderr), "banner\nred [31malert");

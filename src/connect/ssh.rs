@@ -98,7 +98,10 @@ impl Ssh {
     /// Prepares the way to `target`; nothing is connected yet.
     pub fn new(target: Target, settings: Settings) -> Result<Self, Error> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
-        if target.address.starts_with('-') || target.address.is_empty() || !target.address.chars().all(is_plain) {
+        if target.address.starts_with('-')
+            || target.address.is_empty()
+            || !target.address.chars().all(is_plain)
+        {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(Error::Here { doing: format!("{:?} is not an address", target.address), source });
         }
@@ -236,7 +239,12 @@ impl Ssh {
     }
 
     /// Runs one session. None: the master had gone before the script was sent.
-    async fn session(&self, wrapped: &Wrapped, script: &Script, stdin: Stdin) -> Option<Result<Output, Error>> {
+    async fn session(
+        &self,
+        wrapped: &Wrapped,
+        script: &Script,
+        stdin: Stdin,
+    ) -> Option<Result<Output, Error>> {
         let mut ssh = self.through_master();
         ssh.arg("--").arg(&self.target.address).arg(wrapped.line());
         let (end, Left { stdout, stderr }) = process::run(ssh, stdin, script.timeout).await;
@@ -329,7 +337,10 @@ impl Connection for Ssh {
                 self.forget_socket();
                 self.ensure_master().await?;
                 self.session(&wrapped, script, again).await.unwrap_or_else(|| {
-                    Err(Error::Lost { host: self.host.clone(), said: "the connection does not stay up".into() })
+                    Err(Error::Lost {
+                        host: self.host.clone(),
+                        said: "the connection does not stay up".into(),
+                    })
                 })
             }
         };

@@ -7,6 +7,8 @@ use crate::events::Events;
 /// Room beside the archive for what is unpacked from it, as a multiple of its size. Our
 /// bundles unpack to about three times theirs.
 const UNPACKED: u64 = 4;
+/// Room that is left to the rest of the system, as `receive` does.
+const SPARE_KIB: u64 = 64 << 10;
 
 /// Brings a bundle to a host and unpacks it to `programs/<digest>/`. A host that has it
 /// does nothing.
@@ -30,18 +32,18 @@ elif [ -f {partial} ]; then wc -c <{partial}
 else echo 0; fi"
     );
     deliver(way, cargo, events, &ask, |offset| {
-        let kib = (bytes * (1 + UNPACKED) - offset.min(bytes)) / 1024;
+        let kib = (bytes.saturating_mul(1 + UNPACKED) - offset.min(bytes)) / 1024 + SPARE_KIB;
         format!(
             r#"umask 022
 refuse() {{
     printf '{{"outcome":"refused","reason":"%s","message":"%s","partial":%d}}\n' "$1" "$2" "$(wc -c <{partial})"
     exit 1
 }}
-sealed() {{ echo '{{"outcome":"sealed","sealed":true,"bytes":{bytes}}}'; exit 0; }}
+sealed() {{ printf '{{"outcome":"sealed","sealed":true,"bytes":{bytes},"received":%d}}\n' "$1"; exit 0; }}
 mkdir -p {parents} || refuse disk 'cannot make its folders'
 exec 9>>{partial} || refuse disk 'cannot open the unfinished upload'
 if command -v flock >/dev/null; then flock -n 9 || refuse busy 'another push of the same bundle is going on'; fi
-[ ! -x {program}/brambled ] || {{ rm -f {partial}; sealed; }}
+[ ! -x {program}/brambled ] || {{ rm -f {partial}; sealed 0; }}
 here=$(wc -c <{partial})
 [ "$here" -eq {offset} ] || refuse offset "the unfinished upload holds $here bytes, and the sender starts at {offset}"
 free=$(df -Pk {partial} | awk 'END {{ print $4 }}')
@@ -61,7 +63,7 @@ rm -rf {program}
 mv {unpacking} {program} || refuse disk 'cannot put the bundle in its place'
 rm -f {partial}
 sync
-sealed"#
+sealed $(({bytes} - {offset}))"#
         )
     })
     .await

@@ -31,6 +31,8 @@ pub enum Answer {
         sealed: bool,
         /// Its size.
         bytes: Bytes,
+        /// How much of it this sender brought; nothing when another was quicker.
+        received: Bytes,
     },
     /// It is not.
     Refused {

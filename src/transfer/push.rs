@@ -65,7 +65,12 @@ pub struct Pushed {
 ///
 /// Whatever fails, the blob is not sealed, and what had arrived is kept for the next
 /// attempt unless its digest was wrong.
-pub async fn push(way: Way<'_>, program: &Digest, cargo: Cargo<'_>, events: &Events) -> Result<Pushed, Error> {
+pub async fn push(
+    way: Way<'_>,
+    program: &Digest,
+    cargo: Cargo<'_>,
+    events: &Events,
+) -> Result<Pushed, Error> {
     let blob = path_word(&way.layout.blob(cargo.digest));
     let root = path_word(way.layout.root());
     let brambled = path_word(&way.layout.program(program).join("brambled"));
@@ -149,11 +154,11 @@ async fn attempt_all(
             Some(Held::Some(bytes)) => bytes,
             None => return Err(nonsense(way, cargo, "it does not say what it has".to_owned())),
         };
-                let stdin = Stdin::File { path: cargo.path.to_owned(), offset, on_progress: progress(events, key) };
+        let stdin = Stdin::File { path: cargo.path.to_owned(), offset, on_progress: progress(events, key) };
         let limit = OVERHEAD + Duration::from_secs(cargo.bytes.0 / SLOWEST);
         let output = run(way, cargo, take(offset), limit, stdin).await?;
         let (reason, message) = match serde_json::from_slice(&output.stdout) {
-            Ok(Answer::Sealed { .. }) => return Ok((cargo.bytes - Bytes(offset), Bytes(offset))),
+            Ok(Answer::Sealed { received, .. }) => return Ok((received, cargo.bytes - received)),
             Ok(Answer::Refused { reason, message, .. }) => (reason, message),
             Err(_) => return Err(nonsense(way, cargo, said(&output))),
         };

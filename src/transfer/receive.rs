@@ -77,7 +77,7 @@ pub fn run_receive(args: ReceiveArgs) -> ExitCode {
 pub fn receive(order: &Order, input: &mut impl Read) -> Answer {
     let partial = order.layout.partial(&order.digest);
     match try_receive(order, &partial, input) {
-        Ok(()) => Answer::Sealed { sealed: true, bytes: order.bytes },
+        Ok(received) => Answer::Sealed { sealed: true, bytes: order.bytes, received },
         Err((reason, message)) => {
             if reason == Reason::WrongDigest {
                 // an error leaves it for the next attempt, which finds it just as wrong
@@ -100,12 +100,12 @@ fn disk(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Refusal {
     }
 }
 
-fn try_receive(order: &Order, partial: &Path, input: &mut impl Read) -> Result<(), Refusal> {
+fn try_receive(order: &Order, partial: &Path, input: &mut impl Read) -> Result<Bytes, Refusal> {
     let blob = order.layout.blob(&order.digest);
     for dir in [partial.parent(), blob.parent()].into_iter().flatten() {
         std::fs::create_dir_all(dir).map_err(disk("make", dir))?;
     }
-    let Some(mut file) = claim(partial, &blob, order.bytes)? else { return Ok(()) };
+    let Some(mut file) = claim(partial, &blob, order.bytes)? else { return Ok(Bytes::ZERO) };
     let mut here = file.metadata().map_err(disk("look at", partial))?.len();
     if here > order.bytes.0 {
         // no continuation of it can be right
@@ -113,7 +113,8 @@ fn try_receive(order: &Order, partial: &Path, input: &mut impl Read) -> Result<(
         here = 0;
     }
     if here != order.offset.0 {
-        let message = format!("the unfinished upload holds {here} bytes, and the sender starts at {}", order.offset.0);
+        let message =
+            format!("the unfinished upload holds {here} bytes, and the sender starts at {}", order.offset.0);
         return Err((Reason::Offset, message));
     }
     make_room(&file, partial, order.bytes.0 - here)?;
@@ -137,10 +138,12 @@ fn try_receive(order: &Order, partial: &Path, input: &mut impl Read) -> Result<(
     synced?;
     let found = Digest::new(hash.finalize().into());
     if found != order.digest {
-        let message = format!("the bytes have the digest {}, so they were deleted: push again", found.short());
+        let message =
+            format!("the bytes have the digest {}, so they were deleted: push again", found.short());
         return Err((Reason::WrongDigest, message));
     }
-    seal(&file, partial, &blob)
+    seal(&file, partial, &blob)?;
+    Ok(order.bytes - order.offset)
 }
 
 /// Opens the unfinished upload and makes it ours. None: the blob is sealed already.
@@ -164,7 +167,9 @@ fn claim(partial: &Path, blob: &Path, bytes: Bytes) -> Result<Option<File>, Refu
         }
         // who held it before may have sealed or deleted it between our two steps
         let ours = file.metadata().map_err(disk("look at", partial))?;
-        if std::fs::metadata(partial).is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino())) {
+        if std::fs::metadata(partial)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino()))
+        {
             return Ok(Some(file));
         }
     }
@@ -220,7 +225,10 @@ fn append(
             break;
         }
         if here + n as u64 > order.bytes.0 {
-            return Err((Reason::WrongSize, format!("more than the announced {} bytes arrive", order.bytes.0)));
+            return Err((
+                Reason::WrongSize,
+                format!("more than the announced {} bytes arrive", order.bytes.0),
+            ));
         }
         file.write_all(&piece[..n]).map_err(disk("write", partial))?;
         hash.update(&piece[..n]);
@@ -295,7 +303,10 @@ mod tests {
         for size in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
             let place = Place::new(size);
             let answer = receive(&place.order(0), &mut place.data.as_slice());
-            assert_eq!(answer, Answer::Sealed { sealed: true, bytes: Bytes(size as u64) });
+            assert_eq!(
+                answer,
+                Answer::Sealed { sealed: true, bytes: Bytes(size as u64), received: Bytes(size as u64) }
+            );
             assert_eq!(std::fs::read(place.blob()).unwrap(), place.data);
             assert_eq!(std::fs::metadata(place.blob()).unwrap().permissions().mode() & 0o777, 0o444);
             assert!(!place.partial().exists());
@@ -306,10 +317,7 @@ mod tests {
     fn an_interrupted_upload_is_kept_and_goes_on_at_its_end() {
         let place = Place::new(1000);
         let answer = receive(&place.order(0), &mut &place.data[..400]);
-        assert!(matches!(
-            answer,
-            Answer::Refused { reason: Reason::WrongSize, partial: Bytes(400), .. }
-        ));
+        assert!(matches!(answer, Answer::Refused { reason: Reason::WrongSize, partial: Bytes(400), .. }));
         // from somewhere else it does not go on
         for wrong in [0, 399, 401, 1000] {
             let answer = receive(&place.order(wrong), &mut &place.data[wrong..]);

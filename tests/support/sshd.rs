@@ -51,8 +51,11 @@ impl Sshd {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let said: Vec<String> =
-            lines.by_ref().map_while(Result::ok).take_while(|line| !line.contains("Server listening")).collect();
+        let said: Vec<String> = lines
+            .by_ref()
+            .map_while(Result::ok)
+            .take_while(|line| !line.contains("Server listening"))
+            .collect();
         assert!(process.try_wait().unwrap().is_none(), "sshd ended: {said:?}");
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
         let sshd = Self { dir, port, process };
