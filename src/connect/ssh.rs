@@ -21,7 +21,7 @@ use super::process::{self, End, Left};
 use super::shell::{Wrapped, one_line};
 use super::{Connection, Error, Output, Script, Stdin, diagnosis, local};
 
-/// sshd's MaxSessions is 10 unless somebody changed it; two are left for the user.
+/// sshd's `MaxSessions` is 10 unless somebody changed it; two are left for the user.
 const MOST_SESSIONS: usize = 8;
 /// A Unix socket's path has 104 bytes on some systems, with the closing NUL, and `ssh`
 /// binds a name that is 17 longer before it renames it.
@@ -74,7 +74,7 @@ impl Default for Settings {
 }
 
 /// Returns the cipher that a host's processor is fastest at. With AES instructions (Pi 5)
-/// that is AES-GCM, twice the rate of ChaCha20; without (Pi 4), ChaCha20, 4.5 times the
+/// that is AES-GCM, twice the rate of `ChaCha20`; without (Pi 4), `ChaCha20`, 4.5 times the
 /// rate of AES.
 pub fn fast_cipher(has_aes: bool) -> &'static str {
     if has_aes { "aes128-gcm@openssh.com" } else { "chacha20-poly1305@openssh.com" }
@@ -330,19 +330,15 @@ impl Connection for Ssh {
         let permit = self.sessions.acquire().await.map_err(|closed| here(std::io::Error::other(closed)))?;
         let again = stdin.clone();
         self.ensure_master().await?;
-        let result = match self.session(&wrapped, script, stdin).await {
-            Some(result) => result,
+        let result = if let Some(result) = self.session(&wrapped, script, stdin).await {
+            result
+        } else {
             // it ends by itself after a minute without work, maybe at this very moment
-            None => {
-                self.forget_socket();
-                self.ensure_master().await?;
-                self.session(&wrapped, script, again).await.unwrap_or_else(|| {
-                    Err(Error::Lost {
-                        host: self.host.clone(),
-                        said: "the connection does not stay up".into(),
-                    })
-                })
-            }
+            self.forget_socket();
+            self.ensure_master().await?;
+            self.session(&wrapped, script, again).await.unwrap_or_else(|| {
+                Err(Error::Lost { host: self.host.clone(), said: "the connection does not stay up".into() })
+            })
         };
         drop(permit);
         result

@@ -15,7 +15,7 @@ use crate::units::Bytes;
 /// does at its worst. A dead link is noticed within a minute by `ssh` itself.
 const SLOWEST: u64 = 64 << 10;
 /// Time for what does not depend on the size.
-const OVERHEAD: Duration = Duration::from_secs(120);
+const OVERHEAD: Duration = Duration::from_mins(2);
 /// An interrupted push may be dying on the host for this long; then somebody else's is
 /// going on.
 const BUSY_TRIES: u32 = 20;
@@ -37,7 +37,7 @@ pub struct Way<'a> {
 /// What to bring there.
 #[derive(Debug, Clone, Copy)]
 pub struct Cargo<'a> {
-    /// What it is, for people: "chat (Q8_0)".
+    /// What it is, for people: `chat (Q8_0)`.
     pub what: &'a str,
     /// The digest of the bytes.
     pub digest: &'a Digest,
