@@ -1,0 +1,129 @@
+# What the scripts share. Source it from bash with `set -euo pipefail`.
+# shellcheck shell=bash
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+lab=$repo/tests/lab/lab
+# One target directory for every clone: llama.cpp takes minutes of C++ to build.
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/bramble/target}
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+    say "error: $*"
+    exit 1
+}
+
+# Cleanup: commands run at the end, last one first, however the script ends.
+at_exit=()
+on_exit() { at_exit+=("$*"); }
+clean_up() {
+    local code=$? i
+    trap - EXIT
+    for ((i = ${#at_exit[@]} - 1; i >= 0; i--)); do eval "${at_exit[i]}" || true; done
+    exit "$code"
+}
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+is_root() { [ "$(id -u)" = 0 ]; }
+can_be_root() { is_root || { command -v sudo >/dev/null && sudo -n true 2>/dev/null; }; }
+as_root() { if is_root; then "$@"; else sudo "$@"; fi; }
+
+# need_packages WHY PACKAGE...: installs what is missing; does nothing when all is there.
+need_packages() {
+    local why=$1 missing=() package
+    shift
+    for package in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "missing for $why: ${missing[*]}"
+    if ! command -v apt-get >/dev/null; then
+        say "this is not Debian or Ubuntu: install what corresponds to them"
+        return 1
+    fi
+    if ! is_root && ! command -v sudo >/dev/null; then
+        say "as root: apt-get install ${missing[*]}"
+        return 1
+    fi
+    if [[ " ${missing[*]} " == *" openssh-server "* ]] && [ -d /run/systemd/system ]; then
+        say "the tests start an sshd of their own; the system's is masked, so that nothing new listens"
+        as_root systemctl mask ssh.service ssh.socket
+    fi
+    as_root apt-get -q update >&2
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}" >&2
+}
+
+need_cargo() {
+    command -v cargo >/dev/null || die "cargo is missing: install Rust $(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$repo/Cargo.toml") or later from https://rustup.rs"
+}
+
+# lab_up NAME...: starts container hosts; they are deleted when the script ends.
+lab_up() {
+    "$repo/tests/lab/install-deps"
+    on_exit "$lab" down
+    "$lab" up ct "$@"
+}
+
+# start_hub_double DIR: serves DIR/ORG/REPO/... as a model hub inside the lab's network,
+# sets HF_ENDPOINT, and ends it when the script ends. Wants lab_up before.
+start_hub_double() {
+    local dir=$1 port_file pid
+    cargo build -q --manifest-path "$repo/Cargo.toml" --no-default-features --example hub_double
+    port_file=$(mktemp -u)
+    "$lab" exec "$CARGO_TARGET_DIR/debug/examples/hub_double" --dir "$dir" --port-file "$port_file" >&2 &
+    pid=$!
+    on_exit "kill $pid 2>/dev/null; wait $pid 2>/dev/null; rm -f $port_file"
+    until [ -s "$port_file" ]; do
+        kill -0 "$pid" 2>/dev/null || die "the hub double ended"
+        sleep 0.1
+    done
+    HF_ENDPOINT=http://127.0.0.1:$(cat "$port_file")
+    export HF_ENDPOINT
+}
+
+# step NAME COMMAND...: runs it, says how long it took, and writes the result down.
+# A step of tests counts its tests (count_tests); any other counts itself.
+results=${BRAMBLE_RESULTS:-}
+failed_steps=()
+step() {
+    local name=$1 begun=$SECONDS code=0 output passed failed
+    shift
+    say ""
+    say "== $name"
+    output=$(mktemp)
+    # not "if": errors inside the command shall end it
+    set +e
+    (
+        set -e
+        "$@"
+    ) 2>&1 | tee "$output" >&2
+    code=${PIPESTATUS[0]}
+    set -e
+    read -r passed failed < <(count_tests "$output")
+    rm -f "$output"
+    if [ "$code" != 0 ]; then
+        failed_steps+=("$name")
+        [ "$failed" -gt 0 ] || failed=1
+    elif [ "$((passed + failed))" = 0 ]; then
+        passed=1
+    fi
+    say "== $name: $([ "$code" = 0 ] && echo ok || echo FAILED) after $((SECONDS - begun)) s"
+    [ -z "$results" ] || printf '%s\t%s\t%s\t%s\n' "$passed" "$failed" "$((SECONDS - begun))" "$name" >>"$results"
+}
+
+# count_tests FILE: prints how many tests passed and failed by what nextest and
+# cargo test say in FILE.
+count_tests() {
+    sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        /^ *Summary \[.*tests? run:/ || /^test result: / {
+            for (i = 2; i <= NF; i++) {
+                if ($i ~ /^passed/) passed += $(i - 1)
+                if ($i ~ /^failed/) failed += $(i - 1)
+                if ($i == "timed" && $(i + 1) ~ /^out/) failed += $(i - 1)
+            }
+        }
+        END { print passed + 0, failed + 0 }'
+}
