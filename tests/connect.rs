@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bramble_fleet::connect::fake::{Fake, ended};
-use bramble_fleet::connect::{Connection, Error, Local, Output, Script, Ssh, Stdin, quote};
+use bramble_fleet::connect::{Connection, Error, Local, Output, Script, Settings, Ssh, Stdin, Target, quote};
 use sshd::Sshd;
 
 fn script(text: impl Into<String>) -> Script {
@@ -205,6 +205,46 @@ async fn a_link_that_breaks_while_a_script_runs_is_lost_and_the_script_is_not_se
     let error = result.unwrap_err();
     assert!(matches!(error, Error::Lost { .. }) && error.is_transient(), "{error}");
     assert_eq!(std::fs::read_to_string(&count).unwrap(), "x\n");
+}
+
+/// With a host of the lab: `BRAMBLE_LAB_HOST=$(lab ip NAME) BRAMBLE_LAB_KEY=$(lab key)
+/// lab exec cargo test --test connect -- --ignored`.
+#[tokio::test]
+#[ignore = "wants a host whose login is not root and may sudo"]
+async fn a_login_that_may_sudo_becomes_root_and_its_scripts_end_in_time() {
+    let (address, key) =
+        (std::env::var("BRAMBLE_LAB_HOST").unwrap(), std::env::var("BRAMBLE_LAB_KEY").unwrap());
+    let target = Target { address, user: Some("pi".into()), port: None, identity: Some(key.into()) };
+    let known = tempfile::NamedTempFile::new().unwrap();
+    let settings = Settings {
+        is_new_host_key_accepted: true,
+        known_hosts: Some(known.path().to_owned()),
+        config: Some("/dev/null".into()),
+        ..Settings::default()
+    };
+    let ssh = Ssh::new(target, settings).unwrap();
+    conforms(&ssh).await;
+    assert_ne!(run(&ssh, "id -u").await.stdout, b"0\n");
+    let as_root = |text: &str, seconds| Script {
+        text: text.to_owned(),
+        is_root: true,
+        timeout: Duration::from_secs(seconds),
+    };
+    for (text, status, stdout) in [("id -u", 0, "0\n"), ("exit 1", 1, ""), ("exit 255", 255, "")] {
+        let output = ssh.run(&as_root(text, 30), Stdin::Empty).await.unwrap();
+        assert_eq!(output, ended(status, stdout, ""), "{text}");
+    }
+    let bytes = vec![b'\r'; 5 << 20];
+    let output = ssh.run(&as_root("cat", 30), Stdin::Bytes(bytes.clone())).await.unwrap();
+    assert!(output.stdout == bytes, "as they were, through sudo too");
+    let slow = as_root("echo $$ >/run/slow; while :; do sleep 0.05; done", 1);
+    assert!(matches!(ssh.run(&slow, Stdin::Empty).await, Err(Error::TimedOut { .. })));
+    let still = as_root("kill -0 $(cat /run/slow)", 30);
+    assert_eq!(ssh.run(&still, Stdin::Empty).await.unwrap().status, 1, "it is gone");
+    // without sudo
+    ssh.run(&as_root("mv /etc/sudoers.d/010_pi-nopasswd /root/", 30), Stdin::Empty).await.unwrap();
+    let error = ssh.run(&as_root("true", 30), Stdin::Empty).await.unwrap_err();
+    assert!(matches!(&error, Error::Sudo { said, .. } if said.contains("password")), "{error}");
 }
 
 async fn kill(pid: &str) {

@@ -37,13 +37,14 @@ impl Connection for Local {
         let (end, Left { stdout, stderr }) = process::run(command, stdin, script.timeout).await;
         let host = HERE.to_owned();
         match end {
-            End::Status(_) if wrapped.group(&stderr).is_none() => Err(wrapped.never_began(host, &stderr)),
+            End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
             End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
             End::TimedOut => {
                 // what runs as root is not ours to kill without sudo
-                if let (true, Some(group)) = (script.is_root, wrapped.group(&stderr)) {
+                let groups = wrapped.groups(&stderr);
+                if script.is_root && !groups.is_empty() {
                     let mut kill = Command::new("sh");
-                    kill.args(["-c", &kill_group(group, true)]);
+                    kill.args(["-c", &kill_groups(&groups, true)]);
                     process::run(kill, Stdin::Empty, Duration::from_secs(5)).await;
                 }
                 Err(Error::TimedOut { host, after: script.timeout })
@@ -58,9 +59,10 @@ impl Connection for Local {
     }
 }
 
-/// Returns a line for `sh` that ends a process group, root's own through sudo.
-pub(super) fn kill_group(group: u32, is_root: bool) -> String {
-    let kill = format!("kill -TERM -- -{group}; sleep 1; kill -KILL -- -{group}");
+/// Returns a line for `sh` that ends process groups, root's own through sudo.
+pub(super) fn kill_groups(groups: &[u32], is_root: bool) -> String {
+    let all: String = groups.iter().map(|group| format!(" -{group}")).collect();
+    let kill = format!("kill -TERM --{all}; sleep 1; kill -KILL --{all}");
     if is_root { format!("[ \"$(id -u)\" = 0 ] || exec sudo -n sh -c '{kill}'; {kill}") } else { kill }
 }
 

@@ -20,8 +20,9 @@ s=$?
 [ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
 exit $s"#;
 
+/// With `use_pty`, Debian's default, sudo gives the script a process group of its own.
 const AS_ROOT: &str = r#"export LC_ALL=C
-run='printf "%s begins %s\n" "$1" "$3" >&2; exec sh -c "$2"'
+run='printf "%s begins %s %s\n" "$1" "$3" "$$" >&2; exec sh -c "$2"'
 if [ "$(id -u)" = 0 ]; then sh -c "$run" sh "$1" "$2" "$$"; else sudo -n sh -c "$run" sh "$1" "$2" "$$"; fi
 s=$?
 [ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
@@ -71,11 +72,18 @@ impl Wrapped {
         format!("exec sh -c {}", words.join(" "))
     }
 
-    /// Returns the script's process group, once it has begun.
-    pub(super) fn group(&self, stderr: &Tail) -> Option<u32> {
+    /// Returns whether the script began.
+    pub(super) fn has_begun(&self, stderr: &Tail) -> bool {
+        !self.groups(stderr).is_empty()
+    }
+
+    /// Returns the script's process groups; none before it has begun.
+    pub(super) fn groups(&self, stderr: &Tail) -> Vec<u32> {
         let head = String::from_utf8_lossy(&stderr.head);
-        let (_, after) = head.split_once(&format!("{} begins ", self.mark))?;
-        after.lines().next()?.parse().ok()
+        let line =
+            head.split_once(&format!("{} begins ", self.mark)).and_then(|(_, after)| after.lines().next());
+        let numbers = line.unwrap_or_default().split_whitespace().filter_map(|word| word.parse().ok());
+        numbers.filter(|group| *group > 1).collect()
     }
 
     /// Returns whether the script itself ended with 255.
@@ -169,9 +177,10 @@ mod tests {
     fn our_own_words_are_taken_out_of_what_a_script_said() {
         let wrapped = wrapped();
         let mut stderr = Tail::default();
-        stderr
-            .push(format!("banner\n{0} begins 42\nred \x1b[31malert\n{0} ended\n", wrapped.mark).as_bytes());
-        assert_eq!(wrapped.group(&stderr), Some(42));
+        stderr.push(
+            format!("banner\n{0} begins 42 43\nred \x1b[31malert\n{0} ended\n", wrapped.mark).as_bytes(),
+        );
+        assert_eq!(wrapped.groups(&stderr), [42, 43]);
         assert!(wrapped.is_own_255(&stderr));
         assert_eq!(wrapped.said(&stderr), "banner\nred [31malert");
     }
@@ -185,7 +194,7 @@ mod tests {
             stderr.push(format!("line {n}\n").as_bytes());
         }
         stderr.trim();
-        assert_eq!(wrapped.group(&stderr), Some(7));
+        assert_eq!(wrapped.groups(&stderr), [7]);
         let said = wrapped.said(&stderr);
         assert!(said.len() <= 64 << 10 && said.ends_with("line 99999\n"), "{}", said.len());
     }

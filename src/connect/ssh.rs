@@ -9,6 +9,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -187,11 +188,15 @@ impl Ssh {
         ssh
     }
 
-    /// Opens the connection unless it is open.
-    async fn ensure_master(&self) -> Result<(), Error> {
+    /// Opens the connection unless it is open. In doubt, the master is asked.
+    async fn ensure_master(&self, is_doubted: bool) -> Result<(), Error> {
         let _one_at_a_time = self.master.lock().await;
         if self.socket().exists() {
-            return Ok(());
+            if !is_doubted || self.tell_master("check").await {
+                return Ok(());
+            }
+            // left by a master that was killed; an error means that it is gone too
+            let _ = std::fs::remove_file(self.socket());
         }
         let mut ssh = self.connecting();
         // -f: it goes to the background once it is logged in, so that its end says how it went
@@ -258,13 +263,14 @@ impl Ssh {
                 let said = if said.is_empty() { "ssh said nothing".to_owned() } else { said };
                 Err(Error::Lost { host, said })
             }
-            End::Status(_) if wrapped.group(&stderr).is_none() => Err(wrapped.never_began(host, &stderr)),
+            End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
             End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
             End::TimedOut | End::TooMuch => {
                 // our end is closed; the script's other end would go on until it reads or writes
-                if let Some(group) = wrapped.group(&stderr) {
+                let groups = wrapped.groups(&stderr);
+                if !groups.is_empty() {
                     let mut ssh = self.through_master();
-                    ssh.arg("--").arg(&self.target.address).arg(local::kill_group(group, script.is_root));
+                    ssh.arg("--").arg(&self.target.address).arg(local::kill_groups(&groups, script.is_root));
                     process::run(ssh, Stdin::Empty, Duration::from_secs(5)).await;
                 }
                 Err(match end {
@@ -276,15 +282,17 @@ impl Ssh {
         })
     }
 
-    /// Removes the socket of a master that is gone without having said so.
-    fn forget_socket(&self) {
-        // an error means that it is gone too
-        let _ = std::fs::remove_file(self.socket());
+    /// Tells the master something; returns whether it was there to hear it.
+    async fn tell_master(&self, what: &str) -> bool {
+        let mut ssh = Command::new("ssh");
+        ssh.args(self.master_args(what));
+        let (end, _) = process::run(ssh, Stdin::Empty, Duration::from_secs(5)).await;
+        matches!(end, End::Status(0))
     }
 
-    fn exit_args(&self) -> Vec<OsString> {
+    fn master_args(&self, what: &str) -> Vec<OsString> {
         let mut args: Vec<OsString> =
-            ["-F", "none", "-o", "LogLevel=QUIET", "-O", "exit", "-S"].map(Into::into).into();
+            ["-F", "none", "-o", "LogLevel=QUIET", "-O", what, "-S"].map(Into::into).into();
         args.push(self.control_path().into());
         args.push("--".into());
         args.push(self.target.address.clone().into());
@@ -297,7 +305,10 @@ impl Drop for Ssh {
         if self.socket().exists() {
             #[expect(clippy::disallowed_methods, reason = "this is connect; a destructor cannot await")]
             let mut ssh = std::process::Command::new("ssh");
-            ssh.args(self.exit_args()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            ssh.args(self.master_args("exit"))
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null());
             // one message over a local socket: milliseconds. If it fails, the master ends
             // by itself after a minute.
             let _ = ssh.status();
@@ -308,7 +319,7 @@ impl Drop for Ssh {
 /// Makes a 0700 folder with a short name for a control socket.
 fn socket_dir(runtime_dir: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix("bram-").rand_bytes(6);
+    builder.prefix("bram-").rand_bytes(6).permissions(std::fs::Permissions::from_mode(0o700));
     let is_short = |dir: &&Path| dir.as_os_str().len() + "/bram-123456/s".len() <= LONGEST_SOCKET;
     if let Some(dir) = runtime_dir.filter(is_short).filter(|dir| dir.is_dir()) {
         return builder.tempdir_in(dir);
@@ -329,13 +340,12 @@ impl Connection for Ssh {
         let here = |source| Error::Here { doing: "the connection is closed".to_owned(), source };
         let permit = self.sessions.acquire().await.map_err(|closed| here(std::io::Error::other(closed)))?;
         let again = stdin.clone();
-        self.ensure_master().await?;
+        self.ensure_master(false).await?;
         let result = if let Some(result) = self.session(&wrapped, script, stdin).await {
             result
         } else {
             // it ends by itself after a minute without work, maybe at this very moment
-            self.forget_socket();
-            self.ensure_master().await?;
+            self.ensure_master(true).await?;
             self.session(&wrapped, script, again).await.unwrap_or_else(|| {
                 Err(Error::Lost { host: self.host.clone(), said: "the connection does not stay up".into() })
             })
@@ -350,17 +360,14 @@ impl Connection for Ssh {
 
     async fn close(&self) {
         if self.socket().exists() {
-            let mut ssh = Command::new("ssh");
-            ssh.args(self.exit_args());
-            process::run(ssh, Stdin::Empty, Duration::from_secs(5)).await;
+            // a minute later it would end by itself
+            self.tell_master("exit").await;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
 
     fn target(address: &str) -> Target {
