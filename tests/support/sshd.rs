@@ -38,7 +38,7 @@ impl Sshd {
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
              StrictModes no\nUsePAM {}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PermitRootLogin prohibit-password\nUseDNS no\n",
+             PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\n",
             at("host"),
             at("login.pub"),
             if is_root { "yes" } else { "no" },
