@@ -42,12 +42,12 @@ pub(super) fn manifest(fleet: written::Fleet, faults: &mut Faults) -> Option<Man
         &known_models,
         faults,
     );
-    let mut homes = Homes::default();
-    let deploy: Vec<Deploy> = fleet
-        .deploy
-        .unwrap_or_default()
+    let entries = fleet.deploy.unwrap_or_default();
+    let is_unsure = entries.iter().any(|entry| entry.0.is_none());
+    let mut homes = Homes { is_unsure, ..Homes::default() };
+    let deploy: Vec<Deploy> = entries
         .into_iter()
-        .filter_map(|entry| deploy(entry, &known_models, &hosts, &mut homes, faults))
+        .filter_map(|entry| deploy(entry.0?, &known_models, &hosts, &mut homes, faults))
         .collect();
     let routes = fleet.routes.map(|table| table.0).unwrap_or_default();
     let routes =
@@ -412,6 +412,8 @@ fn deploy(
     let (line, _) = faults.line_and_column(entry.keys.span.start);
     if let Some(model) = entry.model.as_ref().filter(|model| !models.contains(&model.value.0)) {
         unknown_model(&model.value.0, model.span, models, faults);
+        // it may be any of them that was meant
+        homes.is_unsure = true;
     }
     let on = entry.on.and_then(|on| on_hosts(on, hosts, faults));
     let Some(Spanned { value: written::Name(model), .. }) = entry.model else {
@@ -577,7 +579,7 @@ fn route(
     let mode = value.mode?.value;
     let place = value.keys.place("order");
     let order = match value.order {
-        Some(order) => checked_order(order, &model, is_known, hosts, homes, faults)?,
+        Some(order) => checked_order(order, &model, is_known, hosts, faults)?,
         None if place.is_some() => return None,
         None if mode == RouteMode::LocalOnly => vec![LOCAL.to_owned()],
         None => {
@@ -618,7 +620,6 @@ fn checked_order(
     model: &ModelName,
     is_known: bool,
     hosts: &Hosts,
-    homes: &Homes,
     faults: &mut Faults,
 ) -> Option<Vec<String>> {
     if order.value.is_empty() {
@@ -650,18 +651,6 @@ fn checked_order(
                 format!("`{name}` does not say what it calls `{model}`"),
                 format!("add `{model}: ITS-NAME` to `models` of `{name}`"),
             ),
-            Via::Ssh { .. } | Via::Local { .. }
-                if is_known
-                    && homes.is_sure_of(model)
-                    && !homes.lines.contains_key(&(model.clone(), name.clone())) =>
-            {
-                (
-                    format!("`{name}` does not have `{model}`"),
-                    format!(
-                        "add `- {{ model: {model}, on: [{name}] }}` to `deploy`, or remove it from the order"
-                    ),
-                )
-            }
             _ => continue,
         };
         faults.push(Problem::new(Kind::Conflict, *span, message).help(help));

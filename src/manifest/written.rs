@@ -13,8 +13,8 @@ use crate::quant::Quant;
 use crate::source::SourceRef;
 use crate::yaml::record_parts::read_word;
 use crate::yaml::{
-    Faults, Kind, Node, Problem, Read, Spanned, Table, Value, Whole, expected, nearest, quoted, record, text,
-    word,
+    Faults, Kind, Maybe, Node, Problem, Read, Spanned, Table, Value, Whole, expected, nearest, quoted,
+    record, text, word,
 };
 
 record! {
@@ -35,7 +35,7 @@ record! {
         /// The hosts by name.
         need hosts: Table<Name<HostName>, Host>;
         /// Which model goes where.
-        need deploy: Vec<Deploy>;
+        need deploy: Vec<Maybe<Deploy>>;
         /// Who answers for a model, by the model's name.
         may routes: Table<Name<ModelName>, Route>;
     }

@@ -167,8 +167,7 @@ impl Builder<'_> {
                 }
                 Event::SequenceStart(..) | Event::MappingStart(..) => {
                     if open.len() >= MAX_DEPTH {
-                        let message = format!("nested deeper than {MAX_DEPTH} levels");
-                        return self.refuse(span, message, "a manifest needs four");
+                        return self.refuse_depth(span);
                     }
                     if let Some(Open::Map { key: None, .. }) = open.last() {
                         let message = "a list or mapping cannot be a key".to_owned();
@@ -259,8 +258,16 @@ impl Builder<'_> {
         None
     }
 
+    fn refuse_depth(&mut self, span: Span) -> Option<Node> {
+        self.refuse(span, format!("nested deeper than {MAX_DEPTH} levels"), "a manifest needs five")
+    }
+
     fn syntax_error(&mut self, error: &saphyr_parser::ScanError) -> Option<Node> {
         let mut at = self.offsets.byte(error.marker().index());
+        // the parser has a limit of its own, for what it must read ahead
+        if error.info().contains("recursion limit") {
+            return self.refuse_depth(Span { start: at, end: at });
+        }
         let mut help = "YAML cannot go on here; look at this line and the one before".to_owned();
         // a tab is complained of where the text before it ended: show the tab itself
         if let Some(tab) = error.info().contains("tab").then(|| self.tab_after(at)).flatten() {

@@ -136,6 +136,28 @@ impl<T: Read> Read for Vec<T> {
     }
 }
 
+/// A value that may be unreadable without the list around it being so.
+#[derive(Debug)]
+pub(crate) struct Maybe<T>(pub(crate) Option<T>);
+
+impl<T: Read> Read for Maybe<T> {
+    fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
+        Some(Self(T::read(node, faults)))
+    }
+}
+
+impl<T: JsonSchema> JsonSchema for Maybe<T> {
+    fn inline_schema() -> bool {
+        T::inline_schema()
+    }
+    fn schema_name() -> Cow<'static, str> {
+        T::schema_name()
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        T::json_schema(generator)
+    }
+}
+
 /// An entry of a mapping from names that the user gives; its value is none where it could not be read.
 #[derive(Debug)]
 pub(crate) struct Entry<K, T> {
@@ -351,7 +373,10 @@ macro_rules! record {
     (@is_needed need) => { true };
     (@is_needed may) => { false };
     (@require need $field:ident $doc:expr, $noun:expr, $keys:expr, $faults:expr) => {
-        $crate::yaml::record_parts::require(stringify!($field), $doc, $noun, $keys, $faults);
+        {
+            use $crate::yaml::record_parts as parts;
+            parts::require(parts::bare(stringify!($field)), $doc, $noun, $keys, $faults);
+        }
     };
     (@require may $($rest:tt)*) => {};
 }
