@@ -18,7 +18,7 @@ pub enum Event {
         key: String,
         /// The host it is done on; none on the operator's machine.
         host: Option<HostName>,
-        /// What is being done, in the present tense: "pushing chat (Q8_0)".
+        /// What is being done, in the present tense: `pushing chat (Q8_0)`.
         what: String,
         /// How many bytes it will move, where that is known.
         total: Option<Bytes>,

@@ -82,6 +82,11 @@ pub enum Error {
     Catalog(String),
 }
 
+/// Whether a file is a GGUF by its name. The hub's names have their case: `.GGUF` is another name.
+fn is_gguf_name(path: &str) -> bool {
+    path.strip_suffix(".gguf").is_some_and(|stem| !stem.is_empty())
+}
+
 /// Whether `text` is a harmless segment of a path or name on the hub.
 fn is_segment(text: &str) -> bool {
     let is_inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
@@ -142,8 +147,7 @@ fn hub(rest: &str) -> Result<SourceRef, Error> {
     if let Some(revision) = revision.filter(|revision| !is_segment(revision)) {
         return Err(Error::Revision(revision.chars().take(120).collect()));
     }
-    let is_gguf =
-        |file: &str| file.len() <= 512 && file.ends_with(".gguf") && file.split('/').all(is_segment);
+    let is_gguf = |file: &str| file.len() <= 512 && is_gguf_name(file) && file.split('/').all(is_segment);
     if let Some(file) = file.filter(|file| !is_gguf(file)) {
         return Err(Error::File(file.chars().take(120).collect()));
     }
@@ -173,7 +177,7 @@ impl Pinned {
 
     /// Returns whether the source is one GGUF file, to be used as it is.
     pub fn is_gguf(&self) -> bool {
-        self.files.len() == 1 && self.files[0].path.ends_with(".gguf")
+        self.files.len() == 1 && is_gguf_name(&self.files[0].path)
     }
 }
 

@@ -58,7 +58,7 @@ record! {
 
 /// A text that is not empty.
 #[derive(Debug, serde::Serialize, schemars::JsonSchema)]
-struct Line(String);
+pub(super) struct Line(String);
 
 impl Read for Line {
     fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
@@ -69,8 +69,9 @@ impl Read for Line {
     }
 }
 
+/// Yes or no.
 #[derive(Debug, Clone, Copy, serde::Serialize, schemars::JsonSchema)]
-struct Flag(bool);
+pub(super) struct Flag(bool);
 
 impl Read for Flag {
     fn read(node: &Node, faults: &mut Faults) -> Option<Self> {

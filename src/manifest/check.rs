@@ -13,7 +13,7 @@ use crate::generation::Layout;
 use crate::ids::{HostName, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
-use crate::yaml::{Entry, Faults, Kind, Problem, Span, Spanned, Whole, nearest, quoted};
+use crate::yaml::{Entry, Faults, Kind, Problem, Record as _, Span, Spanned, Whole, nearest, quoted};
 
 /// The upstream that means the engines of the host itself.
 const LOCAL: &str = "local";
@@ -27,7 +27,7 @@ const MAX_LABELS: usize = 32;
 type Names<K> = Spanned<written::Name<K>>;
 
 /// Checks the parts together. The manifest is whole only if no fault was left, here or before.
-pub(super) fn manifest(fleet: written::Fleet, faults: &mut Faults) -> Option<Manifest> {
+pub(super) fn manifest(fleet: written::Root, faults: &mut Faults) -> Option<Manifest> {
     serve_is_plain(&fleet, faults);
     let default_ssh = fleet.defaults.and_then(|defaults| defaults.ssh).map(ssh_options).unwrap_or_default();
     let entries = fleet.models.map(|table| table.0).unwrap_or_default();
@@ -53,6 +53,7 @@ pub(super) fn manifest(fleet: written::Fleet, faults: &mut Faults) -> Option<Man
     let routes =
         routes.into_iter().filter_map(|entry| route(entry, &known_models, &hosts, &homes, faults)).collect();
 
+    let written::Format = fleet.bramble?;
     let serve = fleet.serve.unwrap_or_default();
     let rollout = fleet.rollout.unwrap_or_default();
     Some(Manifest {
@@ -70,18 +71,18 @@ pub(super) fn manifest(fleet: written::Fleet, faults: &mut Faults) -> Option<Man
 }
 
 /// TLS is the default and not there yet: only a manifest that says `tls: off` is served.
-fn serve_is_plain(fleet: &written::Fleet, faults: &mut Faults) {
+fn serve_is_plain(fleet: &written::Root, faults: &mut Faults) {
     let tls = fleet.serve.as_ref().and_then(|serve| serve.tls.as_ref());
-    let serve_place = fleet.keys.place("serve");
+    let serve_place = fleet.keys().place("serve");
     let (place, message) = match tls {
         Some(Spanned { value: Tls::Off, .. }) => return,
         Some(Spanned { value: Tls::Files, span }) => (*span, "doors with certificates from files"),
         Some(Spanned { span, .. }) => (*span, "doors with certificates of the fleet"),
         // what stands there is wrong already, and said to be
         None if fleet.serve.is_none() && serve_place.is_some() => return,
-        None if fleet.serve.as_ref().is_some_and(|serve| serve.keys.has("tls")) => return,
+        None if fleet.serve.as_ref().is_some_and(|serve| serve.keys().has("tls")) => return,
         None => {
-            let top = fleet.keys.place("fleet").unwrap_or(fleet.keys.span);
+            let top = fleet.keys().place("fleet").unwrap_or(fleet.keys().span);
             (serve_place.unwrap_or(top), "doors with certificates of the fleet, the default")
         }
     };
@@ -268,7 +269,7 @@ fn host(
     models: &BTreeSet<ModelName>,
     faults: &mut Faults,
 ) -> Option<HostSpec> {
-    let keys = &host.keys;
+    let keys = &host.keys().clone();
     let kinds: Vec<&str> = ["address", "board", "upstream"].into_iter().filter(|key| keys.has(key)).collect();
     let kind = match *kinds.as_slice() {
         [kind] => kind,
@@ -409,7 +410,7 @@ fn deploy(
     homes: &mut Homes,
     faults: &mut Faults,
 ) -> Option<Deploy> {
-    let (line, _) = faults.line_and_column(entry.keys.span.start);
+    let (line, _) = faults.line_and_column(entry.keys().span.start);
     if let Some(model) = entry.model.as_ref().filter(|model| !models.contains(&model.value.0)) {
         unknown_model(&model.value.0, model.span, models, faults);
         // it may be any of them that was meant
@@ -507,8 +508,8 @@ fn is_deployable(name: &HostName, span: Span, hosts: &Hosts, faults: &mut Faults
 }
 
 fn selector(written: written::Selector, span: Span, faults: &mut Faults) -> Option<Selector> {
-    let has_role = written.keys.has("role");
-    if !has_role && !written.keys.has("labels") {
+    let has_role = written.keys().has("role");
+    if !has_role && !written.keys().has("labels") {
         let problem = Problem::new(Kind::Missing, span, "the selection says neither `role` nor `labels`");
         faults.push(problem.help("such as `{ role: pi }`"));
         return None;
@@ -516,7 +517,7 @@ fn selector(written: written::Selector, span: Span, faults: &mut Faults) -> Opti
     if has_role && written.role.is_none() {
         return None;
     }
-    let place = written.keys.place("labels").unwrap_or(span);
+    let place = written.keys().place("labels").unwrap_or(span);
     Some(Selector { role: written.role, labels: labels(written.labels, place, faults) })
 }
 
@@ -560,7 +561,7 @@ fn route(
     if let Some(continue_on) = &value.continue_on {
         let problem = Problem::new(
             Kind::NotYet,
-            value.keys.place("continue_on").unwrap_or(continue_on.span),
+            value.keys().place("continue_on").unwrap_or(continue_on.span),
             "continuing an answer that broke off",
         );
         faults.push(problem.help("leave `continue_on` out; such an answer ends with an error that says so"));
@@ -568,6 +569,7 @@ fn route(
             hosts.unknown(&name.0, continue_on.span, false, faults);
         });
     }
+    let place = value.keys().place("order");
     let from = value.from.and_then(|from| {
         let span = from.span;
         let selector = selector(from.value, span, faults)?;
@@ -577,7 +579,6 @@ fn route(
         Some(selector)
     });
     let mode = value.mode?.value;
-    let place = value.keys.place("order");
     let order = match value.order {
         Some(order) => checked_order(order, &model, is_known, hosts, faults)?,
         None if place.is_some() => return None,

@@ -9,6 +9,8 @@ mod schema;
 mod written;
 
 #[cfg(test)]
+mod laws;
+#[cfg(test)]
 mod tests;
 
 pub use crate::yaml::{Kind as ProblemKind, Place, Problems};
@@ -26,7 +28,7 @@ use crate::yaml::{self, Faults, Kind, Problem, Read, Span};
 pub fn parse(file_name: &str, text: &str) -> Result<Manifest, Problems> {
     let mut faults = Faults::new(file_name, text);
     let manifest = yaml::parse(&mut faults)
-        .and_then(|node| written::Fleet::read(&node, &mut faults))
+        .and_then(|node| written::Root::read(&node, &mut faults))
         .and_then(|fleet| check::manifest(fleet, &mut faults));
     match manifest {
         Some(manifest) if faults.is_empty() => Ok(manifest),
@@ -59,7 +61,7 @@ pub fn parse_bytes(file_name: &str, bytes: &[u8]) -> Result<Manifest, Problems> 
 pub fn json_schema() -> serde_json::Value {
     let mut schema = schemars::generate::SchemaSettings::draft2020_12()
         .into_generator()
-        .into_root_schema_for::<written::Fleet>();
+        .into_root_schema_for::<written::Root>();
     schema.insert("title".to_owned(), "Bramble manifest".into());
     schema.to_value()
 }

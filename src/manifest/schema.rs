@@ -113,7 +113,7 @@ pub enum Prefer {
 pub struct Floor {
     /// Answer tokens per second. Default 0.5.
     pub tokens_per_second: f64,
-    /// The smallest quant. Default Q4_0.
+    /// The smallest quant. Default `Q4_0`.
     pub quality: Quant,
 }
 

@@ -19,7 +19,7 @@ use crate::yaml::{
 
 record! {
     /// A Bramble manifest: which models run on which hosts, and who answers.
-    Fleet: "the manifest" {
+    Root: "the manifest" {
         /// The format of this file: 1.
         need bramble: Format;
         /// Who these hosts belong to. A host of another fleet is refused.
@@ -113,7 +113,7 @@ record! {
 
 record! {
     /// Published differences to be added to weights that you have.
-    Delta: "a delta source" {
+    Difference: "a delta source" {
         /// The weights that you have.
         need base: Spanned<SourceText>;
         /// The differences.
@@ -181,7 +181,7 @@ record! {
 
 record! {
     /// A number of hosts of a selection.
-    Count: "a number of hosts" {
+    Number: "a number of hosts" {
         /// How many.
         need count: Spanned<Whole<1, 1000>>;
         /// Of which.
@@ -446,13 +446,13 @@ impl JsonSchema for SourceText {
 #[derive(Debug)]
 pub(super) enum Source {
     Text(SourceRef),
-    Delta(Box<Delta>),
+    Delta(Box<Difference>),
 }
 
 impl Read for Source {
     fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
         match &node.value {
-            Value::Map(_) => Delta::read(node, faults).map(|delta| Self::Delta(Box::new(delta))),
+            Value::Map(_) => Difference::read(node, faults).map(|delta| Self::Delta(Box::new(delta))),
             _ => SourceText::read(node, faults).map(|source| Self::Text(source.0)),
         }
     }
@@ -463,7 +463,8 @@ impl JsonSchema for Source {
         "Source".into()
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let (text, delta) = (generator.subschema_for::<SourceText>(), generator.subschema_for::<Delta>());
+        let (text, delta) =
+            (generator.subschema_for::<SourceText>(), generator.subschema_for::<Difference>());
         json_schema!({ "anyOf": [text, delta] })
     }
 }
@@ -473,7 +474,7 @@ impl JsonSchema for Source {
 pub(super) enum On {
     Hosts(Vec<Spanned<Name<HostName>>>),
     Every(Selector),
-    Count(Count),
+    Count(Number),
 }
 
 impl Read for On {
@@ -484,7 +485,7 @@ impl Read for On {
             Value::Map(entries)
                 if entries.iter().any(|(key, _)| matches!(key.text.as_str(), "count" | "where")) =>
             {
-                Count::read(node, faults).map(Self::Count)
+                Number::read(node, faults).map(Self::Count)
             }
             Value::Map(_) => Selector::read(node, faults).map(Self::Every),
             _ => expected("a host, a list of hosts, or `{ role: … }`", node, faults),
@@ -498,7 +499,7 @@ impl JsonSchema for On {
     }
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let name = generator.subschema_for::<Name<HostName>>();
-        let (every, count) = (generator.subschema_for::<Selector>(), generator.subschema_for::<Count>());
+        let (every, count) = (generator.subschema_for::<Selector>(), generator.subschema_for::<Number>());
         json_schema!({ "anyOf": [name, { "type": "array", "items": name }, every, count] })
     }
 }
@@ -611,14 +612,14 @@ fn is_base_url(text: &str) -> bool {
         None => (authority, None),
     };
     let is_port = |port: &str| (1..=5).contains(&port.len()) && port.bytes().all(|b| b.is_ascii_digit());
-    let is_part = |part: &str| {
+    let is_folder = |part: &str| {
         !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.~-".contains(&b))
     };
     is_plain(host, b"_.-", 253)
         && !host.starts_with('.')
         && port.is_none_or(is_port)
         && text.len() <= 512
-        && path.split('/').all(is_part)
+        && path.split('/').all(is_folder)
 }
 
 text! {

@@ -268,14 +268,14 @@ impl Builder<'_> {
         if error.info().contains("recursion limit") {
             return self.refuse_depth(Span { start: at, end: at });
         }
-        let mut help = "YAML cannot go on here; look at this line and the one before".to_owned();
+        let mut help = "YAML cannot go on here; look at this line and the one before";
         // a tab is complained of where the text before it ended: show the tab itself
         if let Some(tab) = error.info().contains("tab").then(|| self.tab_after(at)).flatten() {
             at = tab;
-            help = "a tab stands in the indentation: YAML wants spaces".to_owned();
+            help = "a tab stands in the indentation: YAML wants spaces";
         }
         let span = Span { start: at, end: at };
-        self.refuse(span, format!("this is not YAML: {}", error.info()), &help)
+        self.refuse(span, format!("this is not YAML: {}", error.info()), help)
     }
 
     /// The first tab among the white space that begins the line at `at` or a later one.

@@ -97,7 +97,6 @@ pub struct Place {
     pub excerpt_length: usize,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn as_pair<S: serde::Serializer>(span: &Span, serializer: S) -> Result<S::Ok, S::Error> {
     [span.start, span.end].serialize(serializer)
 }

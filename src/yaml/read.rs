@@ -207,7 +207,7 @@ impl<K: JsonSchema, T: JsonSchema> JsonSchema for Table<K, T> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Keys {
     pub(crate) span: Span,
-    keys: Vec<Key>,
+    found: Vec<Key>,
     /// Known keys that a mistyped one probably meant: they are not also reported missing.
     meant: Vec<String>,
 }
@@ -238,12 +238,12 @@ impl Keys {
             faults.push(problem);
         }
         let keys = entries.iter().map(|(key, _)| key).filter(|key| known.contains(&key.text.as_str()));
-        Some((Self { span: node.span, keys: keys.cloned().collect(), meant }, entries))
+        Some((Self { span: node.span, found: keys.cloned().collect(), meant }, entries))
     }
 
     /// Returns where a key stands, if it is there.
     pub(crate) fn place(&self, key: &str) -> Option<Span> {
-        self.keys.iter().find(|found| found.text == key).map(|found| found.span)
+        self.found.iter().find(|found| found.text == key).map(|found| found.span)
     }
 
     pub(crate) fn has(&self, key: &str) -> bool {
@@ -254,6 +254,12 @@ impl Keys {
 /// Returns a field's key: its name without Rust's mark for a name that is a keyword.
 pub(crate) fn bare(field: &'static str) -> &'static str {
     field.strip_prefix("r#").unwrap_or(field)
+}
+
+/// A mapping with known keys, as `record!` declares it.
+pub(crate) trait Record {
+    /// Returns the keys that are there.
+    fn keys(&self) -> &Keys;
 }
 
 /// Reads one field of a record; a value that is left empty is a fault.
@@ -271,7 +277,7 @@ pub(crate) fn field<T: Read>(key: &str, entries: &[(Key, Node)], faults: &mut Fa
 pub(crate) fn require(key: &str, doc: &str, noun: &str, keys: &Keys, faults: &mut Faults) {
     if !keys.has(key) && !keys.meant.iter().any(|meant| meant == key) {
         // the first key of a mapping is a better place than the whole of it
-        let at = keys.keys.first().map_or(keys.span, |first| first.span);
+        let at = keys.found.first().map_or(keys.span, |first| first.span);
         let problem = Problem::new(Kind::Missing, at, format!("`{key}` is missing in {noun}"));
         faults.push(problem.help(format!("`{key}`: {}", doc.trim())));
     }
@@ -330,8 +336,7 @@ macro_rules! record {
         $(#[doc = $about])+
         #[derive(Debug, Default)]
         pub(super) struct $name {
-            /// The keys that are there.
-            pub(super) keys: $crate::yaml::record_parts::Keys,
+            keys: $crate::yaml::record_parts::Keys,
             $($(#[doc = $doc])+ pub(super) $field: Option<$type>,)+
         }
 
@@ -346,6 +351,12 @@ macro_rules! record {
                 $(let $field = parts::field::<$type>(parts::bare(stringify!($field)), entries, faults)
                     $(.or_else(|| Some($default)))?;)+
                 Some(Self { keys, $($field),+ })
+            }
+        }
+
+        impl $crate::yaml::Record for $name {
+            fn keys(&self) -> &$crate::yaml::record_parts::Keys {
+                &self.keys
             }
         }
 
