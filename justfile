@@ -1,0 +1,53 @@
+# The door to the workshop: `just` lists what can be done.
+
+set shell := ["bash", "-euo", "pipefail", "-c"]
+
+[private]
+default:
+    @just --list --unsorted
+
+# Check types and run every test that needs no llama.cpp: seconds, not minutes
+[group('every day')]
+check *filter:
+    cargo nextest run --no-default-features {{ filter }}
+
+# Format the code
+[group('every day')]
+fmt:
+    cargo fmt
+
+# Hold the code to the lints, without llama.cpp
+[group('every day')]
+lint:
+    cargo fmt --check
+    cargo clippy --no-default-features --all-targets -- -D warnings
+
+# Run everything that CI runs
+[group('before a push')]
+test:
+    scripts/test
+
+# Check licences, advisories and bans of the dependencies
+[group('before a push')]
+deny:
+    cargo deny check
+
+# Write the manifest's JSON Schema for editors to FILE
+[group('by hand')]
+schema file="fleet.schema.json":
+    cargo run --quiet --no-default-features --bin bramble -- schema > {{ file }}
+
+# The main job from nothing to answers, on two hosts on this machine
+[group('by hand')]
+demo:
+    scripts/demo
+
+# Measure the figures of an area anew
+[group('by hand')]
+figures area:
+    scripts/figures {{ area }}
+
+# Bring hosts on this machine up or down: `just lab up`
+[group('by hand')]
+lab *arguments:
+    tests/lab/lab {{ arguments }}
