@@ -118,6 +118,7 @@ step() {
 # cargo test say in FILE.
 count_tests() {
     sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
+        /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
         /^ *Summary \[.*tests? run:/ || /^test result: / {
             for (i = 2; i <= NF; i++) {
                 if ($i ~ /^passed/) passed += $(i - 1)
@@ -127,3 +128,27 @@ count_tests() {
         }
         END { print passed + 0, failed + 0 }'
 }
+
+# What each job needs of Debian 12 and 13 and Ubuntu 24.04.
+build_packages=(g++ cmake make libclang-dev binutils git)
+checkpoint_packages=(python3 python3-venv)
+
+# The operator's program, the bundles that it sends, and where the real checkpoint is kept.
+bramble=$CARGO_TARGET_DIR/release/bramble
+export BRAMBLE_BUNDLES=${BRAMBLE_DIST:-$repo/dist}/bundles
+checkpoints=${XDG_CACHE_HOME:-$HOME/.cache}/bramble/checkpoints
+
+# Builds both programs and the bundle for hosts like this machine.
+build_programs() {
+    (cd "$repo" && scripts/bundle && cargo build -q --locked --release --bin bramble)
+}
+
+# Starts an ssh-agent that holds the key of the lab's hosts; it ends with the script.
+start_agent() {
+    eval "$(ssh-agent -s)" >/dev/null
+    on_exit "kill $SSH_AGENT_PID"
+    ssh-add -q "$("$lab" key)"
+}
+
+# Whether the model hub can be reached.
+hub_answers() { curl -fsS -m 10 -o /dev/null https://huggingface.co/api/models/HuggingFaceTB/SmolLM2-135M-Instruct 2>/dev/null; }

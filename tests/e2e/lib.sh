@@ -2,32 +2,26 @@
 # shellcheck shell=bash
 
 export LAB_NET=${LAB_NET:-e2e} LAB_SUBNET=${LAB_SUBNET:-10.76.0}
-lab=$repository/tests/lab/lab
 work=
 
 # Brings up kitchen (a Pi 5 with 8 GB), shed (a Pi 4 with 1 GB, 220 MiB of it free) and the hub.
+# All of it goes away when the script ends.
 fleet_up() {
     work=$(mktemp -d /tmp/bramble-e2e.XXXXXX)
+    on_exit "rm -rf $work"
+    "$repo/scripts/checkpoint" "$checkpoints" >/dev/null
     "$lab" down
-    "$lab" up ct kitchen shed
+    lab_up kitchen shed
     "$lab" look kitchen pi5-8gb
     "$lab" look shed pi4-1gb-220mib
     "$lab" known >"$work/known_hosts"
-    start_agent "$("$lab" key)"
-    start_hub_double "$LAB_NET" "$(checkpoint_hub)" "$work/hub"
-    export BRAMBLE_KNOWN_HOSTS=$work/known_hosts HF_ENDPOINT=$hub_url
-    export XDG_STATE_HOME=$work/state BRAMBLE_BUNDLES=${BRAMBLE_DIST:-$repository/dist}/bundles
+    start_agent
+    start_hub_double "$checkpoints"
+    export BRAMBLE_KNOWN_HOSTS=$work/known_hosts XDG_STATE_HOME=$work/state
     mkdir "$work/fleet"
     manifest >"$work/fleet/fleet.yaml"
     cd "$work/fleet"
-}
-
-fleet_down() {
-    "$lab" exec "$bramble" remove --all --yes >/dev/null 2>&1 || true
-    stop_hub_double
-    stop_agent
-    "$lab" down
-    rm -rf "$work"
+    on_exit "cd / && $lab exec $bramble -f $work/fleet/fleet.yaml remove --all --yes >/dev/null 2>&1"
 }
 
 # The manifest that the stories begin with and come back to.
@@ -45,7 +39,7 @@ hosts:
   desk: { address: $LAB_SUBNET.1, connect: local, role: desktop, supervisor: process, dir: $work/desk }
 deploy:
   - { model: chat, on: { role: pi } }
-  - { model: chat, on: desk }
+  - { model: chat, on: [desk] }
 routes:
   chat: { order: [local, desk] }
 END

@@ -14,7 +14,7 @@ models:
 hosts:
   kitchen: { address: 10.0.0.1, role: pie }
 deploy:
-  - { model: chatt, on: kitchen }
+  - { model: chatt, on: [kitchen] }
 END
 run 3 check --file faulty.yaml
 says "5 problems"

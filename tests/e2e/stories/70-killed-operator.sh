@@ -2,7 +2,7 @@
 # sends only the rest.
 # shellcheck shell=bash
 before=$(generation kitchen)
-edit 's/, context: 1024/, context: 1024, quant: F16/; s/on: { role: pi }/on: kitchen/'
+edit 's/, context: 1024/, context: 1024, quant: F16/; s/on: { role: pi }/on: [kitchen]/'
 "$lab" rate kitchen 160mbit
 b apply --yes >killed.log 2>&1 &
 operator=$!

@@ -5,7 +5,7 @@ on kitchen cp -L /var/lib/bramble/current/models/chat.gguf /tmp/chat.gguf
 "$lab" ssh kitchen cat /tmp/chat.gguf >whole.gguf
 # the header is right, and the weights end too early
 head -c 60000000 whole.gguf >broken.gguf
-edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/broken.gguf|; s/on: { role: pi }/on: kitchen/; /model: chat, on: desk/d; s/\[local, desk\]/[local]/"
+edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/broken.gguf|; s/on: { role: pi }/on: [kitchen]/; /model: chat, on: [desk]/d; s/\[local, desk\]/[local]/"
 run 1 apply --yes
 says "kitchen"
 says "went back to generation $before"
