@@ -310,3 +310,33 @@ proptest! {
         })?;
     }
 }
+
+/// Texts of about `size` bytes, each hostile in its own way.
+fn hostile(size: usize) -> Vec<(&'static str, String)> {
+    let fill = |part: &str| part.repeat(size / part.len());
+    vec![
+        ("one long key", format!("{GOOD}{}: 1\n", fill("x"))),
+        ("one long line of keys", format!("{{{}}}", fill("a:,"))),
+        ("equal keys", fill("a: 1\n")),
+        ("open quotes", format!("a: \"{}", fill("\\\""))),
+        ("lists", fill("- ")),
+        ("entries", format!("[{}]", fill("[],"))),
+        ("comments", fill("#\n")),
+        ("anchors", format!("[{}]", fill("&a b,"))),
+        ("empty lines", fill("\n")),
+        ("questions", fill("? ")),
+        ("tabs", fill("\t")),
+        ("equal keys at the end", format!("{}{}", "#\n".repeat(size / 4), "a: 1\n".repeat(size / 10))),
+        ("hosts", format!("{GOOD}{}", fill("  x: {}\n"))),
+        ("unknown hosts", GOOD.replace("on: [desk]", &format!("on: [{}desk]", fill("dask, ")))),
+        ("labels", GOOD.replace("{ role: pi }", &format!("{{ labels: [{}a] }}", fill("b,")))),
+    ]
+}
+
+#[test]
+fn hostile_texts_are_refused_with_few_words() {
+    for (name, text) in hostile(yaml::MAX_BYTES / 16) {
+        let problems = parse("f.yaml", &text).expect_err(name);
+        assert!(problems.render(true).len() < 200_000, "{name}");
+    }
+}

@@ -202,10 +202,8 @@ impl Builder<'_> {
                     None => *key = Some(self.key(node)),
                     Some(key) => {
                         if let Some(first) = seen.get(&key.text) {
-                            let (line, _) = self.faults.line_and_column(first.start);
-                            let message = format!("key {} is there twice", quoted(&key.text));
-                            let help = format!("it is on line {line} already: keep one of them");
-                            self.faults.push(Problem::new(Kind::Duplicate, key.span, message).help(help));
+                            let first = *first;
+                            self.duplicate(&key, first);
                             continue;
                         }
                         let mut node = node;
@@ -223,6 +221,17 @@ impl Builder<'_> {
             return self.refuse(Span::default(), "the file is empty".to_owned(), "begin with `bramble: 1`");
         }
         root
+    }
+
+    fn duplicate(&mut self, key: &Key, first: Span) {
+        let mut problem = Problem::new(Kind::Duplicate, key.span, String::new());
+        // to count lines costs a look at the whole text: not for what will not be shown
+        if self.faults.is_open() {
+            let (line, _) = self.faults.line_and_column(first.start);
+            problem.message = format!("key {} is there twice", quoted(&key.text));
+            problem.help = Some(format!("it is on line {line} already: keep one of them"));
+        }
+        self.faults.push(problem);
     }
 
     fn key(&self, node: Node) -> Key {
