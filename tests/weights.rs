@@ -4,7 +4,7 @@
 //! `BRAMBLE_TEST_CHECKPOINT`; without it, tests say that they were skipped, and fail if
 //! `BRAMBLE_REQUIRE_CHECKPOINT` is 1. Run with `--release`: half an hour's work otherwise.
 #![cfg(feature = "llama")]
-#![allow(clippy::disallowed_methods, reason = "tests are told by the environment where the checkpoint is")]
+#![expect(clippy::disallowed_methods, reason = "tests are told by the environment where the checkpoint is")]
 
 use std::fs;
 use std::fs::File;

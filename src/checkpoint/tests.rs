@@ -45,9 +45,9 @@ fn pieces_of_a_tensor_are_read() {
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let mut out = [0; 4];
     checkpoint.read("b", 8, &mut out).unwrap();
-    assert_eq!(f32::from_le_bytes(out), 3.0);
+    assert_eq!(out, 3f32.to_le_bytes());
     checkpoint.read("a", 0, &mut out).unwrap();
-    assert_eq!(f32::from_le_bytes(out), 5.0);
+    assert_eq!(out, 5f32.to_le_bytes());
     assert!(checkpoint.read("a", 1, &mut out).is_err(), "beyond the tensor");
     assert!(checkpoint.read("c", 0, &mut out).is_err());
 }
@@ -73,7 +73,7 @@ fn a_name_of_the_index_that_no_shard_has_is_an_error_that_names_it() {
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     let mut out = [0; 4];
     checkpoint.read("b", 0, &mut out).unwrap();
-    assert_eq!(f32::from_le_bytes(out), 2.0);
+    assert_eq!(out, 2f32.to_le_bytes());
     index(r#"{"a":"x-1.safetensors","c":"x-2.safetensors"}"#);
     let error = Checkpoint::open(dir.path()).unwrap_err();
     assert!(

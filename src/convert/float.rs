@@ -74,7 +74,6 @@ fn to_f16(value: f32) -> u16 {
     sign | half
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the upper half of 32 bits")]
 fn to_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     if value.is_nan() {

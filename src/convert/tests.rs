@@ -124,7 +124,7 @@ fn floats(header: &Header, bytes: &[u8], name: &str) -> Vec<f32> {
 }
 
 #[test]
-fn keys_and_tensors_are_as_the_stock_converter_writes_them() {
+fn keys_and_tensors_of_a_small_llama() {
     let (header, _) = converted(Quant::F16, |_| {}).unwrap();
     let shown = |value: &Value| format!("{value:?}").replace("Array(", "").replace("))", ")");
     let keys: Vec<String> =
@@ -210,6 +210,8 @@ fn positions_of_llama_3_are_scaled_by_a_tensor() {
     assert_eq!(values[18..], [32.0; 14]);
 }
 
+type Change<'a> = &'a dyn Fn(&mut Json);
+
 #[test]
 fn what_would_be_converted_wrongly_is_refused_before_there_are_weights() {
     let refused = |change: &dyn Fn(&mut Json)| {
@@ -218,7 +220,7 @@ fn what_would_be_converted_wrongly_is_refused_before_there_are_weights() {
         check(&config).err().map(|error| error.to_string())
     };
     assert_eq!(refused(&|_| {}), None);
-    let cases: [(&dyn Fn(&mut Json), &str); 10] = [
+    let cases: [(Change<'_>, &str); 10] = [
         (&|c| c["architectures"] = json!(["FalconForCausalLM"]), "\"FalconForCausalLM\""),
         (&|c| c["quantization_config"] = json!({"quant_method": "gptq"}), "quantized already"),
         (&|c| c["hidden_act"] = json!("gelu"), "gelu"),

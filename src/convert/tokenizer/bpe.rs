@@ -55,7 +55,7 @@ fn pre_tokenizer(tokenizer: &Tokenizer) -> Result<&'static str, Error> {
         return Err(unknown("normalizer", step));
     }
     let ignores = tokenizer.model.ignore_merges;
-    let steps = steps(&tokenizer.pre_tokenizer, "pretokenizers");
+    let steps = steps(&tokenizer.word_splitter, "pretokenizers");
     let is_bytes = |step: &Json, with_pattern: bool| {
         step["type"] == "ByteLevel"
             && step["add_prefix_space"] == Json::Bool(false)
@@ -76,7 +76,7 @@ fn pre_tokenizer(tokenizer: &Tokenizer) -> Result<&'static str, Error> {
         }),
         _ => None,
     };
-    found.ok_or_else(|| unknown("pre-tokenizer", &tokenizer.pre_tokenizer))
+    found.ok_or_else(|| unknown("pre-tokenizer", &tokenizer.word_splitter))
 }
 
 #[cfg(test)]

@@ -32,11 +32,11 @@ mod kind {
 /// The files that say how text becomes tokens.
 pub(super) struct Files {
     tokenizer: Json,
-    /// tokenizer_config.json.
+    /// `tokenizer_config.json`.
     settings: Json,
     special_tokens: Json,
     generation: Json,
-    /// chat_template.jinja.
+    /// `chat_template.jinja`.
     template: Option<String>,
 }
 
@@ -107,8 +107,8 @@ struct Tokenizer {
     added_tokens: Vec<Added>,
     #[serde(default)]
     normalizer: Json,
-    #[serde(default)]
-    pre_tokenizer: Json,
+    #[serde(default, rename = "pre_tokenizer")]
+    word_splitter: Json,
     #[serde(default)]
     post_processor: Json,
     model: Model,

@@ -56,7 +56,7 @@ fn adds_space(tokenizer: &Tokenizer) -> Result<bool, Error> {
     let mut adds_space = false;
     let mut marks_spaces = false;
     let normalizers = steps(&tokenizer.normalizer, "normalizers");
-    for step in normalizers.into_iter().chain(steps(&tokenizer.pre_tokenizer, "pretokenizers")) {
+    for step in normalizers.into_iter().chain(steps(&tokenizer.word_splitter, "pretokenizers")) {
         let is_prefix = step["type"] == "Prepend" && step["prepend"] == "\u{2581}";
         let is_mark =
             step["type"] == "Replace" && step["pattern"]["String"] == " " && step["content"] == "\u{2581}";
