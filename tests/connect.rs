@@ -20,7 +20,7 @@ use bramble_fleet::connect::{Connection, Error, Local, Output, Script, Settings,
 use sshd::Sshd;
 
 fn script(text: impl Into<String>) -> Script {
-    Script { text: text.into(), is_root: false, timeout: Duration::from_secs(60) }
+    Script { text: text.into(), is_root: false, timeout: Duration::from_mins(1) }
 }
 
 async fn run(connection: &dyn Connection, text: impl Into<String>) -> Output {
@@ -104,7 +104,7 @@ async fn bounds_and_cleans(connection: &dyn Connection) {
     let dir = tempfile::tempdir().unwrap();
     let pid = dir.path().join("pid");
     let text = format!("echo $$ >{}; while :; do sleep 0.05; done", quote(&pid.display().to_string()));
-    let slow = Script { text, is_root: true, timeout: Duration::from_millis(800) };
+    let slow = Script { text, is_root: true, timeout: Duration::from_secs(5) };
     assert!(matches!(connection.run(&slow, Stdin::Empty).await, Err(Error::TimedOut { .. })));
     let pid = std::fs::read_to_string(&pid).unwrap();
     gone(pid.trim()).await;

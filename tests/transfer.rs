@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bramble_fleet::connect::{Connection, Local, Settings, Ssh};
+use bramble_fleet::connect::{Connection, Local, Settings, Ssh, quote};
 use bramble_fleet::events::{Event, Events};
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::{Digest, HostName};
@@ -55,7 +55,10 @@ impl Place {
 
     fn at(dir: tempfile::TempDir, root: &str) -> Self {
         // the bundle's program is the one under test
-        let text = format!("#!/bin/sh\nexec {} \"$@\"\n", env!("CARGO_BIN_EXE_brambled"));
+        // (built with llama.cpp it wants the libraries that cargo names in our environment)
+        let libraries = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+        let (libraries, program) = (quote(&libraries), env!("CARGO_BIN_EXE_brambled"));
+        let text = format!("#!/bin/sh\nLD_LIBRARY_PATH={libraries} exec {program} \"$@\"\n");
         let program = dir.path().join("brambled");
         std::fs::write(&program, text).unwrap();
         sh(&format!("cd {0} && chmod +x brambled && tar -czf bundle.tar.gz brambled", dir.path().display()));

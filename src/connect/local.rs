@@ -61,9 +61,10 @@ impl Connection for Local {
 
 /// Returns a line for `sh` that ends process groups, root's own through sudo.
 pub(super) fn kill_groups(groups: &[u32], is_root: bool) -> String {
-    let all: String = groups.iter().map(|group| format!(" -{group}")).collect();
+    let words: Vec<String> = groups.iter().map(|group| format!("-{group}")).collect();
+    let all = words.join(" ");
     // dash takes `--` only after `-s`
-    let kill = format!("kill -s TERM --{all}; sleep 1; kill -s KILL --{all}");
+    let kill = format!("kill -s TERM -- {all}; sleep 1; kill -s KILL -- {all}");
     if is_root { format!("[ \"$(id -u)\" = 0 ] || exec sudo -n sh -c '{kill}'; {kill}") } else { kill }
 }
 
