@@ -3,7 +3,6 @@
 run 0 check
 run 2 plan --exit-code
 says "+ kitchen"
-says "Raspberry" || true
 run 3 apply </dev/null # nobody to ask, and no --yes
 says "nothing was changed"
 on kitchen test ! -e /var/lib/bramble
