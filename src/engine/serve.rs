@@ -158,7 +158,7 @@ pub(super) async fn host(
                     door.close();
                     deadline = Some(Instant::now() + DRAIN);
                 }
-                _ = tick(watchdog.as_mut()) => {
+                () = tick(watchdog.as_mut()) => {
                     let beats = shared.beats();
                     if beats != std::mem::replace(&mut seen, beats) {
                         notify.send("WATCHDOG=1");

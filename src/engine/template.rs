@@ -98,23 +98,21 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 
 /// Writes JSON as Python does: with spaces after `,` and `:`, or indented, and without
 /// escapes for HTML.
+#[expect(clippy::needless_pass_by_value, reason = "minijinja hands arguments over")]
 fn tojson(value: &Value, options: minijinja::value::Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
     let wrong = |error: serde_json::Error| {
         minijinja::Error::new(ErrorKind::InvalidOperation, "cannot be JSON").with_source(error)
     };
     let mut out = Vec::new();
-    match indent {
-        Some(width) => {
-            let indent = " ".repeat(width.min(16));
-            let format = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-            let mut writer = serde_json::Serializer::with_formatter(&mut out, format);
-            serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
-        }
-        None => {
-            let mut writer = serde_json::Serializer::with_formatter(&mut out, Spaced);
-            serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
-        }
+    if let Some(width) = indent {
+        let indent = " ".repeat(width.min(16));
+        let format = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
+        let mut writer = serde_json::Serializer::with_formatter(&mut out, format);
+        serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
+    } else {
+        let mut writer = serde_json::Serializer::with_formatter(&mut out, Spaced);
+        serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
     }
     Ok(String::from_utf8_lossy(&out).into_owned())
 }

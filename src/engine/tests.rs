@@ -1,5 +1,6 @@
 //! The engine as a client meets it, on [`Echo`] instead of llama.cpp.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::mpsc;
 
@@ -454,7 +455,6 @@ async fn a_living_engine_keeps_its_socket_and_a_dead_one_leaves_it() {
     let second = host(&running.setup, Notify::default(), load, std::future::pending()).await;
     assert!(matches!(second, Err(Error::Running { .. })));
     assert_eq!(running.complete("still here").await.0, StatusCode::OK);
-    use std::os::unix::fs::PermissionsExt;
     assert_eq!(running.socket().metadata().unwrap().permissions().mode() & 0o777, 0o660);
     running.end().await.unwrap();
 

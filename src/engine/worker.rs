@@ -200,8 +200,8 @@ impl Worker<'_> {
     /// Drops the jobs whose clients are gone, and, when draining, those that wait.
     fn cancel(&mut self) {
         for slot in &mut self.slots {
-            if slot.task.as_ref().is_some_and(|task| task.events.is_closed()) {
-                slot.task = None;
+            if let Some(task) = slot.task.take_if(|task| task.events.is_closed()) {
+                tracing::info!(answered = task.answered, "the client is gone, its slot is free");
             }
         }
         let is_draining = self.shared.is_draining();

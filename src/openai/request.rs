@@ -168,6 +168,29 @@ impl Parameters {
     }
 }
 
+/// Fields that ask for what nobody here does yet.
+const ASKING: [&str; 19] = [
+    "n",
+    "best_of",
+    "logprobs",
+    "top_logprobs",
+    "logit_bias",
+    "tools",
+    "tool_choice",
+    "functions",
+    "function_call",
+    "response_format",
+    "grammar",
+    "json_schema",
+    "echo",
+    "suffix",
+    "audio",
+    "modalities",
+    "prediction",
+    "web_search_options",
+    "guided_json",
+];
+
 /// Names the fields whose value asks for what nobody here would do. A value that asks for
 /// nothing (`"n": 1`, `"tools": []`) is fine, since many clients send it always.
 fn unsupported(fields: &Map<String, Value>) -> Vec<&'static str> {
@@ -193,28 +216,7 @@ fn unsupported(fields: &Map<String, Value>) -> Vec<&'static str> {
         },
         Value::Bool(true) => false,
     };
-    const ALL: [&str; 19] = [
-        "n",
-        "best_of",
-        "logprobs",
-        "top_logprobs",
-        "logit_bias",
-        "tools",
-        "tool_choice",
-        "functions",
-        "function_call",
-        "response_format",
-        "grammar",
-        "json_schema",
-        "echo",
-        "suffix",
-        "audio",
-        "modalities",
-        "prediction",
-        "web_search_options",
-        "guided_json",
-    ];
-    ALL.into_iter().filter(|name| fields.get(*name).is_some_and(|value| !is_idle(name, value))).collect()
+    ASKING.into_iter().filter(|name| fields.get(*name).is_some_and(|value| !is_idle(name, value))).collect()
 }
 
 fn field(field: &'static str, reason: impl Into<String>) -> Malformed {
