@@ -94,13 +94,10 @@ pub(super) fn run(
     while worker.take_jobs(inbox) {
         worker.cancel();
         worker.fill_slots();
-        shared.set_running(worker.running());
         worker.step()?;
-        shared.set_running(worker.running());
         shared.beat();
     }
     worker.give_up(&Failure::Draining);
-    shared.set_running(0);
     Ok(())
 }
 
@@ -204,6 +201,7 @@ impl Worker<'_> {
                 tracing::info!(answered = task.answered, "the client is gone, its slot is free");
             }
         }
+        self.shared.set_running(self.running());
         let is_draining = self.shared.is_draining();
         self.waiting.retain(|waiting| {
             if is_draining {
@@ -253,6 +251,7 @@ impl Worker<'_> {
             prompt_ended: now,
             prompt,
         });
+        self.shared.set_running(self.running());
         drop(job.place);
     }
 
@@ -333,12 +332,15 @@ impl Worker<'_> {
         if let Some(finish) = finish
             && let Some(task) = state.task.take()
         {
+            // told before the answer is, so that nobody who has it sees it running still
+            self.shared.set_running(self.running());
             task.end(finish);
         }
     }
 
     /// Ends every running job without an answer; the caches are empty then.
     fn give_up_running(&mut self, failure: &Failure) {
+        self.shared.set_running(0);
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let Some(task) = slot.task.take() {
                 let _ = task.events.send(Event::Failed(failure.clone()));
@@ -383,4 +385,99 @@ fn millis(time: Duration) -> f64 {
 
 fn common_prefix(one: &[Token], other: &[Token]) -> usize {
     one.iter().zip(other).take_while(|(a, b)| a == b).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+    use super::*;
+    use crate::engine::fake::Echo;
+
+    fn job(shared: &Arc<Shared>, prompt: &str) -> (Job, UnboundedReceiver<Event>) {
+        let (events, receiver) = unbounded_channel();
+        let job = Job {
+            prompt: prompt.to_owned(),
+            max_tokens: None,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            events,
+            place: Place::take(shared, 9).unwrap(),
+        };
+        (job, receiver)
+    }
+
+    #[test]
+    fn a_job_that_nobody_waits_for_costs_no_step_after_the_one_in_hand() {
+        let shared = Arc::new(Shared::default());
+        let (permits, permit) = channel();
+        let (jobs, inbox) = channel();
+        let (story, mut listener) = job(&shared, "a long story");
+        let (next, mut other) = job(&shared, "next");
+        jobs.send(story).unwrap();
+        let for_worker = Arc::clone(&shared);
+        let worker = std::thread::spawn(move || {
+            let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
+            run(&mut Echo::new(&loaded, Some(permit)), &loaded, &inbox, &for_worker)
+        });
+        // two steps for the prompt, the second of which gives a token
+        permits.send(()).unwrap();
+        permits.send(()).unwrap();
+        assert!(matches!(listener.blocking_recv(), Some(Event::Text(text)) if text == "a"));
+        jobs.send(next).unwrap();
+        drop(listener);
+        // the step in hand, and one that must be the other's
+        permits.send(()).unwrap();
+        permits.send(()).unwrap();
+        assert!(matches!(other.blocking_recv(), Some(Event::Text(text)) if text == "n"));
+        assert_eq!((shared.running(), shared.queued()), (1, 0));
+        drop((permits, jobs));
+        let mut rest = String::new();
+        while let Some(event) = other.blocking_recv() {
+            match event {
+                Event::Text(text) => rest.push_str(&text),
+                Event::End { finish, usage, .. } => {
+                    assert_eq!((finish, usage), (FinishReason::Stop, Usage::new(4, 5)));
+                }
+                Event::Failed(failure) => panic!("{failure:?}"),
+            }
+        }
+        assert_eq!(rest, "ext");
+        assert!(worker.join().unwrap().is_ok());
+    }
+
+    #[test]
+    fn the_beginning_that_two_prompts_share_is_computed_once() {
+        let shared = Arc::new(Shared::default());
+        let (jobs, inbox) = channel();
+        let mut listeners = Vec::new();
+        // the second goes on from the first prompt and its answer, as the turns of a chat do
+        for prompt in ["abcdef", "abcdefabcdefX", "abQ"] {
+            let (job, listener) = job(&shared, prompt);
+            jobs.send(job).unwrap();
+            listeners.push((prompt, listener));
+        }
+        drop(jobs);
+        let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
+        run(&mut Echo::new(&loaded, None), &loaded, &inbox, &shared).unwrap();
+        let computed: Vec<u32> = listeners
+            .into_iter()
+            .map(|(prompt, mut listener)| {
+                let mut text = String::new();
+                loop {
+                    match listener.blocking_recv() {
+                        Some(Event::Text(piece)) => text.push_str(&piece),
+                        Some(Event::End { timings, .. }) => {
+                            assert_eq!(text, prompt);
+                            return timings.prompt_n;
+                        }
+                        other => panic!("{other:?}"),
+                    }
+                }
+            })
+            .collect();
+        assert_eq!(computed, [6, 1, 1]);
+    }
 }

@@ -170,14 +170,12 @@ impl Engine for Llama<'_> {
 
     fn keep(&mut self, slot: usize, length: usize) -> usize {
         let (Ok(slot), Ok(from)) = (u32::try_from(slot), u32::try_from(length)) else { return 0 };
-        match self.context.clear_kv_cache_seq(Some(slot), Some(from), None) {
-            Ok(true) => length,
-            // recurrent models cannot forget a part
-            _ => {
-                let _ = self.context.clear_kv_cache_seq(Some(slot), None, None);
-                0
-            }
+        if let Ok(true) = self.context.clear_kv_cache_seq(Some(slot), Some(from), None) {
+            return length;
         }
+        // recurrent models cannot forget a part
+        let _ = self.context.clear_kv_cache_seq(Some(slot), None, None);
+        0
     }
 
     fn step(&mut self, entries: &[Entry]) -> Result<Vec<Token>, String> {
@@ -188,8 +186,8 @@ impl Engine for Llama<'_> {
         let mut sampled = Vec::new();
         for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.sample) {
             let index = i32::try_from(index).map_err(|error| error.to_string())?;
-            let sampler = self.samplers.get_mut(entry.slot).ok_or("there is no such slot")?;
-            sampled.push(sampler.sample(&self.context, index).0);
+            let chain = self.samplers.get_mut(entry.slot).ok_or("there is no such slot")?;
+            sampled.push(chain.sample(&self.context, index).0);
         }
         Ok(sampled)
     }
