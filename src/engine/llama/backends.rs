@@ -67,11 +67,10 @@ fn load_from(folder: &Path) -> Result<Backends, String> {
 /// off at its head for that time. It is read nowhere else.
 pub(super) fn with_repack<T>(repack: bool, load: impl FnOnce() -> T) -> Result<T, String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if repack {
-        let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         return Ok(load());
     }
-    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let head = extra_buffer_types()?;
     #[expect(unsafe_code, reason = "llama-cpp-2 has no switch for repacking")]
     // SAFETY: `head` points to the heap of a `static std::vector` in the CPU library with
