@@ -1,5 +1,5 @@
 # What the scripts share. Source it from bash with `set -euo pipefail`.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # what is set here is used by those who source it
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 lab=$repo/tests/lab/lab

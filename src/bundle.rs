@@ -1,12 +1,13 @@
 //! Bundles: `brambled` and its shared libraries as one archive for one kind of machine.
 //!
 //! `scripts/bundle` makes them. This room finds them and reads what they say of
-//! themselves; it does not unpack them.
+//! themselves; `transfer` brings them to hosts.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::generation::Bundle;
+use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// A bundle on this machine.
@@ -37,6 +38,20 @@ pub enum Error {
         /// What is wrong in it.
         source: serde_json::Error,
     },
+    /// The archive is not what its description says.
+    #[error("{archive} is damaged: make it anew with scripts/bundle")]
+    Damaged {
+        /// The archive.
+        archive: PathBuf,
+    },
+    /// The bundle cannot be unpacked here.
+    #[error("cannot unpack a bundle to {path}")]
+    Write {
+        /// The folder.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The archive that a description names is not there, or is another.
     #[error("{path} names the archive {file}, which is not a plain file of {bytes} beside it: make it anew with scripts/bundle")]
     Archive {
@@ -62,6 +77,40 @@ pub fn find(folders: &[PathBuf]) -> Result<Vec<Found>, Error> {
         }
     }
     Ok(found)
+}
+
+/// Unpacks a bundle under `folder` on this machine, where its `brambled` quantizes, and returns
+/// the program. Does nothing if it is there.
+pub fn unpack(found: &Found, folder: &Path) -> Result<PathBuf, Error> {
+    let digest = &found.bundle.digest;
+    let dir = folder.join(digest.to_string());
+    let program = dir.join("brambled");
+    if program.is_file() {
+        return Ok(program);
+    }
+    let archive = &found.archive;
+    let bytes = fs::read(archive).map_err(|source| Error::Read { path: archive.clone(), source })?;
+    if Digest::of(&bytes) != *digest {
+        return Err(Error::Damaged { archive: archive.clone() });
+    }
+    let write = |source| Error::Write { path: dir.clone(), source };
+    let unfinished = folder.join(format!("{digest}.{}", std::process::id()));
+    fs::create_dir_all(&unfinished).map_err(write)?;
+    #[expect(clippy::disallowed_methods, reason = "tar reads archives; every system that has bundles has it")]
+    let mut tar = std::process::Command::new("tar");
+    let status = tar.arg("-xzf").arg(archive).arg("-C").arg(&unfinished).status().map_err(write)?;
+    if !status.success() {
+        return Err(Error::Damaged { archive: archive.clone() });
+    }
+    match fs::rename(&unfinished, &dir) {
+        Ok(()) => Ok(program),
+        // another run was faster
+        Err(_) if program.is_file() => {
+            let _ = fs::remove_dir_all(&unfinished);
+            Ok(program)
+        }
+        Err(source) => Err(write(source)),
+    }
 }
 
 fn descriptions(folder: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -101,7 +150,6 @@ fn read(path: &Path) -> Result<Found, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::Digest;
 
     fn describe(folder: &Path, target: &str, archive: &[u8], bytes: u64) {
         fs::create_dir_all(folder).unwrap();

@@ -108,6 +108,9 @@ pub(crate) struct Chat {
     /// The model; the first one by name where it is not given
     #[arg(short, long, value_name = "MODEL")]
     pub(crate) model: Option<ModelName>,
+    /// What the model is told before the question: how to answer
+    #[arg(short, long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
     /// At most this many tokens
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_tokens: u32,

@@ -57,9 +57,12 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
             text
         }
     };
+    let system = verb.system.iter().map(|text| serde_json::json!({ "role": "system", "content": text }));
+    let question = serde_json::json!({ "role": "user", "content": prompt });
+    let messages: Vec<serde_json::Value> = system.chain([question]).collect();
     let body = serde_json::json!({
         "model": model,
-        "messages": [{ "role": "user", "content": prompt }],
+        "messages": messages,
         "max_tokens": verb.max_tokens,
         "temperature": verb.temperature,
     });

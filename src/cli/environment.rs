@@ -61,11 +61,6 @@ impl Environment {
         }
     }
 
-    /// Returns the `brambled` beside this program, which quantizes.
-    pub(crate) fn brambled() -> PathBuf {
-        env::current_exe().map_or_else(|_| PathBuf::from("brambled"), |program| program.with_file_name("brambled"))
-    }
-
     /// Sends the log to standard error: warnings, or what `RUST_LOG` says.
     pub(crate) fn start_log(&self) {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env()

@@ -253,6 +253,15 @@ impl<'a> Fleet<'a> {
             .with_context(|| format!("cannot write {}", self.lock_path.display()))
     }
 
+    /// Returns a `brambled` that runs on this machine, where it quantizes in a process of its own.
+    pub(crate) fn brambled(&self, store: &Store) -> anyhow::Result<PathBuf> {
+        let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
+        let found = self.bundles.iter().find(|found| found.bundle.machine == machine).with_context(|| {
+            format!("there is no bundle for this machine ({machine}), which must quantize: make one with scripts/bundle")
+        })?;
+        Ok(bundle::unpack(found, &store.root().join("programs"))?)
+    }
+
     /// Returns the keys of servers that are not ours, from the environment variables that
     /// the manifest names.
     pub(crate) fn foreign_keys(&self) -> anyhow::Result<BTreeMap<String, String>> {

@@ -57,6 +57,9 @@ run() {
     [ "$got" = "$want" ] || die "bramble $* ended with $got, not $want"
 }
 
+# ask HOST: the question of the demo.
+ask() { run 0 chat "$1" --system 'Answer in one sentence.' 'What is the capital of France?'; }
+
 # says TEXT: the last run said this.
 says() { [[ $said == *"$1"* ]] || die "it did not say: $1"; }
 says_not() { [[ $said != *"$1"* ]] || die "it said: $1"; }

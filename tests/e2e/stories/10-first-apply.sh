@@ -20,7 +20,7 @@ small=$(b plan --json | jq -r '.plan.hosts[] | select(.host == "shed") | .choice
 b plan | grep -q "shed.*220 MiB\|of .* MiB" || die "the plan does not say what there is room for"
 
 for host in kitchen shed; do
-    run 0 chat "$host" 'What is the capital of France?'
+    ask "$host"
     says Paris
     says "answered by $host"
 done

@@ -1,7 +1,7 @@
 # When a host's engine is gone, the desktop answers, and the reply says so.
 # shellcheck shell=bash
 on kitchen systemctl stop bramble-engine-chat
-run 0 chat kitchen 'What is the capital of France?'
+ask kitchen
 says Paris
 says "answered by desk"
 says "not the first choice: local:"
@@ -10,11 +10,11 @@ says "stopped"
 # apply mends what is not as it was applied
 run 2 plan --exit-code
 run 0 apply --yes
-run 0 chat kitchen 'What is the capital of France?'
+ask kitchen
 says "answered by kitchen"
 # a killed engine: the next request is answered by the desktop at once
 on kitchen systemctl kill -s KILL bramble-engine-chat
-run 0 chat kitchen 'What is the capital of France?'
+ask kitchen
 says Paris
 for _ in $(seq 100); do # systemd starts it again
     if b chat kitchen Hello --max-tokens 4 --json | jq -e '.host == "kitchen"' >/dev/null; then break; fi

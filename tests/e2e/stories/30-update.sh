@@ -18,5 +18,5 @@ run 0 rollback --yes
 [ "$(generation shed)" = "$shed" ] && [ "$(generation desk)" = "$desk" ]
 restore_manifest
 run 0 plan --exit-code
-run 0 chat shed 'What is the capital of France?'
+ask shed
 says Paris

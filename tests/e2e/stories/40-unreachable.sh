@@ -12,7 +12,7 @@ says "cannot be reached"
 run 0 apply --yes
 says "Applied: 3 hosts"
 [ "$(generation shed)" -gt "$before" ]
-run 0 chat shed 'What is the capital of France?'
+ask shed
 says "answered by shed"
 restore_manifest
 run 0 apply --yes

@@ -68,5 +68,5 @@ run 3 apply --yes
 says "StrangeForCausalLM"
 restore_manifest
 unharmed
-run 0 chat kitchen 'What is the capital of France?'
+ask kitchen
 says "answered by kitchen"

@@ -16,7 +16,7 @@ run 2 apply full.plan.json
 says "shed"
 says "room"
 [ "$(generation shed)" = "$before" ] || die "shed was changed"
-run 0 chat shed 'What is the capital of France?'
+ask shed
 says "answered by shed"
 on shed sh -c 'rm -rf /mnt/small/*; umount /mnt/small'
 restore_manifest

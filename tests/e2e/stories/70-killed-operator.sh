@@ -16,7 +16,7 @@ done
 pkill -KILL -P $operator bramble 2>/dev/null || kill -KILL $operator
 wait $operator || true
 [ "$(generation kitchen)" = "$before" ] || die "kitchen was changed"
-run 0 chat kitchen 'What is the capital of France?'
+ask kitchen
 says "answered by kitchen"
 "$lab" rate kitchen max
 kept=$(partial)
@@ -24,7 +24,7 @@ kept=$(partial)
 sent=$(b apply --yes --json | jq '.hosts.kitchen.bytes_sent')
 whole=$(on kitchen sh -c 'stat -L -c %s /var/lib/bramble/current/models/chat.gguf')
 [ "$sent" -le $((whole - 20000000)) ] || die "$sent of $whole bytes were sent again"
-run 0 chat kitchen 'What is the capital of France?'
+ask kitchen
 says F16
 restore_manifest
 run 0 apply --yes

@@ -10,7 +10,7 @@ run 1 apply --yes
 says "kitchen"
 says "went back to generation $before"
 [ "$(generation kitchen)" = "$before" ] || die "kitchen is at $(generation kitchen)"
-run 0 chat kitchen 'What is the capital of France?'
+ask kitchen
 says "answered by kitchen"
 [ "$(generation shed) $(generation desk)" = "$others" ] || die "others were changed after the first host failed"
 restore_manifest
