@@ -30,6 +30,8 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let environment = Environment::read();
     environment.start_log();
+    // the HTTP client is built without a TLS library of its own choice; a second call changes nothing
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

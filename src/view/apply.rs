@@ -31,7 +31,8 @@ pub fn report(report: &Report, style: Style) -> String {
                 format!("{} {name}  {step} failed: {error}; {generation} still serves", style.bad("x "))
             }
             State::NotStarted { why } => {
-                format!("{} {name}  not changed ({generation}): {why}", style.warn("! "))
+                let still = outcome.generation.map_or_else(String::new, |_| format!(" ({generation})"));
+                format!("{} {name}  not changed{still}: {why}", style.warn("! "))
             }
         };
         let _ = writeln!(text, "{line}");

@@ -5,7 +5,7 @@ before=$(generation shed)
 edit 's/context: 1024/context: 896/'
 run 2 apply --yes
 says "shed"
-says "cannot be reached"
+says "left out"
 "$lab" on shed
 "$lab" look shed pi4-1gb-220mib
 [ "$(generation shed)" = "$before" ] || die "shed was changed"
