@@ -53,7 +53,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The archive that a description names is not there, or is another.
-    #[error("{path} names the archive {file}, which is not a plain file of {bytes} beside it: make it anew with scripts/bundle")]
+    #[error(
+        "{path} names the archive {file}, which is not a plain file of {bytes} beside it: make it anew with scripts/bundle"
+    )]
     Archive {
         /// The description.
         path: PathBuf,
@@ -133,10 +135,9 @@ fn descriptions(folder: &Path) -> Result<Vec<PathBuf>, Error> {
 
 fn read(path: &Path) -> Result<Found, Error> {
     let text = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
-    let bundle: Bundle = serde_json::from_slice(&text)
-        .map_err(|source| Error::Parse { path: path.to_owned(), source })?;
-    let wrong =
-        || Error::Archive { path: path.to_owned(), file: bundle.file.clone(), bytes: bundle.bytes };
+    let bundle: Bundle =
+        serde_json::from_slice(&text).map_err(|source| Error::Parse { path: path.to_owned(), source })?;
+    let wrong = || Error::Archive { path: path.to_owned(), file: bundle.file.clone(), bytes: bundle.bytes };
     if bundle.file.contains('/') || bundle.file.starts_with('.') {
         return Err(wrong());
     }

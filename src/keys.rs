@@ -95,8 +95,11 @@ impl FleetKeys {
             return Ok((keys, None));
         }
         let client = random_key()?;
-        let entry =
-            KeyEntry { id: "client-1".to_owned(), sha256: Digest::of(client.as_bytes()), scopes: vec![Scope::Infer] };
+        let entry = KeyEntry {
+            id: "client-1".to_owned(),
+            sha256: Digest::of(client.as_bytes()),
+            scopes: vec![Scope::Infer],
+        };
         let keys =
             Self { format: 1, peer_key: random_key()?, operator_key: random_key()?, clients: vec![entry] };
         keys.save(path)?;
@@ -180,7 +183,10 @@ mod tests {
         assert!(!sent.contains(keys.operator_key()));
         assert!(sent.contains(&secrets.peer_key));
         let peer = secrets.keys.iter().find(|key| key.id == "peer").unwrap();
-        assert_eq!((peer.sha256, &peer.scopes[..]), (Digest::of(secrets.peer_key.as_bytes()), &[Scope::Peer][..]));
+        assert_eq!(
+            (peer.sha256, &peer.scopes[..]),
+            (Digest::of(secrets.peer_key.as_bytes()), &[Scope::Peer][..])
+        );
         assert!(!format!("{secrets:?}{keys:?}").contains(&secrets.peer_key));
     }
 }

@@ -88,7 +88,9 @@ fn main() -> ExitCode {
             Verb::Engine { root, model } => ended(engine::serve(&root.root, &model).await),
             Verb::Route(root) => ended(route::serve(&root.root).await),
             Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
-            Verb::Quantize { input, output, quant, threads } => ended(quantize(&input, &output, quant, threads)),
+            Verb::Quantize { input, output, quant, threads } => {
+                ended(quantize(&input, &output, quant, threads))
+            }
             Verb::Receive(arguments) => transfer::run_receive(arguments),
             Verb::Inspect(root) => answer(install::Verb::Inspect, root).await,
             Verb::Install(root) => answer(install::Verb::Install, root).await,

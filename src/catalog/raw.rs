@@ -29,7 +29,8 @@ impl ModelFacts {
         for json in shards {
             let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
             bytes.extend_from_slice(json);
-            let header = checkpoint::Header::parse(&bytes).map_err(|error| Error::Header(error.to_string()))?;
+            let header =
+                checkpoint::Header::parse(&bytes).map_err(|error| Error::Header(error.to_string()))?;
             stored.extend(header.tensors);
         }
         let tensors =
@@ -59,7 +60,8 @@ impl ModelFacts {
         let hidden = keys.number(&of("embedding_length"), limits::WIDTH)?;
         let kv_heads = keys.optional(&of("attention.head_count_kv"), limits::HEADS)?.unwrap_or(heads);
         let head_dim = keys.optional(&of("attention.key_length"), limits::WIDTH)?.unwrap_or(hidden / heads);
-        let tokens = header.get("tokenizer.ggml.tokens").and_then(gguf::Value::as_array).map(gguf::Array::len);
+        let tokens =
+            header.get("tokenizer.ggml.tokens").and_then(gguf::Value::as_array).map(gguf::Array::len);
         let vocab = match keys.optional(&of("vocab_size"), limits::VOCAB)? {
             Some(vocab) => vocab,
             None => tokens

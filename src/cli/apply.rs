@@ -62,7 +62,8 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         return Ok(Exit::Refused);
     }
 
-    let (keys, new_key) = FleetKeys::load_or_create(&FleetKeys::path(&environment.state, &fleet.manifest.fleet))?;
+    let (keys, new_key) =
+        FleetKeys::load_or_create(&FleetKeys::path(&environment.state, &fleet.manifest.fleet))?;
     let secrets = keys.secrets(fleet.foreign_keys()?);
     let doors = Doors {
         secrets: plan.hosts.iter().map(|host| (host.host.clone(), secrets.clone())).collect(),
@@ -143,8 +144,11 @@ fn may_apply(plan: &Plan, environment: &Environment) -> anyhow::Result<bool> {
             before.engines.iter().filter(|engine| !stays(&engine.model)).count()
         })
         .sum();
-    let removals =
-        if removed == 0 { String::new() } else { format!(", taking away {}", view::count(removed, "engine")) };
+    let removals = if removed == 0 {
+        String::new()
+    } else {
+        format!(", taking away {}", view::count(removed, "engine"))
+    };
     may_change(&format!("Change {}{removals}?", view::count(changing.len(), "host")), environment)
 }
 

@@ -35,20 +35,18 @@ struct Answer {
 /// Asks a model at a host's door and prints the answer with who gave it.
 pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let manifest = fleet::load(&global.file)?;
-    let spec = manifest
-        .hosts
-        .get(&verb.host)
-        .with_context(|| format!("the manifest has no host {}", verb.host))?;
-    let address = spec
-        .via
-        .address()
-        .with_context(|| format!("{} is not a host of ours: ask it through another host's route", verb.host))?;
+    let spec =
+        manifest.hosts.get(&verb.host).with_context(|| format!("the manifest has no host {}", verb.host))?;
+    let address = spec.via.address().with_context(|| {
+        format!("{} is not a host of ours: ask it through another host's route", verb.host)
+    })?;
     let model = match &verb.model {
         Some(model) => model,
         None => manifest.models.keys().next().context("the manifest has no model")?,
     };
-    let keys = FleetKeys::load(&FleetKeys::path(&environment.state, &manifest.fleet))?
-        .ok_or_else(|| Expected::Refused(format!("the fleet {} was never applied from here", manifest.fleet)))?;
+    let keys = FleetKeys::load(&FleetKeys::path(&environment.state, &manifest.fleet))?.ok_or_else(|| {
+        Expected::Refused(format!("the fleet {} was never applied from here", manifest.fleet))
+    })?;
     let prompt = match &verb.prompt {
         Some(prompt) => prompt.clone(),
         None => {
@@ -68,7 +66,8 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
     });
     let url = format!("{}/v1/chat/completions", door_url(address, manifest.serve.port));
     let started = Instant::now();
-    let client = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).timeout(PATIENCE).build()?;
+    let client =
+        reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).timeout(PATIENCE).build()?;
     let reply = client
         .post(&url)
         .bearer_auth(keys.operator_key())
@@ -92,8 +91,10 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
         seconds: 0.0,
     };
     let status = reply.status();
-    let value: serde_json::Value =
-        reply.json().await.with_context(|| format!("{} answered with something that is not JSON", verb.host))?;
+    let value: serde_json::Value = reply
+        .json()
+        .await
+        .with_context(|| format!("{} answered with something that is not JSON", verb.host))?;
     answer.seconds = started.elapsed().as_secs_f64();
     if !status.is_success() {
         let message = value["error"]["message"].as_str().unwrap_or("no reason was given");

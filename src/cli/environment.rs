@@ -25,7 +25,10 @@ pub(crate) struct Environment {
     pub(crate) can_ask: bool,
 }
 
-#[expect(clippy::disallowed_methods, reason = "the one place of the operator's command that reads the environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of the operator's command that reads the environment"
+)]
 fn var(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
@@ -38,7 +41,8 @@ pub(crate) fn named(name: &str) -> Option<String> {
 impl Environment {
     pub(crate) fn read() -> Self {
         let home = PathBuf::from(var("HOME").unwrap_or_else(|| "/".to_owned()));
-        let folder = |name: &str, fallback: &str| var(name).map_or_else(|| home.join(fallback), PathBuf::from);
+        let folder =
+            |name: &str, fallback: &str| var(name).map_or_else(|| home.join(fallback), PathBuf::from);
         let no_colour = var("NO_COLOR").is_some() || var("TERM").is_some_and(|term| term == "dumb");
         let user = var("USER").or_else(|| var("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();

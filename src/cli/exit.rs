@@ -47,7 +47,9 @@ pub(crate) fn of_error(error: &anyhow::Error) -> Exit {
         if cause.downcast_ref::<crate::manifest::Problems>().is_some() {
             return Exit::Refused;
         }
-        if let Some(crate::execute::VerbError::Locked { .. }) = cause.downcast_ref::<crate::execute::VerbError>() {
+        if let Some(crate::execute::VerbError::Locked { .. }) =
+            cause.downcast_ref::<crate::execute::VerbError>()
+        {
             return Exit::Locked;
         }
     }

@@ -180,7 +180,10 @@ impl<'a> Fleet<'a> {
     }
 
     /// Learns what the models are. What is learnt of a pinned source is kept: a second run asks nobody.
-    pub(crate) async fn models(&mut self, fetcher: &Fetcher) -> BTreeMap<ModelName, Result<ModelFacts, String>> {
+    pub(crate) async fn models(
+        &mut self,
+        fetcher: &Fetcher,
+    ) -> BTreeMap<ModelName, Result<ModelFacts, String>> {
         let mut models = BTreeMap::new();
         let wanted: Vec<(ModelName, SourceRef)> =
             self.manifest.models.iter().map(|(model, spec)| (model.clone(), spec.source.clone())).collect();
@@ -268,8 +271,9 @@ impl<'a> Fleet<'a> {
         let mut keys = BTreeMap::new();
         for (host, spec) in &self.manifest.hosts {
             if let Via::Upstream { key_env: Some(name), .. } = &spec.via {
-                let key = environment::named(name)
-                    .with_context(|| format!("{host} wants its key from the environment variable {name}, which is not set"))?;
+                let key = environment::named(name).with_context(|| {
+                    format!("{host} wants its key from the environment variable {name}, which is not set")
+                })?;
                 keys.insert(host.to_string(), key);
             }
         }

@@ -134,9 +134,10 @@ impl Run<'_> {
     /// Returns whether `host` has already failed.
     fn is_out(&self, host: &HostName) -> bool {
         self.with(|report| {
-            report.hosts.get(host).is_some_and(|outcome| {
-                matches!(outcome.state, State::Failed { .. } | State::WentBack { .. })
-            })
+            report
+                .hosts
+                .get(host)
+                .is_some_and(|outcome| matches!(outcome.state, State::Failed { .. } | State::WentBack { .. }))
         })
     }
 

@@ -52,9 +52,10 @@ pub async fn roll_back(
     let mut stopped: Option<&HostName> = None;
     for subject in subjects {
         let outcome = match stopped {
-            Some(host) => {
-                outcome(subject.current(), State::NotStarted { why: format!("stopped, because {host} did not get through") })
-            }
+            Some(host) => outcome(
+                subject.current(),
+                State::NotStarted { why: format!("stopped, because {host} did not get through") },
+            ),
             None => subject.with_events(events, "going back", subject.roll_back(to, author)).await,
         };
         if !matches!(outcome.state, State::Done) && stopped.is_none() {
@@ -70,7 +71,10 @@ pub async fn remove(subjects: &[Subject], fleet: &FleetName, events: &Events) ->
     let removals = subjects.iter().map(|subject| async move {
         (subject.host.clone(), subject.with_events(events, "removing", subject.remove(fleet)).await)
     });
-    Report { hosts: futures_util::future::join_all(removals).await.into_iter().collect(), ..Report::default() }
+    Report {
+        hosts: futures_util::future::join_all(removals).await.into_iter().collect(),
+        ..Report::default()
+    }
 }
 
 fn outcome(generation: Option<Generation>, state: State) -> Outcome {
@@ -109,10 +113,11 @@ impl Subject {
         let deadline_seconds = ROLLBACK_DEADLINE;
         let request = RollbackRequest { to, deadline_seconds, probe: step::probe(&definition.engines) };
         let verbs = Verbs::of_current(self.connection.as_ref(), &self.layout, self.is_root);
-        let done: Activated = match verbs.run("rollback", &request, Duration::from_secs(2 * deadline_seconds)).await {
-            Ok(done) => done,
-            Err(error) => return failed("going back", chain(&error)),
-        };
+        let done: Activated =
+            match verbs.run("rollback", &request, Duration::from_secs(2 * deadline_seconds)).await {
+                Ok(done) => done,
+                Err(error) => return failed("going back", chain(&error)),
+            };
         if let Some(why) = done.rolled_back {
             return outcome(self.current(), State::WentBack { why });
         }
@@ -124,7 +129,8 @@ impl Subject {
             measured: done.measured.clone(),
         };
         let verbs = Verbs::of_current(self.fresh.as_ref(), &self.layout, self.is_root);
-        let confirmed: Result<serde_json::Value, _> = verbs.run("confirm", &request, step::CONFIRM_PATIENCE).await;
+        let confirmed: Result<serde_json::Value, _> =
+            verbs.run("confirm", &request, step::CONFIRM_PATIENCE).await;
         self.fresh.close().await;
         match confirmed {
             Ok(_) => Outcome { measured: done.measured, ..outcome(Some(done.generation), State::Done) },

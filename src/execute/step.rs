@@ -64,7 +64,10 @@ pub(super) async fn on_operator(run: &Run<'_>, action: &Action) -> Result<(), St
 /// Does what is done to one host; an error is the state that the host is left in.
 pub(super) async fn on_host(run: &Run<'_>, host: &HostName, action: &Action) -> Result<(), State> {
     let Some(at) = At::new(run, host) else {
-        return Err(State::Failed { step: "reaching it".to_owned(), error: "there is no way to it".to_owned() });
+        return Err(State::Failed {
+            step: "reaching it".to_owned(),
+            error: "there is no way to it".to_owned(),
+        });
     };
     match action {
         Action::PushProgram { digest, bytes } => at.push_program(digest, *bytes).await,
@@ -121,7 +124,11 @@ impl<'a> At<'a> {
     }
 
     async fn push(&self, recipe: &Digest) -> Result<(), State> {
-        let artifact = self.run.plan.artifact(recipe).ok_or_else(|| failed("pushing", "the plan has no such weights"))?;
+        let artifact = self
+            .run
+            .plan
+            .artifact(recipe)
+            .ok_or_else(|| failed("pushing", "the plan has no such weights"))?;
         let quant = artifact.recipe.quant.map_or("as it is", crate::quant::Quant::name);
         let what = format!("{} ({quant})", artifact.model);
         let step = format!("pushing {what}");
@@ -143,7 +150,9 @@ impl<'a> At<'a> {
         let mut definition = self.plan.definition.clone();
         for engine in &mut definition.engines {
             let made = self.run.made(&engine.weights.recipe);
-            let made = made.ok_or_else(|| failed("installing", &format!("the weights of {} were not made", engine.model)))?;
+            let made = made.ok_or_else(|| {
+                failed("installing", &format!("the weights of {} were not made", engine.model))
+            })?;
             engine.weights.digest = Some(made.digest);
             engine.weights.bytes = made.bytes;
         }
@@ -159,7 +168,8 @@ impl<'a> At<'a> {
             secrets: self.run.doors.secrets.get(self.host).cloned().unwrap_or_default(),
             adopt: false,
         };
-        let done: Result<Installation, VerbError> = self.verbs().run("install", &request, INSTALL_PATIENCE).await;
+        let done: Result<Installation, VerbError> =
+            self.verbs().run("install", &request, INSTALL_PATIENCE).await;
         done.map(|_| ()).map_err(|error| failed(&step, &error))
     }
 
@@ -183,11 +193,8 @@ impl<'a> At<'a> {
         let deadline_seconds = self.plan.deadline_seconds;
         let request = ActivateRequest { generation, deadline_seconds, probe };
         let patience = Duration::from_secs(deadline_seconds + BACK_PATIENCE);
-        let activated: Activated = self
-            .verbs()
-            .run("activate", &request, patience)
-            .await
-            .map_err(|error| failed(step, &error))?;
+        let activated: Activated =
+            self.verbs().run("activate", &request, patience).await.map_err(|error| failed(step, &error))?;
         if let Some(why) = activated.rolled_back {
             return Err(State::WentBack { why });
         }
@@ -202,7 +209,8 @@ impl<'a> At<'a> {
             by: self.run.doors.operator.clone(),
             measured: activated.measured,
         };
-        let fresh = (self.run.doors.reconnect)(self.host).ok_or_else(|| failed(step, "there is no second way to it"))?;
+        let fresh = (self.run.doors.reconnect)(self.host)
+            .ok_or_else(|| failed(step, "there is no second way to it"))?;
         let program = &self.plan.definition.program.digest;
         let verbs = Verbs::of_program(fresh.as_ref(), &self.layout, program, self.plan.is_root);
         let confirmed: Result<serde_json::Value, VerbError> =

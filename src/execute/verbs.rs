@@ -97,8 +97,11 @@ impl<'a> Verbs<'a> {
             0 => serde_json::from_slice(&output.stdout).map_err(|source| VerbError::Answer { verb, source }),
             LOCKED => Err(VerbError::Locked { said: said() }),
             // going back is an answer too, and never ends as a success
-            status => serde_json::from_slice(&output.stdout)
-                .map_err(|_| VerbError::Failed { verb, status, said: said() }),
+            status => serde_json::from_slice(&output.stdout).map_err(|_| VerbError::Failed {
+                verb,
+                status,
+                said: said(),
+            }),
         }
     }
 }

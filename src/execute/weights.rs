@@ -90,7 +90,8 @@ pub(super) async fn quantize(run: &Run<'_>, id: &Digest) -> Result<(), String> {
         return remember(run, artifact, from);
     }
     let (input, output) = (store.path(&from.digest), store.scratch(id));
-    let order = child::Order { program: &run.doors.brambled, input: &input, output: &output, quant, threads: 0 };
+    let order =
+        child::Order { program: &run.doors.brambled, input: &input, output: &output, quant, threads: 0 };
     let key = format!("quantize:{id}");
     run.work(&key, &format!("quantizing {} to {quant}", artifact.model), Some(from.bytes));
     let progress = |done: u32, all: u32| {
@@ -130,7 +131,9 @@ fn all_made(run: &Run<'_>, artifact: &Artifact) -> bool {
     if is_here {
         for other in same_source {
             if let Some(made) = made_before(store, &other.id) {
-                run.with(|report| report.made.insert(other.id, Made { digest: made.digest, bytes: made.bytes }));
+                run.with(|report| {
+                    report.made.insert(other.id, Made { digest: made.digest, bytes: made.bytes })
+                });
             }
         }
     }

@@ -22,10 +22,8 @@ pub fn check(plan: &Plan) -> Vec<String> {
     let mut staged: BTreeMap<&HostName, BTreeSet<Digest>> = BTreeMap::new();
     let mut installed: BTreeSet<&HostName> = BTreeSet::new();
     for step in plan.steps() {
-        let is_on_host = !matches!(
-            step.action,
-            Action::Fetch { .. } | Action::Convert { .. } | Action::Quantize { .. }
-        );
+        let is_on_host =
+            !matches!(step.action, Action::Fetch { .. } | Action::Convert { .. } | Action::Quantize { .. });
         if is_on_host != step.host.is_some() {
             notes.push(format!("a step stands on the wrong side: {:?}", step.action));
             continue;
@@ -76,7 +74,10 @@ pub fn check(plan: &Plan) -> Vec<String> {
         for route in &host.definition.door.routes {
             for hop in &route.order {
                 if host.definition.door.upstreams.iter().all(|upstream| upstream.name != hop.upstream) {
-                    notes.push(format!("{}: the route of {} names {}, which is not there", host.host, route.model, hop.upstream));
+                    notes.push(format!(
+                        "{}: the route of {} names {}, which is not there",
+                        host.host, route.model, hop.upstream
+                    ));
                 }
             }
         }

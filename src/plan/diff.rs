@@ -20,7 +20,9 @@ pub(crate) fn reasons(installed: Option<&Installed>, wanted: &Definition) -> Vec
     }
     reasons.extend(installed.drift.iter().cloned());
     for (service, state) in &installed.services {
-        if *state == ServiceState::Failed && !installed.drift.iter().any(|drift| drift.contains(service.as_str())) {
+        if *state == ServiceState::Failed
+            && !installed.drift.iter().any(|drift| drift.contains(service.as_str()))
+        {
             reasons.push(format!("its service {service} has failed"));
         }
     }

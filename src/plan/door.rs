@@ -56,7 +56,8 @@ fn offered<'a>(manifest: &'a Manifest, host: &HostName, engines: &Engines) -> Ve
 fn order(manifest: &Manifest, host: &HostName, model: &ModelName, engines: &Engines) -> Vec<Hop> {
     let route = manifest.routes.get(model);
     let mode = route.map_or(RouteMode::LocalFirst, |route| route.mode);
-    let mut names = route.map_or_else(|| default_order(manifest, model, engines), |route| route.order.clone());
+    let mut names =
+        route.map_or_else(|| default_order(manifest, model, engines), |route| route.order.clone());
     match mode {
         RouteMode::LocalFirst => {}
         RouteMode::LocalOnly => names = vec![LOCAL.to_owned()],
@@ -94,8 +95,11 @@ fn find_host<'a>(manifest: &'a Manifest, name: &str) -> Option<(&'a HostName, &'
 /// route says so.
 fn default_order(manifest: &Manifest, model: &ModelName, engines: &Engines) -> Vec<String> {
     let has = |host: &HostName| engines.get(host).is_some_and(|own| own.contains_key(model));
-    let desktops =
-        manifest.hosts.iter().filter(|(host, spec)| spec.role == Role::Desktop && has(host)).map(|(host, _)| host);
+    let desktops = manifest
+        .hosts
+        .iter()
+        .filter(|(host, spec)| spec.role == Role::Desktop && has(host))
+        .map(|(host, _)| host);
     let foreign = manifest.hosts.iter().filter_map(|(host, spec)| match &spec.via {
         Via::Upstream { models, .. } if models.contains_key(model) => Some(host),
         _ => None,
@@ -151,7 +155,11 @@ fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
 
 /// Returns the URL of a door, without a path. An IPv6 address gets its brackets.
 pub fn door_url(address: &str, port: u16) -> String {
-    if address.contains(':') { format!("http://[{address}]:{port}") } else { format!("http://{address}:{port}") }
+    if address.contains(':') {
+        format!("http://[{address}]:{port}")
+    } else {
+        format!("http://{address}:{port}")
+    }
 }
 
 /// Returns whether a route of `manifest` has nobody who could answer it on `host`, for the

@@ -88,7 +88,9 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
                 problems.push(Problem {
                     host: Some((*host).clone()),
                     model: Some(model.clone()),
-                    message: format!("nobody in the route of {model} can answer on {host}: deploy it on one of them"),
+                    message: format!(
+                        "nobody in the route of {model} can answer on {host}: deploy it on one of them"
+                    ),
                 });
             }
         }
@@ -131,8 +133,11 @@ fn able_facts<'a>(able: &BTreeMap<&'a HostName, Able<'a>>) -> BTreeMap<&'a HostN
 /// Returns the disk that the program needs on a host beside weights: packed and unpacked,
 /// or nothing where it is there already.
 fn program_bytes(able: &Able<'_>) -> Bytes {
-    let is_there =
-        able.facts.installed.as_ref().is_some_and(|installed| installed.programs.contains(&able.bundle.digest));
+    let is_there = able
+        .facts
+        .installed
+        .as_ref()
+        .is_some_and(|installed| installed.programs.contains(&able.bundle.digest));
     if is_there { Bytes::ZERO } else { able.bundle.bytes + able.bundle.unpacked_bytes }
 }
 
@@ -259,7 +264,11 @@ fn deadline(definition: &Definition) -> u64 {
                 + PROBE_TOKENS.1 * per_token(pace.answer.0)
         })
         .sum();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and far below 2^63")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "positive and far below 2^63"
+    )]
     let seconds = (planned * DEADLINE_FACTOR).clamp(SHORTEST_DEADLINE, 86_400.0).ceil() as u64;
     seconds
 }
@@ -329,7 +338,11 @@ pub fn fingerprint(inventory: &Inventory) -> Digest {
                     facts.board_name,
                     facts.memory.total,
                     facts.privilege,
-                    facts.installed.as_ref().map(|installed| (&installed.current, installed.pending, &installed.generations)),
+                    facts.installed.as_ref().map(|installed| (
+                        &installed.current,
+                        installed.pending,
+                        &installed.generations
+                    )),
                 ]),
                 Err(_) => serde_json::Value::Null,
             };

@@ -15,6 +15,6 @@ mod waves;
 
 pub use check::check;
 pub use door::door_url;
-pub use suit::is_root;
 pub use make::{Inputs, fingerprint, make};
+pub use suit::is_root;
 pub use types::{Action, Artifact, Chosen, FORMAT, HostPlan, Plan, Problem, Skipped, Step, Wave};

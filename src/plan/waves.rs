@@ -123,7 +123,9 @@ fn activation(title: &str, hosts: &[&HostPlan], is_gate: bool) -> Wave {
     for host in hosts {
         let Some(generation) = host.generation else { continue };
         let why = match host.previous {
-            Some(previous) => format!("goes back to {previous} unless confirmed within {} s", host.deadline_seconds),
+            Some(previous) => {
+                format!("goes back to {previous} unless confirmed within {} s", host.deadline_seconds)
+            }
             None => format!("goes back to nothing unless confirmed within {} s", host.deadline_seconds),
         };
         steps.push(Step { host: Some(host.host.clone()), action: Action::Activate { generation }, why });

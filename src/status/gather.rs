@@ -19,7 +19,8 @@ pub async fn gather(inventory: &Inventory, doors: &BTreeMap<HostName, Door>) -> 
         let (client, door) = (client.clone(), doors.get(host));
         async move { (host.clone(), ask(client, door).await) }
     });
-    let doors: BTreeMap<HostName, DoorState> = futures_util::future::join_all(asked).await.into_iter().collect();
+    let doors: BTreeMap<HostName, DoorState> =
+        futures_util::future::join_all(asked).await.into_iter().collect();
     let hosts = inventory.hosts.iter().map(|(host, facts)| {
         let door = doors.get(host).copied().unwrap_or(DoorState::Unknown);
         match facts {

@@ -12,8 +12,9 @@ pub fn report(report: &Report, style: Style) -> String {
     let width = report.hosts.keys().map(|host| host.as_str().len()).max().unwrap_or(0);
     for (host, outcome) in &report.hosts {
         let name = style.bold(&format!("{host:width$}"));
-        let generation =
-            outcome.generation.map_or_else(|| "nothing".to_owned(), |generation| format!("generation {generation}"));
+        let generation = outcome
+            .generation
+            .map_or_else(|| "nothing".to_owned(), |generation| format!("generation {generation}"));
         let line = match &outcome.state {
             State::Done => {
                 let speeds: Vec<String> = outcome
@@ -21,7 +22,11 @@ pub fn report(report: &Report, style: Style) -> String {
                     .iter()
                     .filter_map(|m| m.tokens_per_second.map(|speed| format!("{} {speed}", m.model)))
                     .collect();
-                let speeds = if speeds.is_empty() { String::new() } else { format!(", measured {}", speeds.join(", ")) };
+                let speeds = if speeds.is_empty() {
+                    String::new()
+                } else {
+                    format!(", measured {}", speeds.join(", "))
+                };
                 format!("{} {name}  {generation}{speeds}", style.good("ok"))
             }
             State::WentBack { why } => {
@@ -42,7 +47,11 @@ pub fn report(report: &Report, style: Style) -> String {
     let sum = if report.is_complete() {
         format!("Applied: {}.", count(total, "host"))
     } else {
-        format!("{}: {done} of {} as planned. Run apply again to go on.", style.bad("Not complete"), count(total, "host"))
+        format!(
+            "{}: {done} of {} as planned. Run apply again to go on.",
+            style.bad("Not complete"),
+            count(total, "host")
+        )
     };
     let _ = writeln!(text, "{sum}");
     text

@@ -12,7 +12,13 @@ pub fn plan(plan: &Plan, problems: &[Problem], style: Style) -> String {
         text.push_str(&host_block(host, style));
     }
     for skipped in &plan.skipped {
-        let _ = writeln!(text, "{} {}: left out: {}\n", style.warn("!"), style.bold(skipped.host.as_str()), skipped.why);
+        let _ = writeln!(
+            text,
+            "{} {}: left out: {}\n",
+            style.warn("!"),
+            style.bold(skipped.host.as_str()),
+            skipped.why
+        );
     }
     for orphan in &plan.orphans {
         let _ = writeln!(
@@ -168,10 +174,7 @@ fn totals(plan: &Plan, problems: &[Problem]) -> String {
             Action::Fetch { bytes, .. } => fetch += *bytes,
             Action::Push { bytes, .. } | Action::PushProgram { bytes, .. } => push += *bytes,
             Action::Quantize { .. } => converts += 1,
-            Action::Convert { .. }
-            | Action::Install { .. }
-            | Action::Activate { .. }
-            | Action::Prune => {}
+            Action::Convert { .. } | Action::Install { .. } | Action::Activate { .. } | Action::Prune => {}
         }
     }
     let mut parts = vec![format!("{} to change", count(changed, "host"))];

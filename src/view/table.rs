@@ -59,7 +59,12 @@ impl Table {
     pub fn render(&self, indent: usize) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width_of = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| shown_width(cell)).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| shown_width(cell))
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width_of).collect();
         let mut text = String::new();
@@ -102,9 +107,6 @@ mod tests {
         let mut table = Table::new(["HOST", "STATE"]);
         table.row(["kitchen".to_owned(), "ok".to_owned()]);
         table.row([style.bad("shed"), "down".to_owned()]);
-        assert_eq!(
-            table.render(2),
-            "  HOST     STATE\n  kitchen  ok\n  \u{1b}[31mshed\u{1b}[0m     down\n"
-        );
+        assert_eq!(table.render(2), "  HOST     STATE\n  kitchen  ok\n  \u{1b}[31mshed\u{1b}[0m     down\n");
     }
 }

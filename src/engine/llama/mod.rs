@@ -74,7 +74,8 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
     let batch = spec.micro_batch.max(spec.slots);
     // llama.cpp's threads wait for each other by spinning: with more of them than processors an
     // answer takes fifty times as long (2 threads on a full machine: 0.4 tok/s, 1 thread: 16)
-    let processors = std::thread::available_parallelism().map_or(u32::MAX, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
+    let processors =
+        std::thread::available_parallelism().map_or(u32::MAX, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
     let threads = i32::try_from(spec.threads.min(processors)).unwrap_or(i32::MAX);
     let params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(tokens))
