@@ -252,7 +252,7 @@ fn host_plan(
 
 /// Returns the seconds after which a host goes back by itself: three times the planned load
 /// and probe of all its engines, at least 120.
-fn deadline(definition: &Definition) -> u64 {
+pub(super) fn deadline(definition: &Definition) -> u64 {
     let planned: f64 = definition
         .engines
         .iter()

@@ -18,3 +18,8 @@ pub use door::door_url;
 pub use make::{Inputs, fingerprint, make};
 pub use suit::is_root;
 pub use types::{Action, Artifact, Chosen, FORMAT, HostPlan, Plan, Problem, Skipped, Step, Wave};
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
