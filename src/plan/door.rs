@@ -1,6 +1,6 @@
 //! Who answers at each host's door: the manifest's routes made exact for one host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::generation::{DoorSpec, EngineSpec, Hop, RouteSpec, UpstreamKind, UpstreamSpec};
 use crate::ids::{HostName, ModelName};
@@ -9,6 +9,41 @@ use crate::manifest::{HostSpec, Manifest, Role, RouteMode, RoutePolicy, Via};
 /// The engines that every host will run, by host and model.
 pub(crate) type Engines = BTreeMap<HostName, BTreeMap<ModelName, EngineSpec>>;
 
+/// The models that hosts which are left out of this plan run or will run. They stay in
+/// the routes of the others: a desktop that sleeps while a fleet is applied is asked again when it wakes.
+pub(crate) type Away = BTreeMap<HostName, BTreeSet<ModelName>>;
+
+/// Who is there to answer.
+pub(crate) struct Answerers<'a> {
+    pub(crate) engines: &'a Engines,
+    pub(crate) away: &'a Away,
+    /// What the host's door does now.
+    pub(crate) before: Option<&'a DoorSpec>,
+}
+
+impl Answerers<'_> {
+    fn engine(&self, host: &HostName, model: &ModelName) -> Option<&EngineSpec> {
+        self.engines.get(host)?.get(model)
+    }
+
+    fn is_away(&self, host: &HostName, model: &ModelName) -> bool {
+        self.away.get(host).is_some_and(|models| models.contains(model))
+    }
+
+    /// Returns how a host that is left out is asked: as before, since nothing is known of it now.
+    fn hop_to_away(&self, upstream: &str, model: &ModelName) -> Hop {
+        let routes = self.before.map_or(&[][..], |door| &door.routes);
+        let before = routes.iter().find(|route| &route.model == model);
+        let before = before.and_then(|route| route.order.iter().find(|hop| hop.upstream == upstream));
+        before.cloned().unwrap_or_else(|| Hop {
+            upstream: upstream.to_owned(),
+            model: model.to_string(),
+            quant: None,
+            pace: None,
+        })
+    }
+}
+
 /// How long a first token may take beyond the time that the prompt itself needs, in
 /// seconds. An engine that has just been restarted answers 503 and is passed over at once, so
 /// this only bounds one that hangs: long enough for a Pi whose SD card pages weights back in
@@ -16,10 +51,10 @@ pub(crate) type Engines = BTreeMap<HostName, BTreeMap<ModelName, EngineSpec>>;
 const FIRST_TOKEN_SECONDS: f64 = 15.0;
 
 /// Returns what the router on `host` does.
-pub(crate) fn door(manifest: &Manifest, host: &HostName, engines: &Engines) -> DoorSpec {
+pub(crate) fn door(manifest: &Manifest, host: &HostName, there: &Answerers<'_>) -> DoorSpec {
     let mut routes = Vec::new();
-    for model in offered(manifest, host, engines) {
-        let order = order(manifest, host, model, engines);
+    for model in offered(manifest, host, there) {
+        let order = order(manifest, host, model, there);
         if !order.is_empty() {
             let overflow_queue = manifest.routes.get(model).and_then(|route| route.overflow_queue);
             routes.push(RouteSpec {
@@ -41,23 +76,22 @@ pub(crate) fn door(manifest: &Manifest, host: &HostName, engines: &Engines) -> D
 }
 
 /// Returns the models that the door of `host` offers, by name.
-fn offered<'a>(manifest: &'a Manifest, host: &HostName, engines: &Engines) -> Vec<&'a ModelName> {
+fn offered<'a>(manifest: &'a Manifest, host: &HostName, there: &Answerers<'_>) -> Vec<&'a ModelName> {
     let spec = &manifest.hosts[host];
     let has_route = |model: &ModelName| match manifest.routes.get(model) {
         Some(route) => route.from.as_ref().is_none_or(|from| from.matches(spec)),
         None => true,
     };
-    let is_local = |model: &ModelName| engines.get(host).is_some_and(|own| own.contains_key(model));
+    let is_local = |model: &ModelName| there.engine(host, model).is_some();
     manifest.models.keys().filter(|model| has_route(model) || is_local(model)).collect()
 }
 
 /// Returns the upstreams for `model` at the door of `host`, first choice first. Those that do not
 /// have the model are left out.
-fn order(manifest: &Manifest, host: &HostName, model: &ModelName, engines: &Engines) -> Vec<Hop> {
+fn order(manifest: &Manifest, host: &HostName, model: &ModelName, there: &Answerers<'_>) -> Vec<Hop> {
     let route = manifest.routes.get(model);
     let mode = route.map_or(RouteMode::LocalFirst, |route| route.mode);
-    let mut names =
-        route.map_or_else(|| default_order(manifest, model, engines), |route| route.order.clone());
+    let mut names = route.map_or_else(|| default_order(manifest, model, there), |route| route.order.clone());
     match mode {
         RouteMode::LocalFirst => {}
         RouteMode::LocalOnly => names = vec![LOCAL.to_owned()],
@@ -71,7 +105,7 @@ fn order(manifest: &Manifest, host: &HostName, model: &ModelName, engines: &Engi
         if hops.iter().any(|hop| hop.upstream == name) {
             continue;
         }
-        if let Some(hop) = hop(manifest, host, model, &name, engines) {
+        if let Some(hop) = hop(manifest, host, model, &name, there) {
             hops.push(hop);
         }
     }
@@ -93,8 +127,8 @@ fn find_host<'a>(manifest: &'a Manifest, name: &str) -> Option<(&'a HostName, &'
 /// Without a route in the manifest: the local engine, then every desktop that has the
 /// model, then servers that are not ours. A Pi is not asked to answer for others unless a
 /// route says so.
-fn default_order(manifest: &Manifest, model: &ModelName, engines: &Engines) -> Vec<String> {
-    let has = |host: &HostName| engines.get(host).is_some_and(|own| own.contains_key(model));
+fn default_order(manifest: &Manifest, model: &ModelName, there: &Answerers<'_>) -> Vec<String> {
+    let has = |host: &HostName| there.engine(host, model).is_some() || there.is_away(host, model);
     let desktops = manifest
         .hosts
         .iter()
@@ -113,11 +147,10 @@ fn hop(
     host: &HostName,
     model: &ModelName,
     name: &str,
-    engines: &Engines,
+    there: &Answerers<'_>,
 ) -> Option<Hop> {
     if name == LOCAL {
-        let engine = engines.get(host)?.get(model)?;
-        return Some(hop_to_engine(name, model, engine));
+        return Some(hop_to_engine(name, model, there.engine(host, model)?));
     }
     let (other, spec) = find_host(manifest, name)?;
     match &spec.via {
@@ -127,7 +160,10 @@ fn hop(
             quant: None,
             pace: None,
         }),
-        _ => Some(hop_to_engine(name, model, engines.get(other)?.get(model)?)),
+        _ => match there.engine(other, model) {
+            Some(engine) => Some(hop_to_engine(name, model, engine)),
+            None => there.is_away(other, model).then(|| there.hop_to_away(name, model)),
+        },
     }
 }
 
@@ -167,13 +203,13 @@ pub fn door_url(address: &str, port: u16) -> String {
 pub(crate) fn unanswered<'a>(
     manifest: &'a Manifest,
     host: &HostName,
-    engines: &Engines,
+    there: &Answerers<'_>,
 ) -> Vec<(&'a ModelName, &'a RoutePolicy)> {
     let spec = &manifest.hosts[host];
     let is_from = |route: &RoutePolicy| route.from.as_ref().is_none_or(|from| from.matches(spec));
     manifest
         .routes
         .iter()
-        .filter(|(model, route)| is_from(route) && order(manifest, host, model, engines).is_empty())
+        .filter(|(model, route)| is_from(route) && order(manifest, host, model, there).is_empty())
         .collect()
 }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::choose::{self, Choices};
-use super::door::{Engines, door, unanswered};
+use super::door::{Answerers, Away, Engines, door, unanswered};
 use super::suit::{is_root, suit, supervision};
 use super::types::{Artifact, FORMAT, HostPlan, Plan, Problem, Skipped};
 use super::{diff, waves};
@@ -65,7 +65,14 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
             None => skipped.push(Skipped { host: host.clone(), why: "it was not looked at".to_owned() }),
         }
     }
-    let demands = demands(inputs.manifest, &able);
+    let demands: BTreeMap<HostName, BTreeSet<ModelName>> =
+        able.iter().map(|(host, able)| ((*host).clone(), wanted(inputs.manifest, host, able.spec))).collect();
+    let away: Away = skipped
+        .iter()
+        .map(|left| {
+            (left.host.clone(), wanted(inputs.manifest, &left.host, &inputs.manifest.hosts[&left.host]))
+        })
+        .collect();
     let reserved = able.iter().map(|(host, able)| ((*host).clone(), program_bytes(able))).collect();
     let choices = choose::choose(inputs, &able_facts(&able), &reserved, &demands);
     problems.extend(choices.problems.iter().cloned());
@@ -73,7 +80,7 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     let engines = engines_with_content(inputs, &choices);
     let hosts: Vec<HostPlan> = able
         .iter()
-        .filter_map(|(host, able)| match host_plan(inputs, host, able, &choices, &engines) {
+        .filter_map(|(host, able)| match host_plan(inputs, host, able, &choices, (&engines, &away)) {
             Ok(plan) => Some(plan),
             Err(message) => {
                 problems.push(Problem { host: Some((*host).clone()), model: None, message });
@@ -82,9 +89,10 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
         })
         .collect();
     for host in able.keys() {
-        for (model, _) in unanswered(inputs.manifest, host, &engines) {
+        let there = Answerers { engines: &engines, away: &away, before: None };
+        for (model, _) in unanswered(inputs.manifest, host, &there) {
             // a model that could not be placed has its own problem already
-            if problems.iter().all(|problem| problem.model.as_ref() != Some(model)) && skipped.is_empty() {
+            if problems.iter().all(|problem| problem.model.as_ref() != Some(model)) {
                 problems.push(Problem {
                     host: Some((*host).clone()),
                     model: Some(model.clone()),
@@ -149,24 +157,13 @@ fn model_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
     inputs.models.iter().filter_map(failed).collect()
 }
 
-/// Returns which models each host shall run.
-fn demands(
-    manifest: &Manifest,
-    able: &BTreeMap<&HostName, Able<'_>>,
-) -> BTreeMap<HostName, BTreeSet<ModelName>> {
-    let mut demands: BTreeMap<HostName, BTreeSet<ModelName>> = BTreeMap::new();
-    for deploy in &manifest.deploy {
-        for (host, able) in able {
-            let is_chosen = match &deploy.on {
-                On::Hosts(names) => names.contains(host),
-                On::Every(selector) | On::Count(_, selector) => selector.matches(able.spec),
-            };
-            if is_chosen {
-                demands.entry((*host).clone()).or_default().insert(deploy.model.clone());
-            }
-        }
-    }
-    demands
+/// Returns which models a host shall run.
+fn wanted(manifest: &Manifest, host: &HostName, spec: &HostSpec) -> BTreeSet<ModelName> {
+    let is_chosen = |on: &On| match on {
+        On::Hosts(names) => names.contains(host),
+        On::Every(selector) | On::Count(_, selector) => selector.matches(spec),
+    };
+    manifest.deploy.iter().filter(|deploy| is_chosen(&deploy.on)).map(|deploy| deploy.model.clone()).collect()
 }
 
 /// Returns the chosen engines, with the digests of weights that were made before.
@@ -203,15 +200,18 @@ fn host_plan(
     host: &HostName,
     able: &Able<'_>,
     choices: &Choices,
-    engines: &Engines,
+    (engines, away): (&Engines, &Away),
 ) -> Result<HostPlan, String> {
+    let installed = able.facts.installed.as_ref();
+    let current = installed.and_then(|installed| installed.current.clone());
+    let before = current.as_ref().map(|(_, definition)| &definition.door);
     let definition = Definition {
         format: generation::FORMAT,
         fleet: inputs.manifest.fleet.clone(),
         host: host.clone(),
         program: able.bundle.program(),
         engines: engines.get(host).map(|own| own.values().cloned().collect()).unwrap_or_default(),
-        door: door(inputs.manifest, host, engines),
+        door: door(inputs.manifest, host, &Answerers { engines, away, before }),
     };
     let root = able.spec.dir.clone().unwrap_or_else(|| Layout::DEFAULT_ROOT.to_owned());
     let supervision = supervision(able.spec, able.facts);
@@ -228,9 +228,7 @@ fn host_plan(
                 .map_err(|error| format!("{host}: the units cannot be written: {error}"))?
         }
     };
-    let installed = able.facts.installed.as_ref();
     let reasons = diff::reasons(installed, &definition);
-    let current = installed.and_then(|installed| installed.current.clone());
     let newest = installed.and_then(|installed| installed.generations.last().copied());
     let generation = (!reasons.is_empty()).then(|| newest.map_or(Generation::FIRST, Generation::next));
     Ok(HostPlan {
