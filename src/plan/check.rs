@@ -1,10 +1,10 @@
 //! A second, independent reader of a finished plan: it looks for contradictions and knows
 //! nothing of how plans are made.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::types::{Action, FORMAT, Plan};
-use crate::ids::{Digest, HostName};
+use crate::ids::HostName;
 
 /// Returns what contradicts itself in `plan`, a sentence each; a sound plan gives nothing.
 ///
@@ -19,7 +19,6 @@ pub fn check(plan: &Plan) -> Vec<String> {
             notes.push(format!("the recipe of {} is not the one that its name says", artifact.model));
         }
     }
-    let mut staged: BTreeMap<&HostName, BTreeSet<Digest>> = BTreeMap::new();
     let mut installed: BTreeSet<&HostName> = BTreeSet::new();
     for step in plan.steps() {
         let is_on_host =
@@ -38,7 +37,6 @@ pub fn check(plan: &Plan) -> Vec<String> {
                 if plan.artifact(artifact).is_none() {
                     notes.push(format!("{host} is sent weights that the plan does not know"));
                 }
-                staged.entry(host).or_default().insert(*artifact);
             }
             Action::Install { generation } => {
                 if host_plan.generation != Some(*generation) {
@@ -47,6 +45,11 @@ pub fn check(plan: &Plan) -> Vec<String> {
                 installed.insert(host);
             }
             Action::Activate { generation } => {
+                if host_plan.generation != Some(*generation) {
+                    notes.push(format!(
+                        "{host} activates generation {generation}, which is not the planned one"
+                    ));
+                }
                 if !installed.contains(host) {
                     notes.push(format!("{host} activates generation {generation} before it is laid out"));
                 }

@@ -39,7 +39,7 @@ pub(crate) fn suit<'a>(
             let there: Vec<&str> = bundles.iter().map(|bundle| bundle.machine.as_str()).collect();
             let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
             faults.push(format!(
-                "{host} is a {} machine, and there is no bundle for that (there is {there}): make one with scripts/bundle",
+                "{host} is an {} machine, and there is no bundle for that (there is {there}): make one with scripts/bundle",
                 facts.machine
             ));
         }
