@@ -12,7 +12,7 @@ pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) 
     let said = summary(stderr);
     let has = |text: &str| stderr.contains(text);
     if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("REVOKED HOST KEY DETECTED") {
-        Error::HostKeyChanged { host, said }
+        Error::HostKeyChanged { host, said: changed_key(stderr).unwrap_or(said) }
     } else if is_unknown_key(stderr) {
         Error::HostKeyUnknown { host, fingerprint }
     } else if has("Permission denied")
@@ -53,6 +53,16 @@ fn summary(stderr: &str) -> String {
     let kept: Vec<&str> = stderr.lines().filter(is_frame).collect();
     let said = one_line(&clean(&kept.join("\n")));
     if said.is_empty() { "ssh said nothing".to_owned() } else { said }
+}
+
+/// Returns the two facts in ssh's page about a changed key: the key that was shown, and where the
+/// known one stands.
+fn changed_key(stderr: &str) -> Option<String> {
+    let shown = stderr.split_whitespace().find(|word| word.starts_with("SHA256:"))?;
+    let shown = shown.trim_end_matches('.');
+    let line = stderr.lines().find(|line| line.starts_with("Offending "))?;
+    let place = line.rsplit(" in ").next()?.trim();
+    Some(clean(&format!("it shows {shown}, and another one stands in {place}")))
 }
 
 #[cfg(test)]

@@ -77,7 +77,8 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     let choices = choose::choose(inputs, &able_facts(&able), &reserved, &demands);
     problems.extend(choices.problems.iter().cloned());
 
-    let engines = engines_with_content(inputs, &choices);
+    let mut engines = engines_with_content(inputs, &choices);
+    keep_unplaced(&able, &demands, &mut engines);
     let hosts: Vec<HostPlan> = able
         .iter()
         .filter_map(|(host, able)| match host_plan(inputs, host, able, &choices, (&engines, &away)) {
@@ -176,6 +177,23 @@ fn engines_with_content(inputs: &Inputs<'_>, choices: &Choices) -> Engines {
         }
     }
     engines
+}
+
+/// What could not be placed anew goes on as it is where it runs: a hub that does not answer, or a
+/// wish that cannot be met, takes no engine away.
+fn keep_unplaced(
+    able: &BTreeMap<&HostName, Able<'_>>,
+    demands: &BTreeMap<HostName, BTreeSet<ModelName>>,
+    engines: &mut Engines,
+) {
+    for (host, models) in demands {
+        let installed = able.get(host).and_then(|able| able.facts.installed.as_ref());
+        let Some((_, running)) = installed.and_then(|installed| installed.current.as_ref()) else { continue };
+        let placed = engines.entry(host.clone()).or_default();
+        for engine in running.engines.iter().filter(|engine| models.contains(&engine.model)) {
+            placed.entry(engine.model.clone()).or_insert_with(|| engine.clone());
+        }
+    }
 }
 
 fn artifacts(inputs: &Inputs<'_>, choices: &Choices, engines: &Engines) -> Vec<Artifact> {

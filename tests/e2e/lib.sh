@@ -79,5 +79,5 @@ generation() {
     esac
 }
 
-# on HOST CMD...: as root on a host.
+# on HOST SCRIPT: as root on a host; the words of the script are joined, as ssh does.
 on() { "$lab" ssh "$@"; }

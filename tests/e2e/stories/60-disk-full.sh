@@ -2,7 +2,7 @@
 # shellcheck shell=bash
 before=$(generation shed)
 # a small disk of its own for uploads
-on shed sh -c 'mkdir -p /mnt/small && mount -t tmpfs -o size=400m tmpfs /mnt/small'
+on shed 'mkdir -p /mnt/small && mount -t tmpfs -o size=400m tmpfs /mnt/small'
 edit "s|shed: { address: \(.*\) }|shed: { address: \1, dir: /mnt/small/bramble }|"
 on shed fallocate -l 390M /mnt/small/full
 run 3 plan
@@ -18,6 +18,6 @@ says "room"
 [ "$(generation shed)" = "$before" ] || die "shed was changed"
 ask shed
 says "answered by shed"
-on shed sh -c 'rm -rf /mnt/small/*; umount /mnt/small'
+on shed 'rm -rf /mnt/small/*; umount /mnt/small'
 restore_manifest
 run 0 apply --yes

@@ -6,7 +6,7 @@ edit 's/, context: 1024/, context: 1024, quant: F16/; s/on: { role: pi }/on: [ki
 "$lab" rate kitchen 160mbit
 b apply --yes >killed.log 2>&1 &
 operator=$!
-partial() { on kitchen sh -c 'cat /var/lib/bramble/partial/* 2>/dev/null | wc -c'; }
+partial() { on kitchen 'cat /var/lib/bramble/partial/* 2>/dev/null | wc -c'; }
 for _ in $(seq 600); do
     [ "$(partial)" -gt 20000000 ] && break
     kill -0 $operator 2>/dev/null || break
@@ -22,7 +22,7 @@ says "answered by kitchen"
 kept=$(partial)
 [ "$kept" -gt 0 ] || die "nothing was kept"
 sent=$(b apply --yes --json | jq '.hosts.kitchen.bytes_sent')
-whole=$(on kitchen sh -c 'stat -L -c %s /var/lib/bramble/current/models/chat.gguf')
+whole=$(on kitchen 'stat -L -c %s /var/lib/bramble/current/models/chat.gguf')
 [ "$sent" -le $((whole - 20000000)) ] || die "$sent of $whole bytes were sent again"
 ask kitchen
 says F16

@@ -1,10 +1,9 @@
 # A new generation whose engine cannot start: the host goes back by itself, and the old one serves.
 # shellcheck shell=bash
 before=$(generation kitchen) others="$(generation shed) $(generation desk)"
-on kitchen cp -L /var/lib/bramble/current/models/chat.gguf /tmp/chat.gguf
-"$lab" ssh kitchen cat /tmp/chat.gguf >whole.gguf
-# the header is right, and the weights end too early
-head -c 60000000 whole.gguf >broken.gguf
+on kitchen cat /var/lib/bramble/current/models/chat.gguf >whole.gguf
+# one tensor has another name: the header can be read, and llama.cpp finds a tensor missing
+sed 's/blk\.0\.attn_q\.weight/blk.0.attn_x.weight/' whole.gguf >broken.gguf
 edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/broken.gguf|; s/on: { role: pi }/on: [kitchen]/; /model: chat, on: [desk]/d; s/\[local, desk\]/[local]/"
 run 1 apply --yes
 says "kitchen"
@@ -15,3 +14,9 @@ says "answered by kitchen"
 [ "$(generation shed) $(generation desk)" = "$others" ] || die "others were changed after the first host failed"
 restore_manifest
 run 0 apply --yes
+# a file that is cut off is refused before a byte moves
+head -c 60000000 whole.gguf >cut.gguf
+edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/cut.gguf|"
+run 3 apply --yes
+says "it is cut off"
+restore_manifest
