@@ -98,6 +98,8 @@ pub(crate) fn exit_of(report: &Report) -> Exit {
         Exit::Done
     } else if report.has_success() {
         Exit::Partly
+    } else if report.has_locked() {
+        Exit::Locked
     } else {
         Exit::Failed
     }

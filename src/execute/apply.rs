@@ -52,22 +52,31 @@ pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &Cancell
         report.hosts.insert(skipped.host.clone(), outcome);
     }
     let run = Run { plan, doors, events, cancel, report: Mutex::new(report) };
+    // a first host that could not be staged proves nothing: the next one is the first then
+    let mut owes_proof = false;
     for wave in &plan.waves {
-        if let Err(why) = run.wave(wave).await {
-            run.stop(&why);
-            break;
+        let is_gate = wave.is_gate || owes_proof;
+        match run.wave(wave, is_gate).await {
+            Ok(is_tried) => owes_proof = is_gate && !is_tried,
+            Err(why) => {
+                run.stop(&why);
+                break;
+            }
         }
     }
     run.finish()
 }
 
 impl Run<'_> {
-    /// Runs one wave; an error says why later ones must not start.
-    async fn wave(&self, wave: &Wave) -> Result<(), String> {
+    /// Runs one wave and returns whether anything of it was tried: hosts that have failed before
+    /// take no part. An error says why later waves must not start.
+    async fn wave(&self, wave: &Wave, is_gate: bool) -> Result<bool, String> {
         let mut by_host: BTreeMap<Option<&HostName>, Vec<&Step>> = BTreeMap::new();
         for step in &wave.steps {
             by_host.entry(step.host.as_ref()).or_default().push(step);
         }
+        by_host.retain(|host, _| host.is_none_or(|host| !self.is_out(host)));
+        let is_tried = !by_host.is_empty();
         // the operator's own steps come first: hosts need what they make
         if let Some(steps) = by_host.remove(&None) {
             for step in steps {
@@ -88,11 +97,11 @@ impl Run<'_> {
         if self.cancel.is_cancelled() {
             return Err("interrupted".to_owned());
         }
-        if wave.is_gate && !failed.is_empty() {
+        if is_gate && !failed.is_empty() {
             let names: Vec<&str> = failed.iter().map(|host| host.as_str()).collect();
             return Err(format!("stopped, because {} did not get through", names.join(", ")));
         }
-        Ok(())
+        Ok(is_tried)
     }
 
     async fn on_operator(&self, step: &Step) -> Result<(), String> {
@@ -106,11 +115,14 @@ impl Run<'_> {
     /// Takes the steps of one host; returns whether it is well.
     async fn on_host(&self, host: &HostName, steps: &[&Step]) -> bool {
         for step in steps {
-            if self.is_out(host) {
-                return false;
-            }
             if self.cancel.is_cancelled() {
-                self.fail(host, State::NotStarted { why: "interrupted before it was changed".to_owned() });
+                // a host that is confirmed is as planned: pruning can wait
+                if !self.is_done(host) {
+                    self.fail(
+                        host,
+                        State::NotStarted { why: "interrupted before it was changed".to_owned() },
+                    );
+                }
                 return false;
             }
             let result = if step::is_resumable(&step.action) {
@@ -131,13 +143,16 @@ impl Run<'_> {
         true
     }
 
+    fn is_done(&self, host: &HostName) -> bool {
+        self.with(|report| report.hosts.get(host).is_some_and(|outcome| outcome.state == State::Done))
+    }
+
     /// Returns whether `host` has already failed.
     fn is_out(&self, host: &HostName) -> bool {
         self.with(|report| {
-            report
-                .hosts
-                .get(host)
-                .is_some_and(|outcome| matches!(outcome.state, State::Failed { .. } | State::WentBack { .. }))
+            report.hosts.get(host).is_some_and(|outcome| {
+                matches!(outcome.state, State::Failed { .. } | State::Locked { .. } | State::WentBack { .. })
+            })
         })
     }
 

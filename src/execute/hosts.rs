@@ -98,7 +98,9 @@ impl Subject {
         events.send(match &outcome.state {
             State::Done => Event::Finished { key, outcome: None },
             State::WentBack { why } | State::NotStarted { why } => Event::Failed { key, error: why.clone() },
-            State::Failed { error, .. } => Event::Failed { key, error: error.clone() },
+            State::Failed { error, .. } | State::Locked { said: error } => {
+                Event::Failed { key, error: error.clone() }
+            }
         });
         outcome
     }
@@ -116,7 +118,7 @@ impl Subject {
         let done: Activated =
             match verbs.run("rollback", &request, Duration::from_secs(2 * deadline_seconds)).await {
                 Ok(done) => done,
-                Err(error) => return failed("going back", chain(&error)),
+                Err(error) => return outcome(self.current(), step::not_done("going back", &error)),
             };
         if let Some(why) = done.rolled_back {
             return outcome(self.current(), State::WentBack { why });
@@ -150,9 +152,7 @@ impl Subject {
         };
         match verbs.run::<Removed>("remove", &request, step::CLEAN_PATIENCE).await {
             Ok(_) => outcome(None, State::Done),
-            Err(error) => {
-                outcome(self.current(), State::Failed { step: "removing".to_owned(), error: chain(&error) })
-            }
+            Err(error) => outcome(self.current(), step::not_done("removing", &error)),
         }
     }
 }

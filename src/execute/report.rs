@@ -27,6 +27,11 @@ impl Report {
             && self.hosts.values().all(|outcome| matches!(outcome.state, State::Done))
     }
 
+    /// Returns whether a host was left as it is because somebody else is changing it.
+    pub fn has_locked(&self) -> bool {
+        self.hosts.values().any(|outcome| matches!(outcome.state, State::Locked { .. }))
+    }
+
     /// Returns whether at least one host is as planned.
     pub fn has_success(&self) -> bool {
         self.hosts.values().any(|outcome| matches!(outcome.state, State::Done))
@@ -72,6 +77,11 @@ pub enum State {
         step: String,
         /// The error with its causes.
         error: String,
+    },
+    /// Somebody else is changing it; nothing of ours took effect.
+    Locked {
+        /// What the host said.
+        said: String,
     },
     /// Nothing was done to it.
     NotStarted {

@@ -176,7 +176,7 @@ impl<'a> At<'a> {
         };
         let done: Result<Installation, VerbError> =
             self.verbs().run("install", &request, INSTALL_PATIENCE).await;
-        done.map(|_| ()).map_err(|error| failed(&step, &error))
+        done.map(|_| ()).map_err(|error| not_done(&step, &error))
     }
 
     /// Switches the host over, and confirms over a new connection that it can still be reached.
@@ -188,7 +188,7 @@ impl<'a> At<'a> {
         match &outcome {
             Ok(()) => self.run.finished(&key, None),
             Err(State::WentBack { why }) => self.run.failed(&key, &format!("went back: {why}")),
-            Err(State::Failed { error, .. }) => self.run.failed(&key, error),
+            Err(State::Failed { error, .. } | State::Locked { said: error }) => self.run.failed(&key, error),
             Err(_) => self.run.failed(&key, "not done"),
         }
         outcome
@@ -200,7 +200,7 @@ impl<'a> At<'a> {
         let request = ActivateRequest { generation, deadline_seconds, probe };
         let patience = Duration::from_secs(deadline_seconds + BACK_PATIENCE);
         let activated: Activated =
-            self.verbs().run("activate", &request, patience).await.map_err(|error| failed(step, &error))?;
+            self.verbs().run("activate", &request, patience).await.map_err(|error| not_done(step, &error))?;
         if let Some(why) = activated.rolled_back {
             return Err(State::WentBack { why });
         }
@@ -247,6 +247,14 @@ pub(super) fn probe(engines: &[EngineSpec]) -> ProbeSpec {
         .iter()
         .map(|engine| (engine.model.clone(), TokensPerSec(engine.pace.answer.0 * PLAUSIBLE_SHARE)));
     ProbeSpec { prompt: PROBE_PROMPT.to_owned(), max_tokens: PROBE_TOKENS, least: least.collect() }
+}
+
+/// Returns the state of a host that did not do as it was told.
+pub(super) fn not_done(step: &str, error: &VerbError) -> State {
+    match error {
+        VerbError::Locked { said } => State::Locked { said: said.clone() },
+        error => failed(step, error),
+    }
 }
 
 fn failed(step: &str, error: &(impl ToString + ?Sized + AsError)) -> State {

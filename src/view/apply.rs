@@ -35,6 +35,12 @@ pub fn report(report: &Report, style: Style) -> String {
             State::Failed { step, error } => {
                 format!("{} {name}  {step} failed: {error}; {generation} still serves", style.bad("x "))
             }
+            State::Locked { said } => {
+                format!(
+                    "{} {name}  not changed ({generation}): locked by somebody else: {said}",
+                    style.bad("x ")
+                )
+            }
             State::NotStarted { why } => {
                 let still = outcome.generation.map_or_else(String::new, |_| format!(" ({generation})"));
                 format!("{} {name}  not changed{still}: {why}", style.warn("! "))
