@@ -17,3 +17,6 @@ pub use doors::Doors;
 pub use hosts::{Author, Subject, remove, roll_back};
 pub use report::{Made, Outcome, Report, State};
 pub use verbs::{VerbError, Verbs};
+
+#[cfg(test)]
+mod tests;
