@@ -8,6 +8,8 @@ mod plan;
 mod progress;
 mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub use apply::report;
 pub use plan::plan;

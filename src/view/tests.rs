@@ -1,0 +1,166 @@
+use std::collections::BTreeMap;
+
+use super::{Style, plan, report, status};
+use crate::execute::{Outcome, Report, State};
+use crate::facts::{Inventory, ServiceState};
+use crate::ids::{Generation, HostName};
+use crate::install::Measured;
+use crate::plan::testing::{Fleet, name};
+use crate::status::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
+use crate::units::{Bytes, TokensPerSec};
+
+const PLAIN: Style = Style { is_coloured: false };
+
+/// Takes the colours out of a text.
+fn plain(text: &str) -> String {
+    let mut rest = text.split("\x1b[");
+    let first = rest.next().unwrap_or_default().to_owned();
+    first + &rest.map(|part| part.split_once('m').unwrap().1).collect::<String>()
+}
+
+#[test]
+fn a_first_plan_shows_every_host_with_its_numbers() {
+    insta::assert_snapshot!(plan(&Fleet::new().plan(), &[], PLAIN));
+}
+
+#[test]
+fn a_changed_plan_shows_what_was_and_what_will_be() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    fleet.change("context: 1024", "context: 768, slots: 2");
+    fleet.bundles[0].digest = crate::ids::Digest::of(b"newer");
+    fleet.bundles[0].version = "0.2.0".to_owned();
+    fleet.lose("shed");
+    fleet.lock.hosts.insert(name("cellar"), crate::lock::LockedHost::default());
+    let made = fleet.plan();
+    insta::assert_snapshot!(plan(&made, &[], PLAIN));
+    assert_eq!(plain(&plan(&made, &[], Style { is_coloured: true })), plan(&made, &[], PLAIN));
+}
+
+#[test]
+fn a_plan_with_nothing_to_do_says_so() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let text = plan(&fleet.plan(), &[], PLAIN);
+    assert!(text.ends_with("Nothing to do.\n"), "{text}");
+    fleet.lose("shed");
+    let text = plan(&fleet.plan(), &[], PLAIN);
+    assert!(text.ends_with("Nothing to do on the hosts that answer; 1 host left out.\n"), "{text}");
+}
+
+#[test]
+fn engines_and_routes_that_go_away_are_shown() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    fleet.change("on: { role: pi }", "on: [attic]");
+    let text = plan(&fleet.plan(), &[], PLAIN);
+    assert!(text.contains("    - engine chat Q4_K_M (context 1024, 1 slot)\n"), "{text}");
+    assert!(text.contains("    ~ route  chat: local then desk -> chat: desk\n"), "{text}");
+}
+
+#[test]
+fn a_refused_plan_names_every_problem_and_says_that_nothing_was_changed() {
+    let mut fleet = Fleet::new();
+    fleet.facts("shed").memory.available = Bytes::mib(100);
+    fleet.facts("attic").glibc = Some((2, 31));
+    let (made, problems) = fleet.make();
+    insta::assert_snapshot!(plan(&made, &problems, PLAIN));
+}
+
+fn outcome(state: State, generation: Option<u64>) -> Outcome {
+    Outcome { state, generation: generation.map(Generation::new), measured: Vec::new(), bytes_sent: Bytes(5) }
+}
+
+fn reported(hosts: &[(&str, Outcome)]) -> Report {
+    let hosts: BTreeMap<HostName, Outcome> = hosts.iter().cloned().map(|(host, o)| (name(host), o)).collect();
+    Report { hosts, ..Report::default() }
+}
+
+#[test]
+fn a_report_tells_what_became_of_each_host_and_what_serves_now() {
+    let mut done = outcome(State::Done, Some(2));
+    done.measured.push(Measured {
+        model: "chat".parse().unwrap(),
+        tokens_per_second: Some(TokensPerSec(21.34)),
+        first_token_ms: None,
+        load_seconds: 1.5,
+    });
+    let all_well = reported(&[("attic", done.clone()), ("shed", outcome(State::Done, Some(1)))]);
+    insta::assert_snapshot!("all_well", report(&all_well, PLAIN));
+    let (step, error) = ("activating generation 1".to_owned(), "the engine ended with 1".to_owned());
+    let said = "eve@elsewhere holds the lock".to_owned();
+    let mut mixed = reported(&[
+        ("attic", done),
+        ("barn", outcome(State::Failed { step: step.clone(), error: error.clone() }, None)),
+        ("cellar", outcome(State::Failed { step, error }, Some(1))),
+        ("desk", outcome(State::WentBack { why: "it answers too slowly".to_owned() }, Some(1))),
+        ("east", outcome(State::WentBack { why: "it answers too slowly".to_owned() }, None)),
+        ("kitchen", outcome(State::Locked { said }, Some(4))),
+        ("shed", outcome(State::NotStarted { why: "shed cannot be reached".to_owned() }, None)),
+    ]);
+    mixed.failures.push("cannot quantize chat: no space left".to_owned());
+    insta::assert_snapshot!("mixed", report(&mixed, PLAIN));
+    assert_eq!(plain(&report(&mixed, Style { is_coloured: true })), report(&mixed, PLAIN));
+}
+
+#[test]
+fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
+    let host = |host: &str| HostStatus {
+        host: name(host),
+        is_orphan: false,
+        reach: Reach::Reached,
+        machine: Some("Raspberry Pi 5 Model B Rev 1.0".to_owned()),
+        generation: Some(Generation::new(3)),
+        pending: None,
+        door: DoorState::Open,
+        models: vec![ModelStatus {
+            model: "chat".parse().unwrap(),
+            quant: "Q8_0".to_owned(),
+            state: "running".to_owned(),
+        }],
+        drift: Vec::new(),
+    };
+    let mut snapshot = Snapshot {
+        hosts: vec![
+            host("attic"),
+            HostStatus {
+                pending: Some(Generation::new(4)),
+                door: DoorState::Closed,
+                drift: vec!["the unit bramble-route.service was edited".to_owned()],
+                ..host("barn")
+            },
+            HostStatus {
+                reach: Reach::Failed { why: "shed cannot be reached: No route to host".to_owned() },
+                machine: None,
+                generation: None,
+                door: DoorState::Unknown,
+                models: Vec::new(),
+                ..host("shed")
+            },
+        ],
+    };
+    snapshot.add_orphans(&[name("cellar")]);
+    insta::assert_snapshot!(status(&snapshot, PLAIN));
+    assert_eq!(plain(&status(&snapshot, Style { is_coloured: true })), status(&snapshot, PLAIN));
+}
+
+#[tokio::test]
+async fn what_a_probe_found_becomes_a_status() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let installed = fleet.facts("attic").installed.as_mut().unwrap();
+    installed.services.insert("engine-chat".to_owned(), ServiceState::Failed);
+    installed.drift.push("engine-chat has failed".to_owned());
+    fleet.lose("shed");
+    let inventory: Inventory = fleet.inventory.clone();
+    // as `cli` does before any client is made
+    drop(rustls::crypto::ring::default_provider().install_default());
+    // a port that nobody listens on: bound, and closed again
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let door = crate::status::Door(format!("http://127.0.0.1:{port}"));
+    let doors = [(name("attic"), door.clone()), (name("shed"), door)].into();
+    let snapshot = crate::status::gather(&inventory, &doors).await;
+    insta::assert_snapshot!(status(&snapshot, PLAIN));
+    assert_eq!(snapshot.hosts[0].door, DoorState::Closed);
+    assert_eq!(snapshot.hosts[1].door, DoorState::Unknown, "nobody said where it is");
+}
