@@ -38,7 +38,7 @@ pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &Cancell
     }
     for host in &plan.hosts {
         let state = if host.generation.is_none() {
-            State::Done
+            State::Unchanged
         } else {
             State::NotStarted { why: NOT_YET.to_owned() }
         };

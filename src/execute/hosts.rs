@@ -58,7 +58,7 @@ pub async fn roll_back(
             ),
             None => subject.with_events(events, "going back", subject.roll_back(to, author)).await,
         };
-        if !matches!(outcome.state, State::Done) && stopped.is_none() {
+        if !outcome.state.is_well() && stopped.is_none() {
             stopped = Some(&subject.host);
         }
         report.hosts.insert(subject.host.clone(), outcome);
@@ -96,7 +96,7 @@ impl Subject {
         events.send(Event::Started { key: key.clone(), host, what: what.to_owned(), total: None });
         let outcome = work.await;
         events.send(match &outcome.state {
-            State::Done => Event::Finished { key, outcome: None },
+            State::Done | State::Unchanged => Event::Finished { key, outcome: None },
             State::WentBack { why } | State::NotStarted { why } => Event::Failed { key, error: why.clone() },
             State::Failed { error, .. } | State::Locked { said: error } => {
                 Event::Failed { key, error: error.clone() }

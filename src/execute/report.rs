@@ -24,7 +24,7 @@ impl Report {
     pub fn is_complete(&self) -> bool {
         self.failures.is_empty()
             && !self.is_interrupted
-            && self.hosts.values().all(|outcome| matches!(outcome.state, State::Done))
+            && self.hosts.values().all(|outcome| outcome.state.is_well())
     }
 
     /// Returns whether a host was left as it is because somebody else is changing it.
@@ -32,7 +32,7 @@ impl Report {
         self.hosts.values().any(|outcome| matches!(outcome.state, State::Locked { .. }))
     }
 
-    /// Returns whether at least one host is as planned.
+    /// Returns whether at least one host was brought to what was planned.
     pub fn has_success(&self) -> bool {
         self.hosts.values().any(|outcome| matches!(outcome.state, State::Done))
     }
@@ -64,8 +64,10 @@ pub struct Outcome {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
-    /// It runs what was planned.
+    /// It runs what was planned, which is new.
     Done,
+    /// It ran what was planned before, and nothing was done to it.
+    Unchanged,
     /// The new generation did not serve, and the host went back by itself.
     WentBack {
         /// What was wrong with the new one.
@@ -88,4 +90,11 @@ pub enum State {
         /// Why not.
         why: String,
     },
+}
+
+impl State {
+    /// Returns whether the host runs what was planned.
+    pub fn is_well(&self) -> bool {
+        matches!(self, Self::Done | Self::Unchanged)
+    }
 }

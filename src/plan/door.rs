@@ -206,7 +206,8 @@ pub(crate) fn unanswered<'a>(
     there: &Answerers<'_>,
 ) -> Vec<(&'a ModelName, &'a RoutePolicy)> {
     let spec = &manifest.hosts[host];
-    let is_from = |route: &RoutePolicy| route.from.as_ref().is_none_or(|from| from.matches(spec));
+    // without `from`, a host that nobody can answer on just does not offer the model
+    let is_from = |route: &RoutePolicy| route.from.as_ref().is_some_and(|from| from.matches(spec));
     manifest
         .routes
         .iter()

@@ -29,6 +29,7 @@ pub fn report(report: &Report, style: Style) -> String {
                 };
                 format!("{} {name}  {generation}{speeds}", style.good("ok"))
             }
+            State::Unchanged => format!("{} {name}  {generation}, as it was", style.good("ok")),
             State::WentBack { why } => {
                 format!("{} {name}  went back to {generation}: {why}", style.bad("x "))
             }
@@ -48,7 +49,7 @@ pub fn report(report: &Report, style: Style) -> String {
         };
         let _ = writeln!(text, "{line}");
     }
-    let done = report.hosts.values().filter(|outcome| matches!(outcome.state, State::Done)).count();
+    let done = report.hosts.values().filter(|outcome| outcome.state.is_well()).count();
     let total = report.hosts.len();
     let sum = if report.is_complete() {
         format!("Applied: {}.", count(total, "host"))

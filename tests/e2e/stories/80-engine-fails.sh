@@ -3,20 +3,20 @@
 before=$(generation kitchen) others="$(generation shed) $(generation desk)"
 on kitchen cat /var/lib/bramble/current/models/chat.gguf >whole.gguf
 # one tensor has another name: the header can be read, and llama.cpp finds a tensor missing
-sed 's/blk\.0\.attn_q\.weight/blk.0.attn_x.weight/' whole.gguf >broken.gguf
-edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/broken.gguf|; s/on: { role: pi }/on: [kitchen]/; /model: chat, on: [desk]/d; s/\[local, desk\]/[local]/"
+LC_ALL=C sed 's/blk\.0\.attn_q\.weight/blk.0.attn_x.weight/' whole.gguf >broken.gguf
+edit "s|^hosts:|  odd: { source: \"file:$PWD/broken.gguf\", context: 1024 }\nhosts:|; s|^deploy:|deploy:\n  - { model: odd, on: [kitchen] }|"
 run 1 apply --yes
 says "kitchen"
 says "went back to generation $before"
 [ "$(generation kitchen)" = "$before" ] || die "kitchen is at $(generation kitchen)"
 ask kitchen
 says "answered by kitchen"
-[ "$(generation shed) $(generation desk)" = "$others" ] || die "others were changed after the first host failed"
-restore_manifest
-run 0 apply --yes
+[ "$(generation shed) $(generation desk)" = "$others" ] || die "another host was changed"
 # a file that is cut off is refused before a byte moves
 head -c 60000000 whole.gguf >cut.gguf
+restore_manifest
 edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/cut.gguf|"
 run 3 apply --yes
 says "it is cut off"
 restore_manifest
+run 0 plan --exit-code
