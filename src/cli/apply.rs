@@ -44,6 +44,9 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
                 }
                 return Ok(Exit::Refused);
             }
+            if !problems.is_empty() {
+                output::say("Going on with what can be done, because of --partial.");
+            }
             plan
         }
     };

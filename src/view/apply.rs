@@ -34,7 +34,10 @@ pub fn report(report: &Report, style: Style) -> String {
                 format!("{} {name}  went back to {generation}: {why}", style.bad("x "))
             }
             State::Failed { step, error } => {
-                format!("{} {name}  {step} failed: {error}; {generation} still serves", style.bad("x "))
+                let still = outcome.generation.map_or("nothing serves there".to_owned(), |generation| {
+                    format!("generation {generation} still serves")
+                });
+                format!("{} {name}  {step} failed: {error}; {still}", style.bad("x "))
             }
             State::Locked { said } => {
                 format!(
