@@ -262,7 +262,8 @@ async fn hosts_are_told_the_digests_that_became_known_and_who_applied() {
     assert_eq!((&activation["generation"], &activation["deadline_seconds"]), (&json!(1), &json!(120)));
     let planned = world.plan.host(&name("attic")).unwrap().definition.engines[0].pace.answer.0;
     let least = activation["probe"]["least"]["chat"].as_f64().unwrap();
-    assert!((least - planned / 10.0).abs() < 1e-9, "{least} of {planned}");
+    // a host that is slower than planned is not broken; one that is slower by far is
+    assert!(least > 0.0 && least <= planned / 10.0, "{least} of {planned}");
     let confirmation = sent(" confirm ");
     assert_eq!(confirmation["by"], "ada@desk");
     assert_eq!(confirmation["plan"], json!(world.plan.inventory));
