@@ -1,4 +1,9 @@
 //! The operator's command as a process: exit codes, what is said where, and what is left alone.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test's helpers fail loudly too, and start the program under test"
+)]
 
 use std::fs;
 use std::net::TcpListener;

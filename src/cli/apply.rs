@@ -30,25 +30,24 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
     let inventory = fleet.inventory(&connections).await;
-    let plan = match &verb.plan {
-        Some(path) => saved(path, &inventory)?,
-        None => {
-            let models = fleet.models(&fetcher).await;
-            let (plan, problems) = fleet.plan(&inventory, &models);
-            if !global.json {
-                output::result(&view::plan(&plan, &problems, environment.style));
-            }
-            if !problems.is_empty() && !verb.partial {
-                if global.json {
-                    output::json(&serde_json::json!({ "problems": problems }))?;
-                }
-                return Ok(Exit::Refused);
-            }
-            if !problems.is_empty() {
-                output::say("Going on with what can be done, because of --partial.");
-            }
-            plan
+    let plan = if let Some(path) = &verb.plan {
+        saved(path, &inventory)?
+    } else {
+        let models = fleet.models(&fetcher).await;
+        let (plan, problems) = fleet.plan(&inventory, &models);
+        if !global.json {
+            output::result(&view::plan(&plan, &problems, environment.style));
         }
+        if !problems.is_empty() && !verb.partial {
+            if global.json {
+                output::json(&serde_json::json!({ "problems": problems }))?;
+            }
+            return Ok(Exit::Refused);
+        }
+        if !problems.is_empty() {
+            output::say("Going on with what can be done, because of --partial.");
+        }
+        plan
     };
     let notes = plan::check(&plan);
     if !notes.is_empty() {

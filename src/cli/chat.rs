@@ -13,14 +13,14 @@ use crate::plan::door_url;
 use crate::units::TokensPerSec;
 
 /// A Pi may rightly need minutes for a long prompt; the door's own deadlines are shorter.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The longest question that is read from standard input, in bytes.
 const LONGEST_PROMPT: u64 = 1 << 20;
 
 /// An answer, and who gave it.
 #[derive(Debug, Serialize)]
-struct Answer {
+struct Reply {
     answer: String,
     host: Option<String>,
     model: Option<String>,
@@ -47,13 +47,12 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
     let keys = FleetKeys::load(&FleetKeys::path(&environment.state, &manifest.fleet))?.ok_or_else(|| {
         Expected::Refused(format!("the fleet {} was never applied from here", manifest.fleet))
     })?;
-    let prompt = match &verb.prompt {
-        Some(prompt) => prompt.clone(),
-        None => {
-            let mut text = String::new();
-            std::io::stdin().lock().take(LONGEST_PROMPT).read_to_string(&mut text)?;
-            text
-        }
+    let prompt = if let Some(prompt) = &verb.prompt {
+        prompt.clone()
+    } else {
+        let mut text = String::new();
+        std::io::stdin().lock().take(LONGEST_PROMPT).read_to_string(&mut text)?;
+        text
     };
     let system = verb.system.iter().map(|text| serde_json::json!({ "role": "system", "content": text }));
     let question = serde_json::json!({ "role": "user", "content": prompt });
@@ -79,7 +78,7 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
         let value = reply.headers().get(name)?.to_str().ok()?;
         Some(value.chars().filter(|c| !c.is_control()).collect::<String>())
     };
-    let mut answer = Answer {
+    let mut answer = Reply {
         answer: String::new(),
         host: header("x-bramble-host"),
         model: header("x-bramble-model"),
@@ -114,7 +113,7 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
     Ok(Exit::Done)
 }
 
-fn who(answer: &Answer) -> String {
+fn who(answer: &Reply) -> String {
     let or_unknown = |value: &Option<String>| value.clone().unwrap_or_else(|| "?".to_owned());
     let mut text = format!("  answered by {}: {}", or_unknown(&answer.host), or_unknown(&answer.model));
     if let Some(quant) = &answer.quant {

@@ -15,7 +15,7 @@ use crate::catalog::{self, ModelFacts};
 use crate::connect::{Connection, Local, Settings, Ssh, Target};
 use crate::convert;
 use crate::events::Events;
-use crate::execute::Subject;
+use crate::execute::{Reconnect, Subject};
 use crate::facts::Inventory;
 use crate::fetch;
 use crate::fetch::{Fetcher, RawHeader};
@@ -163,7 +163,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Returns what opens a second, independent way to a host.
-    pub(crate) fn reconnect(&self) -> Box<dyn Fn(&HostName) -> Option<Arc<dyn Connection>> + Send + Sync> {
+    pub(crate) fn reconnect(&self) -> Reconnect {
         let (hosts, settings) = (self.manifest.hosts.clone(), self.settings());
         Box::new(move |host| connect(hosts.get(host)?, settings.clone()).ok())
     }

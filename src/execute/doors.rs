@@ -8,13 +8,16 @@ use crate::fetch::Fetcher;
 use crate::generation::Secrets;
 use crate::ids::HostName;
 
+/// Opens a new way to a host, where there is one.
+pub type Reconnect = Box<dyn Fn(&HostName) -> Option<Arc<dyn Connection>> + Send + Sync>;
+
 /// Everything that carrying out a plan may touch.
 pub struct Doors {
     /// The ways to the hosts.
     pub connections: BTreeMap<HostName, Arc<dyn Connection>>,
     /// Opens a new way to a host, sharing nothing with the first: a confirmation that comes
     /// over it proves that the host can still be reached.
-    pub reconnect: Box<dyn Fn(&HostName) -> Option<Arc<dyn Connection>> + Send + Sync>,
+    pub reconnect: Reconnect,
     /// Where weights come from, and the store that they come into.
     pub fetcher: Fetcher,
     /// A `brambled` of this machine, that quantizes in a process of its own.

@@ -13,7 +13,7 @@ mod verbs;
 mod weights;
 
 pub use apply::apply;
-pub use doors::Doors;
+pub use doors::{Doors, Reconnect};
 pub use hosts::{Author, Subject, remove, roll_back};
 pub use report::{Made, Outcome, Report, State};
 pub use verbs::{VerbError, Verbs};

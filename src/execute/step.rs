@@ -19,13 +19,13 @@ use crate::transfer::{self, Cargo, Way};
 use crate::units::{Bytes, TokensPerSec};
 
 /// Laying out files, and `systemd-analyze verify` on a slow card.
-const INSTALL_PATIENCE: Duration = Duration::from_secs(180);
+const INSTALL_PATIENCE: Duration = Duration::from_mins(3);
 
 /// One short command over a new connection.
-pub(super) const CONFIRM_PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const CONFIRM_PATIENCE: Duration = Duration::from_mins(1);
 
 /// Deleting gigabytes from a slow card, or stopping services that finish their answers first.
-pub(super) const CLEAN_PATIENCE: Duration = Duration::from_secs(180);
+pub(super) const CLEAN_PATIENCE: Duration = Duration::from_mins(3);
 
 /// What going back may take beyond the deadline: stopping and starting all services.
 const BACK_PATIENCE: u64 = 180;

@@ -2,6 +2,7 @@
 //! placement, which knows models and hosts only as numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use super::door::Engines;
 use super::make::Inputs;
@@ -125,7 +126,8 @@ impl Choices {
         let mut why = choice.why.clone();
         for (word, step) in [("up", &choice.step_up), ("down", &choice.step_down)] {
             if let Some(step) = step {
-                why.push_str(&format!("; a step {word}, {}", step.text));
+                // writing to a String cannot fail
+                let _ = write!(why, "; a step {word}, {}", step.text);
             }
         }
         self.chosen.entry(placed.host.clone()).or_default().push(Chosen {

@@ -192,7 +192,7 @@ fn a_model_that_fits_nowhere_is_refused_with_the_numbers_and_what_would_fit() {
     let (plan, problems) = fleet.make();
     assert_eq!(problems.len(), 1);
     assert_eq!(
-        (problems[0].host.as_ref(), problems[0].model.as_ref().map(|model| model.as_str())),
+        (problems[0].host.as_ref(), problems[0].model.as_ref().map(crate::ids::ModelName::as_str)),
         (Some(&name("shed")), Some("chat"))
     );
     insta::assert_snapshot!(problems[0].message);
@@ -456,7 +456,7 @@ fn a_plan_that_contradicts_itself_is_found_out() {
         |plan| {
             plan.waves[1]
                 .steps
-                .retain(|step| !matches!(step.action, Action::Push { .. } | Action::Install { .. }))
+                .retain(|step| !matches!(step.action, Action::Push { .. } | Action::Install { .. }));
         },
         "before it is laid out",
     );
