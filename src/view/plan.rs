@@ -11,6 +11,9 @@ pub fn plan(plan: &Plan, problems: &[Problem], style: Style) -> String {
     for host in &plan.hosts {
         text.push_str(&host_block(host, style));
     }
+    if plan.hosts.last().is_some_and(|host| host.generation.is_none()) {
+        text.push('\n');
+    }
     for skipped in &plan.skipped {
         let _ = writeln!(
             text,
@@ -39,9 +42,16 @@ fn host_block(host: &HostPlan, style: Style) -> String {
     let name = style.bold(host.host.as_str());
     let mut text = match (host.generation, host.previous) {
         (None, Some(now)) => {
-            return format!("  {name}  generation {now}, nothing to do\n{}\n", choices(host, style));
+            let engines: Vec<String> = host
+                .definition
+                .engines
+                .iter()
+                .map(|engine| format!("{} {}", engine.model, engine.weights.quant_name()))
+                .collect();
+            let runs = if engines.is_empty() { "no engine".to_owned() } else { engines.join(", ") };
+            return format!("  {name}  generation {now}, nothing to do: {runs}\n");
         }
-        (None, None) => return format!("  {name}  nothing to run\n\n"),
+        (None, None) => return format!("  {name}  nothing to run\n"),
         (Some(new), None) => format!("{} {name}  generation {new} (first)\n", style.good("+")),
         (Some(new), Some(old)) => format!("{} {name}  generation {old} -> {new}\n", style.warn("~")),
     };

@@ -17,7 +17,6 @@ large=$(b plan --json | jq -r '.plan.hosts[] | select(.host == "kitchen") | .cho
 small=$(b plan --json | jq -r '.plan.hosts[] | select(.host == "shed") | .choices[0].quant')
 [ "$large" = Q8_0 ] || die "the large host got $large"
 [ "$small" != "$large" ] || die "both hosts got $small"
-b plan | grep -q "shed.*220 MiB\|of .* MiB" || die "the plan does not say what there is room for"
 
 for host in kitchen shed; do
     ask "$host"
