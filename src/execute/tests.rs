@@ -462,7 +462,7 @@ async fn hosts_without_changes_are_not_asked_and_those_left_out_are_in_the_repor
     let report = world.apply().await;
     assert_eq!(report.hosts[&name("attic")].generation, Some(Generation::new(2)));
     assert_eq!(world.asked("attic"), ["install", "activate", "confirm!", "prune"]);
-    assert_eq!((state(&report, "desk"), world.asked("desk").len()), (State::Done, 0));
+    assert_eq!((state(&report, "desk"), world.asked("desk").len()), (State::Unchanged, 0));
     assert!(matches!(state(&report, "shed"), State::NotStarted { why } if why.contains("No route to host")));
     assert!(!report.is_complete() && report.has_success());
 }

@@ -490,12 +490,31 @@ fn routes_are_followed_as_they_are_written() {
 }
 
 #[test]
-fn a_route_that_nobody_can_answer_is_a_problem() {
-    let text = MANIFEST
-        .replace("order: [local, desk]", "order: [local]")
-        .replace("  - { model: chat, on: [desk] }\n", "");
-    let problems = Fleet::of(&text).problems();
-    assert_eq!(problems, ["nobody in the route of chat can answer on desk: deploy it on one of them"]);
+fn a_route_that_nobody_can_answer_is_a_problem_where_it_is_asked_for() {
+    let lone = |route: &str| {
+        let text = MANIFEST.replace("{ order: [local, desk] }", route);
+        Fleet::of(&text.replace("  - { model: chat, on: [desk] }\n", "")).make()
+    };
+    let (_, problems) = lone("{ order: [local], from: { role: desktop } }");
+    let messages: Vec<_> = problems.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(messages, ["nobody in the route of chat can answer on desk: deploy it on one of them"]);
+    let (plan, problems) = lone("{ order: [local] }");
+    assert_eq!(problems, []);
+    assert_eq!(order(&plan, "desk"), Vec::<String>::new(), "its door just does not offer the model");
+    assert_eq!(order(&plan, "attic"), ["local"]);
+}
+
+#[test]
+fn what_cannot_be_placed_anew_goes_on_as_it_is() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    fleet.facts("shed").memory.available = Bytes::mib(20);
+    fleet.models.insert("chat".parse().unwrap(), Err("the hub does not answer".to_owned()));
+    let (plan, problems) = fleet.make();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    assert!(plan.is_empty(), "{}", outline(&plan));
+    assert!(plan.hosts.iter().all(|host| host.definition.engines.len() == 1));
+    assert_eq!(check(&plan), Vec::<String>::new());
 }
 
 #[test]
