@@ -97,6 +97,7 @@ fn a_report_tells_what_became_of_each_host_and_what_serves_now() {
         ("east", outcome(State::WentBack { why: "it answers too slowly".to_owned() }, None)),
         ("kitchen", outcome(State::Locked { said }, Some(4))),
         ("shed", outcome(State::NotStarted { why: "shed cannot be reached".to_owned() }, None)),
+        ("yard", outcome(State::Unchanged, Some(3))),
     ]);
     mixed.failures.push("cannot quantize chat: no space left".to_owned());
     insta::assert_snapshot!("mixed", report(&mixed, PLAIN));
