@@ -6,14 +6,15 @@ use std::fmt::Write as _;
 
 use super::door::Engines;
 use super::make::Inputs;
+use super::stay::{Standing, stay, tolerance};
 use super::types::{Chosen, Problem};
 use crate::catalog::{ModelFacts, Stored, TensorShape};
-use crate::estimate::{self, Basis, Candidate, Speed, Tensor};
+use crate::estimate::{self, Basis, Candidate, Serving, Speed, Tensor};
 use crate::facts::HostFacts;
 use crate::generation::{EngineSpec, Weights};
 use crate::ids::{Digest, HostName, ModelName};
 use crate::manifest::{ModelSpec, Prefer, QuantChoice};
-use crate::placement::{self, Capacity, Demand, Lean, Placed, Quants, Refusal, Want};
+use crate::placement::{self, Capacity, Choice, Demand, Lean, Placed, Placement, Quants, Refusal, Want};
 use crate::quant::{Quant, TensorType, mix};
 use crate::source::Recipe;
 use crate::units::{Bytes, TokensPerSec};
@@ -79,13 +80,15 @@ pub(crate) fn choose(
             held: held(inputs, facts, &offers),
         })
         .collect();
-    let placement = placement::solve(&demands, &capacities);
+    let mut placement = placement::solve(&demands, &capacities);
+    let standing = standing(inputs, able, wanted, &offers);
+    stay(&mut placement, &demands, &capacities, &standing);
 
     let mut choices = Choices {
         engines: Engines::new(),
         recipes: BTreeMap::new(),
         chosen: BTreeMap::new(),
-        rooms: able.iter().map(|(host, facts)| ((*host).clone(), estimate::room(facts))).collect(),
+        rooms: able.iter().map(|(host, facts)| ((*host).clone(), room(facts, host, &placement))).collect(),
         problems: placement.refused.iter().map(problem).collect(),
     };
     for placed in &placement.placed {
@@ -94,6 +97,73 @@ pub(crate) fn choose(
         }
     }
     choices
+}
+
+/// Returns the memory that engines may have on a host: what there is, and the part of the
+/// tolerance that what runs already takes up.
+fn room(facts: &HostFacts, host: &HostName, placement: &Placement) -> Bytes {
+    let placed = placement.placed.iter().filter(|placed| placed.host == *host);
+    estimate::room(facts).max(placed.map(|placed| placed.choice.estimate.need).sum())
+}
+
+/// Returns what runs now as choices, for hosts all of whose models run in a form that is
+/// still wanted.
+fn standing(
+    inputs: &Inputs<'_>,
+    able: &BTreeMap<&HostName, &HostFacts>,
+    wanted: &BTreeMap<HostName, BTreeSet<ModelName>>,
+    offers: &BTreeMap<&ModelName, Offer<'_>>,
+) -> Standing {
+    let mut all = Standing::new();
+    for (host, facts) in able {
+        let installed = facts.installed.as_ref().and_then(|installed| installed.current.as_ref());
+        let (Some((_, definition)), Some(models)) = (installed, wanted.get(*host)) else { continue };
+        let running: Option<BTreeMap<ModelName, Choice>> = models
+            .iter()
+            .map(|model| {
+                let engine = definition.engines.iter().find(|engine| engine.model == *model)?;
+                let offer = offers.get(model)?;
+                Some((model.clone(), as_choice(engine, offer, facts, inputs.converter)?))
+            })
+            .collect();
+        if let Some(running) = running.filter(|running| !running.is_empty()) {
+            all.insert((*host).clone(), running);
+        }
+    }
+    all
+}
+
+/// Returns an engine that runs as the choice that it would be; none where it runs something that
+/// is not on offer any more.
+fn as_choice(engine: &EngineSpec, offer: &Offer<'_>, facts: &HostFacts, converter: u32) -> Option<Choice> {
+    let is_same = |candidate: &&Candidate| {
+        recipe(offer.facts, candidate.quant, converter).digest() == engine.weights.recipe
+    };
+    let candidate = offer.candidates.iter().find(is_same)?;
+    let serving = Serving {
+        context: engine.context,
+        slots: engine.slots,
+        threads: engine.threads,
+        micro_batch: engine.micro_batch,
+        load: engine.load,
+        repack: engine.repack,
+    };
+    let estimate = estimate::footprint(offer.facts, candidate, &serving, facts);
+    Some(Choice {
+        quant: candidate.quant,
+        serving,
+        estimate,
+        loss: candidate.loss(offer.facts),
+        why: format!(
+            "{}: stays, since it runs and needs {}, within {} of the {} that there is now",
+            candidate.name(),
+            estimate.need,
+            tolerance(facts),
+            estimate::room(facts)
+        ),
+        step_up: None,
+        step_down: None,
+    })
 }
 
 impl Choices {

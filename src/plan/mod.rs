@@ -9,6 +9,7 @@ mod choose;
 mod diff;
 mod door;
 mod make;
+mod stay;
 mod suit;
 mod types;
 mod waves;

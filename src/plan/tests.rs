@@ -109,6 +109,30 @@ fn planning_after_applying_gives_an_empty_plan() {
     assert_eq!(check(&second), Vec::<String>::new());
 }
 
+#[test]
+fn free_memory_that_wavers_changes_nothing_and_much_more_of_it_does() {
+    for available in [205, 212, 220, 230] {
+        let mut fleet = Fleet::new();
+        fleet.facts("shed").memory.available = Bytes::mib(available);
+        fleet.apply();
+        let settled = fleet.facts("shed").memory.available;
+        for moved in [
+            settled - Bytes::mib(10),
+            settled - Bytes::mib(2),
+            settled + Bytes::mib(2),
+            settled + Bytes::mib(10),
+        ] {
+            fleet.facts("shed").memory.available = moved;
+            let (plan, problems) = fleet.make();
+            assert_eq!(problems, [], "{available} MiB, then {moved}");
+            assert!(plan.is_empty(), "{available} MiB, then {moved}: {}", outline(&plan));
+            assert_eq!(check(&plan), Vec::<String>::new());
+        }
+        fleet.facts("shed").memory.available = settled + Bytes::mib(200);
+        assert!(!fleet.plan().is_empty(), "{available} MiB: a better quant fits now");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
