@@ -2,6 +2,7 @@
 //! where, and does it. The map of the house; ARCHITECTURE.md says who may use whom.
 
 // words
+pub mod causes;
 pub mod clock;
 pub mod events;
 pub mod generation;

@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use bramble_fleet::causes::with_causes;
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::ModelName;
 use bramble_fleet::quant::Quant;
@@ -167,12 +168,5 @@ fn start_log() {
 /// Says the error with all its causes on one line.
 #[expect(clippy::print_stderr, reason = "the last word of the program")]
 fn say(error: &(dyn Error + 'static)) {
-    let mut text = format!("brambled: {error}");
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    eprintln!("{text}");
+    eprintln!("brambled: {}", with_causes(error));
 }

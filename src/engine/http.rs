@@ -21,6 +21,7 @@ use super::health::Shared;
 use super::template::Template;
 use super::worker::{Event, Failure, Job, Place};
 use super::{Health, Sampling, Status};
+use crate::causes::with_causes;
 use crate::generation::EngineSpec;
 use crate::ids::Generation;
 use crate::openai::{
@@ -131,11 +132,11 @@ impl Door {
                 .chat_template
                 .as_deref()
                 .ok_or("this model came without a chat template, so it cannot chat; use /v1/completions")?;
-            Template::new(source, &loaded.bos, &loaded.eos).map_err(|error| causes(&error))
+            Template::new(source, &loaded.bos, &loaded.eos).map_err(|error| with_causes(&error))
         });
         let refuse = |message| Refusal::bad_request(message, Some("messages"));
         let template = made.as_ref().map_err(|reason| refuse(reason.clone()))?;
-        template.render(&request.messages).map_err(|error| refuse(causes(&error)))
+        template.render(&request.messages).map_err(|error| refuse(with_causes(&error)))
     }
 
     /// Hands a job to the worker.
@@ -413,18 +414,6 @@ fn event(value: &impl Serialize) -> Bytes {
 
 fn json(code: StatusCode, value: &impl Serialize) -> Response {
     (code, axum::Json(value)).into_response()
-}
-
-/// Joins an error and its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 fn check_supported(parameters: &Parameters) -> Result<(), Refusal> {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::report::{Outcome, Report, State};
-use super::step::{self, chain};
+use super::step;
 use super::verbs::Verbs;
+use crate::causes::with_causes;
 use crate::connect::Connection;
 use crate::events::{Event, Events};
 use crate::facts::Installed;
@@ -136,7 +137,7 @@ impl Subject {
         self.fresh.close().await;
         match confirmed {
             Ok(_) => Outcome { measured: done.measured, ..outcome(Some(done.generation), State::Done) },
-            Err(error) => failed("confirming", chain(&error)),
+            Err(error) => failed("confirming", with_causes(&error)),
         }
     }
 

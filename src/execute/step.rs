@@ -8,6 +8,7 @@ use super::apply::Run;
 use super::report::State;
 use super::verbs::{VerbError, Verbs};
 use super::weights;
+use crate::causes::with_causes;
 use crate::connect::Connection;
 use crate::generation::{Definition, EngineSpec, Layout};
 use crate::ids::{Digest, Generation, HostName};
@@ -224,7 +225,10 @@ impl<'a> At<'a> {
         fresh.close().await;
         confirmed.map(|_| ()).map_err(|error| State::Failed {
             step: format!("confirming generation {generation}"),
-            error: format!("{}; the host goes back by itself within {deadline_seconds} s", chain(&error)),
+            error: format!(
+                "{}; the host goes back by itself within {deadline_seconds} s",
+                with_causes(&error)
+            ),
         })?;
         self.run.outcome(self.host, |outcome| outcome.state = State::Done);
         Ok(())
@@ -235,7 +239,7 @@ impl<'a> At<'a> {
         let pruned: Result<Pruned, VerbError> = self.verbs().run("prune", &request, CLEAN_PATIENCE).await;
         // the host serves what was planned: a card that is fuller than it could be is a note
         if let Err(error) = pruned {
-            self.run.note(self.host, &format!("could not prune: {}", chain(&error)));
+            self.run.note(self.host, &format!("could not prune: {}", with_causes(&error)));
         }
         Ok(())
     }
@@ -277,23 +281,11 @@ impl AsError for String {
 }
 impl AsError for VerbError {
     fn told(&self) -> String {
-        chain(self)
+        with_causes(self)
     }
 }
 impl AsError for transfer::Error {
     fn told(&self) -> String {
-        chain(self)
+        with_causes(self)
     }
-}
-
-/// Returns an error with its causes on one line.
-pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }

@@ -3,7 +3,7 @@
 
 use super::apply::Run;
 use super::report::Made;
-use super::step::chain;
+use crate::causes::with_causes;
 use crate::convert;
 use crate::events::Event;
 use crate::ids::Digest;
@@ -23,7 +23,8 @@ pub(super) async fn fetch(run: &Run<'_>, id: &Digest) -> Result<(), String> {
     if all_made(run, artifact) {
         return Ok(());
     }
-    let folder = run.doors.fetcher.obtain(&artifact.recipe.source).await.map_err(|error| chain(&error))?;
+    let folder =
+        run.doors.fetcher.obtain(&artifact.recipe.source).await.map_err(|error| with_causes(&error))?;
     if artifact.recipe.quant.is_none() {
         // a GGUF as it is: its blob is the source's own file
         let file = &artifact.recipe.source.files[0];
@@ -52,7 +53,8 @@ pub(super) async fn convert(run: &Run<'_>, id: &Digest) -> Result<(), String> {
     if all_made(run, artifact) || made_before(&store, &intermediate.digest()).is_some() {
         return Ok(());
     }
-    let folder = run.doors.fetcher.obtain(&artifact.recipe.source).await.map_err(|error| chain(&error))?;
+    let folder =
+        run.doors.fetcher.obtain(&artifact.recipe.source).await.map_err(|error| with_causes(&error))?;
     let key = format!("convert:{id}");
     run.work(&key, &format!("converting {} to GGUF", artifact.model), Some(artifact.recipe.source.bytes()));
     let events = run.events.clone();
@@ -61,9 +63,9 @@ pub(super) async fn convert(run: &Run<'_>, id: &Digest) -> Result<(), String> {
     let out = store.scratch(&recipe);
     let converted = tokio::task::spawn_blocking(move || {
         let progress = |done| events.send(Event::Progress { key: progress_key.clone(), done });
-        convert::to_gguf(&folder, &out, INTERMEDIATE, progress).map_err(|error| chain(&error))?;
-        let made = store.take(&out).map_err(|error| chain(&error))?;
-        store.remember(&recipe, &made).map_err(|error| chain(&error))?;
+        convert::to_gguf(&folder, &out, INTERMEDIATE, progress).map_err(|error| with_causes(&error))?;
+        let made = store.take(&out).map_err(|error| with_causes(&error))?;
+        store.remember(&recipe, &made).map_err(|error| with_causes(&error))?;
         Ok::<_, String>(made)
     })
     .await
@@ -103,7 +105,7 @@ pub(super) async fn quantize(run: &Run<'_>, id: &Digest) -> Result<(), String> {
             let scratch = output.clone();
             blocking(move || store.take(&scratch)).await
         }
-        Err(error) => Err(chain(&error)),
+        Err(error) => Err(with_causes(&error)),
     };
     run.ended(&key, quantized.as_ref().map(|made| made.bytes.to_string()));
     let made = quantized.map_err(|error| format!("cannot quantize {}: {error}", artifact.model))?;
@@ -152,7 +154,7 @@ fn remember(run: &Run<'_>, artifact: &Artifact, made: store::Made) -> Result<(),
             locked.short()
         ));
     }
-    run.doors.fetcher.store().remember(&artifact.id, &made).map_err(|error| chain(&error))?;
+    run.doors.fetcher.store().remember(&artifact.id, &made).map_err(|error| with_causes(&error))?;
     run.with(|report| report.made.insert(artifact.id, Made { digest: made.digest, bytes: made.bytes }));
     Ok(())
 }
@@ -161,7 +163,7 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, store::Error> + Send + 'static,
 ) -> Result<T, String> {
     match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|error| chain(&error)),
+        Ok(done) => done.map_err(|error| with_causes(&error)),
         Err(_) => Err("the work was cut short".to_owned()),
     }
 }

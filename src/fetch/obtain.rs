@@ -12,6 +12,7 @@ use super::download::download;
 use super::error::Error;
 use super::hub::PARALLEL;
 use super::{Fetcher, Place, local};
+use crate::causes::with_causes;
 use crate::events::Event;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
@@ -77,11 +78,6 @@ async fn one(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Resu
         Err(error) => events.send(Event::Failed { key, error: with_causes(error) }),
     }
     result
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// Takes a file from the cache of the hub's Python client, if it is there and whole.

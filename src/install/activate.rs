@@ -4,11 +4,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::error::chain;
 use super::lock::Lock;
 use super::record::{Pending, Receipt, boot_id};
 use super::stand::{self, Stand};
 use super::{Arming, Changes, Error, Supervisor, ask, files, guard, lay_out};
+use crate::causes::with_causes;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
 use crate::ids::{Generation, ModelName};
@@ -186,7 +186,7 @@ impl Activation<'_> {
             Ok(measured) => Ok(Activated { generation, activated: true, measured, rolled_back: None }),
             Err(Error::BrokenOff) => Err(Error::BrokenOff),
             Err(error) => {
-                let reason = chain(&error);
+                let reason = with_causes(&error);
                 self.go_back().await?;
                 let (measured, rolled_back) = (Vec::new(), Some(reason));
                 Ok(Activated { generation, activated: false, measured, rolled_back })

@@ -162,18 +162,6 @@ impl Error {
     }
 }
 
-/// Returns `error` with its causes, as one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
-}
-
 /// Returns the end of `text`, at most `limit` bytes, without control characters but line ends.
 pub(super) fn tame(text: &str, limit: usize) -> String {
     let clean: String = text.chars().filter(|c| *c == '\n' || !c.is_control()).collect();

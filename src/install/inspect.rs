@@ -1,10 +1,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use super::error::chain;
 use super::record::Pending;
 use super::stand::{self, Stand};
 use super::{Error, Supervisor, files};
+use crate::causes::with_causes;
 use crate::facts::{Installed, ServiceState};
 use crate::generation::Layout;
 use crate::ids::Digest;
@@ -20,7 +20,8 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         (_, Ok(stand)) => stand,
         (number, Err(error)) => {
             let number = number.map(|number| number.to_string()).unwrap_or_default();
-            drift.push(format!("generation {number} is in force and cannot be read: {}", chain(&error)));
+            drift
+                .push(format!("generation {number} is in force and cannot be read: {}", with_causes(&error)));
             None
         }
     };

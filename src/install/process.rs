@@ -8,8 +8,9 @@ use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_p
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-use super::error::{chain, tame};
+use super::error::tame;
 use super::{Arming, Changes, Error, Service, Supervisor, files, guard, program};
+use crate::causes::with_causes;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
 use crate::unit::Unit;
@@ -189,7 +190,7 @@ impl Supervisor for Process {
     async fn log(&self, service: &str) -> String {
         match files::read(&log_path(&self.layout, service)) {
             Ok(bytes) => tame(&String::from_utf8_lossy(&bytes.unwrap_or_default()), 1500),
-            Err(error) => chain(&error),
+            Err(error) => with_causes(&error),
         }
     }
 

@@ -134,7 +134,10 @@ async fn follow(layout: &Layout, running: &mut BTreeMap<String, Running>, board:
     let wanted = match Stand::current(layout) {
         Ok(stand) => stand.map(|stand| tasks(layout, &stand)).unwrap_or_default(),
         Err(error) => {
-            tracing::error!(error = super::error::chain(&error), "cannot read the generation in force");
+            tracing::error!(
+                error = crate::causes::with_causes(&error),
+                "cannot read the generation in force"
+            );
             return;
         }
     };
@@ -279,7 +282,7 @@ impl Board {
         let written = files::json("the status", &*status)
             .and_then(|json| files::write(&process::status_path(&self.layout), &json, 0o644, None));
         if let Err(error) = written {
-            tracing::error!(error = super::error::chain(&error), "cannot write the status");
+            tracing::error!(error = crate::causes::with_causes(&error), "cannot write the status");
         }
     }
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::error::{chain, tame};
+use super::error::tame;
 use super::program::{must, run};
 use super::{Arming, Changes, Error, Service, Supervisor, files, guard};
+use crate::causes::with_causes;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
 use crate::unit::{BOOT_GUARD, ROUTE, SERVICE_USER, Unit};
@@ -155,7 +156,7 @@ impl Supervisor for Systemd {
         let args = ["--quiet", "--no-pager", "--output=cat", "--lines=12", "--unit", &unit];
         match run("journalctl", &args, Duration::from_secs(20)).await {
             Ok(ran) => tame(&ran.stdout, 1500),
-            Err(error) => chain(&error),
+            Err(error) => with_causes(&error),
         }
     }
 
@@ -166,7 +167,7 @@ impl Supervisor for Systemd {
                 Ok(Some(text)) if text == unit.text.as_bytes() => {}
                 Ok(Some(_)) => found.push(format!("the unit {} was changed", unit.name)),
                 Ok(None) => found.push(format!("the unit {} is missing", unit.name)),
-                Err(error) => found.push(chain(&error)),
+                Err(error) => found.push(with_causes(&error)),
             }
         }
         for name in installed(&self.unit_dir).unwrap_or_default() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
+use crate::causes::with_causes;
 use crate::connect::{self, Connection, Script, Stdin, quote};
 use crate::facts::{self, HostFacts, Inventory, ProbeFailure};
 use crate::ids::HostName;
@@ -80,17 +81,6 @@ fn unreachable(error: &connect::Error) -> ProbeFailure {
         E::HostKeyUnknown { .. } | E::Here { .. } => "",
     };
     ProbeFailure { message: format!("{}{next}", with_causes(error)), is_transient: error.is_transient() }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 fn last_line(text: &str) -> String {

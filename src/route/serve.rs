@@ -20,6 +20,7 @@ use super::Error;
 use super::door::Door;
 use super::notify::Notify;
 use super::upstream::{self, Net};
+use crate::causes::with_causes;
 
 /// Connections at the same time; each may need a second one to an upstream, and a service
 /// has 1024 descriptors unless told otherwise.
@@ -74,7 +75,7 @@ pub async fn serve(root: &Path) -> Result<(), Error> {
                     }
                     Ok(state) => tracing::info!(generation = %state.generation, "reloaded"),
                     Err(error) => {
-                        tracing::error!(error = %chain(&error), "cannot reload, the old definition stays in force");
+                        tracing::error!(error = %with_causes(&error), "cannot reload, the old definition stays in force");
                     }
                 }
                 notify.ready();
@@ -87,17 +88,6 @@ pub async fn serve(root: &Path) -> Result<(), Error> {
     notify.stopping();
     gate.drain(&door, DRAIN).await;
     Ok(())
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 /// Listens on all addresses of both families, or of the one that this host has.
