@@ -4,6 +4,7 @@
 //! `BRAMBLE_TEST_CHECKPOINT`; without it, tests say that they were skipped, and fail if
 //! `BRAMBLE_REQUIRE_CHECKPOINT` is 1. Run with `--release`: half an hour's work otherwise.
 #![cfg(feature = "llama")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly")]
 #![expect(clippy::disallowed_methods, reason = "tests are told by the environment where the checkpoint is")]
 
 use std::fs;
@@ -25,6 +26,9 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use safetensors::SafeTensors;
+
+/// `LLAMA_FLASH_ATTN_TYPE_DISABLED`.
+const NO_FLASH_ATTENTION: i32 = 0;
 
 /// Returns the checkpoint, or says that it is not there.
 fn checkpoint() -> Option<PathBuf> {
@@ -82,7 +86,6 @@ fn compare(model: &Path) -> (f64, f64, f64) {
         .collect();
 
     let model = LlamaModel::load_from_file(backend(), model, &LlamaModelParams::default()).unwrap();
-    const NO_FLASH_ATTENTION: i32 = 0;
     let params = LlamaContextParams::default()
         .with_n_ctx(std::num::NonZero::new(512))
         .with_n_batch(512)
@@ -182,7 +185,7 @@ fn types_and_bytes_of_every_quant_are_foretold() {
         let bytes = mix::tensor_bytes(&tensors, facts, quant);
         assert_eq!(Bytes(file - after.data_offset), bytes, "{quant}");
         assert_eq!(
-            after.get("general.file_type").and_then(|value| value.as_u64()),
+            after.get("general.file_type").and_then(bramble_fleet::gguf::Value::as_u64),
             Some(quant.ftype().into())
         );
         println!("{quant}: {} bytes of tensors, as foretold", bytes.0);
