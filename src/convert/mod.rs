@@ -10,15 +10,18 @@
 mod arch;
 mod config;
 mod float;
-mod llama;
+mod open;
+mod recipe;
 mod tokenizer;
 mod write;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use arch::{Arch, Converted, Order, Recipe, check, gguf_tensors};
+pub use arch::{Arch, check, gguf_keys, gguf_tensors};
 pub use config::Config;
+pub use open::Conversion;
+pub use recipe::{Change, Order, Part, Recipe};
 pub use write::to_gguf;
 
 use crate::{checkpoint, gguf};

@@ -201,7 +201,7 @@ fn positions_of_llama_3_are_scaled_by_a_tensor() {
         .collect();
     let recipes = arch::recipes(&config, &stored(&sizes)).unwrap();
     let factors = recipes.iter().find(|recipe| recipe.tensor.name == "rope_freqs.weight").unwrap();
-    let Converted::Made(values) = &factors.from else { panic!("{factors:?}") };
+    let [Part::Made(values)] = factors.parts.as_slice() else { panic!("{factors:?}") };
     assert_eq!(values.len(), 32);
     // by hand: the wave of pair 14 is 1956.0 (below 8192 / 4), of 18 above 8192
     assert_eq!(values[..15], [1.0; 15]);
@@ -292,9 +292,9 @@ fn a_window_of_attention_caps_the_context() {
     let mut config = config();
     config["architectures"] = json!(["MistralForCausalLM"]);
     config["sliding_window"] = json!(16);
-    let keys = check(&config).unwrap().metadata(Config(&config)).unwrap();
+    let keys = gguf_keys(&config).unwrap();
     assert!(keys.contains(&("llama.context_length".to_owned(), Value::from(16u32))));
     config["sliding_window"] = json!(null);
-    let keys = check(&config).unwrap().metadata(Config(&config)).unwrap();
+    let keys = gguf_keys(&config).unwrap();
     assert!(keys.contains(&("llama.context_length".to_owned(), Value::from(64u32))));
 }

@@ -58,8 +58,9 @@ pub fn tensor_bytes(tensors: &[(&str, &[u64])], facts: MixFacts, quant: Quant) -
     tensors.iter().zip(types).map(padded).sum()
 }
 
-/// Returns the layer that llama.cpp sorts a tensor by: -1 outside the blocks.
-fn layer(name: &str) -> i64 {
+/// Returns the layer that llama.cpp sorts a tensor by, before its name: -1 outside the
+/// blocks (`weight_name_comparer`).
+pub fn layer(name: &str) -> i64 {
     let digits = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
     digits.and_then(|(digits, _)| digits.parse().ok()).unwrap_or(-1)
 }

@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value as Json;
 
-use super::write::read_json;
+use super::open::read_json;
 use super::{Config, Error};
 use crate::gguf::Value;
 

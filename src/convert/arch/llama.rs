@@ -1,10 +1,12 @@
 //! The llama family: Llama 2 and 3, SmolLM2, TinyLlama, Mistral 7B, Vicuna.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::f64::consts::PI;
 
-use super::{Arch, Config, Converted, Error, Order, Recipe, TensorShape};
+use super::{Arch, Config, Error, Recipe, single};
 use crate::checkpoint::Stored;
+use crate::convert::Order;
+use crate::convert::recipe::List;
 use crate::gguf::Value;
 
 pub(super) struct Llama;
@@ -91,13 +93,13 @@ impl Arch for Llama {
         Ok(())
     }
 
-    fn metadata(&self, config: Config<'_>) -> Result<Vec<(String, Value)>, Error> {
+    fn metadata(&self, config: Config<'_>) -> Result<Vec<(&'static str, Value)>, Error> {
         let sizes = Sizes::of(config)?;
         let context = config.size("max_position_embeddings")?;
         // llama.cpp has no window for this architecture: within its length, full attention is the same
         let context = config.optional_size("sliding_window")?.map_or(context, |window| window.min(context));
         let epsilon = config.optional_float("rms_norm_eps")?.unwrap_or(1e-6);
-        let mut keys: Vec<(&str, Value)> = vec![
+        let mut keys: Vec<(&'static str, Value)> = vec![
             ("block_count", sizes.layers.into()),
             ("context_length", context.into()),
             ("embedding_length", sizes.hidden.into()),
@@ -117,7 +119,7 @@ impl Arch for Llama {
             keys.push(("rope.scaling.type", "linear".into()));
             keys.push(("rope.scaling.factor", single(factor).into()));
         }
-        Ok(keys.into_iter().map(|(key, value)| (format!("{NAME}.{key}"), value)).collect())
+        Ok(keys)
     }
 
     fn recipes(&self, config: Config<'_>, stored: &BTreeMap<String, Stored>) -> Result<Vec<Recipe>, Error> {
@@ -125,16 +127,13 @@ impl Arch for Llama {
         let [hidden, inner, vocab] = [sizes.hidden, sizes.feed_forward, sizes.vocab].map(u64::from);
         let width = |heads: u32| u64::from(heads) * u64::from(sizes.head_dim);
         let (queries, values) = (width(sizes.heads), width(sizes.kv_heads));
-        let mut list = List { stored, recipes: Vec::new() };
-        // llama.cpp's own order (`weight_name_comparer`), which quantizing keeps
+        let mut list = List::new(stored);
         if !sizes.is_tied {
             list.add("output.weight", "lm_head.weight", &[hidden, vocab]);
         }
         list.add("output_norm.weight", "model.norm.weight", &[hidden]);
         if let Some(factors) = rope_factors(config, sizes.head_dim)? {
-            let tensor =
-                TensorShape { name: "rope_freqs.weight".to_owned(), shape: vec![factors.len() as u64] };
-            list.recipes.push(Recipe { tensor, from: Converted::Made(factors) });
+            list.add_made("rope_freqs.weight", &[factors.len() as u64], factors);
         }
         list.add("token_embd.weight", "model.embed_tokens.weight", &[hidden, vocab]);
         let same = Order::Same;
@@ -155,51 +154,16 @@ impl Arch for Llama {
                 let [ours, theirs] =
                     [format!("blk.{layer}.{ours}"), format!("model.layers.{layer}.{theirs}")];
                 let bias = format!("{theirs}.bias");
-                if stored.contains_key(&bias) {
+                if list.has(&bias) {
                     list.add_ordered(&format!("{ours}.bias"), &bias, &shape[shape.len() - 1..], order);
                 }
                 list.add_ordered(&format!("{ours}.weight"), &format!("{theirs}.weight"), shape, order);
             }
         }
-        list.finish(sizes.is_tied)
-    }
-}
-
-/// Recipes as they gather.
-struct List<'a> {
-    stored: &'a BTreeMap<String, Stored>,
-    recipes: Vec<Recipe>,
-}
-
-impl List<'_> {
-    fn add(&mut self, ours: &str, theirs: &str, shape: &[u64]) {
-        self.add_ordered(ours, theirs, shape, Order::Same);
-    }
-
-    fn add_ordered(&mut self, ours: &str, theirs: &str, shape: &[u64], order: Order) {
-        let tensor = TensorShape { name: ours.to_owned(), shape: shape.to_vec() };
-        self.recipes.push(Recipe { tensor, from: Converted::Stored { name: theirs.to_owned(), order } });
-    }
-
-    /// Returns the recipes, if they use all that is stored.
-    fn finish(self, is_tied: bool) -> Result<Vec<Recipe>, Error> {
-        let used: BTreeSet<&str> = self
-            .recipes
-            .iter()
-            .filter_map(|recipe| match &recipe.from {
-                Converted::Stored { name, .. } => Some(name.as_str()),
-                Converted::Made(_) => None,
-            })
-            .collect();
         // rotary tables of old checkpoints, and the second copy of a tied head
-        let is_useless =
-            |name: &str| name.ends_with(".rotary_emb.inv_freq") || (is_tied && name == "lm_head.weight");
-        match self.stored.keys().find(|name| !used.contains(name.as_str()) && !is_useless(name)) {
-            None => Ok(self.recipes),
-            Some(left) => {
-                Err(Error::Tensor { name: left.clone(), reason: "a llama has no such tensor".to_owned() })
-            }
-        }
+        list.finish(NAME, |name| {
+            name.ends_with(".rotary_emb.inv_freq") || (sizes.is_tied && name == "lm_head.weight")
+        })
     }
 }
 
@@ -258,9 +222,4 @@ fn rope_factors(config: Config<'_>, head_dim: u32) -> Result<Option<Vec<f32>>, E
 
 fn variant(reason: impl Into<String>) -> Error {
     Error::Variant { architecture: NAME, reason: reason.into() }
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "GGUF holds these as f32")]
-fn single(number: f64) -> f32 {
-    number as f32
 }
