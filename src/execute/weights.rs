@@ -20,7 +20,8 @@ const INTERMEDIATE: Quant = Quant::F16;
 /// Brings an artifact's source here, unless all that comes from it is made already.
 pub(super) async fn fetch(run: &Run<'_>, id: &Digest) -> Result<(), String> {
     let artifact = find(run, id)?;
-    if all_made(run, artifact) {
+    if let Some(made) = all_made(run, artifact) {
+        report(run, made);
         return Ok(());
     }
     let folder =
@@ -50,7 +51,11 @@ pub(super) async fn convert(run: &Run<'_>, id: &Digest) -> Result<(), String> {
     let artifact = find(run, id)?;
     let intermediate = intermediate(artifact);
     let store = run.doors.fetcher.store().clone();
-    if all_made(run, artifact) || made_before(&store, &intermediate.digest()).is_some() {
+    if let Some(made) = all_made(run, artifact) {
+        report(run, made);
+        return Ok(());
+    }
+    if made_before(&store, &intermediate.digest()).is_some() {
         return Ok(());
     }
     let folder =
@@ -124,22 +129,17 @@ fn made_before(store: &store::Store, recipe: &Digest) -> Option<store::Made> {
     store.made(recipe).filter(|made| store.has(&made.digest))
 }
 
-/// Returns whether everything that the plan makes of an artifact's source is here.
-fn all_made(run: &Run<'_>, artifact: &Artifact) -> bool {
+/// Returns everything that the plan makes of an artifact's source, if all of it is here.
+fn all_made(run: &Run<'_>, artifact: &Artifact) -> Option<Vec<(Digest, store::Made)>> {
     let store = run.doors.fetcher.store();
     let same_source = run.plan.artifacts.iter().filter(|other| other.recipe.source == artifact.recipe.source);
-    let mut all = same_source.clone();
-    let is_here = all.all(|other| made_before(store, &other.id).is_some());
-    if is_here {
-        for other in same_source {
-            if let Some(made) = made_before(store, &other.id) {
-                run.with(|report| {
-                    report.made.insert(other.id, Made { digest: made.digest, bytes: made.bytes })
-                });
-            }
-        }
-    }
-    is_here
+    same_source.map(|other| Some((other.id, made_before(store, &other.id)?))).collect()
+}
+
+/// Notes in the report what was made before.
+fn report(run: &Run<'_>, made: Vec<(Digest, store::Made)>) {
+    let made = made.into_iter().map(|(id, made)| (id, Made { digest: made.digest, bytes: made.bytes }));
+    run.with(|report| report.made.extend(made));
 }
 
 /// Keeps what was made, and holds it to what the lock says that this recipe makes.
