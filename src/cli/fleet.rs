@@ -12,6 +12,7 @@ use super::environment::{self, Environment};
 use super::exit::Expected;
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
+use crate::causes::with_causes;
 use crate::connect::{Connection, Local, Settings, Ssh, Target};
 use crate::convert;
 use crate::events::Events;
@@ -189,7 +190,7 @@ impl<'a> Fleet<'a> {
             self.manifest.models.iter().map(|(model, spec)| (model.clone(), spec.source.clone())).collect();
         for (model, source) in wanted {
             let facts = self.model(&source, fetcher).await;
-            models.insert(model, facts.map_err(|error| error_chain(&error)));
+            models.insert(model, facts.map_err(|error| with_causes(error.as_ref())));
         }
         models
     }
@@ -339,8 +340,4 @@ fn connect(spec: &HostSpec, settings: Settings) -> anyhow::Result<Arc<dyn Connec
 fn facts_path(store: &Store, pinned: &crate::source::Pinned) -> anyhow::Result<PathBuf> {
     let key = serde_json::to_vec(&(pinned, convert::VERSION, env!("CARGO_PKG_VERSION")))?;
     Ok(store.root().join("facts").join(format!("{}.json", crate::ids::Digest::of(&key))))
-}
-
-pub(crate) fn error_chain(error: &anyhow::Error) -> String {
-    error.chain().map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }

@@ -120,7 +120,7 @@ impl<'a> At<'a> {
         let what = format!("brambled {} for {}", found.bundle.version, found.bundle.target);
         let cargo = Cargo { what: &what, digest, bytes, path: &found.archive };
         let pushed = transfer::push_bundle(self.way(), cargo, self.run.events).await;
-        self.count(&pushed.map_err(|error| failed(step, &error))?);
+        self.count(&pushed.map_err(|error| failed(step, with_causes(&error)))?);
         Ok(())
     }
 
@@ -138,7 +138,7 @@ impl<'a> At<'a> {
         let cargo = Cargo { what: &what, digest: &made.digest, bytes: made.bytes, path: &path };
         let program = &self.plan.definition.program.digest;
         let pushed = transfer::push(self.way(), program, cargo, self.run.events).await;
-        self.count(&pushed.map_err(|error| failed(&step, &error))?);
+        self.count(&pushed.map_err(|error| failed(&step, with_causes(&error)))?);
         Ok(())
     }
 
@@ -159,7 +159,7 @@ impl<'a> At<'a> {
                 None if engine.weights.digest.is_some() => {}
                 None => {
                     let error = format!("the weights of {} were not made", engine.model);
-                    return Err(failed("installing", &error));
+                    return Err(failed("installing", error));
                 }
             }
         }
@@ -257,35 +257,10 @@ pub(super) fn probe(engines: &[EngineSpec]) -> ProbeSpec {
 pub(super) fn not_done(step: &str, error: &VerbError) -> State {
     match error {
         VerbError::Locked { said } => State::Locked { said: said.clone() },
-        error => failed(step, error),
+        error => failed(step, with_causes(error)),
     }
 }
 
-fn failed(step: &str, error: &(impl ToString + ?Sized + AsError)) -> State {
-    State::Failed { step: step.to_owned(), error: error.told() }
-}
-
-/// A sentence, or an error with its causes.
-trait AsError {
-    fn told(&self) -> String;
-}
-impl AsError for str {
-    fn told(&self) -> String {
-        self.to_owned()
-    }
-}
-impl AsError for String {
-    fn told(&self) -> String {
-        self.clone()
-    }
-}
-impl AsError for VerbError {
-    fn told(&self) -> String {
-        with_causes(self)
-    }
-}
-impl AsError for transfer::Error {
-    fn told(&self) -> String {
-        with_causes(self)
-    }
+fn failed(step: &str, error: impl Into<String>) -> State {
+    State::Failed { step: step.to_owned(), error: error.into() }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{Answer, Error, Reason};
+use crate::causes::with_causes;
 use crate::connect::{Connection, Output, Script, Stdin, quote};
 use crate::events::{Event, Events};
 use crate::generation::Layout;
@@ -114,13 +115,7 @@ pub(super) async fn deliver(
             Ok(Pushed { bytes_sent, bytes_reused, seconds: begun.elapsed().as_secs_f64() })
         }
         Err(error) => {
-            let mut text = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(cause) = source {
-                text = format!("{text}: {cause}");
-                source = cause.source();
-            }
-            events.send(Event::Failed { key, error: text });
+            events.send(Event::Failed { key, error: with_causes(&error) });
             Err(error)
         }
     }
