@@ -7,6 +7,7 @@ pub mod clock;
 pub mod events;
 pub mod generation;
 pub mod ids;
+pub mod notify;
 pub mod source;
 pub mod units;
 

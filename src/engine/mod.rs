@@ -20,7 +20,6 @@ mod http;
 #[cfg(feature = "llama")]
 mod llama;
 mod model;
-mod notify;
 mod serve;
 mod tail;
 mod template;

@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::health::Shared;
 use super::http::Door;
-use super::notify::Notify;
 use super::{Engine, Error, Loaded, gate, worker};
 use crate::generation::{self, Definition, EngineSpec, Layout};
 use crate::ids::{Generation, ModelName};
+use crate::notify::Notify;
 
 /// How long running requests may take to end once the engine is to stop. systemd's own
 /// patience is 90 s.
@@ -125,7 +125,7 @@ pub(super) async fn host(
         .spawn(work)
         .map_err(|source| Error::Start { what: "the worker", source })?;
 
-    notify.send(&format!("STATUS=loading {model}"));
+    notify.status(&format!("loading {model}"));
     let (close, closed) = oneshot::channel::<()>();
     let server = axum::serve(socket.listener, door.router()).with_graceful_shutdown(async {
         let _ = closed.await;
@@ -136,7 +136,7 @@ pub(super) async fn host(
         let mut ready = ready;
         let mut is_told = false;
         let mut deadline: Option<Instant> = None;
-        let mut watchdog = notify.watchdog.map(|period| tokio::time::interval(period / 2));
+        let mut watchdog = notify.watchdog().map(tokio::time::interval);
         let mut seen = shared.beats();
         tokio::pin!(stop);
         loop {
@@ -145,13 +145,13 @@ pub(super) async fn host(
                     is_told = true;
                     if let Ok(cpu) = cpu {
                         tracing::info!(%model, quant = setup.spec.weights.quant_name(), cpu, "ready");
-                        notify.send(&format!("READY=1\nSTATUS=serving {model} on {cpu}"));
+                        notify.ready(&format!("serving {model} on {cpu}"));
                     }
                 }
                 outcome = &mut ended => break outcome.unwrap_or(Err(Error::WorkerDied)),
                 () = &mut stop, if deadline.is_none() => {
                     tracing::info!(running = shared.running(), "stopping");
-                    notify.send("STOPPING=1\nSTATUS=finishing what runs");
+                    notify.stopping();
                     if shared.loaded().is_none() {
                         shared.stop();
                     }
@@ -161,7 +161,7 @@ pub(super) async fn host(
                 () = tick(watchdog.as_mut()) => {
                     let beats = shared.beats();
                     if beats != std::mem::replace(&mut seen, beats) {
-                        notify.send("WATCHDOG=1");
+                        notify.alive();
                     }
                 }
                 () = passed(deadline) => {

@@ -15,11 +15,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::fake::Echo;
-use super::notify::Notify;
 use super::serve::{Setup, host};
 use super::{Error, Loaded};
 use crate::generation::{Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights};
 use crate::ids::Digest;
+use crate::notify::Notify;
 use crate::openai::sse;
 use crate::quant::Quant;
 use crate::units::{Bytes as Amount, TokensPerSec};

@@ -16,7 +16,6 @@ mod door;
 mod health;
 mod journey;
 mod metrics;
-mod notify;
 mod policy;
 mod proxy;
 mod relay;

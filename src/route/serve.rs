@@ -18,9 +18,9 @@ use tokio_util::task::TaskTracker;
 
 use super::Error;
 use super::door::Door;
-use super::notify::Notify;
 use super::upstream::{self, Net};
 use crate::causes::with_causes;
+use crate::notify::Notify;
 
 /// Connections at the same time; each may need a second one to an upstream, and a service
 /// has 1024 descriptors unless told otherwise.
@@ -42,6 +42,9 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// How long what was cut off may take to say so.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
+/// What the service manager shows while all is well.
+const SERVING: &str = "taking requests";
+
 /// Serves the generation in force under `root` until SIGTERM or SIGINT.
 ///
 /// SIGHUP has it read the generation in force then, without dropping a request; when that
@@ -58,11 +61,11 @@ pub async fn serve(root: &Path) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(signals)?;
     let port = door.state().port;
     let listener = listen(port).map_err(|source| Error::Listen { port, source })?;
-    let notify = Notify::from_env();
+    let notify = Notify::from_environment();
     let mut gate = Gate::new(listener);
     // without a watchdog the beat is a formality
     let mut beat = tokio::time::interval(notify.watchdog().unwrap_or(Duration::from_hours(1)));
-    notify.ready();
+    notify.ready(SERVING);
     tracing::info!(port, generation = %door.state().generation, "taking requests");
     loop {
         tokio::select! {
@@ -78,7 +81,7 @@ pub async fn serve(root: &Path) -> Result<(), Error> {
                         tracing::error!(error = %with_causes(&error), "cannot reload, the old definition stays in force");
                     }
                 }
-                notify.ready();
+                notify.ready(SERVING);
             }
             _ = beat.tick() => notify.alive(),
             _ = terminate.recv() => break,
