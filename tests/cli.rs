@@ -6,9 +6,13 @@
 )]
 
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
 
 use bramble_fleet::generation::Bundle;
 use bramble_fleet::ids::Digest;
@@ -27,6 +31,15 @@ struct Ended {
 }
 
 impl Ended {
+    fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
     #[track_caller]
     fn with(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
@@ -73,6 +86,10 @@ impl Desk {
     }
 
     fn run(&self, arguments: &[&str]) -> Ended {
+        Ended::of(&mut self.command(arguments))
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_bramble"));
         command
             .args(arguments)
@@ -86,12 +103,7 @@ impl Desk {
             .env("BRAMBLE_BUNDLES", self.path("bundles"))
             .env("HF_ENDPOINT", "http://127.0.0.1:1")
             .stdin(Stdio::null());
-        let output = command.output().unwrap();
-        Ended {
-            code: output.status.code(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        }
+        command
     }
 
     /// Makes a bundle for this machine. It is never run.
@@ -292,6 +304,47 @@ fn a_plan_leaves_out_a_host_that_cannot_be_reached_and_changes_nothing() {
     let value: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!((&value["plan"]["skipped"][0]["host"], &value["problems"]), (&json!("kitchen"), &json!([])));
     assert_eq!(desk.left_behind(), Vec::<String>::new());
+}
+
+/// `ssh` as it is on a host that answers nobody, and a hub that has nothing. Each says that it
+/// was asked, and then waits, for a while, until the other was asked too.
+#[test]
+fn the_hub_is_asked_while_the_hosts_are_looked_at() {
+    const SSH: &str = "#!/bin/sh
+mkdir FOLDERonce 2>/dev/null || exit 255
+timeout 20 sh -c 'echo >FOLDERprobed' && timeout 20 cat FOLDERasked && touch FOLDERtogether
+exit 255
+";
+    let desk = Desk::new(
+        "bramble: 1\nfleet: home\nserve: { port: 18080, tls: off }\n\
+         models: { chat: { source: \"hf:org/chat\", context: 256 } }\n\
+         hosts: { kitchen: { address: 192.0.2.1 } }\ndeploy: [{ model: chat, on: [kitchen] }]\n",
+    );
+    fs::write(desk.path("ssh"), SSH.replace("FOLDER", &desk.path("").display().to_string())).unwrap();
+    fs::set_permissions(desk.path("ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+    let (asked, probed) = (desk.path("asked"), desk.path("probed"));
+    assert!(Command::new("mkfifo").args([&asked, &probed]).status().unwrap().success());
+    let hub = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", hub.local_addr().unwrap());
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || {
+        for (number, question) in hub.incoming().enumerate() {
+            let mut question = question.unwrap();
+            if number == 0 {
+                let mut wait = Command::new("timeout");
+                let is_probed = wait.args(["20", "cat"]).arg(&probed).status().unwrap().success();
+                let mut answer = Command::new("timeout");
+                let answer = answer.args(["20", "sh", "-c", "echo >\"$0\""]).arg(&asked).status();
+                tell.send(is_probed && answer.unwrap().success()).unwrap();
+            }
+            let nothing = b"HTTP/1.1 404 X\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+            question.write_all(nothing).unwrap();
+        }
+    });
+    let path = format!("{}:/usr/bin:/bin", desk.path("").display());
+    let ended = Ended::of(desk.command(&["plan"]).env("PATH", path).env("HF_ENDPOINT", endpoint));
+    ended.with(3).says("refused: chat: ");
+    assert!(told.recv().unwrap() && desk.path("together").exists());
 }
 
 #[test]

@@ -29,11 +29,10 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     let events = Events::new(move |event| progress.show(event));
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
-    let inventory = fleet.inventory(&connections).await;
     let plan = if let Some(path) = &verb.plan {
-        saved(path, &inventory)?
+        saved(path, &fleet.inventory(&connections).await)?
     } else {
-        let models = fleet.models(&fetcher).await;
+        let (inventory, models) = fleet.look(&connections, &fetcher).await;
         let (plan, problems) = fleet.plan(&inventory, &models);
         if !global.json {
             output::result(&view::plan(&plan, &problems, environment.style));

@@ -26,7 +26,7 @@ use crate::lock::{Lock, LockedHost};
 use crate::manifest::{self, HostSpec, Manifest, Role, SshOptions, Supervisor, Via};
 use crate::plan::{self, Plan, Problem};
 use crate::probe;
-use crate::source::SourceRef;
+use crate::source::{Pinned, SourceRef};
 use crate::store::Store;
 
 /// The largest manifest that is read; a thousand hosts need a tenth of it.
@@ -34,6 +34,9 @@ const LONGEST_MANIFEST: u64 = 1 << 20;
 
 /// Hosts that are looked at together: a probe is one short login.
 const PROBED_TOGETHER: usize = 16;
+
+/// What each model is, or why that is not known.
+pub(crate) type Models = BTreeMap<ModelName, Result<ModelFacts, String>>;
 
 /// A manifest with everything that was decided for it before.
 pub(crate) struct Fleet<'a> {
@@ -180,60 +183,30 @@ impl<'a> Fleet<'a> {
         probe::gather(&hosts, PROBED_TOGETHER).await
     }
 
-    /// Learns what the models are. What is learnt of a pinned source is kept: a second run asks nobody.
-    pub(crate) async fn models(
-        &mut self,
-        fetcher: &Fetcher,
-    ) -> BTreeMap<ModelName, Result<ModelFacts, String>> {
-        let mut models = BTreeMap::new();
-        let wanted: Vec<(ModelName, SourceRef)> =
-            self.manifest.models.iter().map(|(model, spec)| (model.clone(), spec.source.clone())).collect();
-        for (model, source) in wanted {
-            let facts = self.model(&source, fetcher).await;
-            models.insert(model, facts.map_err(|error| with_causes(error.as_ref())));
-        }
+    /// Learns what the models are, and pins their sources in the lock. What is learnt of a
+    /// pinned source is kept: a second run asks nobody.
+    pub(crate) async fn models(&mut self, fetcher: &Fetcher) -> Models {
+        let mut pins = self.lock.sources.clone();
+        let models = describe(&self.manifest, &mut pins, fetcher).await;
+        self.lock.sources = pins;
         models
     }
 
-    async fn model(&mut self, source: &SourceRef, fetcher: &Fetcher) -> anyhow::Result<ModelFacts> {
-        let resolved = match source {
-            SourceRef::Catalog(name) => catalog::find(name)?.source.clone(),
-            other => other.clone(),
-        };
-        let key = source.to_string();
-        let pinned = match self.lock.sources.get(&key) {
-            Some(pinned) => pinned.clone(),
-            None => fetcher.pin(&resolved).await?,
-        };
-        let kept = facts_path(fetcher.store(), &pinned)?;
-        if let Ok(text) = fs::read(&kept)
-            && let Ok(facts) = serde_json::from_slice::<ModelFacts>(&text)
-            && facts.source == pinned
-        {
-            self.lock.sources.insert(key, pinned);
-            return Ok(facts);
-        }
-        let raw = fetcher.describe(&pinned).await?;
-        let facts = match &raw.header {
-            RawHeader::Checkpoint { config, shards } => {
-                ModelFacts::from_headers(pinned.clone(), config, shards, raw.has_chat_template)?
-            }
-            RawHeader::Gguf { header } => ModelFacts::from_gguf(pinned.clone(), header)?,
-        };
-        if let Some(folder) = kept.parent() {
-            // only a cache: a run that cannot write it is slower, not wrong
-            let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&kept, serde_json::to_vec(&facts)?));
-        }
-        self.lock.sources.insert(key, pinned);
-        Ok(facts)
+    /// Looks at every host while it learns what the models are: neither needs the other.
+    pub(crate) async fn look(
+        &mut self,
+        connections: &BTreeMap<HostName, Arc<dyn Connection>>,
+        fetcher: &Fetcher,
+    ) -> (Inventory, Models) {
+        let mut pins = self.lock.sources.clone();
+        let models = describe(&self.manifest, &mut pins, fetcher);
+        let looked = tokio::join!(self.inventory(connections), models);
+        self.lock.sources = pins;
+        looked
     }
 
     /// Decides.
-    pub(crate) fn plan(
-        &self,
-        inventory: &Inventory,
-        models: &BTreeMap<ModelName, Result<ModelFacts, String>>,
-    ) -> (Plan, Vec<Problem>) {
+    pub(crate) fn plan(&self, inventory: &Inventory, models: &Models) -> (Plan, Vec<Problem>) {
         let bundles: Vec<Bundle> = self.bundles.iter().map(|found| found.bundle.clone()).collect();
         plan::make(&plan::Inputs {
             manifest: &self.manifest,
@@ -336,8 +309,55 @@ fn connect(spec: &HostSpec, settings: Settings) -> anyhow::Result<Arc<dyn Connec
     }
 }
 
+/// Learns what the manifest's models are. `pins` gets the sources that it did not have.
+async fn describe(manifest: &Manifest, pins: &mut BTreeMap<String, Pinned>, fetcher: &Fetcher) -> Models {
+    let mut models = BTreeMap::new();
+    for (model, spec) in &manifest.models {
+        let facts = describe_one(&spec.source, pins, fetcher).await;
+        models.insert(model.clone(), facts.map_err(|error| with_causes(error.as_ref())));
+    }
+    models
+}
+
+async fn describe_one(
+    source: &SourceRef,
+    pins: &mut BTreeMap<String, Pinned>,
+    fetcher: &Fetcher,
+) -> anyhow::Result<ModelFacts> {
+    let resolved = match source {
+        SourceRef::Catalog(name) => catalog::find(name)?.source.clone(),
+        other => other.clone(),
+    };
+    let key = source.to_string();
+    let pinned = match pins.get(&key) {
+        Some(pinned) => pinned.clone(),
+        None => fetcher.pin(&resolved).await?,
+    };
+    let kept = facts_path(fetcher.store(), &pinned)?;
+    if let Ok(text) = fs::read(&kept)
+        && let Ok(facts) = serde_json::from_slice::<ModelFacts>(&text)
+        && facts.source == pinned
+    {
+        pins.insert(key, pinned);
+        return Ok(facts);
+    }
+    let raw = fetcher.describe(&pinned).await?;
+    let facts = match &raw.header {
+        RawHeader::Checkpoint { config, shards } => {
+            ModelFacts::from_headers(pinned.clone(), config, shards, raw.has_chat_template)?
+        }
+        RawHeader::Gguf { header } => ModelFacts::from_gguf(pinned.clone(), header)?,
+    };
+    if let Some(folder) = kept.parent() {
+        // only a cache: a run that cannot write it is slower, not wrong
+        let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&kept, serde_json::to_vec(&facts)?));
+    }
+    pins.insert(key, pinned);
+    Ok(facts)
+}
+
 /// Returns where the facts of a pinned source are kept.
-fn facts_path(store: &Store, pinned: &crate::source::Pinned) -> anyhow::Result<PathBuf> {
+fn facts_path(store: &Store, pinned: &Pinned) -> anyhow::Result<PathBuf> {
     let key = serde_json::to_vec(&(pinned, convert::VERSION, env!("CARGO_PKG_VERSION")))?;
     Ok(store.root().join("facts").join(format!("{}.json", crate::ids::Digest::of(&key))))
 }

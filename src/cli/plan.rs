@@ -24,8 +24,7 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     let mut fleet = Fleet::open(global, environment)?;
     let fetcher = fleet.fetcher(Events::none())?;
     let connections = fleet.connections()?;
-    let inventory = fleet.inventory(&connections).await;
-    let models = fleet.models(&fetcher).await;
+    let (inventory, models) = fleet.look(&connections, &fetcher).await;
     let (plan, problems) = fleet.plan(&inventory, &models);
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
