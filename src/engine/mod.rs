@@ -24,7 +24,7 @@ mod serve;
 mod tail;
 mod template;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod worker;
 
 pub use error::Error;

@@ -24,7 +24,7 @@ use crate::openai::sse;
 use crate::quant::Quant;
 use crate::units::{Bytes as Amount, TokensPerSec};
 
-const CHAT: &str = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}";
+pub(crate) const CHAT: &str = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}";
 
 fn spec(slots: u32) -> EngineSpec {
     EngineSpec {
@@ -63,7 +63,7 @@ fn install(root: &Path, engines: Vec<EngineSpec>) {
     std::fs::write(Layout::definition(&folder), serde_json::to_vec(&definition).unwrap()).unwrap();
 }
 
-struct Running {
+pub(crate) struct Running {
     folder: tempfile::TempDir,
     setup: Setup,
     stop: Option<oneshot::Sender<()>>,
@@ -71,7 +71,11 @@ struct Running {
 }
 
 /// Starts an engine that repeats its prompts, and waits until it is ready.
-async fn start(slots: u32, template: Option<&str>, permits: Option<mpsc::Receiver<()>>) -> Running {
+pub(crate) async fn start(
+    slots: u32,
+    template: Option<&str>,
+    permits: Option<mpsc::Receiver<()>>,
+) -> Running {
     let running = begin(slots, template, permits, None);
     loop {
         if let Ok(stream) = UnixStream::connect(running.socket()).await {
@@ -121,7 +125,7 @@ fn begin(
 }
 
 impl Running {
-    fn socket(&self) -> std::path::PathBuf {
+    pub(crate) fn socket(&self) -> std::path::PathBuf {
         self.setup.layout.engine_socket(&self.setup.spec.model)
     }
 
@@ -130,7 +134,7 @@ impl Running {
         ask_on(stream, method, path, body).await
     }
 
-    async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+    pub(crate) async fn post(&self, path: &str, body: &Value) -> (StatusCode, Value) {
         self.ask(Method::POST, path, body).await
     }
 
@@ -158,7 +162,7 @@ impl Running {
         }
     }
 
-    async fn end(mut self) -> Result<(), Error> {
+    pub(crate) async fn end(mut self) -> Result<(), Error> {
         self.stop.take().unwrap().send(()).unwrap();
         let outcome = self.served.await.unwrap();
         assert!(!self.setup.layout.run_dir().join("engine-parrot.sock").exists());

@@ -68,10 +68,10 @@ impl Journey {
         &self.why
     }
 
-    /// Notes who answers, when the first of the answer has come.
-    pub(super) fn answered_by(&mut self, upstream: &str) {
+    /// Notes who answers, and when the first of the answer came.
+    pub(super) fn answered_by(&mut self, upstream: &str, began: Instant) {
         upstream.clone_into(&mut self.upstream);
-        self.shared.metrics.first_token(&self.model, upstream, self.started.elapsed());
+        self.shared.metrics.first_token(&self.model, upstream, began - self.started);
     }
 
     /// Notes what the client was told in the end. Without it, the client went away.

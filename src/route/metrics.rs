@@ -61,7 +61,7 @@ impl Metrics {
         *counts.requests.entry(kind).or_default() += 1;
     }
 
-    /// Counts the time to the first token of a stream, or to the whole of another answer.
+    /// Counts the time to the first token, or to the whole of an answer that came at once.
     pub(super) fn first_token(&self, model: &str, upstream: &str, after: Duration) {
         let seconds = after.as_secs_f64();
         let mut counts = self.counts();

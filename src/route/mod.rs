@@ -6,6 +6,10 @@
 //! else; a client gets a whole answer, an error, or a stream that says that it broke,
 //! never half an answer that looks whole.
 //!
+//! Upstreams are asked for streams even where the client wants the answer whole: so one
+//! that hangs is known by its silence, and what breaks before the client has heard anything
+//! is begun again elsewhere.
+//!
 //! It deliberately keeps nothing on disk, polls nobody while idle (a breaker's probe is
 //! the next request), follows no redirect, knows no manifest, and does not continue an
 //! answer that broke on another upstream.
@@ -13,6 +17,7 @@
 mod auth;
 mod breaker;
 mod door;
+mod gather;
 mod health;
 mod journey;
 mod metrics;
@@ -22,6 +27,7 @@ mod relay;
 mod reply;
 mod request;
 mod serve;
+mod source;
 mod sse;
 mod state;
 #[cfg(test)]

@@ -209,9 +209,10 @@ pub(super) struct Features {
 pub(super) struct Deadlines {
     /// Until the connection stands.
     pub(super) connect: Duration,
-    /// Until the first token of a stream.
+    /// Until the first token; where the upstream sends no stream though it was asked for one,
+    /// until the head of its answer.
     pub(super) first_token: Duration,
-    /// From one token of a stream to the next.
+    /// From one token to the next.
     pub(super) between_tokens: Duration,
     /// Until the answer is whole.
     pub(super) total: Duration,

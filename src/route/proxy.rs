@@ -10,7 +10,7 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Request, StatusCode};
 use serde::de::IgnoredAny;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +18,12 @@ use super::breaker::{Outcome, Ticket};
 use super::door::Shared;
 use super::journey::Journey;
 use super::policy::{self, Choice, Deadlines, Reason, Verdict};
-use super::relay::{Opening, Relay, Source};
+use super::relay::Relay;
 use super::reply::{self, Reply};
 use super::request::Call;
+use super::source::{Opening, Source};
 use super::state::{Kind, Route, Seat, State};
-use super::{health, upstream};
+use super::{gather, health, upstream};
 
 /// How we call ourselves to upstreams.
 pub(super) const AGENT: &str = concat!("bramble/", env!("CARGO_PKG_VERSION"));
@@ -37,7 +38,7 @@ const BY_GENERATION: HeaderName = HeaderName::from_static("x-bramble-generation"
 const BY_UPSTREAM: HeaderName = HeaderName::from_static("x-bramble-upstream");
 const FALLBACK_REASON: HeaderName = HeaderName::from_static("x-bramble-fallback-reason");
 
-/// The largest answer that is not a stream: embeddings of a long list are the largest.
+/// The largest answer that comes at once: embeddings of a long list are the largest.
 const LARGEST_ANSWER: usize = 16 << 20;
 
 /// The largest error that is passed on.
@@ -90,12 +91,21 @@ impl Drop for Permit {
 struct Answer {
     status: StatusCode,
     headers: HeaderMap,
+    /// When the first of it came.
+    began: Instant,
     content: Content,
 }
 
 enum Content {
     Whole(Bytes),
     Stream(Box<Source>, Opening),
+}
+
+/// How an upstream is asked to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Events,
+    Whole,
 }
 
 /// Why an attempt came to nothing, with the upstream's words where they may matter.
@@ -134,8 +144,8 @@ pub(super) async fn infer(
         journey.failed(&route.seats[choice].name, &reason);
         failures.push(reason.into());
     }
-    for attempt in decision.attempts {
-        let seat = &route.seats[attempt.choice];
+    for policy::Attempt { choice, deadlines } in decision.attempts {
+        let seat = &route.seats[choice];
         let mut permit = match Permit::take(shared, seat) {
             Ok(permit) => permit,
             Err(reason) => {
@@ -145,16 +155,16 @@ pub(super) async fn infer(
             }
         };
         let started = Instant::now();
-        let failure = tokio::select! {
-            answer = ask(shared, seat, &call, &attempt.deadlines, started) => match answer {
-                Ok(answer) => {
-                    permit.learn(Outcome::Answered);
-                    let ends = started + attempt.deadlines.total;
-                    return answered(state, answer, permit, journey, &attempt.deadlines, ends);
-                }
-                Err(failure) => failure,
-            },
-            () = shared.stop.cancelled() => Reason::Stopping.into(),
+        let outcome = tokio::select! {
+            outcome = attempt(shared, seat, &call, &deadlines, started, &mut permit) => outcome,
+            () = shared.stop.cancelled() => Err(Reason::Stopping.into()),
+        };
+        let failure = match outcome {
+            Ok(answer) => {
+                let ends = started + deadlines.total;
+                return answered(state, answer, permit, journey, &deadlines, ends);
+            }
+            Err(failure) => failure,
         };
         permit.learn(failure.reason.outcome());
         journey.failed(&seat.name, &failure.reason);
@@ -185,38 +195,101 @@ async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Choice> {
     choices
 }
 
-/// Makes one attempt: to the first token of a stream, or to the end of another answer.
-async fn ask(
+/// Makes one attempt: to where nothing can go wrong any more that the client would not see.
+/// That is the first token where the client wants a stream, and the end otherwise.
+async fn attempt(
     shared: &Shared,
     seat: &Seat,
     call: &Call,
     deadlines: &Deadlines,
     started: Instant,
+    permit: &mut Permit,
 ) -> Result<Answer, Failure> {
-    let (limit, late) = if call.is_stream {
-        (deadlines.first_token, Reason::FirstTokenLate)
-    } else {
-        (deadlines.total, Reason::TotalLate)
+    let form = if call.endpoint.has_streams() { Form::Events } else { Form::Whole };
+    let mut outcome = ask(shared, seat, call, form, deadlines, started).await;
+    if form == Form::Events && !call.is_stream && seat.kind == Kind::Foreign && refuses(&outcome) {
+        // the stream was our wish, not the client's
+        outcome = ask(shared, seat, call, Form::Whole, deadlines, started).await;
+    }
+    let Answer { status, headers, began, content } = outcome?;
+    permit.learn(Outcome::Answered);
+    let content = match content {
+        Content::Stream(source, opening) if !call.is_stream => {
+            let ends = started + deadlines.total;
+            let gathered = gather::gather(source, opening, call.endpoint, deadlines.between_tokens, ends);
+            Content::Whole(gathered.await?)
+        }
+        other => other,
     };
-    let attempt = async {
-        let request = request(seat, call)?;
-        let exchange = upstream::send(&*shared.dial, &seat.target, request, deadlines.connect).await?;
-        let rename = (seat.model.as_bytes() != call.model.as_bytes()).then(|| call.model.clone());
-        receive(exchange, call.is_stream, rename).await
+    Ok(Answer { status, headers, began, content })
+}
+
+/// Returns whether a server may have refused to answer with a stream, or to tell the usage
+/// in one. Mistral's says 422 (<https://github.com/openai/openai-agents-python/issues/442>),
+/// and llama-server said 500 where tools were named, until May 2025
+/// (<https://github.com/simonw/llm-llama-server/issues/3>).
+fn refuses(outcome: &Result<Answer, Failure>) -> bool {
+    match outcome {
+        Ok(answer) => !answer.status.is_success(),
+        Err(failure) => matches!(failure.reason, Reason::Status(500 | 501)),
+    }
+}
+
+/// Asks once, and waits for the first token of a stream or for the end of another answer.
+async fn ask(
+    shared: &Shared,
+    seat: &Seat,
+    call: &Call,
+    form: Form,
+    deadlines: &Deadlines,
+    started: Instant,
+) -> Result<Answer, Failure> {
+    let whole = (started + deadlines.total, Reason::TotalLate);
+    let (soon, late) = match form {
+        Form::Events => (started + deadlines.first_token, Reason::FirstTokenLate),
+        Form::Whole => whole.clone(),
     };
-    timeout_at(started + limit, attempt).await.unwrap_or_else(|_| Err(late.into()))
+    let request = request(seat, call, form)?;
+    let exchange = upstream::send(&*shared.dial, &seat.target, request, deadlines.connect);
+    let exchange = timeout_at(soon, exchange).await.unwrap_or_else(|_| Err(late.clone()))?;
+    let rename = (seat.model.as_bytes() != call.model.as_bytes()).then(|| call.model.clone());
+    let is_success = exchange.response.status().is_success();
+    let is_events = is_success && has_events(exchange.response.headers());
+    match form {
+        Form::Events if is_events => {
+            let opened = timeout_at(soon, open(exchange, rename)).await;
+            opened.unwrap_or(Err(late)).map_err(Failure::from)
+        }
+        Form::Events if is_success && call.is_stream => Err(Reason::Malformed.into()),
+        Form::Events | Form::Whole => {
+            // one that sends no stream though it was asked for one has the time for a whole answer
+            let (by, late) = if is_success { whole } else { (soon, late) };
+            timeout_at(by, receive(exchange, rename)).await.unwrap_or_else(|_| Err(late.into()))
+        }
+    }
 }
 
 /// Writes the request anew: of the client's headers, none goes on.
-fn request(seat: &Seat, call: &Call) -> Result<Request<Full<Bytes>>, Reason> {
-    let same_name = seat.model.as_bytes() == call.model.as_bytes();
-    let body = if same_name && seat.kind != Kind::Foreign {
+fn request(seat: &Seat, call: &Call, form: Form) -> Result<Request<Full<Bytes>>, Reason> {
+    let mut fields = Vec::new();
+    if seat.model.as_bytes() != call.model.as_bytes() || seat.kind == Kind::Foreign {
+        let name = seat.model.to_str().map_err(|_| Reason::Malformed)?;
+        fields.push(("model", Value::from(name)));
+    }
+    if form == Form::Events && !call.is_stream {
+        fields.push(("stream", Value::from(true)));
+        fields.push(("stream_options", json!({ "include_usage": true })));
+    }
+    let body = if fields.is_empty() {
         call.body.clone()
     } else {
-        let name = seat.model.to_str().map_err(|_| Reason::Malformed)?;
-        call.body_for(name).map_err(|_| Reason::Malformed)?
+        call.body_with(&fields).map_err(|_| Reason::Malformed)?
     };
-    let accept = if call.is_stream { "text/event-stream" } else { "application/json" };
+    let accept = match form {
+        Form::Events if call.is_stream => "text/event-stream",
+        Form::Events => "text/event-stream, application/json",
+        Form::Whole => "application/json",
+    };
     let mut request = Request::post(format!("{}{}", seat.target.path, call.endpoint.path()))
         .header(HOST, &seat.target.authority)
         .header(CONTENT_TYPE, "application/json")
@@ -231,32 +304,33 @@ fn request(seat: &Seat, call: &Call) -> Result<Request<Full<Bytes>>, Reason> {
     request.body(Full::new(body)).map_err(|_| Reason::Malformed)
 }
 
-async fn receive(
-    exchange: upstream::Exchange,
-    is_stream: bool,
-    rename: Option<String>,
-) -> Result<Answer, Failure> {
+fn has_events(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Waits for the first token of a stream.
+async fn open(exchange: upstream::Exchange, rename: Option<String>) -> Result<Answer, Reason> {
+    let headers = exchange.response.headers().clone();
+    let mut source = Box::new(Source::new(exchange, rename));
+    let opening = source.open().await?;
+    let content = Content::Stream(source, opening);
+    Ok(Answer { status: StatusCode::OK, headers, began: Instant::now(), content })
+}
+
+/// Reads an answer that comes at once.
+async fn receive(exchange: upstream::Exchange, rename: Option<String>) -> Result<Answer, Failure> {
     let status = exchange.response.status();
     let headers = exchange.response.headers().clone();
-    if status.is_success() && is_stream {
-        let is_events =
-            headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        if !is_events {
-            return Err(Reason::Malformed.into());
-        }
-        let mut source = Box::new(Source::new(exchange, rename));
-        let opening = source.open().await?;
-        return Ok(Answer { status: StatusCode::OK, headers, content: Content::Stream(source, opening) });
-    }
     let limit = if status.is_success() { LARGEST_ANSWER } else { LARGEST_ERROR };
     let body = upstream::read_whole(exchange.response.into_body(), limit).await;
     let code = body.as_ref().ok().and_then(error_code);
+    let began = Instant::now();
     match policy::judge(status.as_u16(), code.as_deref(), retry_after(&headers)) {
         Verdict::Next(reason) => Err(Failure { reason, words: body.ok() }),
-        Verdict::ClientsOwn => Ok(Answer { status, headers, content: Content::Whole(body?) }),
+        Verdict::ClientsOwn => Ok(Answer { status, headers, began, content: Content::Whole(body?) }),
         Verdict::Answer => {
-            let body = whole(body?, rename)?;
-            Ok(Answer { status: StatusCode::OK, headers, content: Content::Whole(body) })
+            let content = Content::Whole(whole(body?, rename)?);
+            Ok(Answer { status: StatusCode::OK, headers, began, content })
         }
     }
 }
@@ -297,7 +371,7 @@ fn answered(
     ends: Instant,
 ) -> Reply {
     let seat = Arc::clone(&permit.seat);
-    journey.answered_by(&seat.name);
+    journey.answered_by(&seat.name, answer.began);
     let why = HeaderValue::from_str(journey.why()).ok().filter(|why| !why.is_empty());
     let mut reply = match answer.content {
         Content::Whole(body) => {
@@ -357,7 +431,10 @@ fn nobody(failures: Vec<Failure>, journey: &mut Journey) -> Reply {
         // it is the client's own after all: nobody here has a context that long
         let words = failures.into_iter().rev().find_map(|failure| failure.words);
         journey.ended(400);
-        return reply::bytes(StatusCode::BAD_REQUEST, "application/json", words.unwrap_or_default());
+        return match words {
+            Some(words) => reply::bytes(StatusCode::BAD_REQUEST, "application/json", words),
+            None => reply::refuse(StatusCode::BAD_REQUEST, "context_length_exceeded", &why),
+        };
     }
     let (status, code) = if all(Reason::is_deadline) {
         (StatusCode::GATEWAY_TIMEOUT, "upstreams_late")

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::policy::Features;
 
@@ -29,6 +30,11 @@ impl Endpoint {
             Self::Embeddings => "/embeddings",
         }
     }
+
+    /// Returns whether its answers can come as streams.
+    pub(super) fn has_streams(self) -> bool {
+        self != Self::Embeddings
+    }
 }
 
 /// A request that is to be answered by an upstream.
@@ -38,7 +44,7 @@ pub(super) struct Call {
     pub(super) endpoint: Endpoint,
     /// The model as the client named it.
     pub(super) model: String,
-    /// Whether the answer comes as events.
+    /// Whether the client wants the answer as a stream.
     pub(super) is_stream: bool,
     /// What matters for routing.
     pub(super) features: Features,
@@ -77,22 +83,56 @@ impl Call {
         Ok(Self {
             endpoint,
             model: peek.model,
-            is_stream: peek.stream.unwrap_or(false) && endpoint != Endpoint::Embeddings,
+            is_stream: peek.stream.unwrap_or(false) && endpoint.has_streams(),
             features: Features { prompt_tokens, answer_tokens, is_hop },
             body,
         })
     }
 
-    /// Returns the body for an upstream where the model has another name, or that reads
-    /// JSON in another way: Go's reader takes `MODEL` for `model`, so that such a key
-    /// could name a model that the route does not allow.
-    pub(super) fn body_for(&self, model: &str) -> Result<Bytes, serde_json::Error> {
-        let mut body: Value = serde_json::from_slice(&self.body)?;
-        if let Some(object) = body.as_object_mut() {
-            object.retain(|key, _| key == "model" || !key.eq_ignore_ascii_case("model"));
-            object.insert("model".to_owned(), Value::String(model.to_owned()));
+    /// Returns the body with these fields in place of the client's own, however those were
+    /// spelt: Go's reader takes `MODEL` for `model`, so that such a key could name a model
+    /// that the route does not allow. All else stays as it was written.
+    pub(super) fn body_with(&self, fields: &[(&str, Value)]) -> Result<Bytes, serde_json::Error> {
+        let mut body = serde_json::Deserializer::from_slice(&self.body);
+        body.deserialize_map(Rewriter { fields, room: self.body.len() }).map(Bytes::from)
+    }
+}
+
+/// Copies an object without ever having it in memory as a tree, which would take many times
+/// the request's size.
+struct Rewriter<'a> {
+    fields: &'a [(&'a str, Value)],
+    /// The size of the object as it came.
+    room: usize,
+}
+
+impl<'de> Visitor<'de> for Rewriter<'_> {
+    type Value = Vec<u8>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Vec<u8>, A::Error> {
+        let mut body = Vec::with_capacity(self.room + 128);
+        let mut write = |key: &str, value: &str| {
+            body.push(if body.is_empty() { b'{' } else { b',' });
+            body.extend(Value::from(key).to_string().bytes());
+            body.push(b':');
+            body.extend(value.bytes());
+        };
+        for (key, value) in self.fields {
+            write(key, &value.to_string());
         }
-        serde_json::to_vec(&body).map(Bytes::from)
+        while let Some((key, value)) = entries.next_entry::<String, &RawValue>()? {
+            if !self.fields.iter().any(|(set, _)| set.eq_ignore_ascii_case(&key)) {
+                write(&key, value.get());
+            }
+        }
+        if body.is_empty() {
+            body.push(b'{');
+        }
+        body.push(b'}');
+        Ok(body)
     }
 }
 
@@ -198,8 +238,21 @@ mod tests {
     fn renaming_changes_the_model_and_leaves_no_other_spelling_of_it() {
         let call =
             parse(r#"{"MODEL":"secret","model":"chat","Model":"x","prompt":"p","seed":9007199254740993}"#);
-        let body = call.unwrap().body_for("mistral").unwrap();
+        let body = call.unwrap().body_with(&[("model", "mistral".into())]).unwrap();
         assert_eq!(body, r#"{"model":"mistral","prompt":"p","seed":9007199254740993}"#);
+    }
+
+    #[test]
+    fn what_is_not_set_anew_stays_as_it_was_written() {
+        let text = r#" { "model":"chat", "é\u0022\n" : [1.0e0,  {"stream": 1}], "Stream":false, "STREAM_OPTIONS":{} } "#;
+        let fields =
+            [("stream", Value::Bool(true)), ("stream_options", serde_json::json!({"include_usage": true}))];
+        let body = parse(text).unwrap().body_with(&fields).unwrap();
+        assert_eq!(
+            body,
+            "{\"stream\":true,\"stream_options\":{\"include_usage\":true},\"model\":\"chat\",\"é\\\"\\n\":[1.0e0,  {\"stream\": 1}]}"
+        );
+        assert_eq!(parse(r#"{"model":"x"}"#).unwrap().body_with(&[]).unwrap(), r#"{"model":"x"}"#);
     }
 
     proptest! {

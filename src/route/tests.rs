@@ -5,6 +5,7 @@ mod fallback;
 mod gate;
 mod guard;
 mod streams;
+mod whole;
 
 use std::sync::Arc;
 

@@ -43,7 +43,7 @@ fn mishaps() -> Vec<(Act, &'static str)> {
             raw("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n7\r\n{\"a\":1}\r\n"),
             "connection ended in the middle",
         ),
-        (Act::Play(vec![Beat::Hang]), "answer late"),
+        (Act::Play(vec![Beat::Hang]), "first token late"),
     ]
 }
 
@@ -76,7 +76,7 @@ async fn streams_are_mended_unseen_until_something_of_the_answer_came() {
     ];
     let whole = mishaps().into_iter().filter(|(_, reason)| {
         // what is wrong with a body is wrong as a stream for another reason
-        !["sent something that is no answer", dies, "answer late"].contains(reason)
+        !["sent something that is no answer", dies, "first token late"].contains(reason)
     });
     for (act, reason) in whole.chain(streams) {
         let house = House::new();

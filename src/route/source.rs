@@ -1,0 +1,143 @@
+//! The events of one upstream, read one after the other.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use serde_json::{Map, Value};
+use tokio::time::{Instant, timeout_at};
+
+use super::policy::Reason;
+use super::sse::{DONE, Scanner};
+use super::upstream::Exchange;
+
+/// Events held back while they say nothing yet. Servers send one that names the role,
+/// some a few more; one that sends many is passed on as it is.
+const MOST_HELD: usize = 8;
+
+/// One event, as it came and as it reads. In both, the model has the client's name for it.
+#[derive(Debug)]
+pub(super) struct Event {
+    /// The text of the event.
+    pub(super) data: String,
+    /// What it says.
+    pub(super) fields: Map<String, Value>,
+}
+
+/// What comes next from an upstream.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// An event without text of the answer.
+    Preamble(Event),
+    /// An event of the answer.
+    Data(Event),
+    /// The upstream says that it failed.
+    Error(String, Reason),
+    /// The answer is whole.
+    Done,
+}
+
+/// The beginning of a stream: the first event that carries something, and what came
+/// before it.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// The events so far.
+    pub(super) held: VecDeque<Event>,
+    /// There are no more.
+    pub(super) is_whole: bool,
+}
+
+/// The events of one upstream. Dropping it drops the connection.
+pub(super) struct Source {
+    exchange: Exchange,
+    scanner: Scanner,
+    rename: Option<String>,
+}
+
+impl Source {
+    /// Reads events from `exchange`; in each the model gets the name in `rename`.
+    pub(super) fn new(exchange: Exchange, rename: Option<String>) -> Self {
+        Self { exchange, scanner: Scanner::default(), rename }
+    }
+
+    /// Waits for the first event that carries something. Up to here, nothing has reached
+    /// the client. An event that only names the role does not count: engines send it
+    /// before they have read the prompt.
+    pub(super) async fn open(&mut self) -> Result<Opening, Reason> {
+        let mut held = VecDeque::new();
+        loop {
+            let (event, is_enough) = match self.next().await? {
+                Item::Preamble(event) => (event, held.len() + 1 >= MOST_HELD),
+                Item::Data(event) => (event, true),
+                Item::Error(_, reason) => return Err(reason),
+                Item::Done => return Ok(Opening { held, is_whole: true }),
+            };
+            held.push_back(event);
+            if is_enough {
+                return Ok(Opening { held, is_whole: false });
+            }
+        }
+    }
+
+    /// Waits for what comes next: for so long `between_tokens`, and never beyond `ends`.
+    pub(super) async fn next_within(
+        &mut self,
+        between_tokens: Duration,
+        ends: Instant,
+    ) -> Result<Item, Reason> {
+        let patience = Instant::now() + between_tokens;
+        let late = if patience < ends { Reason::Stalled } else { Reason::TotalLate };
+        timeout_at(patience.min(ends), self.next()).await.unwrap_or(Err(late))
+    }
+
+    async fn next(&mut self) -> Result<Item, Reason> {
+        loop {
+            if let Some(data) = self.scanner.next()? {
+                return if data == DONE { Ok(Item::Done) } else { self.read(data) };
+            }
+            match self.exchange.response.body_mut().frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        self.scanner.push(bytes);
+                    }
+                }
+                None if self.scanner.ends_with_done() => return Ok(Item::Done),
+                Some(Err(_)) | None => return Err(Reason::Died),
+            }
+        }
+    }
+
+    fn read(&self, mut data: String) -> Result<Item, Reason> {
+        let mut fields: Map<String, Value> = serde_json::from_str(&data).map_err(|_| Reason::Malformed)?;
+        if let Some(error) = fields.get("error").filter(|error| !error.is_null()) {
+            let is_context = error.get("code").is_some_and(|code| code == "context_length_exceeded");
+            let reason = if is_context { Reason::ContextExceeded } else { Reason::StreamError };
+            return Ok(Item::Error(data, reason));
+        }
+        if let (Some(name), Some(model)) = (&self.rename, fields.get_mut("model")) {
+            *model = Value::String(name.clone());
+            data = serde_json::to_string(&fields).map_err(|_| Reason::Malformed)?;
+        }
+        let is_preamble = is_preamble(&fields);
+        let event = Event { data, fields };
+        Ok(if is_preamble { Item::Preamble(event) } else { Item::Data(event) })
+    }
+}
+
+/// Returns whether an event carries nothing of the answer: no text, no call, no end.
+fn is_preamble(event: &Map<String, Value>) -> bool {
+    let Some(choices) = event.get("choices").and_then(Value::as_array) else { return false };
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        _ => false,
+    };
+    choices.iter().all(|choice| {
+        let is_silent = |key: &str| choice.get(key).is_none_or(is_empty);
+        let delta = choice.get("delta").and_then(Value::as_object);
+        is_silent("finish_reason")
+            && is_silent("text")
+            && delta.is_none_or(|delta| delta.iter().all(|(key, value)| key == "role" || is_empty(value)))
+    })
+}
