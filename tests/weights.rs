@@ -11,7 +11,6 @@ use std::fs;
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use bramble_fleet::convert;
 use bramble_fleet::gguf::Header;
@@ -19,16 +18,12 @@ use bramble_fleet::ids::Digest;
 use bramble_fleet::quant::llama::{Effort, quantize};
 use bramble_fleet::quant::{Quant, mix};
 use bramble_fleet::units::Bytes;
-use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
-use llama_cpp_2::llama_backend::LlamaBackend;
-use llama_cpp_2::llama_batch::LlamaBatch;
+use llama_cpp_2::context::params::KvCacheType;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::token::LlamaToken;
-use safetensors::SafeTensors;
 
-/// `LLAMA_FLASH_ATTN_TYPE_DISABLED`.
-const NO_FLASH_ATTENTION: i32 = 0;
+#[path = "support/logits.rs"]
+mod logits;
 
 /// Returns the checkpoint, or says that it is not there.
 fn checkpoint() -> Option<PathBuf> {
@@ -39,16 +34,6 @@ fn checkpoint() -> Option<PathBuf> {
         println!("skipped: BRAMBLE_TEST_CHECKPOINT names no checkpoint");
     }
     found
-}
-
-fn backend() -> &'static LlamaBackend {
-    static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
-    BACKEND.get_or_init(|| {
-        llama_cpp_2::llama_backend::load_backends();
-        let mut backend = LlamaBackend::init().unwrap();
-        backend.void_logs();
-        backend
-    })
 }
 
 fn convert_to(dir: &Path, checkpoint: &Path, float: Quant) -> PathBuf {
@@ -66,63 +51,16 @@ fn golden(name: &str) -> Vec<u8> {
     fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/golden").join(name)).unwrap()
 }
 
-/// Mean and largest difference of logits, and the share of positions with the same likeliest token.
-fn compare(model: &Path) -> (f64, f64, f64) {
-    let golden = golden("smollm2-logits.safetensors");
-    let golden = SafeTensors::deserialize(&golden).unwrap();
-    let ints = |name: &str| -> Vec<i32> {
-        let view = golden.tensor(name).unwrap();
-        view.data().as_chunks::<4>().0.iter().map(|four| i32::from_le_bytes(*four)).collect()
-    };
-    let (ids, argmax, columns) = (ints("ids"), ints("argmax"), ints("columns"));
-    let expected: Vec<f32> = golden
-        .tensor("logits")
-        .unwrap()
-        .data()
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .map(|four| f32::from_le_bytes(*four))
-        .collect();
-
-    let model = LlamaModel::load_from_file(backend(), model, &LlamaModelParams::default()).unwrap();
-    let params = LlamaContextParams::default()
-        .with_n_ctx(std::num::NonZero::new(512))
-        .with_n_batch(512)
-        .with_n_ubatch(512)
-        .with_type_k(KvCacheType::F32)
-        .with_type_v(KvCacheType::F32)
-        .with_flash_attention_policy(NO_FLASH_ATTENTION)
-        .with_n_threads(2)
-        .with_n_threads_batch(2);
-    let mut context = model.new_context(backend(), params).unwrap();
-    let mut batch = LlamaBatch::new(512, 1);
-    for (position, id) in ids.iter().enumerate() {
-        batch.add(LlamaToken::new(*id), i32::try_from(position).unwrap(), &[0], true).unwrap();
-    }
-    context.decode(&mut batch).unwrap();
-    let (mut sum, mut largest, mut agreed) = (0.0, 0.0, 0);
-    for position in 0..ids.len() {
-        let logits = context.get_logits_ith(i32::try_from(position).unwrap());
-        let likeliest = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
-        agreed += u32::from(likeliest == usize::try_from(argmax[position]).unwrap());
-        for (at, column) in columns.iter().enumerate() {
-            let found = logits[usize::try_from(*column).unwrap()];
-            let difference = f64::from((found - expected[position * columns.len() + at]).abs());
-            sum += difference;
-            largest = f64::max(largest, difference);
-        }
-    }
-    (sum / expected.len() as f64, largest, f64::from(agreed) / ids.len() as f64)
-}
-
 #[test]
 fn converted_weights_give_the_logits_of_transformers() {
     let Some(checkpoint) = checkpoint() else { return };
     let dir = tempfile::tempdir().unwrap();
+    let cases = logits::Case::read(&golden("smollm2-logits.safetensors"));
+    let [case] = cases.as_slice() else { panic!("one case was expected") };
     for (float, mean_limit, agreement_limit) in [(Quant::F32, 1e-4, 0.999), (Quant::F16, 1.5e-2, 0.95)] {
-        let model = convert_to(dir.path(), &checkpoint, float);
-        let (mean, largest, agreement) = compare(&model);
+        let model = logits::load(&convert_to(dir.path(), &checkpoint, float));
+        let found = case.measure(&model, KvCacheType::F32, case.len());
+        let logits::Difference { mean, largest, agreement } = found;
         println!(
             "{float}: mean difference {mean:.2e}, largest {largest:.2e}, greedy agreement {:.2} %",
             agreement * 100.0
@@ -240,7 +178,7 @@ fn text_becomes_the_tokens_that_tokenizers_makes() {
     let dir = tempfile::tempdir().unwrap();
     let model = convert_to(dir.path(), &checkpoint, Quant::F16);
     let params = LlamaModelParams::default().with_vocab_only(true);
-    let model = LlamaModel::load_from_file(backend(), &model, &params).unwrap();
+    let model = LlamaModel::load_from_file(logits::backend(), &model, &params).unwrap();
     let cases: Vec<serde_json::Value> = serde_json::from_slice(&golden("smollm2-tokens.json")).unwrap();
     let vocabulary = model.vocab();
     let wrong: Vec<String> = cases

@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""Writes what llama.cpp's own converter makes of the tiny checkpoints, for tests to compare with.
+
+    stock.py NAME... [--cache DIR]         every family without a NAME
+
+Runs convert_hf_to_gguf.py to F32 and to F16, and writes golden/families/NAME.stock.json:
+each tensor's shape, types and digests, and the architecture's keys. A family that the
+converter does not know is named, and gets no file. The tokenizer is left out: tiny
+checkpoints have vocabularies that no converter knows.
+
+The converter is that of the PyPI package llama-cpp-python, whose sources carry it whole;
+the crate llama-cpp-sys-2 carries the same script without its modules. Installs torch and
+transformers into the environment of logits.py, beside which the sources are kept.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+from environment import default_cache, enter
+from families import PACKAGES
+
+SDIST = "llama-cpp-python==0.3.36"
+FOLDER = "vendor/llama.cpp"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("names", nargs="*")
+    arguments.add_argument("--cache", type=Path, default=default_cache())
+    options = arguments.parse_args()
+    enter(options.cache, "logits", PACKAGES)
+    import tiny
+
+    converter = sources(options.cache)
+    sys.path[:0] = [str(converter), str(converter / "gguf-py")]
+    for name in options.names or sorted(path.stem for path in (tiny.HERE / "families").glob("*.json")):
+        family = tiny.description(name)
+        with tempfile.TemporaryDirectory() as dir:
+            tiny.write(family, Path(dir))
+            single = convert(Path(dir), "ALL_F32")
+            half = single and convert(Path(dir), "MOSTLY_F16")
+        if single is None:
+            print(f"{name}: {family['config']['architectures'][0]} is not known")
+            continue
+        keys, tensors = single
+        assert tensors.keys() == half[1].keys()
+        merged = {
+            tensor: {"shape": shape, "F32": seen, "F16": half[1][tensor][1]} for tensor, (shape, seen) in tensors.items()
+        }
+        save(tiny.HERE / "golden" / "families" / f"{name}.stock.json", {"keys": keys, "tensors": merged})
+        print(f"{name}: {len(merged)} tensors")
+
+
+def sources(cache: Path) -> Path:
+    """Returns the folder of the converter, downloaded on the first call."""
+    home = cache / SDIST.replace("==", "-")
+    if not (home / "convert_hf_to_gguf.py").exists():
+        with tempfile.TemporaryDirectory(dir=cache) as dir:
+            # named, not :all:, since the package's own build needs wheels
+            command = ["download", "--quiet", "--no-deps", "--no-binary", "llama-cpp-python", "--dest", dir, SDIST]
+            subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *command], check=True)
+            [sdist] = Path(dir).glob("*.tar.gz")
+            with tarfile.open(sdist) as archive:
+                root = f"{archive.next().name.split('/')[0]}/{FOLDER}/"
+                wanted = [f"{root}{part}" for part in ("convert_hf_to_gguf.py", "conversion/", "gguf-py/")]
+                members = [member for member in archive.getmembers() if member.name.startswith(tuple(wanted))]
+                archive.extractall(dir, members, filter="data")
+            (Path(dir) / root).rename(home)
+    return home
+
+
+def convert(dir: Path, file_type: str):
+    """Returns keys and tensors of the GGUF; none if the converter does not know the architecture."""
+    import gguf
+    import torch
+    from conversion import ModelBase, ModelType, get_model_architecture, get_model_class
+
+    logging.disable(logging.WARNING)
+    try:
+        model = get_model_class(get_model_architecture(ModelBase.load_hparams(dir, False), ModelType.TEXT))
+    except NotImplementedError:
+        return None
+
+    model.set_vocab = lambda self: None
+    out = dir / "stock.gguf"
+    with torch.inference_mode():
+        model(dir, getattr(gguf.LlamaFileType, file_type), out).write()
+    reader = gguf.GGUFReader(out)
+    architecture = reader.fields["general.architecture"].contents()
+    keys = {
+        name: field.contents() for name, field in reader.fields.items() if name.startswith(f"{architecture}.")
+    }
+    tensors = {
+        tensor.name: (
+            [int(length) for length in tensor.shape],
+            f"{tensor.tensor_type.name} {hashlib.sha256(tensor.data.tobytes()).hexdigest()}",
+        )
+        for tensor in reader.tensors
+    }
+    return {"general.architecture": architecture, **keys}, tensors
+
+
+def save(path: Path, golden: dict) -> None:
+    """Writes JSON with an entry a line."""
+    parts = []
+    for part, entries in golden.items():
+        lines = ",\n".join(f"    {json.dumps(key)}: {json.dumps(value)}" for key, value in entries.items())
+        parts.append(f'  "{part}": {{\n{lines}\n  }}')
+    path.write_text("{\n" + ",\n".join(parts) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()
