@@ -27,7 +27,7 @@ pub struct Stored {
     pub dtype: Dtype,
     /// Elements by dimension, the outermost first: the reverse of GGUF's order.
     pub shape: Vec<u64>,
-    /// Where its data starts, from the header's `data_offset` on.
+    /// Where its data starts: from the header's `data_offset` on, in a torch file from its start.
     pub offset: u64,
     /// How long its data is.
     pub bytes: u64,
@@ -99,52 +99,4 @@ fn entry_of(entry: serde_json::Value) -> Result<Stored, String> {
         }
     }
     Ok(Stored { dtype, shape, offset: start, bytes })
-}
-
-/// `model.safetensors.index.json`: which shard has which tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Index {
-    /// The file's name of each tensor, by the tensor's name.
-    pub shard_of: BTreeMap<String, String>,
-}
-
-impl Index {
-    /// Reads an index. Names of files must be plain: no folders, nothing hidden.
-    pub fn parse(text: &[u8]) -> Result<Self, Error> {
-        #[derive(Deserialize)]
-        struct File {
-            weight_map: BTreeMap<String, String>,
-        }
-        let file: File = serde_json::from_slice(text).map_err(|error| Error::Index(error.to_string()))?;
-        let is_plain = |name: &str| {
-            let is_known = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
-            name.ends_with(".safetensors") && !name.starts_with('.') && name.bytes().all(is_known)
-        };
-        if let Some(odd) = file.weight_map.values().find(|name| !is_plain(name)) {
-            return Err(Error::Index(format!("{odd:?} is no name of a safetensors file")));
-        }
-        if file.weight_map.is_empty() {
-            return Err(Error::Index("it names no tensor".to_owned()));
-        }
-        Ok(Self { shard_of: file.weight_map })
-    }
-
-    /// Returns the names of the files, sorted, each once.
-    pub fn shards(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.shard_of.values().map(String::as_str).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
-    }
-
-    /// Gathers the tensors that the index names from the headers of its shards, by name of file.
-    pub fn gather(&self, headers: &BTreeMap<String, Header>) -> Result<BTreeMap<String, Stored>, Error> {
-        let find = |(tensor, shard): (&String, &String)| {
-            let stored = headers.get(shard).and_then(|header| header.tensors.get(tensor));
-            let stored =
-                stored.ok_or_else(|| Error::Missing { tensor: tensor.clone(), shard: shard.clone() })?;
-            Ok((tensor.clone(), stored.clone()))
-        };
-        self.shard_of.iter().map(find).collect()
-    }
 }

@@ -1,20 +1,23 @@
-//! Checkpoints as the hub has them: safetensors, in one file or in shards.
+//! Checkpoints as the hub has them: safetensors or torch's .bin, in one file or in shards.
 //!
-//! A [`Header`] needs only the first bytes of a file, so that a model can be planned for
-//! before its weights are here. A [`Checkpoint`] is a folder with the files: it is opened
-//! only if every tensor that it promises is there in full, and hands out pieces, so that
-//! no tensor need be in memory as a whole.
+//! A [`Header`] needs only the first bytes of a file, and a [`torch::Scan`] those at its ends,
+//! so that a model can be planned for before its weights are here. A [`Checkpoint`] is a
+//! folder with the files: it is opened only if every tensor that it promises is there in full,
+//! and hands out pieces, so that no tensor need be in memory as a whole.
 //!
-//! Foreign bytes: no panic, and no allocation beyond what is read. Nothing here knows what
-//! tensors mean, and nothing unpickles: torch's .bin files are refused.
+//! Foreign bytes: no panic, no allocation beyond what is read, nothing executed and nothing
+//! left out. Nothing here knows what tensors mean.
 
 mod header;
+mod index;
 mod open;
+pub mod torch;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use header::{Header, Index, Stored};
+pub use header::{Header, Stored};
+pub use index::Index;
 pub use open::Checkpoint;
 
 /// How a tensor's values are stored.
@@ -69,32 +72,58 @@ pub enum Error {
     /// A header is not what safetensors has.
     #[error("not a safetensors header: {0}")]
     Header(String),
-    /// A file's header is not what safetensors has, or does not fit the file.
-    #[error("{} is no sound safetensors file: {reason}; fetch it again", path.display())]
+    /// A file is not what torch writes.
+    #[error("not a torch checkpoint: {0}")]
+    Torch(String),
+    /// A pickle wants what tensors do not need.
+    #[error("its pickle is refused: {0}; nothing of it was run")]
+    Pickle(String),
+    /// A file is damaged: what its header says cannot be, or does not fit the file.
+    #[error("{} is not sound; fetch it again", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        reason: String,
+        source: Box<Self>,
+    },
+    /// A file has a pickle that is not trusted.
+    #[error("{} is not trusted; take safetensors, or the model of another publisher", path.display())]
+    Untrusted {
+        /// The file.
+        path: PathBuf,
+        /// What its pickle wants.
+        source: Box<Self>,
     },
     /// The index of shards is not understood.
-    #[error("model.safetensors.index.json is not an index of shards: {0}")]
-    Index(String),
+    #[error("{name} is not an index of shards: {reason}")]
+    Index {
+        /// Its name.
+        name: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
     /// The index names a tensor that its shard does not have.
-    #[error(
-        "tensor {tensor:?} is missing from {shard}, where model.safetensors.index.json has it; fetch the shard again"
-    )]
+    #[error("tensor {tensor:?} is missing from {shard}, where {index} has it; fetch the shard again")]
     Missing {
         /// The tensor.
         tensor: String,
         /// The file's name.
         shard: String,
+        /// The index's name.
+        index: &'static str,
     },
-    /// There are only torch's files.
-    #[error("{} has torch's .bin files, which are not read yet; use a revision with safetensors", .0.display())]
-    Torch(PathBuf),
+    /// Two shards have the same tensor.
+    #[error("tensor {tensor:?} of {shard} is in another shard, too; take another revision of the model")]
+    Twice {
+        /// The tensor.
+        tensor: String,
+        /// One of the files' names.
+        shard: String,
+    },
     /// There are no weights.
-    #[error("{} has neither model.safetensors nor model.safetensors.index.json", .0.display())]
+    #[error(
+        "{} has none of model.safetensors, pytorch_model.bin and their .index.json files", .0.display()
+    )]
     NoWeights(PathBuf),
     /// A piece was asked for that is not in the tensor.
     #[error("tensor {tensor:?} has no bytes {start}..{end}")]

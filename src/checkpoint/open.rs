@@ -1,65 +1,78 @@
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Header, Index, Stored};
+use super::{Error, Header, Index, Stored, torch};
 
-/// A folder of safetensors, opened and found whole.
+/// The longest index of shards that is read. Real ones have some 100 bytes for each tensor.
+const INDEX_LIMIT: u64 = 64 << 20;
+
+/// A folder of weights, opened and found whole.
 #[derive(Debug)]
 pub struct Checkpoint {
-    files: Vec<(PathBuf, File, u64)>,
+    files: Vec<Weights>,
     /// Tensors by name, with the number of their file.
     tensors: BTreeMap<String, (Stored, usize)>,
 }
 
+#[derive(Debug)]
+struct Weights {
+    path: PathBuf,
+    file: File,
+    data_offset: u64,
+}
+
 impl Checkpoint {
-    /// Opens the weights in `dir`: model.safetensors, or the shards of its index.
+    /// Opens the weights in `dir`: safetensors, or else torch's; the shards of an index, or else one file.
     ///
     /// Fails unless each file has the length that its header promises, and every tensor of
-    /// the index is in its shard.
+    /// the index is in its shard and no other.
     pub fn open(dir: &Path) -> Result<Self, Error> {
-        let index_path = dir.join("model.safetensors.index.json");
-        if !index_path.exists() {
-            return Self::open_single(dir);
+        for (index, single) in
+            [(Index::SAFETENSORS, "model.safetensors"), (Index::TORCH, "pytorch_model.bin")]
+        {
+            if dir.join(index).exists() {
+                return Self::open_shards(dir, index);
+            }
+            let path = dir.join(single);
+            if path.exists() {
+                let (weights, tensors) = Weights::open(path)?;
+                let tensors = tensors.into_iter().map(|(name, stored)| (name, (stored, 0))).collect();
+                return Ok(Self { files: vec![weights], tensors });
+            }
         }
-        let text = std::fs::read(&index_path).map_err(|source| Error::Read { path: index_path, source })?;
-        let index = Index::parse(&text)?;
-        let mut files = Vec::new();
-        let mut numbers = BTreeMap::new();
-        let mut headers = BTreeMap::new();
-        for shard in index.shards() {
-            let (file, header) = open_file(&dir.join(shard))?;
-            numbers.insert(shard, files.len());
-            files.push((dir.join(shard), file, header.data_offset));
-            headers.insert(shard.to_owned(), header);
-        }
-        let number = |tensor: &str| index.shard_of.get(tensor).and_then(|shard| numbers.get(shard.as_str()));
-        let tensors = index.gather(&headers)?;
-        let tensors = tensors.into_iter().filter_map(|(name, stored)| {
-            let number = *number(&name)?;
-            Some((name, (stored, number)))
-        });
-        Ok(Self { tensors: tensors.collect(), files })
+        Err(Error::NoWeights(dir.to_owned()))
     }
 
-    fn open_single(dir: &Path) -> Result<Self, Error> {
-        let path = dir.join("model.safetensors");
-        if !path.exists() {
-            let torch = ["pytorch_model.bin", "pytorch_model.bin.index.json", "consolidated.00.pth"];
-            let has_torch = torch.iter().any(|name| dir.join(name).exists());
-            let dir = dir.to_owned();
-            return Err(if has_torch { Error::Torch(dir) } else { Error::NoWeights(dir) });
+    fn open_shards(dir: &Path, name: &'static str) -> Result<Self, Error> {
+        let path = dir.join(name);
+        let failed = |source| Error::Read { path: path.clone(), source };
+        let mut text = Vec::new();
+        let index = File::open(&path).map_err(failed)?;
+        index.take(INDEX_LIMIT).read_to_end(&mut text).map_err(failed)?;
+        let index = Index::parse(name, &text)?;
+        let (mut files, mut shards) = (Vec::new(), BTreeMap::new());
+        for shard in index.shards() {
+            let (weights, tensors) = Weights::open(dir.join(shard))?;
+            let number = files.len();
+            files.push(weights);
+            let tensors = tensors.into_iter().map(|(name, stored)| (name, (stored, number))).collect();
+            shards.insert(shard.to_owned(), tensors);
         }
-        let (file, header) = open_file(&path)?;
-        let tensors = header.tensors.into_iter().map(|(name, stored)| (name, (stored, 0))).collect();
-        Ok(Self { files: vec![(path, file, header.data_offset)], tensors })
+        Ok(Self { tensors: index.join(shards)?, files })
     }
 
     /// Returns what is stored, by name.
     pub fn tensors(&self) -> BTreeMap<String, Stored> {
         self.tensors.iter().map(|(name, (stored, _))| (name.clone(), stored.clone())).collect()
+    }
+
+    /// Returns the file that has a tensor.
+    pub fn path(&self, tensor: &str) -> Option<&Path> {
+        let (_, number) = self.tensors.get(tensor)?;
+        self.files.get(*number).map(|weights| weights.path.as_path())
     }
 
     /// Fills `out` with the bytes of `tensor` from `start` on.
@@ -68,28 +81,76 @@ impl Checkpoint {
         let beyond = || Error::OutOfBounds { tensor: tensor.to_owned(), start, end };
         let (stored, number) =
             self.tensors.get(tensor).filter(|(stored, _)| end <= stored.bytes).ok_or_else(beyond)?;
-        let (path, file, data_offset) = self.files.get(*number).ok_or_else(beyond)?;
-        file.read_exact_at(out, data_offset + stored.offset + start)
-            .map_err(|source| Error::Read { path: path.clone(), source })
+        let weights = self.files.get(*number).ok_or_else(beyond)?;
+        weights.read(weights.data_offset + stored.offset + start, out)
     }
 }
 
-fn open_file(path: &Path) -> Result<(File, Header), Error> {
-    let failed = |source| Error::Read { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    let file_bytes = file.metadata().map_err(failed)?.len();
-    let mut first = [0; 8];
-    file.read_exact(&mut first).map_err(failed)?;
-    let unsound = |reason: String| Error::File { path: path.to_owned(), reason };
-    let named = |error: Error| unsound(error.to_string());
-    let len = Header::len(first).map_err(named)?;
-    let mut bytes = first.to_vec();
-    file.by_ref().take(len - 8).read_to_end(&mut bytes).map_err(failed)?;
-    let header = Header::parse(&bytes).map_err(named)?;
-    let expected = header.data_offset.saturating_add(header.data_bytes);
-    if file_bytes == expected {
-        Ok((file, header))
-    } else {
-        Err(unsound(format!("it has {file_bytes} bytes, and its header promises {expected}")))
+impl Weights {
+    /// Opens one file and reads what it has.
+    fn open(path: PathBuf) -> Result<(Self, BTreeMap<String, Stored>), Error> {
+        let failed = |source| Error::Read { path: path.clone(), source };
+        let file = File::open(&path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        let is_torch = path.extension().is_some_and(|extension| extension == "bin");
+        let mut weights = Self { path, file, data_offset: 0 };
+        let found = if is_torch { weights.scan(bytes) } else { weights.header(bytes) };
+        match found {
+            Ok(tensors) => Ok((weights, tensors)),
+            Err(error) => Err(weights.named(error)),
+        }
+    }
+
+    /// Says which file an error is of.
+    fn named(&self, error: Error) -> Error {
+        let path = self.path.clone();
+        match error {
+            Error::Header(_) | Error::Torch(_) => Error::File { path, source: Box::new(error) },
+            Error::Pickle(_) => Error::Untrusted { path, source: Box::new(error) },
+            other => other,
+        }
+    }
+
+    fn header(&mut self, file_bytes: u64) -> Result<BTreeMap<String, Stored>, Error> {
+        if file_bytes < 8 {
+            return Err(Error::Header("it is cut off".to_owned()));
+        }
+        let mut first = [0; 8];
+        self.read(0, &mut first)?;
+        let bytes = self.piece(0, Header::len(first)?, file_bytes)?;
+        let header = Header::parse(&bytes)?;
+        self.data_offset = header.data_offset;
+        let expected = header.data_offset.saturating_add(header.data_bytes);
+        if file_bytes == expected {
+            Ok(header.tensors)
+        } else {
+            Err(Error::Header(format!("the file has {file_bytes} bytes, and its header promises {expected}")))
+        }
+    }
+
+    fn scan(&self, file_bytes: u64) -> Result<BTreeMap<String, Stored>, Error> {
+        let mut scan = torch::Scan::new(file_bytes);
+        loop {
+            match scan.step()? {
+                torch::Step::Done(contents) => return contents.locate(|at, out| self.read(at, out)),
+                torch::Step::Need(range) => {
+                    let piece = self.piece(range.start, range.end, file_bytes)?;
+                    scan.take(range.start, piece);
+                }
+            }
+        }
+    }
+
+    /// Reads a piece of the file that is no longer than the file.
+    fn piece(&self, start: u64, end: u64, file_bytes: u64) -> Result<Vec<u8>, Error> {
+        let len = usize::try_from(end.min(file_bytes).saturating_sub(start)).unwrap_or(0);
+        let mut piece = vec![0; len];
+        self.read(start, &mut piece)?;
+        Ok(piece)
+    }
+
+    fn read(&self, at: u64, out: &mut [u8]) -> Result<(), Error> {
+        let failed = |source: io::Error| Error::Read { path: self.path.clone(), source };
+        self.file.read_exact_at(out, at).map_err(failed)
     }
 }

@@ -2,6 +2,7 @@ use std::fs;
 
 use proptest::prelude::*;
 
+use super::torch::testing::{Given, zip_file};
 use super::*;
 
 /// Makes a file of f32 tensors, in the order given.
@@ -57,8 +58,9 @@ fn a_file_that_is_cut_off_is_not_opened() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = two_tensors();
     fs::write(dir.path().join("model.safetensors"), &bytes[..bytes.len() - 1]).unwrap();
-    let error = Checkpoint::open(dir.path()).unwrap_err().to_string();
-    assert!(error.contains("promises") && error.contains("model.safetensors"), "{error}");
+    let error = Checkpoint::open(dir.path()).unwrap_err();
+    assert!(error.to_string().contains("model.safetensors"), "{error}");
+    assert!(matches!(error, Error::File { source, .. } if source.to_string().contains("promises")));
 }
 
 #[test]
@@ -77,18 +79,64 @@ fn a_name_of_the_index_that_no_shard_has_is_an_error_that_names_it() {
     index(r#"{"a":"x-1.safetensors","c":"x-2.safetensors"}"#);
     let error = Checkpoint::open(dir.path()).unwrap_err();
     assert!(
-        matches!(&error, Error::Missing { tensor, shard } if tensor == "c" && shard == "x-2.safetensors")
+        matches!(&error, Error::Missing { tensor, shard, .. } if tensor == "c" && shard == "x-2.safetensors")
     );
     index(r#"{"a":"../x-1.safetensors"}"#);
-    assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Index(_))), "no way out of the folder");
+    assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Index { .. })), "no way out of the folder");
 }
 
 #[test]
-fn torch_files_are_refused_with_words() {
+fn a_tensor_in_two_shards_is_an_error_and_one_beside_the_index_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    write("x-1.safetensors", &file(&[("a", &[1], &[1.0]), ("c", &[1], &[3.0])]));
+    write("x-2.safetensors", &file(&[("b", &[1], &[2.0])]));
+    write("model.safetensors.index.json", br#"{"weight_map":{"a":"x-1.safetensors","b":"x-2.safetensors"}}"#);
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensors().len(), 3);
+    write("x-2.safetensors", &file(&[("b", &[1], &[2.0]), ("a", &[1], &[1.0])]));
+    let error = Checkpoint::open(dir.path()).unwrap_err();
+    assert!(matches!(&error, Error::Twice { tensor, shard } if tensor == "a" && shard == "x-2.safetensors"));
+}
+
+#[test]
+fn torch_files_are_taken_where_there_are_no_safetensors() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Checkpoint::open(dir.path()), Err(Error::NoWeights(_))));
-    fs::write(dir.path().join("pytorch_model.bin"), b"PK").unwrap();
-    assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Torch(_))));
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    let torch = |name: &str| zip_file(&[Given::f32(name, "0", &[1], &[7.0])]);
+    write("m-1-of-2.bin", &torch("a"));
+    write("m-2-of-2.bin", &torch("b"));
+    write("pytorch_model.bin.index.json", br#"{"weight_map":{"a":"m-1-of-2.bin","b":"m-2-of-2.bin"}}"#);
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let mut out = [0; 4];
+    checkpoint.read("b", 0, &mut out).unwrap();
+    assert_eq!(out, 7f32.to_le_bytes());
+    assert_eq!(checkpoint.path("b"), Some(dir.path().join("m-2-of-2.bin").as_path()));
+    write("pytorch_model.bin.index.json", br#"{"weight_map":{"a":"m-1-of-2.bin","c":"m-2-of-2.bin"}}"#);
+    assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Missing { index: Index::TORCH, .. })));
+    write("pytorch_model.bin.index.json", br#"{"weight_map":{"a":"m-1-of-2.safetensors"}}"#);
+    assert!(matches!(Checkpoint::open(dir.path()), Err(Error::Index { .. })), "of the other format");
+    write("model.safetensors", &two_tensors());
+    assert!(Checkpoint::open(dir.path()).unwrap().tensors().contains_key("a"));
+}
+
+#[test]
+fn damaged_safetensors_are_errors_that_name_the_file_and_the_fault() {
+    use std::error::Error as _;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.safetensors");
+    let good = two_tensors();
+    let overlapping = r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[2,10]}}"#;
+    let mut bad: Vec<Vec<u8>> = (0..16).map(|part| good[..good.len() * part / 16].to_vec()).collect();
+    bad.push(with_header(overlapping, &[0; 10]));
+    bad.push([&u64::MAX.to_le_bytes()[..], b"{}"].concat());
+    bad.push([&99_999_999u64.to_le_bytes()[..], b"{}"].concat());
+    for bytes in bad {
+        fs::write(&path, bytes).unwrap();
+        let error = Checkpoint::open(dir.path()).unwrap_err();
+        assert!(error.to_string().contains("model.safetensors is not sound"), "{error}");
+        assert!(!error.source().unwrap().to_string().is_empty());
+    }
 }
 
 #[test]
@@ -113,7 +161,7 @@ proptest! {
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Header::parse(&bytes);
         let _ = Header::parse(&with_header(&String::from_utf8_lossy(&bytes), &[]));
-        let _ = Index::parse(&bytes);
+        let _ = Index::parse(Index::TORCH, &bytes);
     }
 
     #[test]

@@ -123,7 +123,12 @@ impl Conversion {
         match read.iter().find(|value| !value.is_finite()) {
             None => Ok(()),
             Some(value) => {
-                Err(wrong(format!("a value is {value}: fetch the checkpoint again, or take another")))
+                let file = recipe.parts.iter().find_map(|part| {
+                    let Part::Stored { name, .. } = part else { return None };
+                    self.checkpoint.path(name)
+                });
+                let file = file.unwrap_or(Path::new("the checkpoint")).display();
+                Err(wrong(format!("a value is {value}: fetch {file} again, or take another checkpoint")))
             }
         }
     }

@@ -298,3 +298,43 @@ fn a_window_of_attention_caps_the_context() {
     let keys = gguf_keys(&config).unwrap();
     assert!(keys.contains(&("llama.context_length".to_owned(), Value::from(64u32))));
 }
+
+#[test]
+fn values_that_are_no_numbers_are_an_error_that_names_file_and_tensor() {
+    let filled = |dir: &Path| {
+        let path = dir.join("model.safetensors");
+        let mut bytes = fs::read(&path).unwrap();
+        let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap());
+        bytes[usize::try_from(header).unwrap()..].fill(0xff);
+        fs::write(path, bytes).unwrap();
+    };
+    let error = converted(Quant::F16, filled).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors") && error.contains("NaN"), "{error}");
+    assert!(error.contains("token_embd.weight"), "{error}");
+}
+
+#[test]
+fn torch_files_give_the_same_bytes_as_safetensors() {
+    use crate::checkpoint::torch::testing::{Given, legacy_file, zip_file};
+    let rewritten = |file: fn(&[Given]) -> Vec<u8>| {
+        move |dir: &Path| {
+            let checkpoint = crate::checkpoint::Checkpoint::open(dir).unwrap();
+            let given = |(number, (name, stored)): (usize, (String, Stored))| {
+                let shape: Vec<i64> = stored.shape.iter().map(|len| i64::try_from(*len).unwrap()).collect();
+                let mut given = Given::f32(&name, &number.to_string(), &shape, &[]);
+                given.data = vec![0; usize::try_from(stored.bytes).unwrap()];
+                given.elements = i64::try_from(stored.bytes / 4).unwrap();
+                checkpoint.read(&name, 0, &mut given.data).unwrap();
+                given
+            };
+            let tensors: Vec<Given> = checkpoint.tensors().into_iter().enumerate().map(given).collect();
+            fs::write(dir.join("pytorch_model.bin"), file(&tensors)).unwrap();
+            fs::remove_file(dir.join("model.safetensors")).unwrap();
+        }
+    };
+    let (_, from_safetensors) = converted(Quant::F16, |_| {}).unwrap();
+    for file in [zip_file, legacy_file] {
+        let (_, from_torch) = converted(Quant::F16, rewritten(file)).unwrap();
+        assert!(from_torch == from_safetensors, "the same GGUF");
+    }
+}
