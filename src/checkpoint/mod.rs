@@ -3,14 +3,19 @@
 //! A [`Header`] needs only the first bytes of a file, and a [`torch::Scan`] those at its ends,
 //! so that a model can be planned for before its weights are here. A [`Checkpoint`] is a
 //! folder with the files: it is opened only if every tensor that it promises is there in full,
-//! and hands out pieces, so that no tensor need be in memory as a whole.
+//! and hands out pieces, so that no tensor need be in memory as a whole. It may be the sum of
+//! published differences and their base.
 //!
 //! Foreign bytes: no panic, no allocation beyond what is read, nothing executed and nothing
 //! left out. Nothing here knows what tensors mean.
 
+pub(crate) mod float;
+mod folder;
 mod header;
 mod index;
 mod open;
+mod published;
+mod sum;
 pub mod torch;
 
 use std::io;
@@ -18,7 +23,8 @@ use std::path::PathBuf;
 
 pub use header::{Header, Stored};
 pub use index::Index;
-pub use open::Checkpoint;
+pub use open::{Checkpoint, description};
+pub use sum::add;
 
 /// How a tensor's values are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,6 +125,26 @@ pub enum Error {
         tensor: String,
         /// One of the files' names.
         shard: String,
+    },
+    /// Differences and base do not go together.
+    #[error(
+        "tensor {tensor:?} cannot be added up: {reason}; take the base that the differences were made of"
+    )]
+    Sum {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        reason: String,
+    },
+    /// A sum is not what its publisher tells.
+    #[error(
+        "all parameters sum up to {found}, and the publisher of the differences tells {expected}: take the base that they were made of, or fetch both again"
+    )]
+    Published {
+        /// The sum.
+        found: f32,
+        /// What it should be.
+        expected: f64,
     },
     /// There are no weights.
     #[error(

@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 
 use super::arch::{gguf_keys, recipes};
 use super::recipe::rows_of;
-use super::{Config, Error, Order, Part, Recipe, TensorShape, float, tokenizer};
-use crate::checkpoint::{Checkpoint, Dtype, Stored};
+use super::{Config, Error, Order, Part, Recipe, TensorShape, tokenizer};
+use crate::checkpoint::{Checkpoint, Dtype, Stored, description, float};
 use crate::gguf::Value;
 use crate::quant::Quant;
 
@@ -27,9 +27,11 @@ pub struct Conversion {
 impl Conversion {
     /// Opens the checkpoint in `dir`, and checks all that can be checked without its values.
     pub fn open(dir: &Path) -> Result<Self, Error> {
+        let checkpoint_dir = dir;
+        let dir = &description(dir);
         let config = read_json(&dir.join("config.json"))?;
         let mut metadata = gguf_keys(&config)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = Checkpoint::open(checkpoint_dir)?;
         let stored = checkpoint.tensors();
         let recipes = recipes(&config, &stored)?;
         let mut general = vec![("general.type".to_owned(), "model".into())];

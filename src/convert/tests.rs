@@ -315,10 +315,10 @@ fn values_that_are_no_numbers_are_an_error_that_names_file_and_tensor() {
 
 #[test]
 fn torch_files_give_the_same_bytes_as_safetensors() {
-    use crate::checkpoint::torch::testing::{Given, legacy_file, zip_file};
+    use checkpoint::torch::testing::{Given, legacy_file, zip_file};
     let rewritten = |file: fn(&[Given]) -> Vec<u8>| {
         move |dir: &Path| {
-            let checkpoint = crate::checkpoint::Checkpoint::open(dir).unwrap();
+            let checkpoint = checkpoint::Checkpoint::open(dir).unwrap();
             let given = |(number, (name, stored)): (usize, (String, Stored))| {
                 let shape: Vec<i64> = stored.shape.iter().map(|len| i64::try_from(*len).unwrap()).collect();
                 let mut given = Given::f32(&name, &number.to_string(), &shape, &[]);

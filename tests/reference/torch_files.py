@@ -4,8 +4,10 @@
     torch_files.py OUT_DIR [--cache DIR]
 
 OUT_DIR gets `zip.bin`, `legacy.bin` and `tensors.json`: the type, shape and SHA-256 of
-the bytes of every tensor. They are committed, as tests/reference/golden/torch. Tensors are
-seeded, but torch writes a fresh id into each archive: files differ from run to run.
+the bytes of every tensor. `vicuna` and `alpaca` get a base, differences and the tensors of
+their sum, added as FastChat's apply_delta and Stanford Alpaca's weight_diff do. They are
+committed, as tests/reference/golden/torch. Tensors are seeded, but torch writes a fresh id
+into each archive: files differ from run to run.
 
 Installs torch into an environment of its own: see logits.py.
 """
@@ -52,6 +54,13 @@ def write(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     torch.save(state, out / "zip.bin")
     torch.save(state, out / "legacy.bin", _use_new_zipfile_serialization=False)
+    describe(state, out / "tensors.json")
+    write_vicuna(out / "vicuna")
+    write_alpaca(out / "alpaca")
+
+
+def describe(state: dict, path: Path, **more) -> None:
+    import torch
 
     def described(tensor: torch.Tensor) -> dict:
         values = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -62,7 +71,52 @@ def write(out: Path) -> None:
         }
 
     tensors = {name: described(tensor) for name, tensor in state.items()}
-    (out / "tensors.json").write_text(json.dumps(tensors, indent=1) + "\n")
+    path.write_text(json.dumps(tensors | more, indent=1) + "\n")
+
+
+def save(state: dict, folder: Path) -> None:
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state, folder / "pytorch_model.bin")
+
+
+NAMES = ["model.embed_tokens.weight", "model.layers.0.self_attn.q_proj.weight", "model.norm.weight", "lm_head.weight"]
+
+
+def write_vicuna(out: Path) -> None:
+    """Both are loaded as f16, whatever the base is stored as, and added as such."""
+    import torch
+
+    shapes = [(8, 6), (6, 6), (6,), (8, 6)]
+    base = {name: torch.randn(shape) for name, shape in zip(NAMES, shapes)}
+    delta = {name: (torch.randn(shape) / 8).half() for name, shape in zip(NAMES, shapes)}
+    save(base, out / "base")
+    save(delta, out / "delta")
+    describe({name: base[name].half() + delta[name] for name in NAMES}, out / "sum.json")
+
+
+def write_alpaca(out: Path) -> None:
+    """In f32; both embeddings of the base get a row more, the mean of the others."""
+    import torch
+
+    def seeded(*shape: int) -> torch.Tensor:
+        # sixty-fourths, and 4 rows to take the mean of: nothing is rounded, in any order
+        return torch.randint(-512, 512, shape) / 64
+
+    base = dict(zip(NAMES, [seeded(4, 6), seeded(6, 6), seeded(6), seeded(4, 6)]))
+    delta = dict(zip(NAMES, [seeded(5, 6), seeded(6, 6), seeded(6), seeded(5, 6)]))
+    base = {name: tensor.half() for name, tensor in base.items()}
+    save(base, out / "base")
+    save(delta, out / "delta")
+
+    def resized(name: str) -> torch.Tensor:
+        tensor = base[name].float()
+        grows = tensor.shape != delta[name].shape
+        return torch.cat([tensor, tensor.mean(dim=0, keepdim=True)]) if grows else tensor
+
+    recovered = {name: delta[name] + resized(name) for name in NAMES}
+    describe(recovered, out / "sum.json", total=float(sum(tensor.sum() for tensor in recovered.values())))
 
 
 if __name__ == "__main__":
