@@ -6,6 +6,7 @@
 //! here knows that blobs are models, and nothing decides which host gets what.
 
 mod bundle;
+mod hasher;
 mod push;
 mod receive;
 

@@ -1,6 +1,7 @@
 //! The host's end of a push: `brambled receive`.
 //!
-//! The digest is computed over what is on the disk already and then over what arrives.
+//! The digest is computed over what is on the disk already and then over what arrives,
+//! on a thread of its own.
 //! Until the journal of checked chunks exists, a resumed upload is read once for that.
 
 use std::fs::{File, OpenOptions};
@@ -11,8 +12,8 @@ use std::process::ExitCode;
 
 use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
 use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
 
+use super::hasher::Hasher;
 use super::{Answer, Reason};
 use crate::generation::Layout;
 use crate::ids::Digest;
@@ -26,8 +27,6 @@ const MARGIN_INODES: u64 = 64;
 /// Written data is put on the disk this often: it bounds what a power cut costs, and a Pi
 /// with gigabytes of unwritten pages stands still for tens of seconds at the end.
 const SYNC_EVERY: u64 = 64 << 20;
-/// Reading and writing in pieces of this size; more does not make it faster.
-const PIECE: usize = 256 << 10;
 
 /// What to receive.
 #[derive(Debug, Clone)]
@@ -119,24 +118,24 @@ fn try_receive(order: &Order, partial: &Path, input: &mut impl Read) -> Result<B
     }
     make_room(&file, partial, order.bytes.0 - here)?;
 
-    let mut hash = Sha256::new();
-    let mut piece = vec![0; PIECE];
+    let hasher = Hasher::start().map_err(disk("hash", partial))?;
     let mut left = here;
     while left > 0 {
+        let mut piece = hasher.piece().map_err(disk("hash", partial))?;
         let n = file.read(&mut piece).map_err(disk("read", partial))?;
         if n == 0 {
             break;
         }
-        hash.update(&piece[..n]);
+        hasher.add(piece, n).map_err(disk("hash", partial))?;
         left = left.saturating_sub(n as u64);
     }
 
-    let arrived = append(order, partial, &mut file, input, &mut hash, &mut piece);
+    let arrived = append(order, partial, &mut file, input, &hasher);
     // whatever happened, what has arrived shall be there after a power cut
     let synced = file.sync_data().map_err(disk("write", partial));
     arrived?;
     synced?;
-    let found = Digest::new(hash.finalize().into());
+    let found = hasher.finish().map_err(disk("hash", partial))?;
     if found != order.digest {
         let message =
             format!("the bytes have the digest {}, so they were deleted: push again", found.short());
@@ -211,15 +210,19 @@ fn append(
     partial: &Path,
     file: &mut File,
     input: &mut impl Read,
-    hash: &mut Sha256,
-    piece: &mut [u8],
+    hasher: &Hasher,
 ) -> Result<(), Refusal> {
     let (mut here, mut unsynced) = (order.offset.0, 0);
     loop {
-        let n = match input.read(piece) {
-            Ok(n) => n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err((Reason::WrongSize, format!("the link broke at byte {here}: {error}"))),
+        let mut piece = hasher.piece().map_err(disk("hash", partial))?;
+        let n = loop {
+            match input.read(&mut piece) {
+                Ok(n) => break n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    return Err((Reason::WrongSize, format!("the link broke at byte {here}: {error}")));
+                }
+            }
         };
         if n == 0 {
             break;
@@ -231,7 +234,7 @@ fn append(
             ));
         }
         file.write_all(&piece[..n]).map_err(disk("write", partial))?;
-        hash.update(&piece[..n]);
+        hasher.add(piece, n).map_err(disk("hash", partial))?;
         here += n as u64;
         unsynced += n as u64;
         if unsynced >= SYNC_EVERY {
@@ -258,6 +261,7 @@ fn seal(file: &File, partial: &Path, blob: &Path) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hasher::PIECE;
     use super::*;
 
     struct Place {
