@@ -44,8 +44,8 @@ demo:
 
 # Measure the figures of an area anew
 [group('by hand')]
-figures area:
-    scripts/figures {{ area }}
+figures area *mode:
+    scripts/figures {{ area }} {{ mode }}
 
 # Bring hosts on this machine up or down: `just lab up`
 [group('by hand')]

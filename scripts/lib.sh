@@ -12,6 +12,9 @@ die() {
     exit 1
 }
 
+# figure NAME VALUE: keeps a figure that was measured, where somebody wants it (scripts/figures).
+figure() { [ -z "${BRAMBLE_FIGURES:-}" ] || printf '%s = %s\n' "$1" "$2" >>"$BRAMBLE_FIGURES"; }
+
 # Cleanup: commands run at the end, last one first, however the script ends.
 at_exit=()
 on_exit() { at_exit+=("$*"); }

@@ -270,7 +270,7 @@ fn logits_are_as_transformers_gives_them(family: &Family) {
                     found.largest,
                     found.agreement * 100.0
                 );
-                // a mean that is no number must fail, too
+                // what is no number fails, too
                 assert!(
                     found.mean < mean && found.agreement >= agreement,
                     "{float} {} {way}: {found:?}",

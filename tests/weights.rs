@@ -56,7 +56,7 @@ fn converted_weights_give_the_logits_of_transformers() {
     let Some(checkpoint) = checkpoint() else { return };
     let dir = tempfile::tempdir().unwrap();
     let cases = logits::Case::read(&golden("smollm2-logits.safetensors"));
-    let [case] = cases.as_slice() else { panic!("one case was expected") };
+    let case = cases.iter().find(|case| case.name.is_empty()).unwrap();
     for (float, mean_limit, agreement_limit) in [(Quant::F32, 1e-4, 0.999), (Quant::F16, 1.5e-2, 0.95)] {
         let model = logits::load(&convert_to(dir.path(), &checkpoint, float));
         let found = case.measure(&model, KvCacheType::F32, case.len());

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
 """Writes what llama.cpp's own converter makes of the tiny checkpoints, for tests to compare with.
 
-    stock.py NAME... [--cache DIR]         every family without a NAME
+    stock.py [NAME...] [--cache DIR]       every family without a NAME
+    stock.py [--cache DIR] --run ARGUMENT...
 
 Runs convert_hf_to_gguf.py to F32 and to F16, and writes golden/families/NAME.stock.json:
 each tensor's shape, types and digests, and the architecture's keys. A family that the
 converter does not know is named, and gets no file. The tokenizer is left out: tiny
-checkpoints have vocabularies that no converter knows.
+checkpoints have vocabularies that no converter knows. With --run the script is run as it
+is, with these arguments, but that it takes any byte-level vocabulary for GPT-2's.
 
 The converter is that of the PyPI package llama-cpp-python, whose sources carry it whole;
 the crate llama-cpp-sys-2 carries the same script without its modules. Installs torch and
@@ -34,12 +36,16 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("names", nargs="*")
     arguments.add_argument("--cache", type=Path, default=default_cache())
+    arguments.add_argument("--run", nargs=argparse.REMAINDER)
     options = arguments.parse_args()
     enter(options.cache, "logits", PACKAGES)
-    import tiny
-
     converter = sources(options.cache)
     sys.path[:0] = [str(converter), str(converter / "gguf-py")]
+    if options.run is not None:
+        run(options.run)
+        return
+    import tiny
+
     for name in options.names or sorted(path.stem for path in (tiny.HERE / "families").glob("*.json")):
         family = tiny.description(name)
         with tempfile.TemporaryDirectory() as dir:
@@ -74,6 +80,20 @@ def sources(cache: Path) -> Path:
                 archive.extractall(dir, members, filter="data")
             (Path(dir) / root).rename(home)
     return home
+
+
+def run(arguments: list[str]) -> None:
+    import convert_hf_to_gguf
+    from conversion.base import TextModel
+
+    def has_none(model):
+        raise FileNotFoundError("tokenizer.model")
+
+    # as it finds, too, but with sentencepiece, which the environment has not
+    TextModel._create_vocab_sentencepiece = has_none
+    TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
+    sys.argv = ["convert_hf_to_gguf.py", *arguments]
+    convert_hf_to_gguf.main()
 
 
 def convert(dir: Path, file_type: str):

