@@ -23,7 +23,7 @@ use crate::fetch::{Fetcher, RawHeader};
 use crate::generation::{Bundle, Layout};
 use crate::ids::{HostName, ModelName};
 use crate::lock::{Lock, LockedHost};
-use crate::manifest::{self, HostSpec, Manifest, Role, SshOptions, Supervisor, Via};
+use crate::manifest::{self, HostSpec, Manifest, ModelSpec, Role, SshOptions, Supervisor, Via};
 use crate::plan::{self, Plan, Problem};
 use crate::probe;
 use crate::source::{Pinned, SourceRef};
@@ -313,17 +313,18 @@ fn connect(spec: &HostSpec, settings: Settings) -> anyhow::Result<Arc<dyn Connec
 async fn describe(manifest: &Manifest, pins: &mut BTreeMap<String, Pinned>, fetcher: &Fetcher) -> Models {
     let mut models = BTreeMap::new();
     for (model, spec) in &manifest.models {
-        let facts = describe_one(&spec.source, pins, fetcher).await;
+        let facts = describe_one(spec, pins, fetcher).await;
         models.insert(model.clone(), facts.map_err(|error| with_causes(error.as_ref())));
     }
     models
 }
 
 async fn describe_one(
-    source: &SourceRef,
+    spec: &ModelSpec,
     pins: &mut BTreeMap<String, Pinned>,
     fetcher: &Fetcher,
 ) -> anyhow::Result<ModelFacts> {
+    let source = &spec.source;
     let resolved = match source {
         SourceRef::Catalog(name) => catalog::find(name)?.source.clone(),
         other => other.clone(),
@@ -333,12 +334,13 @@ async fn describe_one(
         Some(pinned) => pinned.clone(),
         None => fetcher.pin(&resolved).await?,
     };
+    pins.insert(key, pinned.clone());
+    fetcher.check_license(&pinned, spec.accept_license.as_deref())?;
     let kept = facts_path(fetcher.store(), &pinned)?;
     if let Ok(text) = fs::read(&kept)
         && let Ok(facts) = serde_json::from_slice::<ModelFacts>(&text)
         && facts.source == pinned
     {
-        pins.insert(key, pinned);
         return Ok(facts);
     }
     let raw = fetcher.describe(&pinned).await?;
@@ -352,7 +354,6 @@ async fn describe_one(
         // only a cache: a run that cannot write it is slower, not wrong
         let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&kept, serde_json::to_vec(&facts)?));
     }
-    pins.insert(key, pinned);
     Ok(facts)
 }
 

@@ -13,7 +13,7 @@ use crate::connect::fake::{Call, Fake, ended};
 use crate::connect::{Connection, Error, Output};
 use crate::events::{Event, Events};
 use crate::facts::Installed;
-use crate::fetch::{Fetcher, Patience, Settings};
+use crate::fetch::{Fetcher, Settings};
 use crate::generation::{Layout, Secrets};
 use crate::ids::{Digest, Generation, HostName};
 use crate::plan::Plan;
@@ -112,12 +112,11 @@ impl World {
     fn doors(&self) -> Doors {
         let settings = Settings {
             endpoint: "http://127.0.0.1:1".to_owned(),
-            token: None,
             cache: self.folder.path().join("cache"),
             hub_cache: None,
             is_offline: true,
             folder: self.folder.path().to_owned(),
-            patience: Patience::default(),
+            ..Settings::read(|_| None)
         };
         let fetcher = Fetcher::new(settings, Events::none()).unwrap();
         for artifact in &self.plan.artifacts {

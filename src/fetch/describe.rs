@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use reqwest::StatusCode;
 
 use super::address::HubAddress;
-use super::download::content_range;
+use super::answer::content_range;
 use super::error::Error;
 use super::header::{self, Scan};
 use super::{Fetcher, Place};

@@ -51,8 +51,8 @@ pub enum Error {
     LicenceNotAccepted { what: String, page: String },
     #[error("{endpoint} does not know the token: make a new one in the hub's settings and set HF_TOKEN")]
     TokenRefused { endpoint: String },
-    #[error("access to {what} is denied (HTTP {status}{said}): ask its owner for access")]
-    Denied { what: String, status: u16, said: String },
+    #[error("access to {what} is denied (HTTP {status}{said}): ask its owner for access at {page}")]
+    Denied { what: String, status: u16, said: String, page: String },
     #[error(
         "there is no repository {repo} at {endpoint}, or it is private: check the name{}",
         if *had_token { ", and that the token may see it" } else { "; for a private one set HF_TOKEN" }
@@ -67,12 +67,22 @@ pub enum Error {
         wait.map(|wait| format!(" (it says: wait {} s)", wait.as_secs())).unwrap_or_default()
     )]
     TooManyRequests { wait: Option<Duration> },
-    #[error("the signed address of {what} is not accepted (HTTP 403): run again to get a new one")]
-    Expired { what: String },
+    #[error("the signed address of {what} is not accepted (HTTP {status}): run again to get a new one")]
+    Expired { what: String, status: u16 },
     #[error("the hub failed on {what} (HTTP {status}{said}): run again later")]
     Server { what: String, status: u16, said: String },
     #[error("the hub's answer about {what} cannot be used: {why}")]
     BadAnswer { what: String, why: String },
+
+    // licences
+    #[error(
+        "{what} is under the licence {license}, which wants a yes: read it at {page}, then add `accept_license: {license}` to the model in the manifest"
+    )]
+    LicenceWantsYes { what: String, license: String, page: String },
+    #[error(
+        "{what} is under the licence {license}, not {accepted}: read it at {page}, then write `accept_license: {license}`"
+    )]
+    OtherLicenceAccepted { what: String, license: String, page: String, accepted: String },
 
     // the bytes
     #[error("{what} arrived with SHA-256 {got}, not {expected}, and was removed: run again")]

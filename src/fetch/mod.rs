@@ -12,14 +12,18 @@
 //! protocol: the plain addresses serve the same bytes.
 
 mod address;
+mod answer;
 mod choose;
 mod describe;
 mod download;
 mod error;
 mod header;
 mod hub;
+mod lanes;
+mod license;
 mod local;
 mod obtain;
+mod pace;
 mod settings;
 mod web;
 
@@ -34,7 +38,7 @@ use web::Web;
 
 pub use describe::{RawHeader, RawModel};
 pub use error::Error;
-pub use settings::{Machine, Patience, Settings, Token};
+pub use settings::{Lanes, Machine, Patience, Settings, Token};
 
 /// Pins, describes and obtains sources. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,6 +120,15 @@ impl Fetcher {
     /// Dropped or failed, it leaves what has arrived; the next call goes on from there.
     pub async fn obtain(&self, pinned: &Pinned) -> Result<PathBuf, Error> {
         obtain::obtain(self, pinned).await
+    }
+
+    /// Checks that the licence of a source, if it is one that wants a yes, got it: `accepted`
+    /// is what the user wrote as `accept_license`. Before the weights, so that nobody waits
+    /// for what may not be used.
+    pub fn check_license(&self, pinned: &Pinned, accepted: Option<&str>) -> Result<(), Error> {
+        let repo = HubAddress::parse(&pinned.uri).map(|address| address.repo);
+        let page = repo.map_or_else(|_| pinned.uri.clone(), |repo| self.web.page(&repo));
+        license::check(pinned, accepted, &page)
     }
 
     /// Returns whether a file is in the store, whole. A blob of another size is damaged,

@@ -54,7 +54,7 @@ pub(super) async fn bring(
         let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
         return Err(Error::Offline { what: format!("{}{more}", address.name_of(&first.path)) });
     }
-    let need: Bytes = missing.iter().map(|file| file.bytes - fetcher.store.arrived(&file.sha256)).sum();
+    let need: Bytes = missing.iter().map(|file| file.bytes - fetcher.store.reserved(&file.sha256)).sum();
     has_room(fetcher, &address.repo, need)?;
     let works = missing.into_iter().map(|file| one(fetcher, address, file));
     stream::iter(works).buffer_unordered(PARALLEL).try_collect().await

@@ -28,6 +28,30 @@ pub struct Settings {
     pub folder: PathBuf,
     /// How long and how often.
     pub patience: Patience,
+    /// How many connections.
+    pub lanes: Lanes,
+    /// Bytes a second that everything together may take; none means all that there is.
+    pub limit_rate: Option<Bytes>,
+}
+
+/// How many connections fetch what.
+#[derive(Debug, Clone, Copy)]
+pub struct Lanes {
+    /// For one file.
+    pub per_file: usize,
+    /// For everything.
+    pub total: usize,
+    /// A long file is fetched in pieces of this size.
+    pub segment: Bytes,
+}
+
+impl Default for Lanes {
+    /// One connection over a way with 100 ms and some loss gets a few MB/s out of any line;
+    /// four to eight fill those that people have. At 16 MiB, asking for the next piece
+    /// costs little time, and what is hashed in order is never far behind.
+    fn default() -> Self {
+        Self { per_file: 4, total: 8, segment: Bytes::mib(16) }
+    }
 }
 
 /// How long to wait and how often to try.
@@ -110,6 +134,8 @@ impl Settings {
             is_offline: text("HF_HUB_OFFLINE").is_some_and(is_true),
             folder: PathBuf::from("."),
             patience: Patience::default(),
+            lanes: Lanes::default(),
+            limit_rate: None,
         }
     }
 }

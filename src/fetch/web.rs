@@ -1,5 +1,7 @@
 //! One question to the hub, answered or refused with words: redirects, statuses, waits.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{
@@ -7,8 +9,11 @@ use reqwest::header::{
 };
 use reqwest::{Response, StatusCode, Url};
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 use super::error::Error;
-use super::settings::{Machine, Patience, Settings};
+use super::pace::Pace;
+use super::settings::{Lanes, Machine, Patience, Settings};
 use crate::clock;
 use crate::events::{Event, Events};
 use crate::units::Bytes;
@@ -24,6 +29,11 @@ pub(super) struct Web {
     bearer: Option<HeaderValue>,
     is_offline: bool,
     patience: Patience,
+    lanes: Lanes,
+    turns: Arc<Semaphore>,
+    pace: Option<Arc<Pace>>,
+    /// Seconds that the hub asked to wait before the next question.
+    rest: Arc<AtomicU64>,
     machine: Machine,
     events: Events,
 }
@@ -43,12 +53,16 @@ pub(super) struct Ask {
     pub range: Option<(u64, Option<u64>)>,
     /// The version that the range is of.
     pub if_range: Option<String>,
+    /// Where an earlier answer came from: asked first, without the way there.
+    pub at: Option<Url>,
 }
 
 /// An answer with status 200 or 206, or 416 to a range.
 #[derive(Debug)]
 pub(super) struct Answer {
     pub response: Response,
+    /// Where it came from, behind all redirects.
+    pub url: Url,
     /// `X-Repo-Commit`, from the hub itself.
     pub commit: Option<String>,
     /// `X-Linked-Etag`, from the hub itself: the SHA-256 of a large file.
@@ -80,6 +94,10 @@ impl Web {
             endpoint,
             is_offline: settings.is_offline,
             patience: settings.patience,
+            lanes: settings.lanes,
+            turns: Arc::new(Semaphore::new(settings.lanes.total.max(1))),
+            pace: settings.limit_rate.map(|rate| Arc::new(Pace::new(rate))),
+            rest: Arc::default(),
             machine,
             events,
         })
@@ -88,6 +106,11 @@ impl Web {
     /// Returns the hub's address for messages.
     pub(super) fn endpoint(&self) -> &str {
         self.endpoint.as_str().trim_end_matches('/')
+    }
+
+    /// Returns the page of a repository, for people.
+    pub(super) fn page(&self, repo: &str) -> String {
+        format!("{}/{repo}", self.endpoint())
     }
 
     /// Asks for something small and returns it whole.
@@ -124,7 +147,32 @@ impl Web {
         what: &str,
     ) -> Result<Option<bytes::Bytes>, Error> {
         let piece = response.chunk().await;
-        piece.map_err(|e| Error::Broken { what: what.to_owned(), source: e.without_url() })
+        let piece = piece.map_err(|e| Error::Broken { what: what.to_owned(), source: e.without_url() })?;
+        if let (Some(pace), Some(piece)) = (&self.pace, &piece) {
+            pace.spend(Bytes(piece.len() as u64)).await;
+        }
+        Ok(piece)
+    }
+
+    /// Returns how many connections fetch what.
+    pub(super) fn lanes(&self) -> Lanes {
+        self.lanes
+    }
+
+    /// Waits until one more connection may be used; it is free again when the answer is dropped.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        // it is never closed
+        self.turns.acquire().await.ok()
+    }
+
+    /// Waits.
+    pub(super) async fn pause(&self, wait: Duration) {
+        (self.machine.pause)(wait).await;
+    }
+
+    /// Says something to know.
+    pub(super) fn note(&self, text: &str) {
+        self.events.send(Event::Note { host: None, text: text.to_owned() });
     }
 
     /// Waits as long as it makes sense after `error`.
@@ -134,12 +182,20 @@ impl Web {
     pub(super) async fn pause_after(&self, backoff: &mut Backoff, error: Error) -> Result<(), Error> {
         let Some(wait) = backoff.after(&error, &self.patience, random()) else { return Err(error) };
         if error.wanted_wait().is_some() {
-            let text = format!("the hub asks to wait {} s", wait.as_secs());
-            self.events.send(Event::Note { host: None, text });
+            self.note(&format!("the hub asks to wait {} s", wait.as_secs()));
         }
         tracing::debug!(%error, ?wait, "trying again");
-        (self.machine.pause)(wait).await;
+        self.pause(wait).await;
         Ok(())
+    }
+
+    /// Keeps to what the hub has said: no more questions in this window.
+    async fn rest(&self) {
+        let wait = Duration::from_secs(self.rest.swap(0, Ordering::Relaxed)).min(self.patience.longest_wait);
+        if !wait.is_zero() {
+            self.note(&format!("the hub asks to wait {} s", wait.as_secs()));
+            self.pause(wait).await;
+        }
     }
 
     /// Asks once, following redirects. The token goes to the endpoint and nowhere else.
@@ -148,13 +204,20 @@ impl Web {
             return Err(Error::Offline { what: ask.what.clone() });
         }
         let bad = |why: &str| Error::BadAnswer { what: ask.what.clone(), why: why.to_owned() };
-        let mut url = self.endpoint.join(&ask.path).map_err(|_| bad("its address is malformed"))?;
+        let named = || self.endpoint.join(&ask.path).map_err(|_| bad("its address is malformed"));
+        let mut url = ask.at.clone().map_or_else(named, Ok)?;
         let (mut commit, mut linked_etag, mut linked_size) = (None, None, None);
         for _ in 0..=REDIRECTS_MAX {
             let is_hub = url.origin() == self.endpoint.origin();
+            if is_hub {
+                self.rest().await;
+            }
             let response = self.send(ask, &url, is_hub).await?;
             let headers = response.headers();
             if is_hub {
+                if let Some(rest) = used_up(headers) {
+                    self.rest.store(rest.as_secs(), Ordering::Relaxed);
+                }
                 commit = text(headers, "x-repo-commit").or(commit);
                 linked_etag = text(headers, "x-linked-etag").or(linked_etag);
                 linked_size = text(headers, "x-linked-size")
@@ -176,7 +239,7 @@ impl Web {
             let is_answer = matches!(status, StatusCode::OK | StatusCode::PARTIAL_CONTENT)
                 || (status == StatusCode::RANGE_NOT_SATISFIABLE && ask.range.is_some());
             if is_answer {
-                return Ok(Answer { response, commit, linked_etag, linked_size });
+                return Ok(Answer { response, url, commit, linked_etag, linked_size });
             }
             return Err(self.refusal(ask, status, headers, is_hub));
         }
@@ -211,15 +274,20 @@ impl Web {
         let message = text(headers, "x-error-message").unwrap_or_default();
         let said = if message.is_empty() { String::new() } else { format!(": {message}") };
         let had_token = self.bearer.is_some();
-        let page = format!("{}/{repo}", self.endpoint());
+        let page = self.page(&repo);
         let not_found =
             || Error::RepoNotFound { repo: repo.clone(), endpoint: self.endpoint().to_owned(), had_token };
         match (status.as_u16(), code.as_str()) {
             (429, _) => Error::TooManyRequests { wait: wait_of(headers) },
             // 408 and 425 are said by proxies that want the same again
             (408 | 425 | 500..=599, _) => Error::Server { what, status: status.as_u16(), said },
-            (403, _) if !is_hub => Error::Expired { what },
+            // behind the hub there are only addresses that it has signed
+            (400..=404 | 410, _) if !is_hub => Error::Expired { what, status: status.as_u16() },
             (_, "GatedRepo") if !had_token => Error::NoToken { what, page },
+            // the form was sent: the owner has not answered yet, or has answered with no
+            (_, "GatedRepo") if is_decided_by_owner(&message) => {
+                Error::Denied { what, status: status.as_u16(), said, page }
+            }
             (_, "GatedRepo") => Error::LicenceNotAccepted { what, page },
             (_, "RepoNotFound") => not_found(),
             (_, "RevisionNotFound") => Error::RevisionNotFound { repo, revision: ask.revision.clone() },
@@ -229,9 +297,16 @@ impl Web {
             (401, _) => not_found(),
             (404, _) if ask.path.starts_with("api/") => not_found(),
             (404, _) => Error::EntryNotFound { what },
-            (other, _) => Error::Denied { what, status: other, said },
+            (other, _) => Error::Denied { what, status: other, said, page },
         }
     }
+}
+
+/// Whether the hub says of a gated repository that accepting its licence is not what is
+/// missing. The words are those of the hub's messages.
+fn is_decided_by_owner(message: &str) -> bool {
+    let message = message.to_lowercase();
+    ["awaiting a review", "rejected"].iter().any(|words| message.contains(words))
 }
 
 fn client(endpoint: &Url, patience: &Patience) -> Result<reqwest::Client, Error> {
@@ -310,9 +385,19 @@ fn wait_of(headers: &HeaderMap) -> Option<Duration> {
             return Some(Duration::from_secs(until.saturating_sub(clock::unix_seconds())));
         }
     }
+    limit(headers, "t").map(Duration::from_secs)
+}
+
+/// Returns how long a window of requests lasts of which none is left. Read from answers that
+/// are none of 429, so that there is none.
+fn used_up(headers: &HeaderMap) -> Option<Duration> {
+    (limit(headers, "r") == Some(0)).then(|| limit(headers, "t").map(Duration::from_secs))?
+}
+
+/// Reads one number of the hub's `RateLimit: "api";r=REMAINING;t=SECONDS`.
+fn limit(headers: &HeaderMap, key: &str) -> Option<u64> {
     let limit = text(headers, "ratelimit")?;
-    let seconds = limit.split(';').find_map(|part| part.trim().strip_prefix("t="))?;
-    seconds.parse().ok().map(Duration::from_secs)
+    limit.split(';').find_map(|part| part.trim().strip_prefix(key)?.strip_prefix('=')?.parse().ok())
 }
 
 #[cfg(test)]
@@ -330,6 +415,8 @@ mod tests {
         assert_eq!(wait(&[("retry-after", "Wed, 21 Oct 2015 07:28:00 GMT")]), Some(0), "in the past");
         assert!(wait(&[("retry-after", "Wed, 21 Oct 2105 07:28:00 GMT")]).is_some_and(|s| s > 1 << 30));
         assert_eq!(wait(&[("ratelimit", "\"api\";r=0;t=55")]), Some(55));
+        assert_eq!(used_up(&headers(&[("ratelimit", "\"api\";r=0;t=55")])), Some(Duration::from_secs(55)));
+        assert_eq!(used_up(&headers(&[("ratelimit", "\"api\";r=1;t=55")])), None);
         assert_eq!(wait(&[("retry-after", "soon")]), None);
         assert_eq!(wait(&[]), None);
     }

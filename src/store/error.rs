@@ -2,6 +2,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::ids::Digest;
+use crate::units::Bytes;
 
 /// Why a blob could not be kept, found or trusted.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +28,16 @@ pub enum Error {
     Write {
         /// The file.
         path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// There is no room for a blob.
+    #[error("there is no room for {} of {size}: make some, or choose another cache folder", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+        /// The size of the whole blob.
+        size: Bytes,
         /// Why.
         source: io::Error,
     },

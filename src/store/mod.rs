@@ -2,23 +2,27 @@
 //!
 //! ```text
 //! <root>/blobs/sha256/<hex>   sealed, read-only
-//! <root>/partial/<hex>        arriving; resumed where it broke off
+//! <root>/partial/<hex>        arriving, with a journal beside it of what is here; resumed
 //! <root>/made/<hex>           what a recipe made, by the recipe's digest
 //! ```
 //!
 //! Invariant: what stands under `blobs/` has been hashed whole, by this room, and was
-//! synced to the disk before it got its name. A file in `partial/` proves nothing: it
-//! is hashed again before anything is appended.
+//! synced to the disk before it got its name. A file in `partial/` proves nothing,
+//! and its journal neither: all of it is hashed before it is sealed.
 //!
 //! Everything here blocks on the disk; async callers go through `spawn_blocking`. The
 //! room does not know what blobs mean, and never removes one by itself.
 
+mod arrival;
 mod error;
+mod journal;
 mod made;
+mod spans;
 mod write;
 
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -26,8 +30,10 @@ use sha2::{Digest as _, Sha256};
 use crate::ids::Digest;
 use crate::units::Bytes;
 
+pub use arrival::Arrival;
 pub use error::Error;
 pub use made::Made;
+pub use spans::Spans;
 pub use write::Writer;
 pub(crate) use write::write_whole;
 
@@ -85,7 +91,7 @@ impl Store {
     /// Removes the blob and whatever of it was arriving; one that is not here is no error.
     pub fn remove(&self, digest: &Digest) -> Result<(), Error> {
         let partial = self.partial(digest);
-        for path in [self.path(digest), write::note_path(&partial), partial] {
+        for path in [self.path(digest), journal::Journal::path(&partial), partial] {
             write::remove_file(&path).map_err(|source| Error::Remove { path, source })?;
         }
         write::sync_folder(&self.blobs()).map_err(|source| Error::Remove { path: self.blobs(), source })
@@ -93,15 +99,22 @@ impl Store {
 
     /// Returns how much of an unsealed blob has arrived.
     pub fn arrived(&self, digest: &Digest) -> Bytes {
-        fs::symlink_metadata(self.partial(digest)).map_or(Bytes::ZERO, |meta| Bytes(meta.len()))
+        journal::Journal::read(&journal::Journal::path(&self.partial(digest)), None).spans.total()
     }
 
-    /// Takes up the writing of a blob where it broke off, hashing what is there first.
+    /// Returns how much of the disk an unsealed blob has taken, which is more than what has
+    /// arrived where its room could be reserved.
+    pub fn reserved(&self, digest: &Digest) -> Bytes {
+        // in units of 512 bytes, whatever the filesystem's own are
+        fs::symlink_metadata(self.partial(digest)).map_or(Bytes::ZERO, |meta| Bytes(meta.blocks()) * 512)
+    }
+
+    /// Takes up, or begins, a blob of `size` bytes that arrives in parts.
     ///
     /// # Errors
-    /// [`Error::Busy`] while another writer has it.
-    pub fn resume(&self, digest: &Digest) -> Result<Writer, Error> {
-        Writer::resume(self.partial(digest), self.blobs(), *digest)
+    /// [`Error::Busy`] while somebody else has it, [`Error::Full`] where there is no room for all of it.
+    pub fn arrive(&self, digest: &Digest, size: Bytes) -> Result<Arrival, Error> {
+        Arrival::open(self.partial(digest), self.blobs(), Some(*digest), size)
     }
 
     /// Begins a blob whose digest is not known yet.
@@ -139,8 +152,7 @@ impl Store {
                 .map_err(|source| Error::Seal { path: self.path(digest), source })?;
             return Ok(true);
         }
-        write::copy_in(self.resume(digest)?, &real)?;
-        Ok(true)
+        Ok(write::copy_in(self.create()?, &real)?.digest == *digest)
     }
 
     fn blobs(&self) -> PathBuf {

@@ -22,7 +22,7 @@ fn a_blob_of_any_size_is_sealed_whole_and_read_only() {
         let data = bytes(size);
         let digest = Digest::of(&data);
         assert!(!store.has(&digest));
-        let mut writer = store.resume(&digest).unwrap();
+        let mut writer = store.create().unwrap();
         data.chunks(CHUNK).for_each(|piece| writer.write(piece).unwrap());
         assert!(!store.has(&digest), "an unsealed blob has no name");
         let made = writer.seal().unwrap();
@@ -32,67 +32,6 @@ fn a_blob_of_any_size_is_sealed_whole_and_read_only() {
         assert_eq!(store.verify(&digest).unwrap(), Bytes(size as u64));
         assert_eq!(fs::read_dir(store.partials()).unwrap().count(), 0);
     }
-}
-
-#[test]
-fn writing_is_taken_up_where_it_broke_off() {
-    let data = bytes(2 * CHUNK + 1);
-    for cut in [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, data.len()] {
-        let (_dir, store) = store();
-        let digest = Digest::of(&data);
-        let mut writer = store.resume(&digest).unwrap();
-        writer.write(&data[..cut]).unwrap();
-        writer.set_note("\"v1\"").unwrap();
-        drop(writer);
-        assert_eq!(store.arrived(&digest), Bytes(cut as u64));
-        let mut writer = store.resume(&digest).unwrap();
-        assert_eq!(writer.written(), Bytes(cut as u64));
-        assert_eq!(writer.note().as_deref(), Some("\"v1\""));
-        writer.write(&data[cut..]).unwrap();
-        writer.seal().unwrap();
-        store.verify(&digest).unwrap();
-        assert_eq!(fs::read_dir(store.partials()).unwrap().count(), 0, "the note goes with the partial");
-    }
-}
-
-#[test]
-fn a_prefix_that_rotted_is_found_at_the_seal_and_removed() {
-    let (_dir, store) = store();
-    let data = bytes(CHUNK);
-    let digest = Digest::of(&data);
-    let mut writer = store.resume(&digest).unwrap();
-    writer.write(&data[..100]).unwrap();
-    drop(writer);
-    fs::write(store.partial(&digest), vec![0; 100]).unwrap();
-    let mut writer = store.resume(&digest).unwrap();
-    writer.write(&data[100..]).unwrap();
-    let error = writer.seal().unwrap_err();
-    assert!(matches!(error, Error::Mismatch { expected, .. } if expected == digest));
-    assert!(!store.has(&digest));
-    assert_eq!(store.arrived(&digest), Bytes::ZERO);
-}
-
-#[test]
-fn two_writers_of_one_blob_do_not_mix() {
-    let (_dir, store) = store();
-    let digest = Digest::of(b"x");
-    let first = store.resume(&digest).unwrap();
-    let error = store.resume(&digest).unwrap_err();
-    assert!(matches!(error, Error::Busy { .. }) && error.is_transient());
-    drop(first);
-    assert!(store.resume(&digest).is_ok());
-}
-
-#[test]
-fn restarting_forgets_bytes_and_note() {
-    let (_dir, store) = store();
-    let mut writer = store.resume(&Digest::of(b"good")).unwrap();
-    writer.write(b"bad").unwrap();
-    writer.set_note("old").unwrap();
-    writer.restart().unwrap();
-    assert_eq!(writer.note(), None);
-    writer.write(b"good").unwrap();
-    assert_eq!(writer.seal().unwrap().bytes, Bytes(4));
 }
 
 #[test]

@@ -1,135 +1,65 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
 use super::error::Error;
+use super::hash_file;
 use super::made::Made;
-use super::{hash_file, hash_into};
 use crate::ids::Digest;
 use crate::units::Bytes;
 
-/// Longest note that is kept beside an arriving blob. An `ETag` has some 70 bytes.
-const NOTE_MAX: usize = 512;
-
-/// A blob that is being written. Hashes what goes through it; holds a lock on the file.
-///
-/// Dropped before [`Self::seal`], it leaves what has arrived for the next writer, unless
-/// the blob has no digest to be found by.
+/// A blob that is being written from its first byte to its last, and gets its digest at the
+/// end. Dropped before [`Self::seal`], it leaves nothing.
 #[derive(Debug)]
 pub struct Writer {
     file: File,
     path: PathBuf,
     blobs: PathBuf,
-    expected: Option<Digest>,
     hasher: Sha256,
     written: u64,
-    is_done: bool,
+    is_sealed: bool,
 }
 
 impl Writer {
-    pub(super) fn resume(path: PathBuf, blobs: PathBuf, expected: Digest) -> Result<Self, Error> {
-        let mut file = open_locked(&path)?;
-        let mut hasher = Sha256::new();
-        let written =
-            hash_into(&mut hasher, &mut file).map_err(|source| Error::Read { path: path.clone(), source })?;
-        Ok(Self { file, path, blobs, expected: Some(expected), hasher, written, is_done: false })
-    }
-
     pub(super) fn create(partials: &Path, blobs: PathBuf) -> Result<Self, Error> {
         let fail = |source| Error::Write { path: partials.to_owned(), source };
         let temporary = tempfile::Builder::new().prefix("new-").tempfile_in(partials).map_err(fail)?;
         let (file, path) = temporary.keep().map_err(|kept| fail(kept.error))?;
-        Ok(Self { file, path, blobs, expected: None, hasher: Sha256::new(), written: 0, is_done: false })
-    }
-
-    /// Returns how much is there, what was resumed included.
-    pub fn written(&self) -> Bytes {
-        Bytes(self.written)
+        // says that somebody is at it; where there are no locks nothing is lost
+        drop(file.try_lock());
+        Ok(Self { file, path, blobs, hasher: Sha256::new(), written: 0, is_sealed: false })
     }
 
     /// Appends `data`.
     pub fn write(&mut self, data: &[u8]) -> Result<(), Error> {
-        // what is hashed is what is on the disk, also after a write that failed half-way
-        let result = self.file.write_all(data);
-        if let Err(source) = result {
-            let undone =
-                self.file.set_len(self.written).and_then(|()| self.file.seek(SeekFrom::Start(self.written)));
-            return Err(Error::Write { path: self.path.clone(), source: undone.err().unwrap_or(source) });
-        }
+        self.file.write_all(data).map_err(|source| Error::Write { path: self.path.clone(), source })?;
         self.hasher.update(data);
         self.written += data.len() as u64;
         Ok(())
     }
 
-    /// Throws away what has arrived and begins again.
-    pub fn restart(&mut self) -> Result<(), Error> {
-        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        emptied.map_err(|source| Error::Write { path: self.path.clone(), source })?;
-        let note = note_path(&self.path);
-        remove_file(&note).map_err(|source| Error::Remove { path: note, source })?;
-        self.hasher = Sha256::new();
-        self.written = 0;
-        Ok(())
-    }
-
-    /// Returns what was noted beside the arriving blob: what its sender calls this version.
-    pub fn note(&self) -> Option<String> {
-        let mut text = String::new();
-        File::open(note_path(&self.path)).ok()?.take(NOTE_MAX as u64 + 1).read_to_string(&mut text).ok()?;
-        (text.len() <= NOTE_MAX && !text.is_empty()).then_some(text)
-    }
-
-    /// Notes what the sender calls this version; kept until the blob is sealed.
-    pub fn set_note(&self, text: &str) -> Result<(), Error> {
-        if text.len() > NOTE_MAX {
-            return Ok(());
-        }
-        write_whole(&note_path(&self.path), text.as_bytes())
-    }
-
     /// Gives the whole blob its name: sync, rename, sync of the folder.
-    ///
-    /// # Errors
-    /// [`Error::Mismatch`] when it is not what was expected; then it is removed.
     pub fn seal(mut self) -> Result<Made, Error> {
-        let got = Digest::new(self.hasher.clone().finalize().into());
-        if let Some(expected) = self.expected
-            && expected != got
-        {
-            let path = self.path.clone();
-            self.discard()?;
-            return Err(Error::Mismatch { path, expected, got });
-        }
-        name_it(&self.file, &self.path, &self.blobs.join(got.to_string()))?;
-        self.is_done = true;
-        let note = note_path(&self.path);
-        remove_file(&note).map_err(|source| Error::Remove { path: note, source })?;
-        Ok(Made { digest: got, bytes: Bytes(self.written) })
-    }
-
-    /// Removes what has arrived.
-    pub fn discard(mut self) -> Result<(), Error> {
-        self.is_done = true;
-        for path in [note_path(&self.path), self.path.clone()] {
-            remove_file(&path).map_err(|source| Error::Remove { path, source })?;
-        }
-        Ok(())
+        let digest = Digest::new(self.hasher.clone().finalize().into());
+        name_it(&self.file, &self.path, &self.blobs.join(digest.to_string()))?;
+        self.is_sealed = true;
+        Ok(Made { digest, bytes: Bytes(self.written) })
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if self.expected.is_none() && !self.is_done {
+        if !self.is_sealed {
             drop(fs::remove_file(&self.path));
         }
     }
 }
 
 /// Opens `path` for reading and appending, with a lock that other writers respect.
-fn open_locked(path: &Path) -> Result<File, Error> {
+pub(super) fn open_locked(path: &Path) -> Result<File, Error> {
     let fail = |source| Error::Write { path: path.to_owned(), source };
     loop {
         let file = OpenOptions::new()
@@ -160,7 +90,7 @@ fn open_locked(path: &Path) -> Result<File, Error> {
 }
 
 /// Makes `file` read-only and durable, and only then moves it from `from` to `to`.
-fn name_it(file: &File, from: &Path, to: &Path) -> Result<(), Error> {
+pub(super) fn name_it(file: &File, from: &Path, to: &Path) -> Result<(), Error> {
     let sealed = file
         .set_permissions(fs::Permissions::from_mode(0o444))
         .and_then(|()| file.sync_all())
@@ -178,7 +108,6 @@ pub(super) fn take(path: &Path, blobs: &Path) -> Result<Made, Error> {
 
 pub(super) fn copy_in(mut writer: Writer, from: &Path) -> Result<Made, Error> {
     let read = |source| Error::Read { path: from.to_owned(), source };
-    writer.restart()?;
     let mut file = File::open(from).map_err(read)?;
     let mut buffer = vec![0u8; 1 << 20];
     loop {
@@ -187,10 +116,6 @@ pub(super) fn copy_in(mut writer: Writer, from: &Path) -> Result<Made, Error> {
             n => writer.write(&buffer[..n])?,
         }
     }
-}
-
-pub(super) fn note_path(partial: &Path) -> PathBuf {
-    partial.with_added_extension("note")
 }
 
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {

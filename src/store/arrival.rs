@@ -1,0 +1,484 @@
+use std::fs::{self, File};
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+use sha2::{Digest as _, Sha256};
+
+use super::error::Error;
+use super::journal::{Claims, Journal};
+use super::made::Made;
+use super::spans::Spans;
+use super::write;
+use crate::ids::Digest;
+use crate::units::Bytes;
+
+/// Written bytes are claimed in steps of this many: what a killed process loses at most, for
+/// a line of some 40 bytes each.
+const CLAIM_STEP: u64 = 1 << 20;
+
+/// Bytes are brought to the disk in steps of this many: what is lost with the power at most.
+/// It also keeps the last sync short.
+const SYNC_STEP: u64 = 64 << 20;
+
+/// Bytes that are hashed at once.
+const HASH_STEP: usize = 1 << 20;
+
+/// A blob that arrives in parts, in any order, from several threads.
+///
+/// A thread of its own hashes what is there from the first byte on, while the rest still
+/// arrives, reading it back from the kernel's memory; another one brings it to the disk. A
+/// lock keeps other processes away. Dropped before [`Self::seal`], it leaves what has
+/// arrived for the next one.
+#[derive(Debug)]
+pub struct Arrival {
+    inner: Arc<Inner>,
+    threads: Vec<JoinHandle<()>>,
+    blobs: PathBuf,
+    expected: Option<Digest>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: File,
+    path: PathBuf,
+    size: u64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State {
+    journal: Journal,
+    spans: Spans,
+    /// What the journal does not claim yet.
+    unclaimed: Spans,
+    unsynced: u64,
+    version: Option<String>,
+    /// Raised when everything that has arrived is thrown away.
+    round: u64,
+    hashed: u64,
+    digest: Option<Digest>,
+    fault: Option<io::Error>,
+    is_over: bool,
+}
+
+impl Arrival {
+    /// Takes up, or begins, the blob in the partial file at `path`.
+    pub(super) fn open(
+        path: PathBuf,
+        blobs: PathBuf,
+        expected: Option<Digest>,
+        size: Bytes,
+    ) -> Result<Self, Error> {
+        let fail = |source| Error::Write { path: path.clone(), source };
+        let file = write::open_locked(&path)?;
+        let journal_path = Journal::path(&path);
+        let mut claims = Journal::read(&journal_path, Some(size.0));
+        if file.metadata().map_err(fail)?.len() < claims.spans.iter().last().map_or(0, |span| span.end) {
+            // somebody has cut it
+            claims = Claims::default();
+        }
+        if claims.spans.prefix() < size.0 {
+            reserve(&file, &path, size)?;
+        }
+        if claims.spans.total() > Bytes::ZERO {
+            file.sync_data().map_err(fail)?;
+        }
+        let journal = Journal::begin(&journal_path, size.0, &claims).map_err(fail)?;
+        let state = State {
+            journal,
+            spans: claims.spans,
+            unclaimed: Spans::default(),
+            unsynced: 0,
+            version: claims.version,
+            round: 0,
+            hashed: 0,
+            digest: None,
+            fault: None,
+            is_over: false,
+        };
+        let inner = Inner { file, path, size: size.0, state: Mutex::new(state), changed: Condvar::new() };
+        let mut arrival = Self { inner: Arc::new(inner), threads: Vec::new(), blobs, expected };
+        arrival.start("hash", Inner::hash)?;
+        if size.0 > SYNC_STEP {
+            arrival.start("sync", Inner::sync)?;
+        }
+        Ok(arrival)
+    }
+
+    fn start(&mut self, name: &str, work: fn(&Inner)) -> Result<(), Error> {
+        let inner = Arc::clone(&self.inner);
+        let started = thread::Builder::new().name(name.to_owned()).spawn(move || work(&inner));
+        let fail = |source| Error::Write { path: self.inner.path.clone(), source };
+        self.threads.push(started.map_err(fail)?);
+        Ok(())
+    }
+
+    /// Returns how large the blob will be.
+    pub fn size(&self) -> Bytes {
+        Bytes(self.inner.size)
+    }
+
+    /// Returns how much is here, what was resumed included.
+    pub fn arrived(&self) -> Bytes {
+        self.inner.lock().spans.total()
+    }
+
+    /// Returns whether all of it is here.
+    pub fn is_whole(&self) -> bool {
+        self.inner.lock().spans.prefix() == self.inner.size
+    }
+
+    /// Returns what is missing, by offset.
+    pub fn gaps(&self) -> Vec<Range<u64>> {
+        self.inner.lock().spans.gaps(self.inner.size)
+    }
+
+    /// Returns what its sender calls this version of the blob, where that was kept.
+    pub fn version(&self) -> Option<String> {
+        self.inner.lock().version.clone()
+    }
+
+    /// Keeps what the sender calls this version, so that what is missing can be asked of the
+    /// same one.
+    pub fn set_version(&self, version: &str) -> Result<(), Error> {
+        let mut state = self.inner.lock();
+        state.journal.version(version).map_err(|source| self.inner.cannot_write(source))?;
+        state.version = Some(version.to_owned());
+        Ok(())
+    }
+
+    /// Writes `data` at the offset `at`, which is where it belongs.
+    ///
+    /// # Errors
+    /// [`Error::Full`] where the disk is; nothing of `data` counts as arrived then.
+    pub fn write_at(&self, at: u64, data: &[u8]) -> Result<(), Error> {
+        let inner = &self.inner;
+        let span = at..at + data.len() as u64;
+        if span.end > inner.size {
+            return Err(inner.cannot_write(io::Error::other("more bytes than the blob has")));
+        }
+        inner.file.write_all_at(data, at).map_err(|source| inner.cannot_write(source))?;
+        let mut state = inner.lock();
+        state.spans.add(span.clone());
+        state.unclaimed.add(span);
+        state.unsynced += data.len() as u64;
+        if state.unclaimed.total().0 >= CLAIM_STEP {
+            state.claim().map_err(|source| inner.cannot_write(source))?;
+        }
+        inner.changed.notify_all();
+        Ok(())
+    }
+
+    /// Claims everything that was written, so that nothing of it is sent again.
+    pub fn settle(&self) -> Result<(), Error> {
+        self.inner.lock().claim().map_err(|source| self.inner.cannot_write(source))
+    }
+
+    /// Throws away what has arrived and begins again.
+    pub fn restart(&self) -> Result<(), Error> {
+        let mut state = self.inner.lock();
+        let journal = Journal::begin(&Journal::path(&self.inner.path), self.inner.size, &Claims::default());
+        state.journal = journal.map_err(|source| self.inner.cannot_write(source))?;
+        state.spans = Spans::default();
+        state.unclaimed = Spans::default();
+        state.version = None;
+        state.unsynced = 0;
+        state.hashed = 0;
+        state.digest = None;
+        state.round += 1;
+        self.inner.changed.notify_all();
+        Ok(())
+    }
+
+    /// Gives the whole blob its name: sync, rename, sync of the folder. Waits for the hash.
+    ///
+    /// # Errors
+    /// [`Error::Mismatch`] when it is not what was expected; then it is removed.
+    pub fn seal(mut self) -> Result<Made, Error> {
+        let got = self.digest()?;
+        if let Some(expected) = self.expected
+            && expected != got
+        {
+            let path = self.inner.path.clone();
+            self.discard()?;
+            return Err(Error::Mismatch { path, expected, got });
+        }
+        self.stop();
+        write::name_it(&self.inner.file, &self.inner.path, &self.blobs.join(got.to_string()))?;
+        self.forget()?;
+        Ok(Made { digest: got, bytes: Bytes(self.inner.size) })
+    }
+
+    /// Removes what has arrived.
+    pub fn discard(mut self) -> Result<(), Error> {
+        self.stop();
+        let path = &self.inner.path;
+        write::remove_file(path).map_err(|source| Error::Remove { path: path.clone(), source })?;
+        self.forget()
+    }
+
+    fn forget(&self) -> Result<(), Error> {
+        let path = Journal::path(&self.inner.path);
+        write::remove_file(&path).map_err(|source| Error::Remove { path, source })
+    }
+
+    /// Waits until the whole blob is hashed.
+    fn digest(&self) -> Result<Digest, Error> {
+        let mut state = self.inner.lock();
+        loop {
+            if let Some(source) = state.fault.take() {
+                return Err(Error::Read { path: self.inner.path.clone(), source });
+            }
+            if let Some(digest) = state.digest {
+                return Ok(digest);
+            }
+            if state.spans.prefix() < self.inner.size {
+                let missing = io::Error::other("it has not arrived whole");
+                return Err(Error::Read { path: self.inner.path.clone(), source: missing });
+            }
+            state = self.inner.wait(state);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.inner.lock().is_over = true;
+        self.inner.changed.notify_all();
+        // a thread that panicked has nothing more to say
+        self.threads.drain(..).for_each(|thread| drop(thread.join()));
+    }
+}
+
+impl Drop for Arrival {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            drop(self.settle());
+            self.stop();
+        }
+    }
+}
+
+impl State {
+    fn claim(&mut self) -> io::Result<()> {
+        let unclaimed = std::mem::take(&mut self.unclaimed);
+        self.journal.wrote(&unclaimed)
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cannot_write(&self, source: io::Error) -> Error {
+        cannot_write(&self.path, Bytes(self.size), source)
+    }
+
+    /// Hashes from the first byte on what is there without a hole, until all of it is hashed.
+    fn hash(&self) {
+        let mut buffer = vec![0; HASH_STEP];
+        let (mut hasher, mut round) = (Sha256::new(), 0);
+        let mut state = self.lock();
+        while !state.is_over {
+            if state.round != round {
+                (hasher, round) = (Sha256::new(), state.round);
+            }
+            let (from, until) = (state.hashed, state.spans.prefix());
+            if from == self.size && state.digest.is_none() {
+                state.digest = Some(Digest::new(hasher.clone().finalize().into()));
+                self.changed.notify_all();
+            }
+            if from == until {
+                state = self.wait(state);
+                continue;
+            }
+            drop(state);
+            let length = usize::try_from(until - from).unwrap_or(HASH_STEP).min(HASH_STEP);
+            let read = self.file.read_exact_at(&mut buffer[..length], from);
+            if read.is_ok() {
+                hasher.update(&buffer[..length]);
+            }
+            state = self.lock();
+            match read {
+                _ if state.round != round => {}
+                Ok(()) => state.hashed = from + length as u64,
+                Err(error) => {
+                    state.fault = Some(error);
+                    self.changed.notify_all();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Brings what was written to the disk, step by step, and then claims it for good.
+    fn sync(&self) {
+        let mut state = self.lock();
+        while !state.is_over {
+            if state.unsynced < SYNC_STEP {
+                state = self.wait(state);
+                continue;
+            }
+            let (spans, round) = (state.spans.clone(), state.round);
+            state.unsynced = 0;
+            drop(state);
+            let synced = self.file.sync_data();
+            state = self.lock();
+            if synced.is_ok() && state.round == round {
+                // a claim that is missing costs bytes after a loss of power, nothing else
+                drop(state.journal.synced(&spans));
+            }
+        }
+    }
+}
+
+/// Takes the room for the whole blob, so that a disk that is too small says so now.
+fn reserve(file: &File, path: &Path, size: Bytes) -> Result<(), Error> {
+    if size == Bytes::ZERO {
+        return Ok(());
+    }
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size.0) {
+            Err(Errno::INTR) => {}
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
+                let error = cannot_write(path, size, error.into());
+                if file.metadata().is_ok_and(|meta| meta.len() == 0) {
+                    drop(fs::remove_file(path));
+                }
+                return Err(error);
+            }
+            // a filesystem that cannot: it will say so when it is full
+            _ => return Ok(()),
+        }
+    }
+}
+
+fn cannot_write(path: &Path, size: Bytes, source: io::Error) -> Error {
+    let path = path.to_owned();
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::Full { path, size, source },
+        _ => Error::Write { path, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path().join("cache")).unwrap();
+        (dir, store)
+    }
+
+    fn bytes(n: usize) -> Vec<u8> {
+        (0..n).map(|i| u8::try_from((i * 31 + i / 251) % 256).unwrap()).collect()
+    }
+
+    fn partials(store: &Store) -> usize {
+        fs::read_dir(store.root().join("partial")).unwrap().count()
+    }
+
+    #[test]
+    fn parts_in_any_order_become_the_blob() {
+        let step = HASH_STEP;
+        for size in [0, 1, step - 1, step, step + 1, 3 * step + 7] {
+            let (_dir, store) = store();
+            let data = bytes(size);
+            let digest = Digest::of(&data);
+            let arrival = store.arrive(&digest, Bytes(size as u64)).unwrap();
+            for (i, piece) in data.chunks(400_000).enumerate().collect::<Vec<_>>().into_iter().rev() {
+                assert!(!arrival.is_whole() && !store.has(&digest));
+                arrival.write_at(i as u64 * 400_000, piece).unwrap();
+            }
+            assert!(arrival.is_whole());
+            assert_eq!(arrival.seal().unwrap(), Made { digest, bytes: Bytes(size as u64) });
+            assert_eq!(fs::read(store.path(&digest)).unwrap(), data);
+            assert_eq!(partials(&store), 0);
+        }
+    }
+
+    #[test]
+    fn what_has_arrived_is_there_for_the_next_one() {
+        let (_dir, store) = store();
+        let data = bytes(5000);
+        let digest = Digest::of(&data);
+        let arrival = store.arrive(&digest, Bytes(5000)).unwrap();
+        assert!(matches!(store.arrive(&digest, Bytes(5000)), Err(Error::Busy { .. })));
+        arrival.write_at(4000, &data[4000..]).unwrap();
+        arrival.write_at(0, &data[..10]).unwrap();
+        arrival.set_version("\"v1\"").unwrap();
+        drop(arrival);
+        assert_eq!(store.arrived(&digest), Bytes(1010));
+        let arrival = store.arrive(&digest, Bytes(5000)).unwrap();
+        assert_eq!(arrival.version().as_deref(), Some("\"v1\""));
+        assert!(matches!(arrival.gaps().as_slice(), [gap] if *gap == (10..4000)));
+        arrival.write_at(10, &data[10..4000]).unwrap();
+        arrival.seal().unwrap();
+        store.verify(&digest).unwrap();
+        assert_eq!(store.arrived(&digest), Bytes::ZERO);
+    }
+
+    #[test]
+    fn what_rotted_is_found_at_the_seal_and_removed() {
+        let (_dir, store) = store();
+        let data = bytes(1000);
+        let digest = Digest::of(&data);
+        let arrival = store.arrive(&digest, Bytes(1000)).unwrap();
+        arrival.write_at(0, &[0; 100]).unwrap();
+        arrival.write_at(100, &data[100..]).unwrap();
+        assert!(
+            matches!(arrival.seal().unwrap_err(), Error::Mismatch { expected, .. } if expected == digest)
+        );
+        assert!(!store.has(&digest) && partials(&store) == 0);
+    }
+
+    #[test]
+    fn restarting_forgets_bytes_hash_and_version() {
+        let (_dir, store) = store();
+        let data = bytes(1000);
+        let arrival = store.arrive(&Digest::of(&data), Bytes(1000)).unwrap();
+        arrival.write_at(0, &[7; 1000]).unwrap();
+        arrival.set_version("old").unwrap();
+        assert!(arrival.digest().is_ok());
+        arrival.restart().unwrap();
+        assert_eq!((arrival.arrived(), arrival.version()), (Bytes::ZERO, None));
+        arrival.write_at(0, &data).unwrap();
+        assert_eq!(arrival.seal().unwrap().digest, Digest::of(&data));
+    }
+
+    #[test]
+    fn a_blob_that_is_not_whole_is_not_sealed() {
+        let (_dir, store) = store();
+        let data = bytes(1000);
+        let arrival = store.arrive(&Digest::of(&data), Bytes(1000)).unwrap();
+        arrival.write_at(0, &data[..999]).unwrap();
+        assert!(arrival.write_at(999, &[1, 2]).is_err(), "more than there is room for");
+        assert!(arrival.seal().is_err());
+        assert_eq!(store.arrived(&Digest::of(&data)), Bytes(999));
+    }
+
+    #[test]
+    fn a_partial_file_that_was_cut_is_begun_again() {
+        let (_dir, store) = store();
+        let data = bytes(1000);
+        let digest = Digest::of(&data);
+        let arrival = store.arrive(&digest, Bytes(1000)).unwrap();
+        arrival.write_at(0, &data[..900]).unwrap();
+        drop(arrival);
+        let path = store.root().join("partial").join(digest.to_string());
+        File::options().write(true).open(&path).unwrap().set_len(800).unwrap();
+        assert_eq!(store.arrive(&digest, Bytes(1000)).unwrap().arrived(), Bytes::ZERO);
+    }
+}

@@ -1,0 +1,145 @@
+//! A hub with one small repository, an empty cache, and a machine that never really waits.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bramble_fleet::events::{Event, Events};
+use bramble_fleet::fetch::{Fetcher, Lanes, Machine, Settings};
+use bramble_fleet::source::{Pinned, SourceRef};
+use bramble_fleet::units::Bytes;
+
+use crate::hub::{Door, Hub, Seen};
+
+/// The size of the weights, header included: some pieces of the network and a rest.
+pub(crate) const WEIGHTS: usize = 300_001;
+pub(crate) const MODEL: &str = "model.safetensors";
+
+/// A hub with `org/tiny`, and an empty cache.
+pub(crate) struct Bench {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) hub: Hub,
+    /// What fetching waited for.
+    pub(crate) pauses: Arc<Mutex<Vec<Duration>>>,
+    pub(crate) events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Bench {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let repo = dir.path().join("hub/org/tiny");
+        fs::create_dir_all(repo.join("onnx")).unwrap();
+        let put = |name: &str, bytes: &[u8]| fs::write(repo.join(name), bytes).unwrap();
+        put("README.md", b"---\nlicense: apache-2.0\n---\n");
+        put("config.json", br#"{"architectures":["LlamaForCausalLM"]}"#);
+        put("tokenizer.json", b"{}");
+        put("tokenizer_config.json", br#"{"chat_template":"{{ messages }}"}"#);
+        put("onnx/model.onnx", b"not wanted");
+        put(MODEL, &safetensors(WEIGHTS));
+        let hub = Hub::serve(&dir.path().join("hub"), 0).await.unwrap();
+        Self { dir, hub, pauses: Arc::default(), events: Arc::default() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    pub(crate) fn repo(&self, name: &str) -> PathBuf {
+        self.path("hub/org/tiny").join(name)
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        let mut settings = Settings::read(|_| None);
+        settings.endpoint.clone_from(&self.hub.endpoint);
+        settings.cache = self.path("cache");
+        settings.hub_cache = Some(self.path("python"));
+        self.dir.path().clone_into(&mut settings.folder);
+        settings
+    }
+
+    /// A machine that never really waits, and has `free` bytes.
+    pub(crate) fn machine(&self, free: Bytes) -> Machine {
+        let pauses = Arc::clone(&self.pauses);
+        Machine {
+            free_space: Arc::new(move |_| Ok(free)),
+            pause: Arc::new(move |wait| {
+                pauses.lock().unwrap().push(wait);
+                Box::pin(tokio::task::yield_now())
+            }),
+        }
+    }
+
+    pub(crate) fn fetcher(&self, change: impl FnOnce(&mut Settings)) -> Fetcher {
+        let mut settings = self.settings();
+        change(&mut settings);
+        let events = Arc::clone(&self.events);
+        let events = Events::new(move |event| events.lock().unwrap().push(event));
+        Fetcher::on(settings, events, self.machine(Bytes::gib(1))).unwrap()
+    }
+
+    /// A new fetcher, as a new run of the program has it.
+    pub(crate) fn plain(&self) -> Fetcher {
+        self.fetcher(|_| {})
+    }
+
+    /// A new fetcher that fetches the weights over five lanes.
+    pub(crate) fn lanes(&self) -> Fetcher {
+        self.fetcher(|settings| settings.lanes = Lanes { per_file: 5, total: 8, segment: Bytes::kib(64) })
+    }
+
+    /// Pins `org/tiny` and forgets what that took.
+    pub(crate) async fn pinned(&self) -> Pinned {
+        let pinned = self.plain().pin(&source("org/tiny")).await.unwrap();
+        self.hub.take_seen();
+        pinned
+    }
+
+    /// Asserts that the folder holds what the hub holds.
+    pub(crate) fn assert_obtained(&self, folder: &Path) {
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json", MODEL] {
+            assert_eq!(fs::read(folder.join(name)).unwrap(), fs::read(self.repo(name)).unwrap(), "{name}");
+        }
+    }
+
+    pub(crate) fn partials(&self) -> usize {
+        fs::read_dir(self.path("cache/partial")).unwrap().count()
+    }
+}
+
+pub(crate) fn safetensors(size: usize) -> Vec<u8> {
+    let data = size - 8 - 128;
+    let text = format!(r#"{{"w":{{"dtype":"U8","shape":[{data}],"data_offsets":[0,{data}]}}}}"#);
+    let header = format!("{text:<128}");
+    let body = (0..data).map(|i| u8::try_from((i * 131 + i / 253) % 256).unwrap());
+    128u64.to_le_bytes().into_iter().chain(header.into_bytes()).chain(body).collect()
+}
+
+pub(crate) fn source(repo: &str) -> SourceRef {
+    SourceRef::Hub { repo: repo.to_owned(), revision: None, file: None }
+}
+
+pub(crate) fn gguf_source(file: &str) -> SourceRef {
+    SourceRef::Hub { repo: "org/tiny".to_owned(), revision: None, file: Some(file.to_owned()) }
+}
+
+/// The bytes of the weights that were sent, in the order of the file.
+pub(crate) fn sent(seen: &[Seen]) -> Vec<(u64, u64)> {
+    let mut sent: Vec<_> = seen
+        .iter()
+        .filter(|seen| seen.door == Door::Cdn && matches!(seen.status, 200 | 206))
+        .map(|seen| (seen.sent.start, seen.sent.end))
+        .collect();
+    sent.sort_unstable();
+    sent
+}
+
+/// Asserts that every byte of the weights was sent, and none of them twice.
+pub(crate) fn assert_each_byte_once(seen: &[Seen]) {
+    let mut at = 0;
+    for (start, end) in sent(seen) {
+        assert_eq!(start, at, "{:?}", sent(seen));
+        at = end;
+    }
+    assert_eq!(at, WEIGHTS as u64);
+}

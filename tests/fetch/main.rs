@@ -1,0 +1,13 @@
+//! Fetching against a double of the hub: what arrives, what goes over the wire, what is said.
+
+#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+
+mod arrive;
+mod bench;
+mod double;
+mod say;
+mod sources;
+mod token;
+
+#[path = "../support/hub.rs"]
+mod hub;

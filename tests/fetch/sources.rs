@@ -1,0 +1,140 @@
+//! Kinds of sources: repositories, single files, folders, the Python client's cache.
+
+use std::fs;
+
+use bramble_fleet::fetch::{Error, RawHeader};
+use bramble_fleet::source::{PinnedFile, SourceRef};
+
+use crate::bench::{Bench, MODEL, WEIGHTS, assert_each_byte_once, gguf_source, safetensors, sent, source};
+use crate::hub::{Door, Fault};
+
+#[tokio::test]
+async fn weights_in_the_python_cache_are_used_when_their_hash_is_right() {
+    let bench = Bench::new().await;
+    let pinned = bench.pinned().await;
+    let blobs = bench.path("python/models--org--tiny/blobs");
+    fs::create_dir_all(&blobs).unwrap();
+    let theirs = blobs.join(pinned.files[1].sha256.to_string());
+    let mut bytes = fs::read(bench.repo(MODEL)).unwrap();
+    fs::write(&theirs, &bytes).unwrap();
+    let folder = bench.fetcher(|settings| settings.is_offline = true).obtain(&pinned).await.unwrap();
+    bench.assert_obtained(&folder);
+    assert!(bench.hub.take_seen().is_empty());
+
+    // the same once more, with a damaged copy: the hub is asked
+    fs::remove_dir_all(bench.path("cache")).unwrap();
+    bytes[200_000] ^= 1;
+    fs::write(&theirs, &bytes).unwrap();
+    bench.assert_obtained(&bench.plain().obtain(&pinned).await.unwrap());
+    assert_each_byte_once(&bench.hub.take_seen());
+    assert_eq!(fs::read(&theirs).unwrap(), bytes, "what is not ours stays as it is");
+}
+
+#[tokio::test]
+async fn names_that_lead_elsewhere_are_refused() {
+    let bench = Bench::new().await;
+    let mut pinned = bench.pinned().await;
+    for name in ["../x", "/etc/passwd", "a/../../x", "a\\b"] {
+        bench.hub.control().extra_siblings = vec![name.to_owned()];
+        let error = bench.plain().pin(&source("org/tiny")).await.unwrap_err();
+        assert!(matches!(&error, Error::UnsafePath { path, .. } if path == name), "{error}");
+    }
+    // a lock is text that anybody may have edited
+    pinned.files.push(PinnedFile { path: "../../x".to_owned(), ..pinned.files[0].clone() });
+    assert!(matches!(bench.plain().obtain(&pinned).await.unwrap_err(), Error::UnsafePath { .. }));
+    assert!(matches!(bench.plain().describe(&pinned).await.unwrap_err(), Error::UnsafePath { .. }));
+}
+
+#[tokio::test]
+async fn a_header_that_claims_too_much_is_refused_without_fetching_it() {
+    for claimed in [u64::MAX, 100_000_001, WEIGHTS as u64] {
+        let bench = Bench::new().await;
+        let mut bytes = safetensors(WEIGHTS);
+        bytes[..8].copy_from_slice(&claimed.to_le_bytes());
+        fs::write(bench.repo(MODEL), &bytes).unwrap();
+        let pinned = bench.pinned().await;
+        let error = bench.plain().describe(&pinned).await.unwrap_err();
+        assert!(matches!(&error, Error::BadHeader { what, .. } if what == MODEL), "{error}");
+        assert_eq!(sent(&bench.hub.take_seen()), [(0, 128 << 10)]);
+    }
+}
+
+#[tokio::test]
+async fn the_shards_that_the_index_names_are_the_weights() {
+    let bench = Bench::new().await;
+    fs::remove_file(bench.repo(MODEL)).unwrap();
+    let index = r#"{"weight_map":{"a":"model-2.safetensors","b":"model-1.safetensors"}}"#;
+    fs::write(bench.repo("model.safetensors.index.json"), index).unwrap();
+    for (name, size) in [("model-1", 1000), ("model-2", 2000), ("consolidated", 3000)] {
+        fs::write(bench.repo(&format!("{name}.safetensors")), safetensors(size)).unwrap();
+    }
+    let pinned = bench.pinned().await;
+    let shards: Vec<&str> = pinned.files.iter().map(|file| file.path.as_str()).collect();
+    let weights = ["model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"];
+    assert_eq!(shards[1..4], weights);
+    let raw = bench.plain().describe(&pinned).await.unwrap();
+    let RawHeader::Checkpoint { shards, .. } = raw.header else { panic!("a checkpoint") };
+    assert_eq!(shards, [1000, 2000].map(|size| safetensors(size)[8..136].to_vec()));
+    let folder = bench.plain().obtain(&pinned).await.unwrap();
+    assert_eq!(fs::read(folder.join(weights[1])).unwrap(), safetensors(2000));
+}
+
+#[tokio::test]
+async fn a_gguf_is_described_by_its_first_bytes_alone() {
+    let bench = Bench::new().await;
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut header = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes()].concat();
+    header.extend(2u64.to_le_bytes());
+    header.extend([string("tokenizer.chat_template"), 8u32.to_le_bytes().into(), string("x")].concat());
+    header.extend([string("v"), 8u32.to_le_bytes().into(), string(&"y".repeat(200_000))].concat());
+    fs::create_dir(bench.repo("sub")).unwrap();
+    let whole = [header.as_slice(), &vec![7; 1_000_000]].concat();
+    fs::write(bench.repo("sub/a b.gguf"), &whole).unwrap();
+
+    let pinned = bench.plain().pin(&gguf_source("sub/a b.gguf")).await.unwrap();
+    assert!(pinned.is_gguf() && pinned.uri.ends_with("/sub/a b.gguf"));
+    bench.hub.fail(Door::Cdn, "gguf", Fault::Cut(1000));
+    let raw = bench.plain().describe(&pinned).await.unwrap();
+    assert!(raw.has_chat_template);
+    assert_eq!(raw.header, RawHeader::Gguf { header: header.clone() });
+    let ranges = sent(&bench.hub.take_seen());
+    assert_eq!(ranges.first(), Some(&(0, 1000)));
+    assert!(ranges.windows(2).all(|pair| pair[0].1 == pair[1].0), "{ranges:?}");
+    assert!(ranges.last().unwrap().1 < 600_000, "{ranges:?}");
+    let folder = bench.plain().obtain(&pinned).await.unwrap();
+    assert_eq!(fs::read(folder.join("sub/a b.gguf")).unwrap(), whole);
+}
+
+#[tokio::test]
+async fn a_folder_is_a_source_until_it_changes() {
+    let bench = Bench::new().await;
+    let source = SourceRef::File("hub/org/tiny".to_owned());
+    let fetcher = bench.plain();
+    let pinned = fetcher.pin(&source).await.unwrap();
+    assert_eq!((pinned.uri.as_str(), pinned.files.len()), ("file:hub/org/tiny", 4));
+    let raw = fetcher.describe(&pinned).await.unwrap();
+    assert!(raw.has_chat_template);
+    bench.assert_obtained(&fetcher.obtain(&pinned).await.unwrap());
+    assert!(bench.hub.take_seen().is_empty());
+    let mut bytes = fs::read(bench.repo(MODEL)).unwrap();
+    bytes[1000] ^= 1;
+    fs::write(bench.repo(MODEL), bytes).unwrap();
+    let error = fetcher.obtain(&pinned).await.unwrap_err();
+    assert!(matches!(&error, Error::LocalChanged { path } if path.ends_with(MODEL)), "{error}");
+}
+
+#[tokio::test]
+async fn sources_that_cannot_be_used_yet_say_what_to_write_instead() {
+    let bench = Bench::new().await;
+    let fetcher = bench.plain();
+    let delta = SourceRef::Delta { base: Box::new(source("a/b")), delta: Box::new(source("c/d")) };
+    for other in [SourceRef::Url("https://x/y.gguf".to_owned()), delta, SourceRef::Catalog("x".to_owned())] {
+        let error = fetcher.pin(&other).await.unwrap_err();
+        assert!(matches!(&error, Error::NotYet { .. }), "{error}");
+        assert!(error.to_string().contains("file:PATH") || error.to_string().contains("hf:"), "{error}");
+    }
+    fs::remove_file(bench.repo(MODEL)).unwrap();
+    fs::write(bench.repo("pytorch_model.bin"), b"pickle").unwrap();
+    let error = fetcher.pin(&source("org/tiny")).await.unwrap_err().to_string();
+    assert!(error.contains("pytorch_model.bin") && error.contains(".safetensors"), "{error}");
+}
