@@ -101,6 +101,8 @@ fn types_and_bytes_of_every_quant_are_foretold() {
         before.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
     let number = |key: &str| u32::try_from(before.get(key).unwrap().as_u64().unwrap()).unwrap();
     let facts = mix::MixFacts {
+        architecture: "llama",
+        has_imatrix: false,
         layers: number("llama.block_count"),
         heads: number("llama.attention.head_count"),
         kv_heads: number("llama.attention.head_count_kv"),

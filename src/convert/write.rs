@@ -25,7 +25,7 @@ pub fn to_gguf(dir: &Path, out: &Path, float: Quant, progress: impl Fn(Bytes)) -
     let shapes: Vec<(&str, &[u64])> =
         tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
     // heads and layers do not matter to floats
-    let types = mix::plan(&shapes, mix::MixFacts { layers: 0, heads: 0, kv_heads: 0 }, float);
+    let types = mix::plan(&shapes, mix::MixFacts::default(), float);
     let new: Vec<NewTensor> = tensors
         .iter()
         .zip(types)

@@ -271,7 +271,13 @@ fn candidates(facts: &ModelFacts, spec: &ModelSpec) -> Vec<Candidate> {
 fn quantized(facts: &ModelFacts, tensors: &[TensorShape], quant: Quant) -> Candidate {
     let shapes: Vec<(&str, &[u64])> =
         tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
-    let mix_facts = mix::MixFacts { layers: facts.layers, heads: facts.heads, kv_heads: facts.kv_heads };
+    let mix_facts = mix::MixFacts {
+        architecture: &facts.architecture,
+        layers: facts.layers,
+        heads: facts.heads,
+        kv_heads: facts.kv_heads,
+        has_imatrix: false,
+    };
     let types = mix::plan(&shapes, mix_facts, quant);
     let tensors = tensors.iter().zip(types).filter_map(|(shape, tensor_type)| tensor(shape, tensor_type));
     Candidate { quant: Some(quant), tensors: tensors.collect() }

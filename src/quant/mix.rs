@@ -1,22 +1,26 @@
 //! Which tensor gets which type: llama.cpp's choice, foretold.
 //!
 //! A port of `llama_tensor_get_type` and what it calls (`src/llama-quant.cpp` of the
-//! llama.cpp in llama-cpp-sys-2 0.1.161), for dense models of the llama family, the
-//! quants of [`Quant`], and no importance matrix. So a plan knows the size of a file to
-//! the byte before there is one. `tests/weights.rs` holds it to files that llama.cpp made.
+//! llama.cpp in llama-cpp-sys-2 0.1.161), for dense models of every family but Falcon, and
+//! the quants of [`Quant`]. So a plan knows the size of a file to the byte before there is
+//! one. `tests/quantize.rs` holds it to files that llama.cpp made.
 
 use super::{Quant, TensorType};
 use crate::units::Bytes;
 
 /// What the choice depends on, besides names and shapes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MixFacts {
-    /// Transformer blocks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MixFacts<'a> {
+    /// The architecture as GGUF names it: `llama`.
+    pub architecture: &'a str,
+    /// Transformer blocks; of an encoder and a decoder, those of the encoder (`block_count`).
     pub layers: u32,
     /// Attention heads.
     pub heads: u32,
     /// Heads of keys and values.
     pub kv_heads: u32,
+    /// Whether an importance matrix tells which columns matter.
+    pub has_imatrix: bool,
 }
 
 /// Returns the type of each of `tensors` (GGUF name and shape, the row's length first) in
@@ -24,7 +28,7 @@ pub struct MixFacts {
 ///
 /// The head is tied when there is no `output.weight`. Tensors that are never quantized
 /// (one dimension, norms, positions) are F32, as [`crate::convert`] writes them.
-pub fn plan(tensors: &[(&str, &[u64])], facts: MixFacts, quant: Quant) -> Vec<TensorType> {
+pub fn plan(tensors: &[(&str, &[u64])], facts: MixFacts<'_>, quant: Quant) -> Vec<TensorType> {
     let mut order: Vec<usize> = (0..tensors.len()).collect();
     order.sort_by_key(|&index| (layer(tensors[index].0), tensors[index].0));
     let mut chooser = Chooser {
@@ -50,7 +54,7 @@ pub fn plan(tensors: &[(&str, &[u64])], facts: MixFacts, quant: Quant) -> Vec<Te
 ///
 /// Without the header, which holds mostly the vocabulary and is the same for every quant.
 /// Saturates where shapes overflow.
-pub fn tensor_bytes(tensors: &[(&str, &[u64])], facts: MixFacts, quant: Quant) -> Bytes {
+pub fn tensor_bytes(tensors: &[(&str, &[u64])], facts: MixFacts<'_>, quant: Quant) -> Bytes {
     let types = plan(tensors, facts, quant);
     let padded = |((_, shape), kind): (&(&str, &[u64]), TensorType)| {
         Bytes(kind.bytes(shape).and_then(|n| n.checked_next_multiple_of(32)).unwrap_or(u64::MAX))
@@ -65,9 +69,9 @@ pub fn layer(name: &str) -> i64 {
     digits.and_then(|(digits, _)| digits.parse().ok()).unwrap_or(-1)
 }
 
-/// `tensor_allows_quantization`, for the families that Bramble converts.
-fn is_quantizable(name: &str, shape: &[u64]) -> bool {
-    const NEVER: [&str; 3] = ["_norm.weight", "ffn_gate_inp.weight", "attn_rel_b.weight"];
+/// Tells whether a tensor may be quantized (`tensor_allows_quantization`): what may not keeps
+/// the type that it has.
+pub fn is_quantizable(name: &str, shape: &[u64]) -> bool {
     // trailing dimensions of 1 do not count
     shape.iter().rposition(|&len| len != 1).unwrap_or(0) > 0
         && name.ends_with("weight")
@@ -75,6 +79,44 @@ fn is_quantizable(name: &str, shape: &[u64]) -> bool {
         && name != "position_embd.weight"
         && name != "token_types.weight"
 }
+
+/// Parts of names of matrices that are too small to gain by it, or too sensitive.
+const NEVER: [&str; 34] = [
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
+    ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
+    ".patch_embd",
+    ".patch_merger",
+    "rvq.codebook",
+];
 
 /// `tensor_get_category`, as far as the choice below tells categories apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -92,9 +134,12 @@ impl Category {
     fn of(name: &str) -> Self {
         if name == "output.weight" {
             Self::Output
-        } else if name == "token_embd.weight" {
+        } else if name == "token_embd.weight" || name == "per_layer_token_embd.weight" {
             Self::Embedding
-        } else if name.contains("attn_qkv.weight") || name.contains("attn_v.weight") {
+        } else if ["attn_qkv.weight", "attn_kv_b.weight", "attn_v.weight"]
+            .iter()
+            .any(|part| name.contains(part))
+        {
             Self::AttentionV
         } else if name.contains("attn_output.weight") {
             Self::AttentionOutput
@@ -107,8 +152,8 @@ impl Category {
 }
 
 /// `quantize_state_impl`: the choice depends on how many of a kind have passed.
-struct Chooser {
-    facts: MixFacts,
+struct Chooser<'a> {
+    facts: MixFacts<'a>,
     quant: Quant,
     is_tied: bool,
     values: usize,
@@ -116,7 +161,7 @@ struct Chooser {
     downs_seen: usize,
 }
 
-impl Chooser {
+impl Chooser<'_> {
     fn choose(&mut self, name: &str, shape: &[u64]) -> TensorType {
         let base = base_type(self.quant);
         if !base.is_quantized() {
@@ -148,7 +193,7 @@ impl Chooser {
     }
 
     fn values_type(&mut self, base: TensorType) -> TensorType {
-        let shares_values = self.facts.heads / self.facts.kv_heads.max(1) >= 4;
+        let shares_values = self.facts.heads.checked_div(self.facts.kv_heads).unwrap_or(0) >= 4;
         let seen = self.values_seen;
         self.values_seen += 1;
         let chosen = match self.quant {
@@ -163,7 +208,11 @@ impl Chooser {
             _ => base,
         };
         // llama.cpp's LLM_TYPE_70B: eight heads share each value, so more bits cost little
-        let is_70b = self.facts.layers == 80 && self.facts.heads != self.facts.kv_heads;
+        let is_70b = match self.facts.architecture {
+            "llama" => self.facts.layers == 80 && self.facts.heads != self.facts.kv_heads,
+            "qwen2" => self.facts.layers == 80,
+            _ => false,
+        };
         if is_70b && matches!(chosen, TensorType::Q3K | TensorType::Q4K) { TensorType::Q5K } else { chosen }
     }
 
@@ -178,7 +227,10 @@ impl Chooser {
             Quant::Q3KM => TensorType::Q4K,
             Quant::Q3KL => TensorType::Q5K,
             Quant::Q4KM | Quant::Q5KM if gets_more_bits(seen, layers) => TensorType::Q6K,
-            Quant::Iq4Nl | Quant::Iq4Xs | Quant::Q4KS if is_early => TensorType::Q5K,
+            Quant::Q4KS if is_early => TensorType::Q5K,
+            Quant::Iq4Nl | Quant::Iq4Xs if is_early && !self.facts.has_imatrix => TensorType::Q5K,
+            Quant::Q4_0 if is_early && self.facts.has_imatrix => TensorType::Q4_1,
+            Quant::Q5_0 if is_early && self.facts.has_imatrix => TensorType::Q5_1,
             _ => base,
         }
     }
@@ -231,9 +283,10 @@ fn fit(wanted: TensorType, row: u64) -> TensorType {
 mod tests {
     use super::*;
 
-    const FACTS: MixFacts = MixFacts { layers: 16, heads: 32, kv_heads: 8 };
+    const FACTS: MixFacts<'_> =
+        MixFacts { architecture: "llama", layers: 16, heads: 32, kv_heads: 8, has_imatrix: false };
 
-    fn types(tensors: &[(&str, &[u64])], facts: MixFacts, quant: Quant) -> Vec<&'static str> {
+    fn types(tensors: &[(&str, &[u64])], facts: MixFacts<'_>, quant: Quant) -> Vec<&'static str> {
         plan(tensors, facts, quant).into_iter().map(TensorType::name).collect()
     }
 
@@ -283,10 +336,41 @@ mod tests {
 
     #[test]
     fn the_seventy_billion_model_spends_bits_on_shared_values() {
-        let facts = MixFacts { layers: 80, heads: 64, kv_heads: 8 };
+        let facts = MixFacts { layers: 80, heads: 64, kv_heads: 8, ..FACTS };
         let tensors: [(&str, &[u64]); 1] = [("blk.30.attn_v.weight", &[8192, 1024])];
         assert_eq!(types(&tensors, facts, Quant::Q3KS), ["Q5_K"]);
+        assert_eq!(types(&tensors, MixFacts { architecture: "qwen3", ..facts }, Quant::Q3KS), ["Q3_K"]);
         assert_eq!(types(&tensors, FACTS, Quant::Q3KS), ["Q3_K"]);
+    }
+
+    #[test]
+    fn an_importance_matrix_changes_what_the_first_blocks_get() {
+        let tensors: [(&str, &[u64]); 3] =
+            ["blk.0.ffn_down.weight", "blk.1.ffn_down.weight", "blk.2.ffn_down.weight"]
+                .map(|name| (name, &[2048, 512][..]));
+        let guided = MixFacts { has_imatrix: true, ..FACTS };
+        assert_eq!(types(&tensors, guided, Quant::Q4_0), ["Q4_1", "Q4_1", "Q4_0"]);
+        assert_eq!(types(&tensors, guided, Quant::Q5_0), ["Q5_1", "Q5_1", "Q5_0"]);
+        assert_eq!(types(&tensors, guided, Quant::Iq4Nl), ["IQ4_NL"; 3]);
+        assert_eq!(types(&tensors, FACTS, Quant::Iq4Nl), ["Q5_K", "Q5_K", "IQ4_NL"]);
+        assert_eq!(types(&tensors, FACTS, Quant::Q4_0), ["Q4_0"; 3]);
+    }
+
+    #[test]
+    fn a_decoder_goes_on_counting_where_its_encoder_ends() {
+        let names: Vec<String> = ["dec", "enc"]
+            .iter()
+            .flat_map(|side| (0..8).map(move |n| format!("{side}.blk.{n}.ffn_down.weight")))
+            .collect();
+        let tensors: Vec<(&str, &[u64])> =
+            names.iter().map(|name| (name.as_str(), &[1024, 512][..])).collect();
+        let facts = MixFacts { architecture: "t5", layers: 8, heads: 8, kv_heads: 8, has_imatrix: false };
+        let found = types(&tensors, facts, Quant::Q4KM);
+        // 16 are counted, and shares are of 8: all of the encoder lies beyond the last eighth
+        assert_eq!(
+            (0..16).filter(|&n| found[n] == "Q6_K").collect::<Vec<_>>(),
+            [0, 3, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]
+        );
     }
 
     #[test]
