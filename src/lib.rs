@@ -41,6 +41,7 @@ pub mod install;
 pub mod keys;
 pub mod probe;
 pub mod transfer;
+pub mod weights;
 
 // daemons
 pub mod engine;

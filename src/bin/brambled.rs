@@ -9,7 +9,7 @@ use bramble_fleet::causes::with_causes;
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::ModelName;
 use bramble_fleet::quant::Quant;
-use bramble_fleet::{engine, install, route, transfer};
+use bramble_fleet::{engine, install, route, transfer, weights};
 use clap::{Args, Parser, Subcommand};
 
 /// The longest request that a verb reads; a definition of a thousand routes has a tenth of it.
@@ -59,6 +59,9 @@ enum Verb {
         #[arg(long, default_value_t = 0, value_name = "N")]
         threads: u32,
     },
+    /// Make GGUFs: an order comes from standard input, and its end stops the work
+    #[command(hide = true)]
+    Weights,
     /// Take a blob from standard input and seal it
     Receive(transfer::ReceiveArgs),
     /// Show what of Bramble is here, and how it differs from what was applied
@@ -91,6 +94,13 @@ fn main() -> ExitCode {
             Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
             Verb::Quantize { input, output, quant, threads } => {
                 ended(quantize(&input, &output, quant, threads))
+            }
+            Verb::Weights => {
+                if weights::serve() {
+                    ExitCode::SUCCESS
+                } else {
+                    ExitCode::FAILURE
+                }
             }
             Verb::Receive(arguments) => transfer::run_receive(arguments),
             Verb::Inspect(root) => answer(install::Verb::Inspect, root).await,

@@ -1,7 +1,7 @@
 //! Floats as a GGUF holds them, to bytes.
 
-use crate::checkpoint::float::{to_bf16, to_f16};
 use crate::quant::TensorType;
+use crate::quant::half::{to_bf16, to_f16};
 
 /// Encodes `values` as F32, F16 or BF16, appending to `out`; returns the first value that
 /// is not finite, or not once it is rounded.

@@ -15,7 +15,7 @@ use std::io;
 
 pub use read::{Header, TensorInfo};
 pub use value::{Array, Value};
-pub use write::{NewTensor, Writer};
+pub use write::{NewHeader, NewTensor, Writer};
 
 /// The alignment of tensors' data where the header names no other.
 pub const ALIGNMENT: u64 = 32;

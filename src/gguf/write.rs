@@ -26,39 +26,71 @@ pub struct Writer<W> {
     written: u64,
 }
 
-impl<W: Write> Writer<W> {
-    /// Writes the header.
-    pub fn start(mut out: W, metadata: &[(String, Value)], tensors: &[NewTensor]) -> Result<Self, Error> {
-        let mut header = Vec::new();
-        header.extend(MAGIC);
-        header.extend(3u32.to_le_bytes());
-        header.extend((tensors.len() as u64).to_le_bytes());
-        header.extend((metadata.len() as u64).to_le_bytes());
+/// A header that will be written, and where tensors' data lies behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewHeader {
+    /// The header, padded to where data starts.
+    pub bytes: Vec<u8>,
+    /// Where each tensor's data starts in the file.
+    pub offsets: Vec<u64>,
+    /// The length of the whole file.
+    pub file_bytes: u64,
+}
+
+impl NewHeader {
+    /// Lays out a file of version 3.
+    ///
+    /// # Errors
+    /// [`Error::Promise`] for a shape that its type cannot have.
+    pub fn new(metadata: &[(String, Value)], tensors: &[NewTensor]) -> Result<Self, Error> {
+        let mut bytes = Vec::new();
+        bytes.extend(MAGIC);
+        bytes.extend(3u32.to_le_bytes());
+        bytes.extend((tensors.len() as u64).to_le_bytes());
+        bytes.extend((metadata.len() as u64).to_le_bytes());
         for (key, value) in metadata {
-            put_text(&mut header, key);
-            put_value(&mut header, value);
+            put_text(&mut bytes, key);
+            put_value(&mut bytes, value);
         }
-        let mut offset = 0;
-        let mut sizes = Vec::with_capacity(tensors.len());
+        let mut end = 0;
+        let mut offsets = Vec::with_capacity(tensors.len());
         for tensor in tensors {
             let NewTensor { name, shape, tensor_type } = tensor;
             let impossible = || Error::Promise(format!("{name:?} of shape {shape:?} as {tensor_type}"));
-            let bytes = tensor_type.bytes(shape).ok_or_else(impossible)?;
+            let len = tensor_type.bytes(shape).ok_or_else(impossible)?;
             let dimensions = u32::try_from(shape.len()).map_err(|_| impossible())?;
-            put_text(&mut header, name);
-            header.extend(dimensions.to_le_bytes());
-            header.extend(shape.iter().flat_map(|len| len.to_le_bytes()));
-            header.extend(tensor_type.code().to_le_bytes());
-            header.extend(u64::to_le_bytes(offset));
-            offset = bytes
+            put_text(&mut bytes, name);
+            bytes.extend(dimensions.to_le_bytes());
+            bytes.extend(shape.iter().flat_map(|len| len.to_le_bytes()));
+            bytes.extend(tensor_type.code().to_le_bytes());
+            bytes.extend(u64::to_le_bytes(end));
+            offsets.push(end);
+            end = len
                 .checked_next_multiple_of(ALIGNMENT)
-                .and_then(|padded| padded.checked_add(offset))
+                .and_then(|padded| padded.checked_add(end))
                 .ok_or_else(impossible)?;
-            sizes.push((name.clone(), bytes));
         }
-        header.resize(header.len().next_multiple_of(32), 0);
-        out.write_all(&header).map_err(Error::Write)?;
-        let mut writer = Self { out, tensors: sizes, current: 0, written: 0 };
+        bytes.resize(bytes.len().next_multiple_of(32), 0);
+        let data = bytes.len() as u64;
+        let too_long = || Error::Promise(format!("{end} bytes of tensors"));
+        let file_bytes = end.checked_add(data).ok_or_else(too_long)?;
+        // none is beyond the end, which fits
+        for offset in &mut offsets {
+            *offset += data;
+        }
+        Ok(Self { bytes, offsets, file_bytes })
+    }
+}
+
+impl<W: Write> Writer<W> {
+    /// Writes the header.
+    pub fn start(mut out: W, metadata: &[(String, Value)], tensors: &[NewTensor]) -> Result<Self, Error> {
+        let header = NewHeader::new(metadata, tensors)?;
+        out.write_all(&header.bytes).map_err(Error::Write)?;
+        // the header has been laid out: every shape has a size
+        let size = |tensor: &NewTensor| tensor.tensor_type.bytes(&tensor.shape).unwrap_or_default();
+        let tensors = tensors.iter().map(|tensor| (tensor.name.clone(), size(tensor))).collect();
+        let mut writer = Self { out, tensors, current: 0, written: 0 };
         writer.close_full_tensors()?;
         Ok(writer)
     }

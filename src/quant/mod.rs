@@ -8,6 +8,8 @@
 //! stopped. Nothing here knows what a model is beyond names and shapes of tensors.
 
 pub mod child;
+pub(crate) mod half;
+pub mod kernel;
 #[cfg(feature = "llama")]
 pub mod llama;
 pub mod mix;

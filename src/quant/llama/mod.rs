@@ -10,6 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::Quant;
 
+pub(super) use chunk::{decode, encode};
+
+mod chunk;
+
 /// What llama.cpp may hold of a tensor at once. Its default of 8 GiB is more than a desktop
 /// may have left; with this, a model of 7B shapes took 311 MB in all, and no more time.
 const BUFFER: usize = 64 << 20;

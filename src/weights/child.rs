@@ -1,0 +1,253 @@
+//! The side that asks: `brambled weights` as a child that can be watched, stopped, and survived.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
+use tokio::process::Command;
+
+use super::message::Message;
+use super::output::remove_abandoned;
+use super::{Made, Order};
+use crate::units::Bytes;
+
+/// Lines of the log that an error repeats.
+const LAST_LINES: usize = 8;
+
+/// Why nothing was made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The program does not start.
+    #[error("cannot run {} to make weights", program.display())]
+    Start {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program can not be told or heard.
+    #[error("lost sight of the program that makes weights")]
+    Watch(#[source] io::Error),
+    /// The program says why.
+    #[error("{error}")]
+    Told {
+        /// The error with its causes.
+        error: String,
+        /// Whether the order itself was refused: nothing was written.
+        is_refusal: bool,
+        /// Whether trying again later may help.
+        is_transient: bool,
+    },
+    /// The program ended and said nothing.
+    #[error("the program that makes weights {}, last saying: {log}", how(*status))]
+    Ended {
+        /// How the program ended.
+        status: ExitStatus,
+        /// The last lines of its log.
+        log: String,
+    },
+}
+
+impl Error {
+    /// Tells whether another try may do better.
+    pub fn is_transient(&self) -> bool {
+        const KILL: i32 = 9;
+        match self {
+            Self::Told { is_transient, .. } => *is_transient,
+            Self::Ended { status, .. } => status.signal() == Some(KILL),
+            Self::Start { .. } | Self::Watch(_) => false,
+        }
+    }
+
+    /// Tells whether the order itself was refused, before anything was written.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Told { is_refusal: true, .. })
+    }
+}
+
+fn how(status: ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(6), _) => "was aborted by llama.cpp".to_owned(),
+        (Some(9), _) => "was killed, perhaps for want of memory".to_owned(),
+        (Some(signal), _) => format!("crashed with signal {signal}"),
+        (None, Some(code)) => format!("failed with exit code {code}"),
+        (None, None) => "failed".to_owned(),
+    }
+}
+
+/// Runs the order with `program`, a `brambled`, and tells `progress` of bytes written and of
+/// bytes in all.
+///
+/// Where the returned future is dropped, the child is told so by the end of its input: it stops at
+/// its next piece and removes what it began, also when this whole process is killed.
+pub async fn run(program: &Path, order: &Order, progress: impl Fn(Bytes, Bytes)) -> Result<Vec<Made>, Error> {
+    #[expect(clippy::disallowed_methods, reason = "making weights is a program of its own")]
+    let command = std::process::Command::new(program);
+    let mut child = Command::from(command)
+        .arg("weights")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        // Ctrl-C is for whoever asked: the child ends by its input, and cleans up
+        .process_group(0)
+        .spawn()
+        .map_err(|source| Error::Start { program: program.to_owned(), source })?;
+    let mut input = child.stdin.take();
+    if let Some(input) = &mut input {
+        // paths and names always become JSON
+        let line = serde_json::to_string(order).unwrap_or_default() + "\n";
+        // a program that has ended by now has said why
+        let _ = input.write_all(line.as_bytes()).await;
+    }
+    let (heard, log) = tokio::join!(listen(child.stdout.take(), progress), last_lines(child.stderr.take()));
+    let heard = heard.map_err(Error::Watch)?;
+    drop(input);
+    let status = child.wait().await.map_err(Error::Watch)?;
+    match heard {
+        Some(Message::Made(made)) if status.success() => Ok(made),
+        Some(Message::Failed { error, is_refusal, is_transient }) => {
+            Err(Error::Told { error, is_refusal, is_transient })
+        }
+        _ => {
+            order.outputs.iter().for_each(|output| remove_abandoned(&output.path));
+            Err(Error::Ended { status, log: log.map_err(Error::Watch)? })
+        }
+    }
+}
+
+/// Follows what the child tells and returns its last word, if it had one.
+async fn listen(
+    output: Option<impl AsyncRead + Unpin>,
+    progress: impl Fn(Bytes, Bytes),
+) -> io::Result<Option<Message>> {
+    let Some(output) = output else { return Ok(None) };
+    let mut lines = BufReader::new(output).lines();
+    let (mut all, mut last) = (Bytes::ZERO, None);
+    while let Some(line) = lines.next_line().await? {
+        match serde_json::from_str(&line) {
+            Ok(Message::Begun(bytes)) => {
+                all = bytes;
+                progress(Bytes::ZERO, all);
+            }
+            Ok(Message::Progress(done)) => progress(done, all),
+            Ok(message) => last = Some(message),
+            // not one of its lines
+            Err(_) => {}
+        }
+    }
+    Ok(last)
+}
+
+/// Reads a log to its end and returns its last lines.
+async fn last_lines(log: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
+    let Some(log) = log else { return Ok(String::new()) };
+    let mut lines = BufReader::new(log).split(b'\n');
+    let mut last = VecDeque::new();
+    while let Some(line) = lines.next_segment().await? {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        if text.is_empty() {
+            continue;
+        }
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(text);
+    }
+    Ok(Vec::from(last).join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::Output;
+    use super::*;
+    use crate::quant::Quant;
+
+    /// What came of it, the progress that was told, and whether a partial file was left.
+    type Outcome = (Result<Vec<Made>, Error>, Vec<(Bytes, Bytes)>, bool);
+
+    /// Runs `script` in place of `brambled`; `$OUT` is the output's partial name.
+    async fn with_program(script: &str) -> Outcome {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("brambled");
+        let path = dir.path().join("out.gguf");
+        let partial = super::super::output::partial_path(&path);
+        fs::write(&program, format!("#!/bin/sh\nOUT={}\n{script}\n", partial.display())).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let order = Order {
+            source: dir.path().join("in"),
+            outputs: vec![Output { quant: Quant::Q4_0, path }],
+            imatrix: None,
+            may_requantize: false,
+            threads: 3,
+        };
+        let seen = RefCell::new(Vec::new());
+        let result = run(&program, &order, |done, all| seen.borrow_mut().push((done, all))).await;
+        (result, seen.into_inner(), partial.exists())
+    }
+
+    #[tokio::test]
+    async fn the_order_goes_in_and_progress_comes_out() {
+        let (result, seen, _) = with_program(
+            r#"[ "$1" = weights ] && read -r line || exit 9
+               case "$line" in *'"threads":3'*) ;; *) exit 8;; esac
+               echo '{"begun":30}'; echo noise; echo '{"progress":10}'; echo '{"progress":30}'
+               echo '{"made":[{"quant":"Q4_0","path":"/x","bytes":31}]}'"#,
+        )
+        .await;
+        let made = Made { quant: Quant::Q4_0, path: "/x".into(), bytes: Bytes(31) };
+        assert_eq!(result.unwrap(), [made]);
+        assert_eq!(seen, [(0, 30), (10, 30), (30, 30)].map(|(done, all)| (Bytes(done), Bytes(all))));
+    }
+
+    #[tokio::test]
+    async fn what_the_child_says_is_the_error() {
+        let (result, ..) = with_program(
+            r#"echo '{"failed":{"error":"no such thing","is_refusal":true,"is_transient":false}}'; exit 1"#,
+        )
+        .await;
+        let error = result.unwrap_err();
+        assert!(error.is_refusal() && !error.is_transient());
+        assert_eq!(error.to_string(), "no such thing");
+    }
+
+    #[tokio::test]
+    async fn a_crash_is_an_error_with_the_last_lines_and_leaves_no_file() {
+        let (result, _, is_left) = with_program(
+            r#"touch "$OUT"; for n in 1 2 3 4 5 6 7 8; do echo "line $n" >&2; done
+               echo GGML_ASSERT >&2; kill -ABRT $$"#,
+        )
+        .await;
+        let error = result.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("aborted by llama.cpp") && text.ends_with("line 8\nGGML_ASSERT"), "{text}");
+        assert!(!text.contains("line 1") && !error.is_transient());
+        assert!(!is_left);
+    }
+
+    #[tokio::test]
+    async fn being_killed_from_outside_is_worth_another_try() {
+        let (result, _, is_left) = with_program(r#"touch "$OUT"; kill -KILL $$"#).await;
+        assert!(result.unwrap_err().is_transient());
+        assert!(!is_left);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_is_not_there_is_named() {
+        let order = Order {
+            source: "in".into(),
+            outputs: Vec::new(),
+            imatrix: None,
+            may_requantize: false,
+            threads: 0,
+        };
+        let error = run(Path::new("/nonexistent/brambled"), &order, |_, _| {}).await.unwrap_err();
+        assert!(error.to_string().contains("/nonexistent/brambled"));
+    }
+}
