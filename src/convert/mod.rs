@@ -18,7 +18,7 @@ mod write;
 use std::io;
 use std::path::PathBuf;
 
-pub use arch::{Arch, check, gguf_keys, gguf_tensors};
+pub use arch::{Arch, check, exact_context, gguf_keys, gguf_tensors, plain};
 pub use config::Config;
 pub use open::Conversion;
 pub use recipe::{Change, Order, Part, Recipe};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value as Json;
 
-use super::arch::{gguf_keys, recipes};
+use super::arch::{gguf_keys, plain, recipes};
 use super::recipe::rows_of;
 use super::{Config, Error, Order, Part, Recipe, TensorShape, tokenizer};
 use crate::checkpoint::{Checkpoint, Dtype, Stored, description, float};
@@ -39,7 +39,7 @@ impl Conversion {
             general.push(("general.name".to_owned(), name.into()));
         }
         metadata.splice(1..1, general);
-        metadata.extend(tokenizer::metadata(&tokenizer::Files::read(dir)?, Config(&config))?);
+        metadata.extend(tokenizer::metadata(&tokenizer::Files::read(dir)?, Config(&plain(&config)?))?);
         let tensors = recipes.iter().map(|recipe| recipe.tensor.clone()).collect();
         Ok(Self { metadata, tensors, recipes, checkpoint, stored })
     }
