@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
+use super::figures::{self, Keys};
 use super::{Error, ModelFacts, Stored, TensorShape};
+use crate::convert;
 use crate::source::Pinned;
 
 /// The largest of each figure that is believed: some ten times the largest model that
@@ -18,71 +20,31 @@ pub(super) mod limits {
 }
 
 impl ModelFacts {
-    /// Takes the facts from a checkpoint: `config` is its `config.json`, of the families that are
-    /// configured like Llama; `tensors` are those that the GGUF will have, by GGUF name.
+    /// Takes the facts from a checkpoint: `config` is its `config.json`, `tensors` are those that
+    /// the GGUF will have, by GGUF name.
+    ///
+    /// The figures are read of the keys that the GGUF will have, so that they are the same before
+    /// and after, for every family that can be converted.
     ///
     /// # Errors
-    /// Names the key that is missing or not to be believed, or the tensor.
+    /// Architectures that cannot be converted; names the key that is missing or not to be
+    /// believed, or the tensor.
     pub fn from_checkpoint(
         source: Pinned,
         config: &Value,
         tensors: Vec<TensorShape>,
         has_chat_template: bool,
     ) -> Result<Self, Error> {
-        let config = Config(config);
-        let model_type = config.text("model_type")?;
-        let heads = config.number("num_attention_heads", limits::HEADS)?;
-        let hidden = config.number("hidden_size", limits::WIDTH)?;
-        let kv_heads = config.optional("num_key_value_heads", limits::HEADS)?.unwrap_or(heads);
-        if kv_heads > heads || heads % kv_heads != 0 {
-            return Err(Error::Disagree {
-                what: format!("{heads} attention heads over {kv_heads} key-value heads"),
-            });
-        }
-        let head_dim = match config.optional("head_dim", limits::WIDTH)? {
-            Some(head_dim) => head_dim,
-            None if hidden % heads == 0 => hidden / heads,
-            None => {
-                return Err(Error::Disagree {
-                    what: format!("a width of {hidden} over {heads} attention heads"),
-                });
-            }
-        };
-        let window = match config.is_true("use_sliding_window") {
-            Some(false) => None,
-            _ => config.optional("sliding_window", limits::CONTEXT)?,
-        };
-        let parameters = parameters(&tensors)?;
-        let has_head = tensors.iter().any(|tensor| tensor.name == "output.weight");
-        Ok(Self {
-            source,
-            architecture: architecture(model_type)?.to_owned(),
-            parameters,
-            layers: config.number("num_hidden_layers", limits::LAYERS)?,
-            hidden,
-            feed_forward: config.number("intermediate_size", limits::WIDTH)?,
-            heads,
-            kv_heads,
-            head_dim,
-            vocab: config.number("vocab_size", limits::VOCAB)?,
-            context_trained: config.number("max_position_embeddings", limits::CONTEXT)?,
-            window,
-            is_tied: !has_head,
-            has_chat_template,
-            stored: Stored::Checkpoint { tensors },
-        })
-    }
-}
-
-/// Returns GGUF's name for an architecture of `config.json`: those that the facts are read of.
-fn architecture(model_type: &str) -> Result<&'static str, Error> {
-    match model_type {
-        // GGUF knows Mistral's weights as Llama's: they differ in the window only
-        "llama" | "mistral" => Ok("llama"),
-        "qwen2" => Ok("qwen2"),
-        "gemma2" => Ok("gemma2"),
-        "phi3" => Ok("phi3"),
-        _ => Err(Error::Architecture { model_type: model_type.chars().take(60).collect() }),
+        let keys = convert::gguf_keys(config).map_err(|error| Error::Convert(error.to_string()))?;
+        let stored = Stored::Checkpoint { tensors };
+        let facts = figures::facts(source, &Keys(&keys), stored, has_chat_template);
+        let mut facts = facts.map_err(|error| match error {
+            Error::GgufKey { key } => Error::Figure { key },
+            other => other,
+        })?;
+        let exact = convert::exact_context(config).map_err(|error| Error::Convert(error.to_string()))?;
+        facts.context_exact = facts.context_exact.or(exact);
+        Ok(facts)
     }
 }
 
@@ -107,33 +69,6 @@ pub(super) fn parameters(tensors: &[TensorShape]) -> Result<u64, Error> {
     tensors.iter().try_fold(0, add)
 }
 
-/// `config.json`, read key by key.
-struct Config<'a>(&'a Value);
-
-impl Config<'_> {
-    fn text(&self, key: &'static str) -> Result<&str, Error> {
-        self.0.get(key).and_then(Value::as_str).ok_or(Error::MissingKey { key })
-    }
-
-    fn is_true(&self, key: &str) -> Option<bool> {
-        self.0.get(key).and_then(Value::as_bool)
-    }
-
-    /// Reads a whole number from 1 to `largest`; null counts as not there.
-    fn optional(&self, key: &'static str, largest: u64) -> Result<Option<u32>, Error> {
-        let Some(value) = self.0.get(key).filter(|value| !value.is_null()) else { return Ok(None) };
-        let number = value.as_u64().filter(|number| (1..=largest).contains(number));
-        match number.and_then(|number| u32::try_from(number).ok()) {
-            Some(number) => Ok(Some(number)),
-            None => Err(Error::BadKey { key, found: value.to_string().chars().take(60).collect(), largest }),
-        }
-    }
-
-    fn number(&self, key: &'static str, largest: u64) -> Result<u32, Error> {
-        self.optional(key, largest)?.ok_or(Error::MissingKey { key })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -151,9 +86,10 @@ mod tests {
     /// The figures of SmolLM2-135M-Instruct.
     fn smol() -> Value {
         json!({
-            "model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
-            "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152,
-            "max_position_embeddings": 8192, "tie_word_embeddings": true, "head_dim": null
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 576,
+            "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+            "num_key_value_heads": 3, "vocab_size": 49152, "max_position_embeddings": 8192,
+            "tie_word_embeddings": true, "head_dim": null
         })
     }
 
@@ -175,19 +111,106 @@ mod tests {
         assert!(facts.is_tied && facts.has_chat_template);
     }
 
+    /// Layers, of a decoder, width, feed-forward, heads, width of one, context, window, exact context.
+    type Figures = (u32, Option<u32>, u32, u32, u32, u32, u32, Option<u32>, Option<u32>);
+
     #[test]
-    fn a_window_counts_only_where_it_is_used() {
-        let mut config = smol();
-        config["sliding_window"] = json!(4096);
-        assert_eq!(facts(&config).expect("complete").window, Some(4096));
-        config["use_sliding_window"] = json!(false);
-        assert_eq!(facts(&config).expect("complete").window, None);
+    fn each_family_gives_its_facts_whatever_it_calls_them() {
+        let cases: [(&str, Value, Figures); 9] = [
+            // GPT-2
+            (
+                "gpt2",
+                json!({"architectures": ["GPT2LMHeadModel"], "n_embd": 768, "n_head": 12, "n_layer": 12,
+                    "n_positions": 1024, "vocab_size": 50257}),
+                (12, None, 768, 3072, 12, 64, 1024, None, None),
+            ),
+            // GPT-Neo 1.3B
+            (
+                "gpt2",
+                json!({"architectures": ["GPTNeoForCausalLM"], "hidden_size": 2048, "num_heads": 16,
+                    "num_layers": 24, "max_position_embeddings": 2048, "vocab_size": 50257, "window_size": 256,
+                    "intermediate_size": null, "attention_types": [[["global", "local"], 12]]}),
+                (24, None, 2048, 8192, 16, 128, 2048, Some(256), Some(256)),
+            ),
+            // GPT-J 6B
+            (
+                "phi2",
+                json!({"architectures": ["GPTJForCausalLM"], "n_embd": 4096, "n_head": 16, "n_layer": 28,
+                    "n_positions": 2048, "vocab_size": 50400, "rotary_dim": 64, "n_inner": null}),
+                (28, None, 4096, 16384, 16, 256, 2048, None, None),
+            ),
+            // Pythia 410M
+            (
+                "gptneox",
+                json!({"architectures": ["GPTNeoXForCausalLM"], "hidden_size": 1024, "num_attention_heads": 16,
+                    "num_hidden_layers": 24, "intermediate_size": 4096, "max_position_embeddings": 2048,
+                    "vocab_size": 50304, "rotary_pct": 0.25}),
+                (24, None, 1024, 4096, 16, 64, 2048, None, None),
+            ),
+            // BLOOM 560M, whose config.json names no context
+            (
+                "bloom",
+                json!({"architectures": ["BloomForCausalLM"], "n_embed": 1024, "num_attention_heads": 16,
+                    "n_layer": 24, "vocab_size": 250_880}),
+                (24, None, 1024, 4096, 16, 64, 2048, None, None),
+            ),
+            // FLAN-T5 small
+            (
+                "t5",
+                json!({"architectures": ["T5ForConditionalGeneration"], "d_model": 512, "d_kv": 64, "d_ff": 1024,
+                    "num_heads": 6, "num_layers": 8, "num_decoder_layers": 7, "vocab_size": 32128,
+                    "n_positions": 512, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": false}),
+                (8, Some(7), 512, 1024, 6, 64, 512, None, None),
+            ),
+            // Mistral 7B v0.1: the GGUF ends where the window does
+            (
+                "llama",
+                json!({"architectures": ["MistralForCausalLM"], "hidden_size": 4096, "num_attention_heads": 32,
+                    "num_key_value_heads": 8, "num_hidden_layers": 32, "intermediate_size": 14336,
+                    "max_position_embeddings": 32768, "vocab_size": 32000, "sliding_window": 4096}),
+                (32, None, 4096, 14336, 32, 128, 4096, None, Some(4096)),
+            ),
+            // Phi-3 mini 4k, whose window is one short of half
+            (
+                "phi3",
+                json!({"architectures": ["Phi3ForCausalLM"], "hidden_size": 3072, "num_attention_heads": 32,
+                    "num_key_value_heads": 32, "num_hidden_layers": 32, "intermediate_size": 8192,
+                    "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
+                    "vocab_size": 32064, "sliding_window": 2047}),
+                (32, None, 3072, 8192, 32, 96, 2047, Some(2047), Some(2047)),
+            ),
+            // Gemma 3 4B, which sees: the part for text is an object of its own
+            (
+                "gemma3",
+                json!({"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3",
+                    "text_config": {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34,
+                        "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+                        "max_position_embeddings": 131_072, "sliding_window": 1024, "vocab_size": 262_208,
+                        "query_pre_attn_scalar": 256}}),
+                (34, None, 2560, 10240, 8, 256, 131_072, Some(1024), None),
+            ),
+        ];
+        for (architecture, config, expected) in cases {
+            let facts = facts(&config).expect(architecture);
+            assert_eq!(facts.architecture, architecture);
+            let found = (
+                facts.layers,
+                facts.decoder_layers,
+                facts.hidden,
+                facts.feed_forward,
+                facts.heads,
+                facts.head_dim,
+                facts.context_trained,
+                facts.window,
+                facts.context_exact,
+            );
+            assert_eq!(found, expected, "{config}");
+        }
     }
 
     #[test]
     fn every_key_that_is_missing_is_named() {
         let needed = [
-            "model_type",
             "hidden_size",
             "intermediate_size",
             "num_hidden_layers",
@@ -212,9 +235,11 @@ mod tests {
             ("num_attention_heads", json!(7)),
             ("hidden_size", json!(-1)),
             ("hidden_size", json!(1.5)),
+            ("hidden_size", json!(9 << 26)),
             ("num_hidden_layers", json!(u64::MAX)),
+            ("max_position_embeddings", json!(u32::MAX)),
             ("vocab_size", json!("many")),
-            ("model_type", json!("made-up")),
+            ("architectures", json!(["made-up"])),
         ];
         for (key, value) in bad {
             let mut config = smol();
@@ -222,6 +247,12 @@ mod tests {
             assert!(facts(&config).is_err(), "{key} {value}");
         }
         assert!(facts(&json!(null)).is_err() && facts(&json!([1])).is_err());
+        let mut config = smol();
+        config["max_position_embeddings"] = json!(u32::MAX);
+        assert_eq!(
+            facts(&config).expect_err("too long").to_string(),
+            "config.json gives a `llama.context_length` that cannot be: take another checkpoint of the model"
+        );
     }
 
     #[test]

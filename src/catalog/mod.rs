@@ -4,6 +4,7 @@
 //! error names the key. Nothing is fetched here.
 
 mod checkpoint;
+mod figures;
 mod known;
 mod model;
 mod raw;
@@ -25,34 +26,14 @@ pub enum Error {
     /// The catalog itself has faults.
     #[error("the built-in catalog cannot be read: this is a fault of bramble, please report it")]
     ReadCatalog(#[source] crate::yaml::Problems),
-    /// A key of `config.json` is not there, or is of another kind.
-    #[error(
-        "config.json has no usable `{key}`: the checkpoint is not complete, or of a family that bramble cannot read yet"
-    )]
-    MissingKey {
-        /// The key.
-        key: &'static str,
-    },
-    /// A key of `config.json` has a value that is not believed.
-    #[error("config.json says `{key}` is {found}; a whole number from 1 to {largest} is expected")]
-    BadKey {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        found: String,
-        /// The largest value that is believed.
-        largest: u64,
-    },
-    /// The architecture is not one that facts are read of.
-    #[error(
-        "config.json names the architecture {model_type:?}, which bramble cannot read yet: take a GGUF of the model"
-    )]
-    Architecture {
-        /// The `model_type`.
-        model_type: String,
+    /// What `config.json` says gives a figure that is not believed.
+    #[error("config.json gives a `{key}` that cannot be: take another checkpoint of the model")]
+    Figure {
+        /// The key of the GGUF.
+        key: String,
     },
     /// Figures that do not go together.
-    #[error("the checkpoint describes {what}, which cannot be")]
+    #[error("the weights are described as of {what}, which cannot be")]
     Disagree {
         /// The figures.
         what: String,

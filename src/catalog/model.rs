@@ -12,8 +12,11 @@ pub struct ModelFacts {
     pub architecture: String,
     /// Parameters of all tensors together (a tied head counts once).
     pub parameters: u64,
-    /// Transformer blocks.
+    /// Transformer blocks; of an encoder, where there is one.
     pub layers: u32,
+    /// Blocks of the decoder, where an encoder reads before it writes.
+    #[serde(default)]
+    pub decoder_layers: Option<u32>,
     /// Width of the residual stream.
     pub hidden: u32,
     /// Width inside the feed-forward part.
@@ -30,6 +33,10 @@ pub struct ModelFacts {
     pub context_trained: u32,
     /// Tokens of a sliding window, where there is one.
     pub window: Option<u32>,
+    /// Tokens up to which llama.cpp computes what the model does, where there is such a bound:
+    /// it leaves out the windows of some architectures.
+    #[serde(default)]
+    pub context_exact: Option<u32>,
     /// Whether the output head is the embedding.
     pub is_tied: bool,
     /// Whether the source brings a chat template.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::checkpoint::{limits, parameters};
+use super::figures::{self, Keys};
 use super::{Error, ModelFacts, Stored, TensorShape};
 use crate::quant::Quant;
 use crate::source::Pinned;
@@ -53,21 +53,6 @@ impl ModelFacts {
         if header.file_bytes() > bytes.0 {
             return Err(Error::Short { found: bytes, expected: Bytes(header.file_bytes()) });
         }
-        let keys = Keys(&header);
-        let architecture = keys.text("general.architecture")?;
-        let of = |key: &str| format!("{architecture}.{key}");
-        let heads = keys.number(&of("attention.head_count"), limits::HEADS)?;
-        let hidden = keys.number(&of("embedding_length"), limits::WIDTH)?;
-        let kv_heads = keys.optional(&of("attention.head_count_kv"), limits::HEADS)?.unwrap_or(heads);
-        let head_dim = keys.optional(&of("attention.key_length"), limits::WIDTH)?.unwrap_or(hidden / heads);
-        let tokens =
-            header.get("tokenizer.ggml.tokens").and_then(gguf::Value::as_array).map(gguf::Array::len);
-        let vocab = match keys.optional(&of("vocab_size"), limits::VOCAB)? {
-            Some(vocab) => vocab,
-            None => tokens
-                .and_then(|tokens| u32::try_from(tokens).ok())
-                .ok_or_else(|| Error::GgufKey { key: "tokenizer.ggml.tokens".to_owned() })?,
-        };
         let tensors: Vec<TensorShape> = header
             .tensors
             .iter()
@@ -79,47 +64,9 @@ impl ModelFacts {
             .collect();
         let file_type = header.get("general.file_type").and_then(gguf::Value::as_u64);
         let quant = Quant::ALL.iter().copied().find(|quant| Some(u64::from(quant.ftype())) == file_type);
-        Ok(Self {
-            architecture: architecture.to_owned(),
-            parameters: parameters(&tensors)?,
-            layers: keys.number(&of("block_count"), limits::LAYERS)?,
-            hidden,
-            feed_forward: keys.number(&of("feed_forward_length"), limits::WIDTH)?,
-            heads,
-            kv_heads,
-            head_dim,
-            vocab,
-            context_trained: keys.number(&of("context_length"), limits::CONTEXT)?,
-            window: keys.optional(&of("attention.sliding_window"), limits::CONTEXT)?,
-            is_tied: tensors.iter().all(|tensor| tensor.name != "output.weight"),
-            has_chat_template: header.get("tokenizer.chat_template").is_some(),
-            stored: Stored::Gguf { bytes, tensors, quant },
-            source,
-        })
-    }
-}
-
-/// A GGUF's keys, read one by one.
-struct Keys<'a>(&'a gguf::Header);
-
-impl Keys<'_> {
-    fn text(&self, key: &str) -> Result<&str, Error> {
-        let value = self.0.get(key).and_then(gguf::Value::as_str);
-        value.ok_or_else(|| Error::GgufKey { key: key.to_owned() })
-    }
-
-    /// Reads a whole number from 1 to `largest`.
-    fn optional(&self, key: &str, largest: u64) -> Result<Option<u32>, Error> {
-        let Some(value) = self.0.get(key) else { return Ok(None) };
-        let number = value.as_u64().filter(|number| (1..=largest).contains(number));
-        match number.and_then(|number| u32::try_from(number).ok()) {
-            Some(number) => Ok(Some(number)),
-            None => Err(Error::GgufKey { key: key.to_owned() }),
-        }
-    }
-
-    fn number(&self, key: &str, largest: u64) -> Result<u32, Error> {
-        self.optional(key, largest)?.ok_or_else(|| Error::GgufKey { key: key.to_owned() })
+        let has_chat_template = header.get("tokenizer.chat_template").is_some();
+        let stored = Stored::Gguf { bytes, tensors, quant };
+        figures::facts(source, &Keys(&header.metadata), stored, has_chat_template)
     }
 }
 

@@ -28,6 +28,21 @@ impl<'a> Config<'a> {
         self.get(key).map(|value| number(value).ok_or_else(|| odd(key, value))).transpose()
     }
 
+    /// Returns the first of several sizes that is there; one must be.
+    pub fn size_of(self, keys: &[&str]) -> Result<u32, Error> {
+        self.optional_size_of(keys)?.ok_or_else(|| Error::Config(format!("{} is missing", keys.join(" or "))))
+    }
+
+    /// Returns the first of several sizes that is there.
+    pub fn optional_size_of(self, keys: &[&str]) -> Result<Option<u32>, Error> {
+        keys.iter().find_map(|key| self.optional_size(key).transpose()).transpose()
+    }
+
+    /// Returns whether the output head is the embedding; `usually` where config.json is silent.
+    pub fn is_tied(self, usually: bool) -> Result<bool, Error> {
+        Ok(self.optional_bool("tie_word_embeddings")?.unwrap_or(usually))
+    }
+
     /// Returns a finite number, where there is one.
     pub fn optional_float(self, key: &str) -> Result<Option<f64>, Error> {
         let number = |value: &Value| value.as_f64().filter(|x| x.is_finite());

@@ -67,13 +67,15 @@ pub enum Error {
     },
     /// No converter knows the architecture.
     #[error(
-        "architecture {found:?} cannot be converted; supported are {supported}. Use a GGUF of the model, or another model"
+        "architecture {found:?} cannot be converted; supported are {supported}{near}. Use a GGUF of the model, or another model"
     )]
     Architecture {
         /// What config.json names.
         found: String,
         /// What could be converted.
         supported: String,
+        /// The nearest of them in words, empty where none is near.
+        near: String,
     },
     /// The architecture is known, this variant of it is not.
     #[error("this variant of {architecture} cannot be converted: {reason}")]

@@ -93,6 +93,7 @@ impl Conversion {
         for part in &recipe.parts {
             let count = match part {
                 Part::Made(values) => values.len() as u64 / row.max(1),
+                Part::Zeros(len) => len / row.max(1),
                 Part::Stored { name, order, .. } => self.rows_stored(name, *order),
             };
             // the rows of this part that are wanted, counted within it
@@ -103,6 +104,9 @@ impl Conversion {
                     Part::Made(values) => {
                         let range = index(wanted.start * row)..index(wanted.end * row);
                         out.extend_from_slice(values.get(range).unwrap_or_default());
+                    }
+                    Part::Zeros(_) => {
+                        out.resize(out.len() + index((wanted.end - wanted.start) * row), 0.0);
                     }
                     Part::Stored { name, order, change } => {
                         let begun = out.len();

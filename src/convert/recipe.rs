@@ -30,6 +30,8 @@ pub enum Part {
     },
     /// Values from the configuration.
     Made(Vec<f32>),
+    /// As many zeros: a bias that the graph wants and the model does not have.
+    Zeros(u64),
 }
 
 /// What is done to each value, in f32: `value * scale + offset`.
@@ -148,7 +150,8 @@ impl Recipe {
         let mut rows = 0;
         for part in &self.parts {
             rows += match part {
-                Part::Made(values) => self.check_made(values)?,
+                Part::Made(values) => self.check_made(values.len() as u64)?,
+                Part::Zeros(len) => self.check_made(*len)?,
                 Part::Stored { name, order, .. } => self.check_stored(name, *order, stored)?,
             };
         }
@@ -160,9 +163,8 @@ impl Recipe {
         Err(Error::Tensor { name: self.tensor.name.clone(), reason })
     }
 
-    fn check_made(&self, values: &[f32]) -> Result<u64, Error> {
+    fn check_made(&self, len: u64) -> Result<u64, Error> {
         let (row, _) = rows_of(&self.tensor.shape);
-        let len = values.len() as u64;
         if row > 0 && len.is_multiple_of(row) {
             return Ok(len / row);
         }
@@ -221,6 +223,21 @@ impl<'a> List<'a> {
         self.stored.contains_key(name)
     }
 
+    /// Returns `prefix` if the checkpoint puts it before `name`, else nothing: some were saved
+    /// from the bare model, without its head.
+    pub(super) fn prefix(&self, prefix: &'static str, name: &str) -> &'static str {
+        if self.has(&format!("{prefix}{name}")) || !self.has(name) { prefix } else { "" }
+    }
+
+    /// Adds the weight and the bias of a layer; the bias is as long as the weight has rows.
+    pub(super) fn add_both(&mut self, ours: &str, theirs: &str, shape: &[u64], order: Order) {
+        let (_, rows) = rows_of(shape);
+        // what is stored from the other side has its bias as ever
+        let of_bias = if order == Order::Transposed { Order::Same } else { order };
+        self.add_ordered(&format!("{ours}.weight"), &format!("{theirs}.weight"), shape, order);
+        self.add_ordered(&format!("{ours}.bias"), &format!("{theirs}.bias"), &[rows], of_bias);
+    }
+
     /// Adds a tensor that is stored as it shall be.
     pub(super) fn add(&mut self, ours: &str, theirs: &str, shape: &[u64]) {
         self.add_ordered(ours, theirs, shape, Order::Same);
@@ -248,6 +265,16 @@ impl<'a> List<'a> {
         self.add_parts(ours, shape, vec![Part::Made(values)]);
     }
 
+    /// Adds a bias that the graph wants and the model does not have.
+    pub(super) fn add_zeros(&mut self, ours: &str, len: u32) {
+        self.add_parts(ours, &[len.into()], vec![Part::Zeros(len.into())]);
+    }
+
+    /// Adds a bias, zero where the checkpoint has none.
+    pub(super) fn add_or_zeros(&mut self, ours: &str, theirs: &str, len: u32) {
+        if self.has(theirs) { self.add(ours, theirs, &[len.into()]) } else { self.add_zeros(ours, len) }
+    }
+
     /// Adds a tensor of several parts.
     pub(super) fn add_parts(&mut self, ours: &str, shape: &[u64], parts: Vec<Part>) {
         let tensor = TensorShape { name: ours.to_owned(), shape: shape.to_vec() };
@@ -264,7 +291,7 @@ impl<'a> List<'a> {
         let used: BTreeSet<&str> = parts
             .filter_map(|part| match part {
                 Part::Stored { name, .. } => Some(name.as_str()),
-                Part::Made(_) => None,
+                Part::Made(_) | Part::Zeros(_) => None,
             })
             .collect();
         match self.stored.keys().find(|name| !used.contains(name.as_str()) && !is_useless(name)) {

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use super::door::Engines;
 use super::make::Inputs;
+use super::misfit::misfit;
 use super::stay::{Standing, stay, tolerance};
 use super::types::{Chosen, Problem};
 use crate::catalog::{ModelFacts, Stored, TensorShape};
@@ -52,7 +53,9 @@ pub(crate) fn choose(
 ) -> Choices {
     let mut offers: BTreeMap<&ModelName, Offer<'_>> = BTreeMap::new();
     for (model, facts) in inputs.models {
-        if let (Ok(facts), Some(spec)) = (facts, inputs.manifest.models.get(model)) {
+        if let (Ok(facts), Some(spec)) = (facts, inputs.manifest.models.get(model))
+            && misfit(facts, spec).is_none()
+        {
             offers.insert(model, Offer { facts, spec, candidates: candidates(facts, spec) });
         }
     }
@@ -194,6 +197,9 @@ impl Choices {
             pace,
         };
         let mut why = choice.why.clone();
+        if let Some(exact) = offer.facts.context_exact {
+            let _ = write!(why, "; context {} of {exact}, up to which llama.cpp is exact", engine.context);
+        }
         for (word, step) in [("up", &choice.step_up), ("down", &choice.step_down)] {
             if let Some(step) = step {
                 // writing to a String cannot fail
@@ -223,6 +229,12 @@ fn recipe(facts: &ModelFacts, quant: Option<Quant>, converter: u32) -> Recipe {
     Recipe { source: facts.source.clone(), quant, converter }
 }
 
+/// Returns the context of a model for which the manifest names none.
+fn usual_context(facts: &ModelFacts) -> u32 {
+    let longest = facts.context_exact.unwrap_or(facts.context_trained).min(facts.context_trained);
+    DEFAULT_CONTEXT.min(longest)
+}
+
 fn want(offer: &Offer<'_>) -> Want {
     let spec = offer.spec;
     let quants = match (&offer.facts.stored, &spec.quant) {
@@ -238,7 +250,7 @@ fn want(offer: &Offer<'_>) -> Want {
     Want {
         quants,
         lean,
-        context: spec.context.unwrap_or_else(|| DEFAULT_CONTEXT.min(offer.facts.context_trained)),
+        context: spec.context.unwrap_or_else(|| usual_context(offer.facts)),
         slots: spec.slots,
         floor_rate: TokensPerSec(spec.floor.tokens_per_second),
         floor_quality: spec.floor.quality,

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::choose::{self, Choices};
 use super::door::{Answerers, Away, Engines, door, unanswered};
+use super::misfit::misfit;
 use super::suit::{is_root, suit, supervision};
 use super::types::{Artifact, FORMAT, HostPlan, Plan, Problem, Skipped};
 use super::{diff, waves};
@@ -152,7 +153,10 @@ fn program_bytes(able: &Able<'_>) -> Bytes {
 
 fn model_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
     let failed = |(model, facts): (&ModelName, &Result<ModelFacts, String>)| {
-        let message = facts.as_ref().err()?;
+        let message = match (facts, inputs.manifest.models.get(model)) {
+            (Err(message), _) => message.clone(),
+            (Ok(facts), spec) => misfit(facts, spec?)?,
+        };
         Some(Problem { host: None, model: Some(model.clone()), message: format!("{model}: {message}") })
     };
     inputs.models.iter().filter_map(failed).collect()

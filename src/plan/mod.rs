@@ -9,6 +9,7 @@ mod choose;
 mod diff;
 mod door;
 mod make;
+mod misfit;
 mod stay;
 mod suit;
 mod types;

@@ -1,14 +1,22 @@
 //! What is particular to each architecture: one file each, behind [`Arch`].
 
+mod bloom;
 mod decoder;
 mod gemma2;
 mod gemma3;
+mod gpt2;
+mod gptj;
+mod gptneo;
+mod gptneox;
 mod llama;
+mod nearest;
 mod phi3;
 mod qwen2;
 mod qwen3;
 mod rope;
+mod sizes;
 mod smollm3;
+mod t5;
 
 use std::collections::BTreeMap;
 
@@ -50,14 +58,21 @@ pub trait Arch: Sync {
     fn recipes(&self, config: Config<'_>, stored: &BTreeMap<String, Stored>) -> Result<Vec<Recipe>, Error>;
 }
 
-static ARCHITECTURES: [&dyn Arch; 7] = [
-    &llama::Llama,
-    &qwen2::Qwen2,
-    &qwen3::Qwen3,
+static ARCHITECTURES: &[&dyn Arch] = &[
+    // by the names of the families
+    &bloom::Bloom,
     &gemma2::Gemma2,
     &gemma3::Gemma3,
+    &gpt2::Gpt2,
+    &gptj::GptJ,
+    &gptneo::GptNeo,
+    &gptneox::GptNeoX,
+    &llama::Llama,
     &phi3::Phi3,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
     &smollm3::SmolLm3,
+    &t5::T5,
 ];
 
 /// Returns the converter for a model by its config.json, before its weights are here.
@@ -83,10 +98,12 @@ pub fn exact_context(config: &Json) -> Result<Option<u32>, Error> {
 /// Finds the converter, and checks that it can take the model.
 fn read(config: &Json) -> Result<(&'static dyn Arch, Json), Error> {
     let class = Config(config).class()?;
-    let found = ARCHITECTURES.into_iter().find(|arch| arch.classes().contains(&class));
+    let found = ARCHITECTURES.iter().copied().find(|arch| arch.classes().contains(&class));
     let arch = found.ok_or_else(|| {
         let all: Vec<&str> = ARCHITECTURES.iter().flat_map(|arch| arch.classes()).copied().collect();
-        Error::Architecture { found: class.chars().take(80).collect(), supported: all.join(", ") }
+        let near =
+            nearest::nearest(class, &all).map_or_else(String::new, |near| format!("; the nearest is {near}"));
+        Error::Architecture { found: class.chars().take(80).collect(), supported: all.join(", "), near }
     })?;
     if Config(config).get("quantization_config").is_some() {
         let reason = "its weights are quantized already; use the original checkpoint";
@@ -210,5 +227,7 @@ fn variant(architecture: &'static str, reason: impl Into<String>) -> Error {
     Error::Variant { architecture, reason: reason.into() }
 }
 
+#[cfg(test)]
+mod older_tests;
 #[cfg(test)]
 mod tests;
