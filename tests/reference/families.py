@@ -104,7 +104,7 @@ def write_logits(name: str, family: dict, out: Path) -> None:
         raise SystemExit(f"{name}: transformers loads the description otherwise: {left}")
     check_head(model, family)
     model.eval()
-    vocabulary = family["config"]["vocab_size"]
+    vocabulary = family["config"].get("text_config", family["config"])["vocab_size"]
     columns = torch.arange(COLUMNS) * (vocabulary // COLUMNS) + 1
     golden = {"columns": columns.to(torch.int32)}
     for case in family["cases"]:

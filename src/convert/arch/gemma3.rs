@@ -46,6 +46,7 @@ impl Arch for Gemma3 {
             ("query_pre_attn_scalar", json!(256)),
             ("sliding_window", json!(4096)),
             ("rope_theta", json!(1_000_000.0)),
+            ("rope_local_base_freq", json!(10_000.0)),
         ]
     }
 
