@@ -177,14 +177,14 @@ impl Sizes {
             }
             add(&format!("{name}_o"), part, &format!("{theirs_name}.o"), &[width, hidden]);
         }
-        let last = if is_decoder { 2 } else { 1 };
-        add("ffn_norm", last, "layer_norm", &[hidden]);
+        let feeding = if is_decoder { 2 } else { 1 };
+        add("ffn_norm", feeding, "layer_norm", &[hidden]);
         if self.is_gated {
-            add("ffn_gate", last, "DenseReluDense.wi_0", &[hidden, inner]);
+            add("ffn_gate", feeding, "DenseReluDense.wi_0", &[hidden, inner]);
         }
         let up = if self.is_gated { "DenseReluDense.wi_1" } else { "DenseReluDense.wi" };
-        add("ffn_up", last, up, &[hidden, inner]);
-        add("ffn_down", last, "DenseReluDense.wo", &[inner, hidden]);
+        add("ffn_up", feeding, up, &[hidden, inner]);
+        add("ffn_down", feeding, "DenseReluDense.wo", &[inner, hidden]);
     }
 }
 
