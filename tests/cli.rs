@@ -277,7 +277,8 @@ fn the_schema_is_json() {
 fn help_is_there_for_every_verb() {
     let desk = Desk::new("");
     let mut text = desk.run(&["--help"]).with(0).stdout;
-    for verb in ["check", "plan", "fetch", "apply", "status", "chat", "rollback", "remove", "schema"] {
+    for verb in ["check", "plan", "fetch", "apply", "status", "chat", "rollback", "remove", "store", "schema"]
+    {
         text.push_str("\n----\n");
         text.push_str(&desk.run(&[verb, "--help"]).with(0).stdout);
     }

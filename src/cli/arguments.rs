@@ -1,8 +1,11 @@
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::ids::{Generation, HostName, ModelName};
+use crate::source::SourceRef;
+use crate::units::Bytes;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -53,6 +56,9 @@ pub(crate) enum Verb {
     Rollback(Rollback),
     /// Take everything of Bramble off hosts
     Remove(Remove),
+    /// Look after the weights on this machine
+    #[command(subcommand)]
+    Store(StoreVerb),
     /// Print the manifest's JSON Schema, for editors
     Schema,
 }
@@ -72,9 +78,75 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct Fetch {
-    /// Only these models
-    #[arg(value_name = "MODEL")]
-    pub(crate) models: Vec<ModelName>,
+    /// Only these models; or sources, without a manifest, as `hf:ORG/REPO`
+    #[arg(value_name = "MODEL or SOURCE")]
+    pub(crate) wanted: Vec<Wanted>,
+    /// At most this many bytes a second for everything together, as `5MB` or `512KiB`
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) limit_rate: Option<Bytes>,
+    /// Say yes to this licence, for sources that are named here
+    #[arg(long, value_name = "NAME")]
+    pub(crate) accept_license: Option<String>,
+}
+
+/// What to fetch.
+#[derive(Debug, Clone)]
+pub(crate) enum Wanted {
+    /// A model of the manifest.
+    Model(ModelName),
+    /// A source; every form of one has a colon, and no name of a model has.
+    Source(SourceRef),
+}
+
+impl FromStr for Wanted {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        if text.contains(':') { Ok(Self::Source(text.parse()?)) } else { Ok(Self::Model(text.parse()?)) }
+    }
+}
+
+/// Reads a number of bytes a second. `k` is a thousand and `Ki` 1024; a `B` and `/s` may follow.
+fn rate(text: &str) -> anyhow::Result<Bytes> {
+    let plain = text.trim().strip_suffix("/s").unwrap_or(text.trim()).to_ascii_lowercase();
+    let plain = plain.strip_suffix('b').unwrap_or(&plain);
+    let end = plain.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(plain.len());
+    let (number, unit) = plain.split_at(end);
+    let unit = match unit.trim() {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "ki" => 1024.0,
+        "mi" => 1_048_576.0,
+        "gi" => 1_073_741_824.0,
+        _ => anyhow::bail!("expected a rate such as 5MB or 512KiB"),
+    };
+    let bytes = number.parse::<f64>().unwrap_or(0.0) * unit;
+    anyhow::ensure!((1.0..1e15).contains(&bytes), "expected a rate such as 5MB or 512KiB");
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "its bounds were checked")]
+    Ok(Bytes(bytes as u64))
+}
+
+/// Look after the weights on this machine
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreVerb {
+    /// List the blobs, and whether a lock file names them
+    Ls,
+    /// Hash every blob again, and name what is damaged
+    Verify,
+    /// Remove what no lock file names
+    Prune(Prune),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// Show what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -143,4 +215,25 @@ pub(crate) struct Remove {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_are_read_as_people_write_them() {
+        for (text, expected) in [
+            ("5MB", 5_000_000),
+            ("512KiB/s", 524_288),
+            ("1.5g", 1_500_000_000),
+            ("100", 100),
+            ("2 Mi", 2 << 20),
+        ] {
+            assert_eq!(rate(text).unwrap(), Bytes(expected), "{text}");
+        }
+        for text in ["", "fast", "0", "-5MB", "5XB", "1e9", "999999999999GB"] {
+            assert!(rate(text).is_err(), "{text}");
+        }
+    }
 }

@@ -1,34 +1,120 @@
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::arguments::{Fetch, Global};
+use serde::Serialize;
+use serde_json::json;
+
+use super::arguments::{Fetch, Global, Wanted};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
 use super::output;
+use crate::catalog;
+use crate::causes::with_causes;
 use crate::events::Events;
+use crate::fetch::{Fetcher, Settings};
+use crate::ids::ModelName;
+use crate::source::{Pinned, SourceRef};
+use crate::units::Bytes;
 use crate::view::Progress;
 
-/// Brings the weights of the manifest's models to this machine, and pins them in the lock.
+/// Brings weights to this machine: those of the manifest's models, pinned in the lock, or those of
+/// sources that are named, which need no manifest.
 pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let mut fleet = Fleet::open(global, environment)?;
     let progress = Arc::new(Progress::new(environment.is_terminal));
-    let fetcher = fleet.fetcher(Events::new(move |event| progress.show(event)))?;
-    let mut exit = Exit::Done;
-    for (model, facts) in fleet.models(&fetcher).await {
-        if !verb.models.is_empty() && !verb.models.contains(&model) {
-            continue;
+    let events = Events::new(move |event| progress.show(event));
+    let (mut models, mut sources) = (Vec::new(), Vec::new());
+    for wanted in &verb.wanted {
+        match wanted {
+            Wanted::Model(model) => models.push(model),
+            Wanted::Source(source) => sources.push(source),
         }
-        match facts {
-            Ok(facts) => {
-                fetcher.obtain(&facts.source).await?;
-                output::say(&format!("{model}: {} from {}", facts.source.bytes(), facts.source.uri));
-            }
-            Err(error) => {
-                output::say(&format!("{model}: {error}"));
-                exit = Exit::Failed;
+    }
+    let mut done = Vec::new();
+    if !sources.is_empty() {
+        let settings = Settings { limit_rate: verb.limit_rate, ..Settings::from_env() };
+        let fetcher = Fetcher::new(settings, events.clone())?;
+        for source in sources {
+            let outcome = alone(&fetcher, source, verb.accept_license.as_deref()).await;
+            done.push((source.to_string(), outcome));
+        }
+    }
+    if verb.wanted.is_empty() || !models.is_empty() {
+        let mut fleet = Fleet::open(global, environment)?;
+        let settings = Settings { limit_rate: verb.limit_rate, ..fleet.settings_of_fetch()? };
+        let fetcher = Fetcher::new(settings, events)?;
+        done.extend(of_manifest(&mut fleet, &fetcher, &models).await?);
+        fleet.save_lock()?;
+    }
+    let is_whole = done.iter().all(|(_, fetched)| fetched.is_ok());
+    if global.json {
+        let told = done.into_iter().map(|(what, fetched)| match fetched {
+            Ok(fetched) => json!({ "what": what, "fetched": fetched }),
+            Err(error) => json!({ "what": what, "error": error }),
+        });
+        output::json(&told.collect::<Vec<_>>())?;
+    } else {
+        for (what, fetched) in done {
+            match fetched {
+                Ok(Fetched { pinned, bytes, folder }) => {
+                    output::result(&format!("{what}: {bytes} from {} in {}\n", pinned.uri, folder.display()));
+                }
+                Err(error) => output::say(&format!("{what}: {error}")),
             }
         }
     }
-    fleet.save_lock()?;
-    Ok(exit)
+    Ok(if is_whole { Exit::Done } else { Exit::Failed })
+}
+
+/// What came of a source.
+#[derive(Debug, Serialize)]
+struct Fetched {
+    #[serde(flatten)]
+    pinned: Pinned,
+    bytes: Bytes,
+    /// Has the files under their names.
+    folder: PathBuf,
+}
+
+type Done = Vec<(String, Result<Fetched, String>)>;
+
+async fn of_manifest(
+    fleet: &mut Fleet<'_>,
+    fetcher: &Fetcher,
+    wanted: &[&ModelName],
+) -> anyhow::Result<Done> {
+    if let Some(model) = wanted.iter().find(|model| !fleet.manifest.models.contains_key(**model)) {
+        anyhow::bail!(
+            "the manifest has no model {model}: name one of its models, or a source such as hf:ORG/REPO"
+        );
+    }
+    let mut done = Vec::new();
+    for (model, facts) in fleet.models(fetcher).await {
+        if !wanted.is_empty() && !wanted.contains(&&model) {
+            continue;
+        }
+        let outcome = match facts {
+            Ok(facts) => obtain(fetcher, &facts.source).await,
+            Err(error) => Err(error),
+        };
+        done.push((model.to_string(), outcome));
+    }
+    Ok(done)
+}
+
+async fn alone(fetcher: &Fetcher, source: &SourceRef, accepted: Option<&str>) -> Result<Fetched, String> {
+    let resolved = match source {
+        SourceRef::Catalog(name) => catalog::find(name).map_err(|error| with_causes(&error))?.source.clone(),
+        other => other.clone(),
+    };
+    let pinned = fetcher.pin(&resolved).await.map_err(|error| with_causes(&error))?;
+    if let Err(error) = fetcher.check_license(&pinned, accepted) {
+        return Err(format!("{}; here, say yes with --accept-license", with_causes(&error)));
+    }
+    obtain(fetcher, &pinned).await
+}
+
+async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<Fetched, String> {
+    let folder = fetcher.obtain(pinned).await.map_err(|error| with_causes(&error))?;
+    Ok(Fetched { bytes: pinned.bytes(), pinned: pinned.clone(), folder })
 }

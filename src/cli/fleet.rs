@@ -27,7 +27,7 @@ use crate::manifest::{self, HostSpec, Manifest, ModelSpec, Role, SshOptions, Sup
 use crate::plan::{self, Plan, Problem};
 use crate::probe;
 use crate::source::{Pinned, SourceRef};
-use crate::store::Store;
+use crate::store::{Store, User};
 
 /// The largest manifest that is read; a thousand hosts need a tenth of it.
 const LONGEST_MANIFEST: u64 = 1 << 20;
@@ -143,9 +143,14 @@ impl<'a> Fleet<'a> {
 
     /// Returns what brings weights here. Its `file:` sources are relative to the manifest.
     pub(crate) fn fetcher(&self, events: Events) -> anyhow::Result<Fetcher> {
+        Ok(Fetcher::new(self.settings_of_fetch()?, events)?)
+    }
+
+    /// Returns what [`Self::fetcher`] is set up with.
+    pub(crate) fn settings_of_fetch(&self) -> anyhow::Result<fetch::Settings> {
         let folder = self.lock_path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = std::path::absolute(folder.unwrap_or(Path::new(".")))?;
-        Ok(Fetcher::new(fetch::Settings { folder, ..fetch::Settings::from_env() }, events)?)
+        Ok(fetch::Settings { folder, ..fetch::Settings::from_env() })
     }
 
     /// Opens a way to each host. Nothing is sent yet.
@@ -221,6 +226,7 @@ impl<'a> Fleet<'a> {
     /// Writes the lock, whole or not at all.
     pub(crate) fn save_lock(&self) -> anyhow::Result<()> {
         let text = self.lock.render();
+        self.remember_in_store();
         if fs::read_to_string(&self.lock_path).is_ok_and(|old| old == text) {
             return Ok(());
         }
@@ -228,6 +234,21 @@ impl<'a> Fleet<'a> {
         fs::write(&unfinished, text)
             .and_then(|()| fs::rename(&unfinished, &self.lock_path))
             .with_context(|| format!("cannot write {}", self.lock_path.display()))
+    }
+
+    /// Says in the store that this lock names blobs of it, so that pruning keeps them.
+    fn remember_in_store(&self) {
+        let digests = self.lock.digests();
+        let Ok(path) = std::path::absolute(&self.lock_path) else { return };
+        if digests.is_empty() {
+            return;
+        }
+        let remembered = Store::open(fetch::Settings::from_env().cache)
+            .and_then(|store| store.remember_user(&User { path, digests }));
+        if let Err(error) = remembered {
+            // pruning then costs this fleet a second download, nothing else
+            tracing::warn!(error = with_causes(&error), "the store does not know of this lock");
+        }
     }
 
     /// Returns a `brambled` that runs on this machine, where it quantizes in a process of its own.

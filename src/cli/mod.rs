@@ -16,6 +16,7 @@ mod remove;
 mod rollback;
 mod schema;
 mod status;
+mod store;
 
 use std::process::ExitCode;
 
@@ -62,6 +63,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Chat(verb) => chat::run(&verb, global, environment).await,
         Verb::Rollback(verb) => rollback::run(&verb, global, environment).await,
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,
+        Verb::Store(verb) => store::run(&verb, global, environment),
         Verb::Schema => schema::run(),
     }
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use reqwest::StatusCode;
 
-use super::address::HubAddress;
 use super::answer::content_range;
 use super::error::Error;
 use super::header::{self, Scan};
@@ -80,7 +79,7 @@ async fn json(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<ser
         return Err(bad(format!("it is longer than {}", Bytes(CONFIG_MAX))));
     }
     let path = match place {
-        Place::Hub(_) => {
+        Place::Hub(_) | Place::Link(_) => {
             fetcher.bring(place, std::slice::from_ref(file)).await?;
             fetcher.store.path(&file.sha256)
         }
@@ -102,11 +101,11 @@ async fn head(
     let kept = fetcher.store.root().join("headers").join(file.sha256.to_string());
     let source = match place {
         Place::Local(folder) => From::File(super::local::place(folder, file)),
-        Place::Hub(_) if fetcher.is_here(file) => From::File(fetcher.store.path(&file.sha256)),
-        Place::Hub(address) => From::Hub(address),
+        _ if fetcher.is_here(file) => From::File(fetcher.store.path(&file.sha256)),
+        _ => From::Web(place),
     };
     let mut head = match source {
-        From::Hub(_) => read_head(kept.clone(), header::GGUF_MAX).await.unwrap_or_default(),
+        From::Web(_) => read_head(kept.clone(), header::GGUF_MAX).await.unwrap_or_default(),
         From::File(_) => Vec::new(),
     };
     let is_kept = !head.is_empty();
@@ -114,7 +113,7 @@ async fn head(
         match scan(&head, file.bytes) {
             Scan::Whole { bytes, has_chat_template } => {
                 head.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
-                if matches!(source, From::Hub(_)) && !is_kept {
+                if matches!(source, From::Web(_)) && !is_kept {
                     keep(fetcher, kept, head.clone()).await;
                 }
                 return Ok((head, has_chat_template));
@@ -125,7 +124,7 @@ async fn head(
                 let wish = need.max(FIRST_STEP).max(head.len() as u64 * 2).min(file.bytes.0);
                 match &source {
                     From::File(path) => head = read_head(path.clone(), wish).await?,
-                    From::Hub(address) => more(fetcher, address, file, &mut head, wish).await?,
+                    From::Web(place) => more(fetcher, place, file, &mut head, wish).await?,
                 }
                 if (head.len() as u64) < need {
                     return Err(bad("the file ends inside it".to_owned()));
@@ -137,22 +136,22 @@ async fn head(
 
 enum From<'a> {
     File(PathBuf),
-    Hub(&'a HubAddress),
+    Web(&'a Place),
 }
 
 /// Fetches the bytes of a file from the end of `head` up to `until`.
 async fn more(
     fetcher: &Fetcher,
-    address: &HubAddress,
+    place: &Place,
     file: &PinnedFile,
     head: &mut Vec<u8>,
     until: u64,
 ) -> Result<(), Error> {
     let web = &fetcher.web;
-    let mut backoff = super::web::Backoff::default();
+    let mut backoff = super::waits::Backoff::default();
     while (head.len() as u64) < until {
         let before = head.len();
-        let mut ask = address.ask(&file.path);
+        let Some(mut ask) = place.ask(&file.path) else { return Ok(()) };
         ask.range = Some((before as u64, Some(until - 1)));
         if let Err(error) = more_once(web, &ask, head, until).await {
             if head.len() > before {

@@ -4,13 +4,27 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::lanes::{self, Ended};
-use super::web::{Ask, Backoff, Web};
+use super::waits::Backoff;
+use super::web::{Ask, Web};
 use crate::source::PinnedFile;
-use crate::store::{self, Arrival, Store};
+use crate::store::{self, Arrival, Made, Store};
 use crate::units::Bytes;
 
 /// How often another run is looked at that fetches the same file.
 const BUSY_PAUSE: Duration = Duration::from_millis(500);
+
+/// A file may change while it is fetched. A server that calls it something else every time is
+/// not believed for ever: each time costs all that has arrived.
+const VERSIONS_MAX: u32 = 3;
+
+/// What of a file is known before it comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Its SHA-256.
+    ByDigest,
+    /// Its name alone: what stands for its SHA-256 is that of its address.
+    ByName,
+}
 
 /// Brings `file` into the store. `progress` is told how many of its bytes are here.
 pub(super) async fn download(
@@ -18,24 +32,29 @@ pub(super) async fn download(
     store: &Store,
     ask: &Ask,
     file: &PinnedFile,
+    known: Known,
     progress: &(dyn Fn(Bytes) + Sync),
-) -> Result<(), Error> {
+) -> Result<Made, Error> {
     let keep = |source| Error::Store { what: ask.what.clone(), source };
-    let Some(mut arrival) = take_up(web, store, ask, file).await? else { return Ok(()) };
+    let is_here = Made { digest: file.sha256, bytes: file.bytes };
+    let Some(mut arrival) = take_up(web, store, ask, file, known).await? else { return Ok(is_here) };
     // bytes of an earlier run may have rotted: then it is worth beginning again, once
     let mut is_resumed = arrival.arrived() > Bytes::ZERO;
     let mut backoff = Backoff::default();
+    let mut versions = 0;
     // where the file was found last; signed addresses are good for many ranges
     let place = lanes::Place::default();
     loop {
         progress(arrival.arrived());
         if arrival.is_whole() {
             match off_thread(ask, move || arrival.seal()).await? {
-                Ok(_) => return Ok(()),
+                Ok(made) => return Ok(made),
                 Err(store::Error::Mismatch { .. }) if is_resumed => {
                     tracing::warn!(what = %ask.what, "what had arrived before is damaged: beginning again");
                     is_resumed = false;
-                    let Some(again) = take_up(web, store, ask, file).await? else { return Ok(()) };
+                    let Some(again) = take_up(web, store, ask, file, known).await? else {
+                        return Ok(is_here);
+                    };
                     arrival = again;
                     continue;
                 }
@@ -58,7 +77,12 @@ pub(super) async fn download(
                 return Err(error);
             }
             Ended::Badly(error) => web.pause_after(&mut backoff, error).await?,
+            Ended::OtherVersion if versions == VERSIONS_MAX => {
+                let why = "another version of it comes every time".to_owned();
+                return Err(Error::BadAnswer { what: ask.what.clone(), why });
+            }
             Ended::OtherVersion => {
+                versions += 1;
                 let (got, expected) = (arrival.arrived(), file.bytes);
                 arrival.restart().map_err(keep)?;
                 let error = Error::EndedEarly { what: ask.what.clone(), got, expected };
@@ -69,13 +93,23 @@ pub(super) async fn download(
 }
 
 /// Takes up the file, as soon as no other run has it; none when that one has brought it.
-async fn take_up(web: &Web, store: &Store, ask: &Ask, file: &PinnedFile) -> Result<Option<Arrival>, Error> {
+async fn take_up(
+    web: &Web,
+    store: &Store,
+    ask: &Ask,
+    file: &PinnedFile,
+    known: Known,
+) -> Result<Option<Arrival>, Error> {
     let mut is_told = false;
     loop {
         let (digest, size, ours) = (file.sha256, file.bytes, store.clone());
-        let arrival = off_thread(ask, move || ours.arrive(&digest, size)).await?;
+        let arrival = off_thread(ask, move || match known {
+            Known::ByDigest => ours.arrive(&digest, size),
+            Known::ByName => ours.arrive_unknown(&digest, size),
+        });
+        let arrival = arrival.await?;
         match arrival {
-            Ok(arrival) if store.size(&file.sha256) == Some(file.bytes) => {
+            Ok(arrival) if known == Known::ByDigest && store.size(&file.sha256) == Some(file.bytes) => {
                 // another run has just finished it
                 let discarded = off_thread(ask, move || arrival.discard()).await?;
                 let keep = |source| Error::Store { what: ask.what.clone(), source };

@@ -69,7 +69,11 @@ pub enum Error {
     TooManyRequests { wait: Option<Duration> },
     #[error("the signed address of {what} is not accepted (HTTP {status}): run again to get a new one")]
     Expired { what: String, status: u16 },
-    #[error("the hub failed on {what} (HTTP {status}{said}): run again later")]
+    #[error(
+        "{what} is not given out (HTTP {status}): check the address, or fetch it by hand and name it with file:PATH"
+    )]
+    LinkRefused { what: String, status: u16 },
+    #[error("the server failed on {what} (HTTP {status}{said}): run again later")]
     Server { what: String, status: u16, said: String },
     #[error("the hub's answer about {what} cannot be used: {why}")]
     BadAnswer { what: String, why: String },

@@ -21,10 +21,12 @@ mod header;
 mod hub;
 mod lanes;
 mod license;
+mod link;
 mod local;
 mod obtain;
 mod pace;
 mod settings;
+mod waits;
 mod web;
 
 use std::path::{Path, PathBuf};
@@ -34,6 +36,7 @@ use crate::source::{Pinned, PinnedFile, SourceRef};
 use crate::store::Store;
 
 use address::{HubAddress, check_path};
+use link::Link;
 use web::Web;
 
 pub use describe::{RawHeader, RawModel};
@@ -55,8 +58,21 @@ pub struct Fetcher {
 enum Place {
     /// In a repository of the hub, at a commit.
     Hub(HubAddress),
+    /// Behind one address.
+    Link(Link),
     /// In this folder, or in this one file.
     Local(PathBuf),
+}
+
+impl Place {
+    /// Returns the question for one of its files; none where nobody is to be asked.
+    fn ask(&self, path: &str) -> Option<web::Ask> {
+        match self {
+            Self::Hub(address) => Some(address.ask(path)),
+            Self::Link(link) => Some(link.ask()),
+            Self::Local(_) => None,
+        }
+    }
 }
 
 impl Fetcher {
@@ -99,9 +115,7 @@ impl Fetcher {
                 let pinned = tokio::task::spawn_blocking(move || local::pin(&uri, &path, &store));
                 pinned.await.map_err(|_| Error::Cut { what })?
             }
-            SourceRef::Url(_) => {
-                not_yet("download it and write file:PATH, or name it as hf:ORG/REPO/FILE.gguf")
-            }
+            SourceRef::Url(text) => link::pin(self, &Link::parse(text)?).await,
             SourceRef::Delta { .. } => not_yet(
                 "add the differences with the tool of their publisher and write file:PATH of the folder",
             ),
@@ -146,18 +160,21 @@ impl Fetcher {
 
     async fn bring(&self, place: &Place, files: &[PinnedFile]) -> Result<(), Error> {
         match place {
-            Place::Hub(address) => obtain::bring(self, address, files).await,
             Place::Local(_) => Ok(()),
+            Place::Hub(_) | Place::Link(_) => obtain::bring(self, place, files).await,
         }
     }
 
     /// Finds out where a pinned source is. A lock may have been edited: nothing in it is trusted.
     fn place(&self, pinned: &Pinned) -> Result<Place, Error> {
         pinned.files.iter().try_for_each(|file| check_path(&pinned.uri, &file.path))?;
-        match pinned.uri.strip_prefix("file:") {
-            Some(path) => Ok(Place::Local(self.local(path))),
-            None => HubAddress::parse(&pinned.uri).map(Place::Hub),
+        if let Some(path) = pinned.uri.strip_prefix("file:") {
+            return Ok(Place::Local(self.local(path)));
         }
+        if pinned.uri.starts_with("http") {
+            return Link::parse(&pinned.uri).map(Place::Link);
+        }
+        HubAddress::parse(&pinned.uri).map(Place::Hub)
     }
 
     fn local(&self, path: &str) -> PathBuf {

@@ -4,18 +4,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::address::HubAddress;
-use super::download::download;
+use super::download::{Known, download};
 use super::error::Error;
 use super::hub::PARALLEL;
+use super::web::Ask;
 use super::{Fetcher, Place, local};
 use crate::causes::with_causes;
 use crate::events::Event;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
+use crate::store::Made;
 use crate::units::Bytes;
 
 /// What stays free for everything else on the operator's disk.
@@ -26,9 +29,7 @@ const STEP: u64 = 1 << 20;
 
 pub(super) async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf, Error> {
     let place = fetcher.place(pinned)?;
-    if let Place::Hub(_) = &place {
-        fetcher.bring(&place, &pinned.files).await?;
-    }
+    fetcher.bring(&place, &pinned.files).await?;
     let (fetcher, pinned) = (fetcher.clone(), pinned.clone());
     let what = pinned.uri.clone();
     let laid = tokio::task::spawn_blocking(move || lay_out(&fetcher, &place, &pinned));
@@ -36,45 +37,54 @@ pub(super) async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf
 }
 
 /// Brings those of `files` that are not in the store into it: from the Python client's
-/// cache where they are there, else from the hub.
-pub(super) async fn bring(
-    fetcher: &Fetcher,
-    address: &HubAddress,
-    files: &[PinnedFile],
-) -> Result<(), Error> {
-    let mut missing: Vec<&PinnedFile> = Vec::new();
+/// cache where they are there, else over the network.
+pub(super) async fn bring(fetcher: &Fetcher, place: &Place, files: &[PinnedFile]) -> Result<(), Error> {
+    let mut missing: Vec<(Ask, &PinnedFile)> = Vec::new();
     let mut seen = BTreeSet::new();
     for file in files.iter().filter(|file| !fetcher.is_here(file)) {
-        if seen.insert(file.sha256) && !adopt(fetcher, address, file).await? {
-            missing.push(file);
+        if !seen.insert(file.sha256) {
+            continue;
         }
+        if let Place::Hub(address) = place
+            && adopt(fetcher, address, file).await?
+        {
+            continue;
+        }
+        missing.extend(place.ask(&file.path).map(|ask| (ask, file)));
     }
-    let Some(first) = missing.first() else { return Ok(()) };
+    let Some((first, _)) = missing.first() else { return Ok(()) };
+    let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
+    let what = format!("{}{more}", first.what);
     if fetcher.settings.is_offline {
-        let more = if missing.len() > 1 { format!(" and {} more", missing.len() - 1) } else { String::new() };
-        return Err(Error::Offline { what: format!("{}{more}", address.name_of(&first.path)) });
+        return Err(Error::Offline { what });
     }
-    let need: Bytes = missing.iter().map(|file| file.bytes - fetcher.store.reserved(&file.sha256)).sum();
-    has_room(fetcher, &address.repo, need)?;
-    let works = missing.into_iter().map(|file| one(fetcher, address, file));
-    stream::iter(works).buffer_unordered(PARALLEL).try_collect().await
+    let need = missing.iter().map(|(_, file)| file.bytes - fetcher.store.reserved(&file.sha256)).sum();
+    has_room(fetcher, &what, need)?;
+    let works = missing.iter().map(|(ask, file)| fetch(fetcher, ask, file, Known::ByDigest));
+    stream::iter(works).buffer_unordered(PARALLEL).map_ok(drop).try_collect().await
 }
 
-async fn one(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Result<(), Error> {
-    let key = format!("fetch {address}/{}", file.path);
+/// Brings one file, and tells how it goes.
+pub(super) async fn fetch(
+    fetcher: &Fetcher,
+    ask: &Ask,
+    file: &PinnedFile,
+    known: Known,
+) -> Result<Made, Error> {
+    let key = format!("fetch {} {}", ask.what, ask.revision);
     let events = &fetcher.events;
-    let what = format!("fetching {}", address.name_of(&file.path));
+    let what = format!("fetching {}", ask.what);
     events.send(Event::Started { key: key.clone(), host: None, what, total: Some(file.bytes) });
-    let told = std::sync::atomic::AtomicU64::new(u64::MAX);
+    let told = AtomicU64::new(u64::MAX);
     let progress = |done: Bytes| {
         let step = done.0 / STEP;
-        if told.swap(step, std::sync::atomic::Ordering::Relaxed) != step || done == file.bytes {
+        if told.swap(step, Ordering::Relaxed) != step || done == file.bytes {
             events.send(Event::Progress { key: key.clone(), done });
         }
     };
-    let result = download(&fetcher.web, &fetcher.store, &address.ask(&file.path), file, &progress).await;
+    let result = download(&fetcher.web, &fetcher.store, ask, file, known, &progress).await;
     match &result {
-        Ok(()) => events.send(Event::Finished { key, outcome: None }),
+        Ok(_) => events.send(Event::Finished { key, outcome: None }),
         Err(error) => events.send(Event::Failed { key, error: with_causes(error) }),
     }
     result
@@ -107,7 +117,7 @@ async fn adopt(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Re
     adopted.await.map_err(|_| Error::Cut { what })
 }
 
-fn has_room(fetcher: &Fetcher, what: &str, need: Bytes) -> Result<(), Error> {
+pub(super) fn has_room(fetcher: &Fetcher, what: &str, need: Bytes) -> Result<(), Error> {
     let folder = fetcher.store.root().to_owned();
     let free = match (fetcher.machine.free_space)(&folder) {
         Ok(free) => free,
@@ -127,7 +137,7 @@ fn lay_out(fetcher: &Fetcher, place: &Place, pinned: &Pinned) -> Result<PathBuf,
     let folder = fetcher.store.root().join("sources").join(name.to_string());
     for file in &pinned.files {
         let target = match place {
-            Place::Hub(_) => fetcher.store.path(&file.sha256),
+            Place::Hub(_) | Place::Link(_) => fetcher.store.path(&file.sha256),
             Place::Local(path) => local::find(path, file, &fetcher.store)?,
         };
         let link = folder.join(&file.path);

@@ -5,7 +5,7 @@
 //! text is the same for the same content. Parsing and rendering are pure; reading and
 //! writing the file is the caller's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,12 @@ impl Lock {
             found @ 0 => Err(Error::Unknown { found }),
             _ => serde_json::from_str(text).map_err(Error::Parse),
         }
+    }
+
+    /// Returns every blob that it names: the files of sources, and what was made of them.
+    pub fn digests(&self) -> BTreeSet<Digest> {
+        let files = self.sources.values().flat_map(|pinned| &pinned.files).map(|file| file.sha256);
+        files.chain(self.made.values().map(|made| made.digest)).collect()
     }
 
     /// Writes it: indented JSON in a fixed order, with a line end at the end.

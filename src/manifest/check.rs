@@ -138,10 +138,6 @@ fn source_ref(Spanned { value, span }: Spanned<written::Source>, faults: &mut Fa
         }
     };
     match &source {
-        SourceRef::Url(_) => {
-            let problem = Problem::new(Kind::NotYet, span, "weights from a plain address");
-            faults.push(problem.help("download the file and write `source: file:PATH`, or name it on the hub: `hf:ORG/REPO/FILE.gguf`"));
-        }
         SourceRef::Catalog(name) => {
             if let Err(error) = catalog::find(name) {
                 let problem = Problem::new(
@@ -155,7 +151,7 @@ fn source_ref(Spanned { value, span }: Spanned<written::Source>, faults: &mut Fa
                 });
             }
         }
-        SourceRef::Hub { .. } | SourceRef::File(_) | SourceRef::Delta { .. } => {}
+        SourceRef::Hub { .. } | SourceRef::Url(_) | SourceRef::File(_) | SourceRef::Delta { .. } => {}
     }
     Some(source)
 }

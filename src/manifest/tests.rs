@@ -520,11 +520,6 @@ fn what_cannot_be_acted_on_yet_is_refused_with_words() {
     );
     check(
         "hf:org/repo",
-        "https://example.org/m.gguf",
-        "5:19 NotYet: weights from a plain address | download the file and write `source: file:PATH`, or name it on the hub: `hf:ORG/REPO/FILE.gguf`",
-    );
-    check(
-        "hf:org/repo",
         "{ base: file:./a, delta: hf:b/c }",
         "5:19 NotYet: weights published as differences | add them up yourself and write `source: file:PATH` of the result",
     );

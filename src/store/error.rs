@@ -79,11 +79,17 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// Others have the store open.
+    #[error("another bramble is at work with {}: wait for it to end", path.display())]
+    InUse {
+        /// The store.
+        path: PathBuf,
+    },
 }
 
 impl Error {
     /// Returns whether trying again later may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Busy { .. })
+        matches!(self, Self::Busy { .. } | Self::InUse { .. })
     }
 }

@@ -4,6 +4,8 @@
 //! <root>/blobs/sha256/<hex>   sealed, read-only
 //! <root>/partial/<hex>        arriving, with a journal beside it of what is here; resumed
 //! <root>/made/<hex>           what a recipe made, by the recipe's digest
+//! <root>/users/<hex>          a lock file, and what it names
+//! <root>/in-use               locked by whoever has the store open
 //! ```
 //!
 //! Invariant: what stands under `blobs/` has been hashed whole, by this room, and was
@@ -11,10 +13,13 @@
 //! and its journal neither: all of it is hashed before it is sealed.
 //!
 //! Everything here blocks on the disk; async callers go through `spawn_blocking`. The
-//! room does not know what blobs mean, and never removes one by itself.
+//! room does not know what blobs mean, and never removes one by itself. What is removed is
+//! removed by somebody who has the store alone: a blob that a run has fetched, and that no
+//! lock file names yet, is not pulled away from under it.
 
 mod arrival;
 mod error;
+mod inspect;
 mod journal;
 mod made;
 mod spans;
@@ -24,6 +29,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 
@@ -32,6 +38,7 @@ use crate::units::Bytes;
 
 pub use arrival::Arrival;
 pub use error::Error;
+pub use inspect::{Unused, User};
 pub use made::Made;
 pub use spans::Spans;
 pub use write::Writer;
@@ -41,12 +48,38 @@ pub(crate) use write::write_whole;
 #[derive(Debug, Clone)]
 pub struct Store {
     root: PathBuf,
+    /// Held for as long as the store is open, by this and every clone.
+    _in_use: Arc<fs::File>,
 }
 
 impl Store {
     /// Opens the store under `root`, which is made where it is missing.
+    ///
+    /// While somebody has it alone, this waits: pruning takes moments.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
-        let store = Self { root: root.into() };
+        let root = root.into();
+        let in_use = in_use(&root)?;
+        // where there are no locks, none can be had: nothing else depends on this one
+        drop(in_use.lock_shared());
+        Self::with(root, in_use)
+    }
+
+    /// Opens the store as its only user.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while others have it open.
+    pub fn open_alone(root: impl Into<PathBuf>) -> Result<Self, Error> {
+        let root = root.into();
+        let in_use = in_use(&root)?;
+        match in_use.try_lock() {
+            Ok(()) => Self::with(root, in_use),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::InUse { path: root }),
+            Err(fs::TryLockError::Error(source)) => Err(Error::Prepare { path: root, source }),
+        }
+    }
+
+    fn with(root: PathBuf, in_use: fs::File) -> Result<Self, Error> {
+        let store = Self { root, _in_use: Arc::new(in_use) };
         for folder in [store.blobs(), store.partials(), store.root.join("made")] {
             fs::create_dir_all(&folder).map_err(|source| Error::Prepare { path: folder, source })?;
         }
@@ -117,6 +150,12 @@ impl Store {
         Arrival::open(self.partial(digest), self.blobs(), Some(*digest), size)
     }
 
+    /// As [`Self::arrive`], of a blob whose digest is not known yet: `key` stands for it, and
+    /// finds what has arrived again.
+    pub fn arrive_unknown(&self, key: &Digest, size: Bytes) -> Result<Arrival, Error> {
+        Arrival::open(self.partials().join(format!("unknown-{key}")), self.blobs(), None, size)
+    }
+
     /// Begins a blob whose digest is not known yet.
     pub fn create(&self) -> Result<Writer, Error> {
         Writer::create(&self.partials(), self.blobs())
@@ -168,6 +207,15 @@ impl Store {
     }
 }
 
+/// Opens the file whose lock says who uses the store.
+fn in_use(root: &Path) -> Result<fs::File, Error> {
+    let open = || {
+        fs::create_dir_all(root)?;
+        fs::OpenOptions::new().create(true).append(true).open(root.join("in-use"))
+    };
+    open().map_err(|source| Error::Prepare { path: root.to_owned(), source })
+}
+
 /// Hashes a file from its start to its end and returns its digest and size.
 pub fn hash_file(path: &Path) -> io::Result<(Digest, Bytes)> {
     let mut hasher = Sha256::new();
@@ -193,5 +241,7 @@ fn hash_into(hasher: &mut Sha256, from: &mut impl Read) -> io::Result<u64> {
     }
 }
 
+#[cfg(test)]
+mod arrival_tests;
 #[cfg(test)]
 mod tests;

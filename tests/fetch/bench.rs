@@ -8,6 +8,7 @@ use std::time::Duration;
 use bramble_fleet::events::{Event, Events};
 use bramble_fleet::fetch::{Fetcher, Lanes, Machine, Settings};
 use bramble_fleet::source::{Pinned, SourceRef};
+use bramble_fleet::store::Store;
 use bramble_fleet::units::Bytes;
 
 use crate::hub::{Door, Hub, Seen};
@@ -102,6 +103,20 @@ impl Bench {
         }
     }
 
+    /// The program, in a home of its own, with this hub.
+    pub(crate) fn bramble(&self, arguments: &[&str]) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_bramble"));
+        command.args(arguments).current_dir(self.dir.path()).env_clear().kill_on_drop(true);
+        command.env("HOME", self.dir.path()).env("XDG_CACHE_HOME", self.path("xdg"));
+        command.env("HF_ENDPOINT", &self.hub.endpoint).stdin(std::process::Stdio::null());
+        command
+    }
+
+    /// The store of that program.
+    pub(crate) fn store(&self) -> Store {
+        Store::open(self.path("xdg/bramble")).unwrap()
+    }
+
     pub(crate) fn partials(&self) -> usize {
         fs::read_dir(self.path("cache/partial")).unwrap().count()
     }
@@ -113,6 +128,20 @@ pub(crate) fn safetensors(size: usize) -> Vec<u8> {
     let header = format!("{text:<128}");
     let body = (0..data).map(|i| u8::try_from((i * 131 + i / 253) % 256).unwrap());
     128u64.to_le_bytes().into_iter().chain(header.into_bytes()).chain(body).collect()
+}
+
+/// The length of the header of [`gguf`]: a chat template, and a text of 200 000 letters.
+pub(crate) const GGUF_HEADER: usize = 24 + (8 + 23) + 4 + (8 + 1) + (8 + 1) + 4 + (8 + 200_000);
+
+/// A GGUF of `size` bytes without tensors.
+pub(crate) fn gguf(size: usize) -> Vec<u8> {
+    let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
+    let mut header = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes()].concat();
+    header.extend(2u64.to_le_bytes());
+    header.extend([string("tokenizer.chat_template"), 8u32.to_le_bytes().into(), string("x")].concat());
+    header.extend([string("v"), 8u32.to_le_bytes().into(), string(&"y".repeat(200_000))].concat());
+    header.resize(size, 7);
+    header
 }
 
 pub(crate) fn source(repo: &str) -> SourceRef {

@@ -4,7 +4,11 @@
 
 mod arrive;
 mod bench;
+mod command;
+mod disk;
 mod double;
+mod faults;
+mod links;
 mod say;
 mod sources;
 mod token;

@@ -74,6 +74,13 @@ async fn each_refusal_says_what_to_do_next() {
     assert!(matches!(error, Error::LicenceNotAccepted { .. }));
     assert!(error.to_string().contains(&format!("accept its licence at {page} ")), "{error}");
 
+    for message in ["Your request is awaiting a review from the repo authors.", "Access was rejected."] {
+        bench.hub.fail(Door::Resolve, "config.json", Fault::Gated(message));
+        let error = bench.fetcher(with_token).pin(&tiny).await.unwrap_err();
+        assert!(matches!(error, Error::Denied { status: 403, .. }), "{error}");
+        assert!(error.to_string().contains(message) && error.to_string().contains(&page), "{error}");
+    }
+
     refuse(401, "");
     let error = bench.fetcher(with_token).pin(&tiny).await.unwrap_err();
     assert!(matches!(error, Error::TokenRefused { .. }), "{error}");
@@ -81,7 +88,10 @@ async fn each_refusal_says_what_to_do_next() {
     refuse(403, "");
     let error = bench.fetcher(with_token).pin(&tiny).await.unwrap_err();
     assert!(matches!(error, Error::Denied { status: 403, .. }), "{error}");
-    assert!(error.to_string().contains("the double says 403"), "{error}");
+    assert!(
+        error.to_string().contains("the double says 403") && error.to_string().contains(&page),
+        "{error}"
+    );
 
     let error = bench.plain().pin(&source("org/none")).await.unwrap_err();
     assert!(matches!(error, Error::RepoNotFound { had_token: false, .. }), "{error}");

@@ -5,7 +5,9 @@ use std::fs;
 use bramble_fleet::fetch::{Error, RawHeader};
 use bramble_fleet::source::{PinnedFile, SourceRef};
 
-use crate::bench::{Bench, MODEL, WEIGHTS, assert_each_byte_once, gguf_source, safetensors, sent, source};
+use crate::bench::{
+    Bench, GGUF_HEADER, MODEL, WEIGHTS, assert_each_byte_once, gguf, gguf_source, safetensors, sent, source,
+};
 use crate::hub::{Door, Fault};
 
 #[tokio::test]
@@ -82,13 +84,8 @@ async fn the_shards_that_the_index_names_are_the_weights() {
 #[tokio::test]
 async fn a_gguf_is_described_by_its_first_bytes_alone() {
     let bench = Bench::new().await;
-    let string = |text: &str| [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat();
-    let mut header = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &0u64.to_le_bytes()].concat();
-    header.extend(2u64.to_le_bytes());
-    header.extend([string("tokenizer.chat_template"), 8u32.to_le_bytes().into(), string("x")].concat());
-    header.extend([string("v"), 8u32.to_le_bytes().into(), string(&"y".repeat(200_000))].concat());
+    let whole = gguf(1_200_000);
     fs::create_dir(bench.repo("sub")).unwrap();
-    let whole = [header.as_slice(), &vec![7; 1_000_000]].concat();
     fs::write(bench.repo("sub/a b.gguf"), &whole).unwrap();
 
     let pinned = bench.plain().pin(&gguf_source("sub/a b.gguf")).await.unwrap();
@@ -96,7 +93,7 @@ async fn a_gguf_is_described_by_its_first_bytes_alone() {
     bench.hub.fail(Door::Cdn, "gguf", Fault::Cut(1000));
     let raw = bench.plain().describe(&pinned).await.unwrap();
     assert!(raw.has_chat_template);
-    assert_eq!(raw.header, RawHeader::Gguf { header: header.clone() });
+    assert_eq!(raw.header, RawHeader::Gguf { header: whole[..GGUF_HEADER].to_vec() });
     let ranges = sent(&bench.hub.take_seen());
     assert_eq!(ranges.first(), Some(&(0, 1000)));
     assert!(ranges.windows(2).all(|pair| pair[0].1 == pair[1].0), "{ranges:?}");
@@ -128,7 +125,7 @@ async fn sources_that_cannot_be_used_yet_say_what_to_write_instead() {
     let bench = Bench::new().await;
     let fetcher = bench.plain();
     let delta = SourceRef::Delta { base: Box::new(source("a/b")), delta: Box::new(source("c/d")) };
-    for other in [SourceRef::Url("https://x/y.gguf".to_owned()), delta, SourceRef::Catalog("x".to_owned())] {
+    for other in [delta, SourceRef::Catalog("x".to_owned())] {
         let error = fetcher.pin(&other).await.unwrap_err();
         assert!(matches!(&error, Error::NotYet { .. }), "{error}");
         assert!(error.to_string().contains("file:PATH") || error.to_string().contains("hf:"), "{error}");

@@ -3,22 +3,28 @@
 //! It speaks as much of the hub as clients use: descriptions with digests, `resolve`
 //! with its headers, and redirects of large files to a second port, the "CDN", which
 //! honours ranges and refuses requests that carry credentials. What went over the wire
-//! is recorded, and faults can be ordered. HTTP is written by hand so that a cut after k
-//! bytes is a cut after exactly k bytes.
+//! is recorded, and faults can be ordered.
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+
+#[path = "hub/answers.rs"]
+mod answers;
+#[path = "hub/wire.rs"]
+mod wire;
+
+use answers::{api, cdn, hex, resolve};
+use wire::{Body, Reply, read_request, send};
 
 /// Files larger than this are kept as large ones, as are weights of any size.
 const LARGE: u64 = 64 << 10;
@@ -47,8 +53,20 @@ pub(crate) enum Fault {
     Refuse(u16, &'static str),
     /// The body claims to have, and has, this many bytes more (zeros), its total too.
     Longer(u64),
+    /// The body claims to have, and has, this many bytes less, its total too.
+    Shorter(u64),
     /// The byte at this offset of the file has a bit flipped.
     Flip(u64),
+    /// After this many bytes of the body, some come one by one.
+    Drip(u64),
+    /// Ranges are not heeded: all of the file comes.
+    NoRanges,
+    /// A range comes that was not asked for.
+    OtherRange,
+    /// The answer says that no more requests are allowed for this many seconds.
+    LastOne(u64),
+    /// Gated, with this message, whatever the token.
+    Gated(&'static str),
     /// From now on the file has another `ETag`.
     NewEtag,
 }
@@ -226,38 +244,6 @@ impl Entry {
     }
 }
 
-struct Request {
-    method: String,
-    path: String,
-    headers: HashMap<String, String>,
-}
-
-struct Reply {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Body,
-}
-
-enum Body {
-    Text(String),
-    File { path: PathBuf, range: Range<u64>, zeros: u64 },
-}
-
-impl Reply {
-    fn json(value: &Value) -> Self {
-        let headers = vec![("Content-Type", "application/json".to_owned())];
-        Self { status: 200, headers, body: Body::Text(value.to_string()) }
-    }
-
-    fn refuse(status: u16, code: &str) -> Self {
-        let mut headers = vec![("X-Error-Message", format!("the double says {status}"))];
-        if !code.is_empty() {
-            headers.push(("X-Error-Code", code.to_owned()));
-        }
-        Self { status, headers, body: Body::Text(String::new()) }
-    }
-}
-
 async fn accept(listener: TcpListener, shared: Arc<Shared>, is_cdn: bool) {
     while let Ok((stream, _)) = listener.accept().await {
         let shared = Arc::clone(&shared);
@@ -285,6 +271,12 @@ async fn serve_one(mut stream: TcpStream, shared: &Shared, is_cdn: bool) -> io::
             body: Body::Text(String::new()),
         },
         Some(Fault::Refuse(status, code)) => Reply::refuse(*status, code),
+        Some(Fault::Gated(message)) => {
+            let mut reply = Reply::refuse(403, "GatedRepo");
+            reply.headers =
+                vec![("X-Error-Code", "GatedRepo".to_owned()), ("X-Error-Message", (*message).to_owned())];
+            reply
+        }
         _ => match door {
             Door::Api => api(shared, &request),
             Door::Resolve => resolve(shared, &request),
@@ -293,6 +285,9 @@ async fn serve_one(mut stream: TcpStream, shared: &Shared, is_cdn: bool) -> io::
     };
     if let (Body::File { zeros, .. }, Some(Fault::Longer(more))) = (&mut reply.body, &fault) {
         *zeros = *more;
+    }
+    if let Some(Fault::LastOne(seconds)) = fault {
+        reply.headers.push(("RateLimit", format!("\"resolvers\";r=0;t={seconds}")));
     }
     let stop = match fault {
         Some(Fault::Cut(after) | Fault::Stall(after)) => after,
@@ -314,227 +309,10 @@ async fn serve_one(mut stream: TcpStream, shared: &Shared, is_cdn: bool) -> io::
         sent,
         method: request.method.clone(),
     });
-    let flip = if let Some(Fault::Flip(at)) = fault { Some(at) } else { None };
-    send(&mut stream, &request, reply, stop, flip).await?;
+    send(&mut stream, &request, reply, stop, fault.as_ref()).await?;
     if let Some(Fault::Stall(_)) = fault {
         // until the client gives up
         stream.read_u8().await?;
     }
     stream.shutdown().await
-}
-
-async fn read_request(stream: &mut TcpStream) -> io::Result<Request> {
-    let mut lines = BufReader::new(stream.take(64 << 10)).lines();
-    let first = lines.next_line().await?.unwrap_or_default();
-    let mut words = first.split(' ').map(str::to_owned);
-    let (method, path) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    let mut headers = HashMap::new();
-    while let Some(line) = lines.next_line().await?.filter(|line| !line.is_empty()) {
-        if let Some((name, value)) = line.split_once(':') {
-            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
-        }
-    }
-    Ok(Request { method, path, headers })
-}
-
-async fn send(
-    stream: &mut TcpStream,
-    request: &Request,
-    reply: Reply,
-    stop: u64,
-    flip: Option<u64>,
-) -> io::Result<()> {
-    let length = match &reply.body {
-        Body::Text(text) => text.len() as u64,
-        Body::File { range, zeros, .. } => range.end - range.start + zeros,
-    };
-    let mut head =
-        format!("HTTP/1.1 {} Double\r\nConnection: close\r\nContent-Length: {length}\r\n", reply.status);
-    for (name, value) in &reply.headers {
-        head.extend([name, ": ", value, "\r\n"]);
-    }
-    stream.write_all((head + "\r\n").as_bytes()).await?;
-    if request.method == "HEAD" {
-        return Ok(());
-    }
-    match reply.body {
-        Body::Text(text) => stream.write_all(text.as_bytes()).await,
-        Body::File { path, range, zeros } => {
-            let mut file = fs::File::open(path)?;
-            file.seek(SeekFrom::Start(range.start))?;
-            let end = range.end.min(range.start.saturating_add(stop));
-            let mut at = range.start;
-            let mut buffer = vec![0; 64 << 10];
-            while at < end {
-                let want = usize::try_from(end - at).unwrap_or(usize::MAX).min(buffer.len());
-                let n = file.read(&mut buffer[..want])?;
-                if n == 0 {
-                    break;
-                }
-                if let Some(offset) = flip.and_then(|flip| flip.checked_sub(at))
-                    && let Some(byte) = usize::try_from(offset).ok().and_then(|i| buffer[..n].get_mut(i))
-                {
-                    *byte ^= 1;
-                }
-                stream.write_all(&buffer[..n]).await?;
-                at += n as u64;
-            }
-            if stop == u64::MAX && zeros > 0 {
-                stream.write_all(&vec![0; usize::try_from(zeros).unwrap_or(0)]).await?;
-            }
-            stream.flush().await
-        }
-    }
-}
-
-/// `/api/models/ORG/REPO[/revision/REV|/tree/REV]`
-fn api(shared: &Shared, request: &Request) -> Reply {
-    let path = request.path.split('?').next().unwrap_or_default();
-    let parts: Vec<String> = path.trim_start_matches("/api/models/").split('/').map(decode).collect();
-    let [org, name, rest @ ..] = parts.as_slice() else { return Reply::refuse(404, "RepoNotFound") };
-    let Some((entries, commit)) = known(shared, org, name) else { return no_repository(request) };
-    let (kind, revision) = match rest {
-        [] => ("revision", "main"),
-        [kind, revision] => (kind.as_str(), revision.as_str()),
-        _ => return Reply::refuse(404, ""),
-    };
-    if revision != "main" && revision != commit {
-        return Reply::refuse(404, "RevisionNotFound");
-    }
-    if kind == "tree" {
-        let files = entries.iter().map(|e| {
-            let mut file = json!({"type": "file", "oid": e.oid(), "size": e.size, "path": e.name});
-            if e.is_large {
-                file["lfs"] = json!({"oid": e.sha256, "size": e.size, "pointerSize": 134});
-            }
-            file
-        });
-        return Reply::json(&files.collect());
-    }
-    let mut siblings: Vec<Value> = entries
-        .iter()
-        .map(|e| {
-            let mut file = json!({"rfilename": e.name, "size": e.size, "blobId": e.oid()});
-            if e.is_large {
-                file["lfs"] = json!({"sha256": e.sha256, "size": e.size, "pointerSize": 134});
-            }
-            file
-        })
-        .collect();
-    siblings.extend(shared.control().extra_siblings.iter().map(|name| json!({"rfilename": name, "size": 1})));
-    let license = license(&shared.dir.join(org).join(name));
-    let tags: Vec<String> = license.iter().map(|license| format!("license:{license}")).collect();
-    Reply::json(&json!({
-        "id": format!("{org}/{name}"), "sha": commit, "private": false, "gated": false, "tags": tags,
-        "cardData": { "license": license }, "siblings": siblings,
-    }))
-}
-
-/// Reads `license:` from the head of a repository's README.md.
-fn license(root: &Path) -> Option<String> {
-    let card = fs::read_to_string(root.join("README.md")).ok()?;
-    card.lines().find_map(|line| line.strip_prefix("license:")).map(|text| text.trim().to_owned())
-}
-
-/// `/ORG/REPO/resolve/REV/PATH`
-fn resolve(shared: &Shared, request: &Request) -> Reply {
-    let parts: Vec<String> = request.path.trim_start_matches('/').split('/').map(decode).collect();
-    let [org, name, verb, revision, file @ ..] = parts.as_slice() else { return Reply::refuse(404, "") };
-    let Some((entries, commit)) = known(shared, org, name) else { return no_repository(request) };
-    if verb != "resolve" {
-        return Reply::refuse(404, "");
-    }
-    if revision != "main" && *revision != commit {
-        return Reply::refuse(404, "RevisionNotFound");
-    }
-    let file = file.join("/");
-    let Some(entry) = entries.into_iter().find(|entry| entry.name == file) else {
-        return Reply::refuse(404, "EntryNotFound");
-    };
-    let mut headers = vec![("X-Repo-Commit", commit), ("Accept-Ranges", "bytes".to_owned())];
-    if !entry.is_large {
-        headers.push(("ETag", format!("\"{}\"", entry.oid())));
-        let body = Body::File { path: entry.path, range: 0..entry.size, zeros: 0 };
-        return Reply { status: 200, headers, body };
-    }
-    let mut control = shared.control();
-    let signature = format!("s{}", control.signed.len());
-    headers.push(("X-Linked-Etag", format!("\"{}\"", entry.sha256)));
-    headers.push(("X-Linked-Size", entry.size.to_string()));
-    headers.push(("Location", format!("{}/blob?signature={signature}", shared.cdn)));
-    control.signed.insert(signature, (entry.path, entry.sha256, request.path.clone()));
-    Reply { status: 302, headers, body: Body::Text(String::new()) }
-}
-
-/// `/blob?signature=S` at the second port.
-fn cdn(shared: &Shared, request: &Request, fault: Option<&Fault>) -> io::Result<Reply> {
-    let signature = request.path.rsplit('=').next().unwrap_or_default();
-    let Some((path, sha256, _)) = shared.control().signed.get(signature).cloned() else {
-        return Ok(Reply::refuse(403, ""));
-    };
-    if request.headers.contains_key("authorization") {
-        // as S3 does: two ways of proving who one is are one too many
-        return Ok(Reply::refuse(400, ""));
-    }
-    if fault == Some(&Fault::NewEtag) {
-        *shared.control().etag_salts.entry(path.clone()).or_default() += 1;
-    }
-    let salt = shared.control().etag_salts.get(&path).copied().unwrap_or(0);
-    let etag = format!("\"cdn-{}-{salt}\"", &sha256[..16]);
-    let size = fs::metadata(&path)?.len();
-    let total = if let Some(Fault::Longer(more)) = fault { size + more } else { size };
-    let mut headers = vec![("ETag", etag.clone()), ("Accept-Ranges", "bytes".to_owned())];
-    let is_same = request.headers.get("if-range").is_none_or(|wanted| *wanted == etag);
-    let range = request.headers.get("range").filter(|_| is_same).and_then(|text| parse_range(text, size));
-    let (status, range) = match range {
-        None => (200, 0..size),
-        Some(range) if range.start >= size => {
-            headers.push(("Content-Range", format!("bytes */{total}")));
-            return Ok(Reply { status: 416, headers, body: Body::Text(String::new()) });
-        }
-        Some(range) => {
-            headers.push(("Content-Range", format!("bytes {}-{}/{total}", range.start, range.end - 1)));
-            (206, range)
-        }
-    };
-    Ok(Reply { status, headers, body: Body::File { path, range, zeros: 0 } })
-}
-
-/// Reads `bytes=FIRST-[LAST]`.
-fn parse_range(text: &str, size: u64) -> Option<Range<u64>> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let end = if last.is_empty() { size } else { last.parse::<u64>().ok()?.saturating_add(1).min(size) };
-    Some(first.parse().ok()?..end)
-}
-
-fn known(shared: &Shared, org: &str, name: &str) -> Option<(Vec<Entry>, String)> {
-    let is_plain = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains('/');
-    if !is_plain(org) || !is_plain(name) {
-        return None;
-    }
-    shared.repository(&format!("{org}/{name}")).ok()
-}
-
-/// The hub does not tell strangers whether a repository exists.
-fn no_repository(request: &Request) -> Reply {
-    let status = if request.headers.contains_key("authorization") { 404 } else { 401 };
-    Reply::refuse(status, "RepoNotFound")
-}
-
-fn decode(part: impl AsRef<str>) -> String {
-    let bytes = part.as_ref().as_bytes();
-    let mut out = Vec::new();
-    let mut i = 0;
-    while i < bytes.len() {
-        let escaped = bytes.get(i + 1..i + 3).filter(|_| bytes[i] == b'%');
-        let value = escaped.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        out.push(value.unwrap_or(bytes[i]));
-        i += if value.is_some() { 3 } else { 1 };
-    }
-    String::from_utf8_lossy(&out).into_owned()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('?');
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }

@@ -1,0 +1,159 @@
+//! Looks after the store of weights on this machine.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::arguments::{Global, Prune, StoreVerb};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::{apply, output};
+use crate::causes::with_causes;
+use crate::fetch;
+use crate::ids::Digest;
+use crate::lock::Lock;
+use crate::store::{Store, Unused};
+use crate::units::Bytes;
+use crate::view::{Table, count};
+
+pub(crate) fn run(verb: &StoreVerb, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let root = fetch::Settings::from_env().cache;
+    match verb {
+        StoreVerb::Ls => list(&Store::open(root)?, global),
+        StoreVerb::Verify => verify(&Store::open(root)?, global),
+        StoreVerb::Prune(verb) => prune(&Store::open_alone(root)?, verb, global, environment),
+    }
+}
+
+fn list(store: &Store, global: &Global) -> anyhow::Result<Exit> {
+    let (blobs, names) = (store.list()?, store.names());
+    let needed = needed(store, global)?.0;
+    let name = |digest: &Digest| names.get(digest).map(|names| names.iter().cloned().collect::<Vec<_>>());
+    if global.json {
+        let blobs = blobs.iter().map(|blob| {
+            json!({
+                "digest": blob.digest, "bytes": blob.bytes, "path": store.path(&blob.digest),
+                "names": name(&blob.digest).unwrap_or_default(), "needed": needed.contains(&blob.digest),
+            })
+        });
+        output::json(&json!({ "store": store.root(), "blobs": blobs.collect::<Vec<_>>() }))?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new(["blob", "size", "needed", "name"]);
+    for blob in &blobs {
+        let needed = if needed.contains(&blob.digest) { "yes" } else { "no" };
+        let name = name(&blob.digest).unwrap_or_default().join(", ");
+        table.row([blob.digest.short(), blob.bytes.to_string(), needed.to_owned(), name]);
+    }
+    let total: Bytes = blobs.iter().map(|blob| blob.bytes).sum();
+    output::result(&table.render(0));
+    output::result(&format!("{} in {}, {total}\n", count(blobs.len(), "blob"), store.root().display()));
+    Ok(Exit::Done)
+}
+
+fn verify(store: &Store, global: &Global) -> anyhow::Result<Exit> {
+    let (blobs, names) = (store.list()?, store.names());
+    let damaged = Mutex::new(Vec::new());
+    store.verify_all(&blobs, &|blob, result| {
+        if let Err(error) = result {
+            let names: Vec<String> = names.get(&blob.digest).into_iter().flatten().cloned().collect();
+            let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            damaged.push((blob.digest, names, with_causes(error)));
+        }
+    });
+    let mut damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+    damaged.sort();
+    if global.json {
+        let damaged = damaged.iter().map(|(digest, names, error)| {
+            json!({ "digest": digest, "path": store.path(digest), "names": names, "error": error })
+        });
+        output::json(&json!({ "verified": blobs.len(), "damaged": damaged.collect::<Vec<_>>() }))?;
+    } else {
+        for (_, names, error) in &damaged {
+            let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
+            output::result(&format!(
+                "DAMAGED{names}: {error}: remove it, and the next run fetches or makes it again\n"
+            ));
+        }
+        output::result(&format!("{} verified, {} damaged\n", count(blobs.len(), "blob"), damaged.len()));
+    }
+    Ok(if damaged.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+fn prune(store: &Store, verb: &Prune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let (needed, gone) = needed(store, global)?;
+    let unused = store.unused(&needed)?;
+    if !global.json {
+        output::result(&told(store, &unused));
+    }
+    let question = format!("Remove them, {}?", unused.bytes());
+    let is_wanted =
+        unused.is_empty() || verb.yes || verb.dry_run || apply::may_change(&question, environment)?;
+    if !is_wanted {
+        return Ok(Exit::Refused);
+    }
+    if !verb.dry_run {
+        gone.iter().try_for_each(|lock| store.forget_user(lock))?;
+        store.prune(&unused)?;
+    }
+    if global.json {
+        let freed = if verb.dry_run { Bytes::ZERO } else { unused.bytes() };
+        output::json(&json!({ "unused": unused, "bytes": unused.bytes(), "freed": freed }))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn told(store: &Store, unused: &Unused) -> String {
+    if unused.is_empty() {
+        return "Nothing: every blob is named by a lock file.\n".to_owned();
+    }
+    let names = store.names();
+    let mut table = Table::new(["unused", "size", "name"]);
+    for blob in &unused.blobs {
+        let name: Vec<String> = names.get(&blob.digest).into_iter().flatten().cloned().collect();
+        table.row([blob.digest.short(), blob.bytes.to_string(), name.join(", ")]);
+    }
+    for (name, bytes) in &unused.leftovers {
+        table.row([
+            name.chars().take(12).collect(),
+            bytes.to_string(),
+            "left of an unfinished run".to_owned(),
+        ]);
+    }
+    table.render(0)
+}
+
+/// Returns what lock files name: those that the store remembers, and the one beside the manifest.
+/// Also returns the lock files that are gone for good.
+///
+/// One whose folder is gone, too, may be on a disk that is not attached now: what it named
+/// last is kept. One that cannot be read is an error, because what it needs would count as unused.
+fn needed(store: &Store, global: &Global) -> anyhow::Result<(BTreeSet<Digest>, Vec<std::path::PathBuf>)> {
+    let (mut needed, mut gone) = (BTreeSet::new(), Vec::new());
+    for user in store.users()? {
+        match named(&user.path)? {
+            Some(digests) => needed.extend(digests),
+            None if user.path.parent().is_some_and(Path::is_dir) => gone.push(user.path),
+            None => needed.extend(user.digests),
+        }
+    }
+    needed.extend(named(&Environment::lock_path(&global.file))?.unwrap_or_default());
+    Ok((needed, gone))
+}
+
+/// Returns what one lock file names; none where it is not there.
+fn named(lock: &Path) -> anyhow::Result<Option<BTreeSet<Digest>>> {
+    match fs::read_to_string(lock) {
+        Ok(text) => {
+            let lock = Lock::parse(&text).with_context(|| format!("cannot use {}", lock.display()))?;
+            Ok(Some(lock.digests()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", lock.display())),
+    }
+}

@@ -1,0 +1,112 @@
+use std::fs::{self, File};
+
+use super::made::Made;
+use super::{Error, Store};
+use crate::ids::Digest;
+use crate::units::Bytes;
+
+/// The size of the pieces that are hashed at once.
+const STEP: usize = 1 << 20;
+
+fn store() -> (tempfile::TempDir, Store) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("cache")).unwrap();
+    (dir, store)
+}
+
+fn bytes(n: usize) -> Vec<u8> {
+    (0..n).map(|i| u8::try_from((i * 31 + i / 251) % 256).unwrap()).collect()
+}
+
+fn partials(store: &Store) -> usize {
+    fs::read_dir(store.root().join("partial")).unwrap().count()
+}
+
+#[test]
+fn parts_in_any_order_become_the_blob() {
+    for size in [0, 1, STEP - 1, STEP, STEP + 1, 3 * STEP + 7] {
+        let (_dir, store) = store();
+        let data = bytes(size);
+        let digest = Digest::of(&data);
+        let arrival = store.arrive(&digest, Bytes(size as u64)).unwrap();
+        for (i, piece) in data.chunks(400_000).enumerate().collect::<Vec<_>>().into_iter().rev() {
+            assert!(!arrival.is_whole() && !store.has(&digest));
+            arrival.write_at(i as u64 * 400_000, piece).unwrap();
+        }
+        assert!(arrival.is_whole());
+        assert_eq!(arrival.seal().unwrap(), Made { digest, bytes: Bytes(size as u64) });
+        assert_eq!(fs::read(store.path(&digest)).unwrap(), data);
+        assert_eq!(partials(&store), 0);
+    }
+}
+
+#[test]
+fn what_has_arrived_is_there_for_the_next_one() {
+    let (_dir, store) = store();
+    let data = bytes(5000);
+    let digest = Digest::of(&data);
+    let arrival = store.arrive(&digest, Bytes(5000)).unwrap();
+    assert!(matches!(store.arrive(&digest, Bytes(5000)), Err(Error::Busy { .. })));
+    arrival.write_at(4000, &data[4000..]).unwrap();
+    arrival.write_at(0, &data[..10]).unwrap();
+    arrival.set_version("\"v1\"").unwrap();
+    drop(arrival);
+    assert_eq!(store.arrived(&digest), Bytes(1010));
+    let arrival = store.arrive(&digest, Bytes(5000)).unwrap();
+    assert_eq!(arrival.version().as_deref(), Some("\"v1\""));
+    assert!(matches!(arrival.gaps().as_slice(), [gap] if *gap == (10..4000)));
+    arrival.write_at(10, &data[10..4000]).unwrap();
+    arrival.seal().unwrap();
+    store.verify(&digest).unwrap();
+    assert_eq!(store.arrived(&digest), Bytes::ZERO);
+}
+
+#[test]
+fn what_rotted_is_found_at_the_seal_and_removed() {
+    let (_dir, store) = store();
+    let data = bytes(1000);
+    let digest = Digest::of(&data);
+    let arrival = store.arrive(&digest, Bytes(1000)).unwrap();
+    arrival.write_at(0, &[0; 100]).unwrap();
+    arrival.write_at(100, &data[100..]).unwrap();
+    assert!(matches!(arrival.seal().unwrap_err(), Error::Mismatch { expected, .. } if expected == digest));
+    assert!(!store.has(&digest) && partials(&store) == 0);
+}
+
+#[test]
+fn restarting_forgets_bytes_hash_and_version() {
+    let (_dir, store) = store();
+    let data = bytes(1000);
+    let arrival = store.arrive(&Digest::of(&data), Bytes(1000)).unwrap();
+    arrival.write_at(0, &[7; 1000]).unwrap();
+    arrival.set_version("old").unwrap();
+    assert!(arrival.digest().is_ok());
+    arrival.restart().unwrap();
+    assert_eq!((arrival.arrived(), arrival.version()), (Bytes::ZERO, None));
+    arrival.write_at(0, &data).unwrap();
+    assert_eq!(arrival.seal().unwrap().digest, Digest::of(&data));
+}
+
+#[test]
+fn a_blob_that_is_not_whole_is_not_sealed() {
+    let (_dir, store) = store();
+    let data = bytes(1000);
+    let arrival = store.arrive(&Digest::of(&data), Bytes(1000)).unwrap();
+    arrival.write_at(0, &data[..999]).unwrap();
+    assert!(arrival.write_at(999, &[1, 2]).is_err(), "more than there is room for");
+    assert!(arrival.seal().is_err());
+    assert_eq!(store.arrived(&Digest::of(&data)), Bytes(999));
+}
+
+#[test]
+fn a_partial_file_that_was_cut_is_begun_again() {
+    let (_dir, store) = store();
+    let data = bytes(1000);
+    let digest = Digest::of(&data);
+    let arrival = store.arrive(&digest, Bytes(1000)).unwrap();
+    arrival.write_at(0, &data[..900]).unwrap();
+    drop(arrival);
+    let path = store.root().join("partial").join(digest.to_string());
+    File::options().write(true).open(&path).unwrap().set_len(800).unwrap();
+    assert_eq!(store.arrive(&digest, Bytes(1000)).unwrap().arrived(), Bytes::ZERO);
+}
