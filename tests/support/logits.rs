@@ -83,8 +83,9 @@ impl Case {
             .with_type_k(kv)
             .with_type_v(kv)
             .with_flash_attention_policy(NO_FLASH_ATTENTION)
-            .with_n_threads(2)
-            .with_n_threads_batch(2);
+            // more would wait for each other by spinning: beside another test, forty times as long
+            .with_n_threads(1)
+            .with_n_threads_batch(1);
         let mut context = model.new_context(backend(), params).unwrap();
         if let Some(encoder) = &self.encoder {
             context.encode(&mut batch(encoder, 0)).unwrap();
