@@ -22,12 +22,13 @@ pub use arch::{Arch, check, exact_context, gguf_keys, gguf_tensors, plain};
 pub use config::Config;
 pub use open::Conversion;
 pub use recipe::{Change, Order, Part, Recipe};
+pub use tokenizer::{PromptStyle, TOKENIZER_FILES, TokenizerFiles, tokenizer_keys};
 pub use write::to_gguf;
 
 use crate::{checkpoint, gguf};
 
 /// Changes whenever the same checkpoint gives other bytes than before.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Name and shape of a tensor of the GGUF, the row's length first.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use serde_json::Value as Json;
 
 use super::arch::{gguf_keys, plain, recipes};
 use super::recipe::rows_of;
-use super::{Config, Error, Order, Part, Recipe, TensorShape, tokenizer};
+use super::tokenizer::{TokenizerFiles, tokenizer_keys};
+use super::{Error, Order, Part, Recipe, TensorShape};
 use crate::checkpoint::{Checkpoint, Dtype, Stored, description, float};
 use crate::gguf::Value;
 use crate::quant::Quant;
@@ -34,12 +35,11 @@ impl Conversion {
         let checkpoint = Checkpoint::open(checkpoint_dir)?;
         let stored = checkpoint.tensors();
         let recipes = recipes(&config, &stored)?;
-        let mut general = vec![("general.type".to_owned(), "model".into())];
-        if let Some(name) = Config(&config).text("_name_or_path").and_then(|path| path.rsplit('/').next()) {
-            general.push(("general.name".to_owned(), name.into()));
-        }
-        metadata.splice(1..1, general);
-        metadata.extend(tokenizer::metadata(&tokenizer::Files::read(dir)?, Config(&plain(&config)?))?);
+        let keys = tokenizer_keys(&plain(&config)?, &TokenizerFiles::read(dir)?)?;
+        let (general, tokenizer): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|(key, _)| key.starts_with("general."));
+        metadata.splice(1..1, [("general.type".to_owned(), "model".into())].into_iter().chain(general));
+        metadata.extend(tokenizer);
         let tensors = recipes.iter().map(|recipe| recipe.tensor.clone()).collect();
         Ok(Self { metadata, tensors, recipes, checkpoint, stored })
     }

@@ -1,0 +1,100 @@
+//! Real vocabularies, converted, against what others make of the same texts.
+//!
+//! Needs the folders that `tests/reference/vocabularies.py` makes, named by
+//! `BRAMBLE_TEST_VOCABULARIES`; without it, tests say that they were skipped, and fail if
+//! `BRAMBLE_REQUIRE_VOCABULARIES` is 1.
+#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may fail loudly")]
+#![expect(clippy::disallowed_methods, reason = "tests are told by the environment where the files are")]
+
+use std::fs;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use bramble_fleet::convert::{TokenizerFiles, tokenizer_keys};
+use bramble_fleet::gguf::{Value, Writer};
+
+/// Each vocabulary with llama.cpp's names for its kind and for how it cuts texts.
+const VOCABULARIES: [(&str, &str, &str); 20] = [
+    ("bloom-kind", "gpt2", "bloom"),
+    ("gpt-2", "gpt2", "gpt-2"),
+    ("gpt-2-first-files", "gpt2", "gpt-2"),
+    ("gpt-neox", "gpt2", "olmo"),
+    ("gptoss", "gpt2", "gpt-4o"),
+    ("gemma3", "llama", "default"),
+    ("llama-bpe", "gpt2", "llama-bpe"),
+    ("llama-spm", "llama", "default"),
+    ("llama2", "llama", "default"),
+    ("llama3_1", "gpt2", "llama-bpe"),
+    ("mistral-v1", "llama", "default"),
+    ("mistral-v3", "llama", "default"),
+    ("mpt", "gpt2", "olmo"),
+    ("phi-3", "llama", "default"),
+    ("phi-3-json", "llama", "default"),
+    ("qwen2", "gpt2", "qwen2"),
+    ("qwen3", "gpt2", "qwen2"),
+    ("refact", "gpt2", "refact"),
+    ("starcoder", "gpt2", "starcoder"),
+    ("t5-kind", "t5", "default"),
+];
+
+/// Returns the folder of vocabularies, or says that it is not there.
+fn vocabularies() -> Option<PathBuf> {
+    let found = std::env::var_os("BRAMBLE_TEST_VOCABULARIES").map(PathBuf::from);
+    if found.is_none() {
+        let is_required = std::env::var("BRAMBLE_REQUIRE_VOCABULARIES").is_ok_and(|value| value == "1");
+        assert!(!is_required, "BRAMBLE_TEST_VOCABULARIES names no vocabularies, and they are required");
+        println!("skipped: BRAMBLE_TEST_VOCABULARIES names no vocabularies");
+    }
+    found
+}
+
+/// Returns those that are there, which must be more than a handful.
+fn folders(root: &Path) -> Vec<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).collect();
+    found.retain(|path| path.is_dir());
+    found.sort();
+    assert!(found.len() > 10, "{found:?}");
+    found
+}
+
+fn name(folder: &Path) -> &str {
+    folder.file_name().unwrap().to_str().unwrap()
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Converts the vocabulary in a folder to a GGUF without weights, beside its files.
+fn convert(folder: &Path) -> (PathBuf, Vec<(String, Value)>) {
+    let files = TokenizerFiles::read(folder).unwrap();
+    let keys = tokenizer_keys(&json(&folder.join("config.json")), &files);
+    let keys = keys.unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut all = vec![("general.architecture".to_owned(), Value::from("llama"))];
+    all.extend(keys.clone());
+    let path = folder.join("vocabulary.gguf");
+    // tests run at the same time, each in a process of its own
+    let partial = folder.join(format!("vocabulary.{}.partial", std::process::id()));
+    Writer::start(File::create(&partial).unwrap(), &all, &[]).unwrap().finish().unwrap();
+    fs::rename(partial, &path).unwrap();
+    (path, keys)
+}
+
+#[test]
+fn each_vocabulary_is_known_for_what_it_is() {
+    let Some(root) = vocabularies() else { return };
+    for folder in folders(&root) {
+        let (_, keys) = convert(&folder);
+        let text = |key: &str| {
+            let found = keys.iter().find(|(name, _)| name == key).and_then(|(_, value)| value.as_str());
+            found.unwrap_or("nothing").to_owned()
+        };
+        let found = (text("tokenizer.ggml.model"), text("tokenizer.ggml.pre"));
+        println!("{}: {found:?}", folder.display());
+        if let Some((_, model, pre)) = VOCABULARIES.iter().find(|(known, ..)| *known == name(&folder)) {
+            assert_eq!(found, ((*model).to_owned(), (*pre).to_owned()), "{}", folder.display());
+        }
+        let is_phi = name(&folder).starts_with("phi-3");
+        assert_eq!(text("general.name").to_lowercase().contains("phi-3"), is_phi, "{}", folder.display());
+    }
+}
