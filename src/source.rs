@@ -169,7 +169,51 @@ pub struct Pinned {
     pub license: Option<String>,
 }
 
+/// Stands between differences and their base, in the URI and in the licence of their sum.
+const OVER: &str = " over ";
+
+/// A licence that a publisher does not name, beside one that does.
+const NO_LICENSE: &str = "unstated";
+
 impl Pinned {
+    /// Returns differences and their base as one source: the files of each are in a folder of
+    /// its own, `delta/` and `base/`, and both licences are named.
+    pub fn sum(base: &Self, delta: &Self) -> Self {
+        let under = |folder: &str, source: &Self| -> Vec<PinnedFile> {
+            let path = |file: &PinnedFile| format!("{folder}/{}", file.path);
+            source.files.iter().map(|file| PinnedFile { path: path(file), ..file.clone() }).collect()
+        };
+        let license = |source: &Self| source.license.clone().unwrap_or_else(|| NO_LICENSE.to_owned());
+        let is_named = base.license.is_some() || delta.license.is_some();
+        Self {
+            uri: format!("{}{OVER}{}", delta.uri, base.uri),
+            files: [under("base", base), under("delta", delta)].concat(),
+            license: is_named.then(|| format!("{}{OVER}{}", license(delta), license(base))),
+        }
+    }
+
+    /// Returns base and differences, of a source that is their sum.
+    pub fn parts(&self) -> Option<(Self, Self)> {
+        let (delta_uri, base_uri) = self.uri.split_once(OVER)?;
+        let of = |folder: &str| -> Vec<PinnedFile> {
+            let inner = |file: &PinnedFile| {
+                let path = file.path.strip_prefix(folder)?.strip_prefix('/')?.to_owned();
+                Some(PinnedFile { path, ..file.clone() })
+            };
+            self.files.iter().filter_map(inner).collect()
+        };
+        let (base, delta) = (of("base"), of("delta"));
+        if base.is_empty() || delta.is_empty() || base.len() + delta.len() != self.files.len() {
+            return None;
+        }
+        let licenses = self.license.as_deref().and_then(|license| license.split_once(OVER));
+        let (delta_license, base_license) = licenses.unzip();
+        let named = |license: Option<&str>| license.filter(|name| *name != NO_LICENSE).map(str::to_owned);
+        let base = Self { uri: base_uri.to_owned(), files: base, license: named(base_license) };
+        let delta = Self { uri: delta_uri.to_owned(), files: delta, license: named(delta_license) };
+        Some((base, delta))
+    }
+
     /// Returns the size of all files together.
     pub fn bytes(&self) -> Bytes {
         self.files.iter().map(|file| file.bytes).sum()
@@ -230,6 +274,33 @@ mod tests {
         for text in sources {
             assert_eq!(text.parse::<SourceRef>().expect(text).to_string(), text);
         }
+    }
+
+    #[test]
+    fn a_sum_falls_into_its_parts_again() {
+        let file = |path: &str| PinnedFile {
+            path: path.to_owned(),
+            bytes: Bytes(path.len() as u64),
+            sha256: Digest::of(path.as_bytes()),
+        };
+        let pinned = |uri: &str, license: Option<&str>| Pinned {
+            uri: uri.to_owned(),
+            files: vec![file("config.json"), file(uri)],
+            license: license.map(str::to_owned),
+        };
+        let both = [
+            (pinned("file:./llama 7b", None), pinned("hf:org/delta@0123", Some("apache-2.0"))),
+            (pinned("hf:org/base@0123", Some("llama2")), pinned("hf:org/delta@0123", None)),
+            (pinned("hf:org/base@0123", None), pinned("file:delta", None)),
+        ];
+        for (base, delta) in both {
+            let sum = Pinned::sum(&base, &delta);
+            assert!(sum.files.is_sorted() && sum.bytes() == base.bytes() + delta.bytes());
+            assert_eq!(sum.parts(), Some((base.clone(), delta)));
+            assert_eq!(base.parts(), None);
+        }
+        let (base, delta) = (pinned("hf:a/b@0", Some("llama2")), pinned("hf:c/d@1", Some("mit")));
+        assert_eq!(Pinned::sum(&base, &delta).license.as_deref(), Some("mit over llama2"));
     }
 
     #[test]

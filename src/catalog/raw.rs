@@ -31,7 +31,12 @@ impl ModelFacts {
             bytes.extend_from_slice(json);
             let header =
                 checkpoint::Header::parse(&bytes).map_err(|error| Error::Header(error.to_string()))?;
-            stored.extend(header.tensors);
+            for (name, tensor) in header.tensors {
+                if stored.contains_key(&name) {
+                    return Err(Error::Header(format!("tensor {name:?} is in two files")));
+                }
+                stored.insert(name, tensor);
+            }
         }
         let tensors =
             convert::gguf_tensors(config, &stored).map_err(|error| Error::Convert(error.to_string()))?;

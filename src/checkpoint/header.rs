@@ -84,6 +84,22 @@ impl Header {
     }
 }
 
+/// Writes the JSON of a header that has these tensors, one after the other: what is known
+/// of a torch file, in the form that is known of all others.
+pub fn render(tensors: &BTreeMap<String, Stored>) -> String {
+    let mut end = 0u64;
+    let entry = |(name, stored): (&String, &Stored)| {
+        let start = end;
+        // tensors of torch may share their bytes: the sum is no length of any file
+        end = end.saturating_add(stored.bytes);
+        let entry = serde_json::json!({
+            "dtype": stored.dtype.name(), "shape": stored.shape, "data_offsets": [start, end],
+        });
+        (name.clone(), entry)
+    };
+    serde_json::Value::Object(tensors.iter().map(entry).collect()).to_string()
+}
+
 fn entry_of(entry: serde_json::Value) -> Result<Stored, String> {
     let Entry { dtype, shape, data_offsets: (start, end) } =
         serde_json::from_value(entry).map_err(|error| error.to_string())?;

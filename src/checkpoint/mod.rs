@@ -21,7 +21,7 @@ pub mod torch;
 use std::io;
 use std::path::PathBuf;
 
-pub use header::{Header, Stored};
+pub use header::{Header, Stored, render};
 pub use index::Index;
 pub use open::{Checkpoint, description};
 pub use sum::add;
@@ -51,6 +51,20 @@ impl Dtype {
             "I16" | "U16" => Self::Other(Some(2)),
             "I8" | "U8" | "BOOL" | "F8_E4M3" | "F8_E5M2" | "F8_E8M0" => Self::Other(Some(1)),
             _ => Self::Other(None),
+        }
+    }
+
+    /// Returns a name that [`Self::parse`] reads as the same.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::Other(Some(8)) => "I64",
+            Self::Other(Some(4)) => "I32",
+            Self::Other(Some(2)) => "I16",
+            Self::Other(Some(1)) => "U8",
+            Self::Other(_) => "OTHER",
         }
     }
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::fs;
 
 use proptest::prelude::*;
@@ -154,6 +155,19 @@ fn headers_that_lie_are_refused() {
     let refused = lies.map(|header| Header::parse(&with_header(header, &[0; 8])).is_err());
     assert_eq!(refused, [true, true, true, true, true, true, false, true]);
     assert!(Header::len([0xff; 8]).is_err());
+}
+
+#[test]
+fn a_rendered_header_says_the_same() {
+    let mut tensors = Header::parse(&two_tensors()).unwrap().tensors;
+    let mask = Stored { dtype: Dtype::Other(Some(1)), shape: vec![3], offset: 0, bytes: 3 };
+    tensors.insert("mask".to_owned(), mask);
+    let again = Header::parse(&with_header(&render(&tensors), &[])).unwrap();
+    let facts = |tensors: &BTreeMap<String, Stored>| -> Vec<(String, Dtype, Vec<u64>, u64)> {
+        tensors.iter().map(|(name, s)| (name.clone(), s.dtype, s.shape.clone(), s.bytes)).collect()
+    };
+    assert_eq!(facts(&again.tensors), facts(&tensors));
+    assert_eq!(again.data_bytes, 23);
 }
 
 proptest! {

@@ -346,10 +346,7 @@ async fn describe_one(
     fetcher: &Fetcher,
 ) -> anyhow::Result<ModelFacts> {
     let source = &spec.source;
-    let resolved = match source {
-        SourceRef::Catalog(name) => catalog::find(name)?.source.clone(),
-        other => other.clone(),
-    };
+    let resolved = resolve(source)?;
     let key = source.to_string();
     let pinned = match pins.get(&key) {
         Some(pinned) => pinned.clone(),
@@ -376,6 +373,17 @@ async fn describe_one(
         let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&kept, serde_json::to_vec(&facts)?));
     }
     Ok(facts)
+}
+
+/// Returns the source that the catalog has for a name of it; of differences, that of either part.
+fn resolve(source: &SourceRef) -> Result<SourceRef, catalog::Error> {
+    Ok(match source {
+        SourceRef::Catalog(name) => catalog::find(name)?.source.clone(),
+        SourceRef::Delta { base, delta } => {
+            SourceRef::Delta { base: Box::new(resolve(base)?), delta: Box::new(resolve(delta)?) }
+        }
+        other => other.clone(),
+    })
 }
 
 /// Returns where the facts of a pinned source are kept.

@@ -339,3 +339,20 @@ fn torch_files_give_the_same_bytes_as_safetensors() {
         assert!(from_torch == from_safetensors, "the same GGUF");
     }
 }
+
+#[test]
+fn differences_are_converted_as_the_sum_with_their_own_configuration() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, config) in [("base", json!({"architectures": ["Unknown"]})), ("delta", config())] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+        write(&dir.path().join(name), &config, &shapes());
+    }
+    let out = dir.path().join("sum.gguf");
+    to_gguf(dir.path(), &out, Quant::F32, |_| {}).unwrap();
+    let bytes = fs::read(out).unwrap();
+    let header = Header::read(bytes.as_slice()).unwrap();
+    let norm = floats(&header, &bytes, "output_norm.weight");
+    // its number is 1, and each value is there twice
+    let expected: Vec<f32> = (0..8u8).map(|index| f32::from(index + 1) / 32.0).collect();
+    assert_eq!(norm, expected);
+}

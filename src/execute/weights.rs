@@ -1,15 +1,18 @@
 //! Making weights on the operator's machine. Every step looks first whether its result is
 //! in the store already: a run that was cut short goes on where it stopped.
 
+use std::path::Path;
+
 use super::apply::Run;
 use super::report::Made;
 use crate::causes::with_causes;
+use crate::checkpoint::Checkpoint;
 use crate::convert;
 use crate::events::Event;
 use crate::ids::Digest;
 use crate::plan::Artifact;
 use crate::quant::{Quant, child};
-use crate::source::Recipe;
+use crate::source::{Pinned, Recipe};
 use crate::store;
 use crate::units::Bytes;
 
@@ -66,7 +69,9 @@ pub(super) async fn convert(run: &Run<'_>, id: &Digest) -> Result<(), String> {
     let progress_key = key.clone();
     let recipe = intermediate.digest();
     let out = store.scratch(&recipe);
+    let source = artifact.recipe.source.clone();
     let converted = tokio::task::spawn_blocking(move || {
+        check_published(&source, &folder)?;
         let progress = |done| events.send(Event::Progress { key: progress_key.clone(), done });
         convert::to_gguf(&folder, &out, INTERMEDIATE, progress).map_err(|error| with_causes(&error))?;
         let made = store.take(&out).map_err(|error| with_causes(&error))?;
@@ -81,6 +86,16 @@ pub(super) async fn convert(run: &Run<'_>, id: &Digest) -> Result<(), String> {
         remember(run, artifact, made)?;
     }
     Ok(())
+}
+
+/// Holds weights that are added up to what the publisher of the differences tells of them, if
+/// there is anything: before hours are spent on what would be wrong.
+fn check_published(source: &Pinned, folder: &Path) -> Result<(), String> {
+    let Some((_, delta)) = source.parts() else { return Ok(()) };
+    let repo = delta.uri.strip_prefix("hf:").and_then(|rest| rest.split('@').next());
+    let Some(repo) = repo else { return Ok(()) };
+    let checked = Checkpoint::open(folder).and_then(|sum| sum.check_published(repo));
+    checked.map(drop).map_err(|error| with_causes(&error))
 }
 
 /// Quantizes a converted checkpoint, in a process of its own.

@@ -1,9 +1,8 @@
 //! Which files of a repository or folder a conversion needs. Names in, names out.
 
-use std::collections::BTreeSet;
-
 use super::address::is_gguf;
 use super::error::Error;
+use crate::checkpoint::Index;
 
 /// What a conversion reads besides the weights, where it is there.
 const SMALL: [&str; 7] = [
@@ -16,19 +15,17 @@ const SMALL: [&str; 7] = [
     "tokenizer_config.json",
 ];
 
-/// The list of shards and what is in each.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-
 /// Where the weights of a checkpoint are.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Weights {
     /// In these files.
     Files(Vec<String>),
-    /// In those that [`INDEX`] names.
-    Indexed,
+    /// In those that this file names.
+    Indexed(&'static str),
 }
 
-/// Chooses the files of a checkpoint among `names`: the small ones, and the weights.
+/// Chooses the files of a checkpoint among `names`: the small ones, and the weights, as
+/// safetensors where there are such, else as torch's.
 pub(super) fn checkpoint(what: &str, names: &[&str]) -> Result<(Vec<String>, Weights), Error> {
     let fail = |why: String| Err(Error::NotACheckpoint { what: what.to_owned(), why });
     let has = |name: &str| names.contains(&name);
@@ -42,25 +39,29 @@ pub(super) fn checkpoint(what: &str, names: &[&str]) -> Result<(Vec<String>, Wei
     let tensors = with_end(".safetensors");
     let weights = if has("model.safetensors") {
         Weights::Files(vec!["model.safetensors".to_owned()])
-    } else if has(INDEX) {
-        Weights::Indexed
+    } else if has(Index::SAFETENSORS) {
+        Weights::Indexed(Index::SAFETENSORS)
+    } else if has("pytorch_model.bin") {
+        Weights::Files(vec!["pytorch_model.bin".to_owned()])
+    } else if has(Index::TORCH) {
+        Weights::Indexed(Index::TORCH)
     } else if tensors.iter().all(|name| name.starts_with("adapter_")) {
         let ggufs = names.iter().filter(|name| is_gguf(name)).take(8).copied();
         let ggufs: Vec<&str> = ggufs.collect();
         if !ggufs.is_empty() {
             return fail(format!("it holds GGUF files, of which one must be named: {}", ggufs.join(", ")));
         }
-        if !tensors.is_empty() {
+        if !tensors.is_empty() || has("adapter_model.bin") {
             return fail("it is an adapter, which needs the model that it was made for".to_owned());
         }
         let pickles = [with_end(".bin"), with_end(".pth"), with_end(".pt")].concat();
         if let Some(pickle) = pickles.first() {
             return Err(Error::NotYet {
-                what: format!("{what} with torch weights ({pickle})"),
-                instead: "name a repository or revision that has .safetensors files, or one GGUF file",
+                what: format!("{what} with torch weights of other names ({pickle})"),
+                instead: "name a repository or revision that has model.safetensors or pytorch_model.bin, or one GGUF file",
             });
         }
-        return fail("there is no .safetensors and no .gguf file in it".to_owned());
+        return fail("there is no .safetensors, no pytorch_model.bin and no .gguf file in it".to_owned());
     } else {
         Weights::Files(tensors)
     };
@@ -68,25 +69,27 @@ pub(super) fn checkpoint(what: &str, names: &[&str]) -> Result<(Vec<String>, Wei
         return fail("there is no config.json in it".to_owned());
     }
     let small = SMALL.iter().filter(|name| has(name)).map(|name| (*name).to_owned());
-    let index = (weights == Weights::Indexed).then(|| INDEX.to_owned());
+    let index = match &weights {
+        Weights::Indexed(index) => Some((*index).to_owned()),
+        Weights::Files(_) => None,
+    };
     Ok((small.chain(index).collect(), weights))
 }
 
-/// Returns the shards that the text of an index names; each is among `names`.
-pub(super) fn shards(what: &str, index: &[u8], names: &[&str]) -> Result<Vec<String>, Error> {
-    let bad = |why: String| Error::BadAnswer { what: format!("{what}/{INDEX}"), why };
-    let index: serde_json::Value = serde_json::from_slice(index).map_err(|error| bad(error.to_string()))?;
-    let map = index.get("weight_map").and_then(serde_json::Value::as_object);
-    let map = map.ok_or_else(|| bad("it has no weight_map".to_owned()))?;
-    let found: BTreeSet<&str> = map.values().filter_map(serde_json::Value::as_str).collect();
-    if let Some(missing) = found.iter().find(|shard| !names.contains(shard)) {
-        let missing: String = missing.chars().take(120).collect();
-        return Err(bad(format!("it names {missing:?}, which is not there")));
+/// Returns the shards that the text of the index called `name` names; each is among `names`.
+pub(super) fn shards(
+    what: &str,
+    name: &'static str,
+    text: &[u8],
+    names: &[&str],
+) -> Result<Vec<String>, Error> {
+    let bad = |why: String| Error::BadAnswer { what: format!("{what}/{name}"), why };
+    let index = Index::parse(name, text).map_err(|error| bad(error.to_string()))?;
+    let found = index.shards();
+    match found.iter().find(|shard| !names.contains(shard)) {
+        Some(missing) => Err(bad(format!("it names {missing:?}, which is not there"))),
+        None => Ok(found.into_iter().map(str::to_owned).collect()),
     }
-    if found.is_empty() {
-        return Err(bad("it names no file".to_owned()));
-    }
-    Ok(found.into_iter().map(str::to_owned).collect())
 }
 
 /// Checks that `name` is a GGUF that can be used alone.
@@ -110,6 +113,8 @@ pub(super) fn gguf(what: &str, name: &str) -> Result<(), Error> {
 mod tests {
     use super::*;
 
+    const INDEX: &str = Index::SAFETENSORS;
+
     fn check(names: &[&str], small: &[&str], weights: &Weights) {
         let (got_small, got) = checkpoint("org/repo", names).unwrap();
         assert_eq!(got_small, small);
@@ -124,7 +129,7 @@ mod tests {
         // Mistral publishes the same weights twice: the index says which are the checkpoint's
         let twice =
             ["config.json", "consolidated.safetensors", INDEX, "model-1.safetensors", "pytorch_model.bin"];
-        check(&twice, &["config.json", INDEX], &Weights::Indexed);
+        check(&twice, &["config.json", INDEX], &Weights::Indexed(INDEX));
         let other = Weights::Files(vec!["a.safetensors".to_owned(), "b.safetensors".to_owned()]);
         check(&["b.safetensors", "a.safetensors", "config.json"], &["config.json"], &other);
     }
@@ -132,7 +137,9 @@ mod tests {
     #[test]
     fn what_holds_no_checkpoint_says_what_it_holds() {
         let said = |names: &[&str]| checkpoint("org/repo", names).unwrap_err().to_string();
-        assert!(said(&["config.json", "pytorch_model.bin"]).contains("pytorch_model.bin"));
+        assert!(said(&["config.json", "consolidated.00.pth"]).contains("consolidated.00.pth"));
+        assert!(said(&["adapter_model.bin", "config.json"]).contains("adapter"));
+        assert!(said(&["training_args.bin", "config.json"]).contains("training_args.bin"));
         assert!(said(&["a.Q8_0.gguf", "b.Q4_0.gguf"]).contains("a.Q8_0.gguf, b.Q4_0.gguf"));
         assert!(said(&["adapter_model.safetensors", "config.json"]).contains("adapter"));
         assert!(said(&["model.safetensors"]).contains("config.json"));
@@ -140,12 +147,24 @@ mod tests {
     }
 
     #[test]
+    fn torch_weights_are_taken_where_there_is_nothing_else() {
+        let one = Weights::Files(vec!["pytorch_model.bin".to_owned()]);
+        let names = ["config.json", "pytorch_model.bin", "training_args.bin", "tf_model.h5"];
+        check(&names, &["config.json"], &one);
+        let index = Index::TORCH;
+        let shards = ["config.json", "pytorch_model-00001-of-00002.bin", index];
+        check(&shards, &["config.json", index], &Weights::Indexed(index));
+    }
+
+    #[test]
     fn an_index_cannot_name_what_is_not_listed() {
         let names = ["a.safetensors", "b.safetensors"];
         let index = br#"{"weight_map":{"x":"b.safetensors","y":"a.safetensors","z":"b.safetensors"}}"#;
-        assert_eq!(shards("o/r", index, &names).unwrap(), names);
-        for bad in ["", "{}", r#"{"weight_map":{}}"#, r#"{"weight_map":{"x":"../../etc/passwd"}}"#] {
-            assert!(shards("o/r", bad.as_bytes(), &names).is_err(), "{bad}");
+        assert_eq!(shards("o/r", INDEX, index, &names).unwrap(), names);
+        let climbing = r#"{"weight_map":{"x":"../../etc/a.safetensors"}}"#;
+        let absent = r#"{"weight_map":{"x":"c.safetensors"}}"#;
+        for bad in ["", "{}", r#"{"weight_map":{}}"#, climbing, absent] {
+            assert!(shards("o/r", INDEX, bad.as_bytes(), &names).is_err(), "{bad}");
         }
     }
 

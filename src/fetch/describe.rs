@@ -1,5 +1,6 @@
 //! Headers of weights without the weights: by range requests, or from what is here.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
@@ -9,6 +10,7 @@ use super::answer::content_range;
 use super::error::Error;
 use super::header::{self, Scan};
 use super::{Fetcher, Place};
+use crate::checkpoint::{self, Stored, torch};
 use crate::source::{Pinned, PinnedFile};
 use crate::store::write_whole;
 use crate::units::Bytes;
@@ -35,7 +37,8 @@ pub enum RawHeader {
     Checkpoint {
         /// `config.json`.
         config: serde_json::Value,
-        /// The JSON header of each shard, without the length before it, in the order of the pinned files.
+        /// The JSON header of each shard as safetensors has it, without the length before it, in the
+        /// order of the pinned files. What a torch file or a sum has is written in the same form.
         shards: Vec<Vec<u8>>,
     },
     /// One GGUF: its first bytes, up to the end of the tensor list.
@@ -46,6 +49,9 @@ pub enum RawHeader {
 }
 
 pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawModel, Error> {
+    if let Some((base, delta)) = pinned.parts() {
+        return sum(fetcher, pinned, &base, &delta).await;
+    }
     let place = fetcher.place(pinned)?;
     if pinned.is_gguf() {
         let (header, has_chat_template) = head(fetcher, &place, &pinned.files[0], header::gguf).await?;
@@ -58,8 +64,12 @@ pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawMo
     };
     let config = json(fetcher, &place, file("config.json").ok_or_else(missing)?).await?;
     let mut shards = Vec::new();
-    for shard in pinned.files.iter().filter(|file| file.path.ends_with(".safetensors")) {
-        let (mut head, _) = head(fetcher, &place, shard, header::safetensors).await?;
+    for file in &pinned.files {
+        let mut head = match file.path.rsplit_once('.') {
+            Some((_, "safetensors")) => head(fetcher, &place, file, header::safetensors).await?.0,
+            Some((_, "bin")) => torch_head(fetcher, &place, file).await?,
+            _ => continue,
+        };
         shards.push(head.split_off(8));
     }
     let has_chat_template = match (file("chat_template.jinja"), file("tokenizer_config.json")) {
@@ -71,6 +81,69 @@ pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawMo
         (None, None) => false,
     };
     Ok(RawModel { header: RawHeader::Checkpoint { config, shards }, has_chat_template })
+}
+
+/// Describes differences and their base: the tensors are those of the sum, all else came with
+/// the differences.
+async fn sum(fetcher: &Fetcher, pinned: &Pinned, base: &Pinned, delta: &Pinned) -> Result<RawModel, Error> {
+    let bad = |why: String| Error::BadHeader { what: pinned.uri.clone(), why };
+    let no_sum = || bad("differences and their base are both checkpoints".to_owned());
+    // the same function once more: the future has to be boxed
+    let (base, raw) =
+        tokio::try_join!(Box::pin(describe(fetcher, base)), Box::pin(describe(fetcher, delta)))?;
+    let RawHeader::Checkpoint { shards: base_shards, .. } = &base.header else { return Err(no_sum()) };
+    let RawHeader::Checkpoint { config, shards } = raw.header else { return Err(no_sum()) };
+    let (base, delta) = (tensors(base_shards), tensors(&shards));
+    let added = base.and_then(|base| checkpoint::add(&base, &delta?));
+    let shards = vec![checkpoint::render(&added.map_err(|error| bad(error.to_string()))?).into_bytes()];
+    Ok(RawModel { header: RawHeader::Checkpoint { config, shards }, ..raw })
+}
+
+fn tensors(shards: &[Vec<u8>]) -> Result<BTreeMap<String, Stored>, checkpoint::Error> {
+    let mut all = BTreeMap::new();
+    for json in shards {
+        let header = [&(json.len() as u64).to_le_bytes()[..], json].concat();
+        all.extend(checkpoint::Header::parse(&header)?.tensors);
+    }
+    Ok(all)
+}
+
+/// Returns what a torch file has, as the head of a safetensors file.
+async fn torch_head(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<Vec<u8>, Error> {
+    let bad = |why: String| Error::BadHeader { what: file.path.clone(), why };
+    let kept = fetcher.store.root().join("headers").join(file.sha256.to_string());
+    let source = From::of(fetcher, place, file);
+    if matches!(source, From::Web(_)) {
+        let head = read_piece(kept.clone(), 0, header::SAFETENSORS_MAX).await.unwrap_or_default();
+        let scanned = header::safetensors(&head, Bytes(head.len() as u64));
+        if matches!(scanned, Scan::Whole { bytes, .. } if bytes == head.len() as u64) {
+            return Ok(head);
+        }
+    }
+    let mut scan = torch::Scan::new(file.bytes.0);
+    let contents = loop {
+        match scan.step().map_err(|error| bad(error.to_string()))? {
+            torch::Step::Done(contents) => break contents,
+            torch::Step::Need(range) => {
+                let mut piece = Vec::new();
+                match &source {
+                    From::File(path) => {
+                        piece = read_piece(path.clone(), range.start, range.end - range.start).await?;
+                    }
+                    From::Web(place) => {
+                        more(fetcher, place, file, range.start, &mut piece, range.end).await?;
+                    }
+                }
+                scan.take(range.start, piece);
+            }
+        }
+    };
+    let json = checkpoint::render(&contents.tensors());
+    let head = [&(json.len() as u64).to_le_bytes()[..], json.as_bytes()].concat();
+    if matches!(source, From::Web(_)) {
+        keep(fetcher, kept, head.clone()).await;
+    }
+    Ok(head)
 }
 
 async fn json(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<serde_json::Value, Error> {
@@ -99,11 +172,7 @@ async fn head(
     let bad = |why: String| Error::BadHeader { what: file.path.clone(), why };
     // headers stay, so that planning again needs no network; the blob itself is trusted more
     let kept = fetcher.store.root().join("headers").join(file.sha256.to_string());
-    let source = match place {
-        Place::Local(folder) => From::File(super::local::place(folder, file)),
-        _ if fetcher.is_here(file) => From::File(fetcher.store.path(&file.sha256)),
-        _ => From::Web(place),
-    };
+    let source = From::of(fetcher, place, file);
     let mut head = match source {
         From::Web(_) => read_head(kept.clone(), header::GGUF_MAX).await.unwrap_or_default(),
         From::File(_) => Vec::new(),
@@ -124,7 +193,7 @@ async fn head(
                 let wish = need.max(FIRST_STEP).max(head.len() as u64 * 2).min(file.bytes.0);
                 match &source {
                     From::File(path) => head = read_head(path.clone(), wish).await?,
-                    From::Web(place) => more(fetcher, place, file, &mut head, wish).await?,
+                    From::Web(place) => more(fetcher, place, file, 0, &mut head, wish).await?,
                 }
                 if (head.len() as u64) < need {
                     return Err(bad("the file ends inside it".to_owned()));
@@ -134,26 +203,38 @@ async fn head(
     }
 }
 
+/// Where the bytes of a file come from.
 enum From<'a> {
     File(PathBuf),
     Web(&'a Place),
 }
 
-/// Fetches the bytes of a file from the end of `head` up to `until`.
+impl<'a> From<'a> {
+    fn of(fetcher: &Fetcher, place: &'a Place, file: &PinnedFile) -> Self {
+        match place {
+            Place::Local(folder) => Self::File(super::local::place(folder, file)),
+            _ if fetcher.is_here(file) => Self::File(fetcher.store.path(&file.sha256)),
+            _ => Self::Web(place),
+        }
+    }
+}
+
+/// Fetches the bytes of a file up to `until`: `head` has those from `from` on.
 async fn more(
     fetcher: &Fetcher,
     place: &Place,
     file: &PinnedFile,
+    from: u64,
     head: &mut Vec<u8>,
     until: u64,
 ) -> Result<(), Error> {
     let web = &fetcher.web;
     let mut backoff = super::waits::Backoff::default();
-    while (head.len() as u64) < until {
+    while from + (head.len() as u64) < until {
         let before = head.len();
         let Some(mut ask) = place.ask(&file.path) else { return Ok(()) };
-        ask.range = Some((before as u64, Some(until - 1)));
-        if let Err(error) = more_once(web, &ask, head, until).await {
+        ask.range = Some((from + before as u64, Some(until - 1)));
+        if let Err(error) = more_once(web, &ask, from, head, until).await {
             if head.len() > before {
                 backoff.progressed();
             }
@@ -166,6 +247,7 @@ async fn more(
 async fn more_once(
     web: &super::web::Web,
     ask: &super::web::Ask,
+    from: u64,
     head: &mut Vec<u8>,
     until: u64,
 ) -> Result<(), Error> {
@@ -174,32 +256,37 @@ async fn more_once(
     // a server without ranges sends all of it from the start: the first part is passed over
     let mut skip = match answer.response.status() {
         StatusCode::PARTIAL_CONTENT => match content_range(answer.response.headers()) {
-            Some((first, _)) if first == head.len() as u64 => 0,
+            Some((first, _)) if first == from + head.len() as u64 => 0,
             _ => return Err(bad("it is another range than the one that was asked for")),
         },
-        StatusCode::OK => head.len(),
+        StatusCode::OK => usize::try_from(from).unwrap_or(usize::MAX).saturating_add(head.len()),
         _ => return Err(bad("the file is shorter than it was pinned")),
     };
     while let Some(piece) = web.next_piece(&mut answer.response, &ask.what).await? {
         let piece = &piece[skip.min(piece.len())..];
         skip = skip.saturating_sub(piece.len());
-        let room = usize::try_from(until).unwrap_or(usize::MAX) - head.len();
+        let room = usize::try_from(until - from).unwrap_or(usize::MAX) - head.len();
         head.extend_from_slice(&piece[..room.min(piece.len())]);
-        if head.len() as u64 == until {
+        if from + head.len() as u64 == until {
             return Ok(());
         }
     }
-    let (got, expected) = (Bytes(head.len() as u64), Bytes(until));
+    let (got, expected) = (Bytes(from + head.len() as u64), Bytes(until));
     Err(Error::EndedEarly { what: ask.what.clone(), got, expected })
 }
 
 /// Reads at most `max` bytes from the start of a file.
 async fn read_head(path: PathBuf, max: u64) -> Result<Vec<u8>, Error> {
+    read_piece(path, 0, max).await
+}
+
+/// Reads at most `max` bytes of a file from `start` on.
+async fn read_piece(path: PathBuf, start: u64, max: u64) -> Result<Vec<u8>, Error> {
     let what = path.display().to_string();
     let read = tokio::task::spawn_blocking(move || {
         let read = |path: &Path| {
             let mut file = std::fs::File::open(path)?;
-            file.seek(SeekFrom::Start(0))?;
+            file.seek(SeekFrom::Start(start))?;
             let mut bytes = Vec::new();
             file.take(max).read_to_end(&mut bytes)?;
             Ok(bytes)

@@ -4,7 +4,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 
 use super::address::{HubAddress, check_path, is_commit};
-use super::choose::{self, INDEX, Weights};
+use super::choose::{self, Weights};
 use super::error::Error;
 use super::web::{Ask, Web};
 use crate::ids::Digest;
@@ -74,10 +74,10 @@ pub(super) async fn pin(web: &Web, store: &Store, address: &HubAddress) -> Resul
         files.extend(learn_all(web, store, &exact, &listing, small).await?);
         let weights = match weights {
             Weights::Files(files) => files,
-            Weights::Indexed => {
-                let index = files.iter().find(|file| file.path == INDEX).map(|file| file.sha256);
-                let text = small_blob(web, store, &exact, index, INDEX).await?;
-                choose::shards(&exact.repo, &text, &names)?
+            Weights::Indexed(name) => {
+                let index = files.iter().find(|file| file.path == name).map(|file| file.sha256);
+                let text = small_blob(web, store, &exact, index, name).await?;
+                choose::shards(&exact.repo, name, &text, &names)?
             }
         };
         files.extend(learn_all(web, store, &exact, &listing, weights).await?);

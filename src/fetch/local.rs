@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::address::is_gguf;
-use super::choose::{self, INDEX, Weights};
+use super::choose::{self, Weights};
 use super::error::Error;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
@@ -57,14 +57,14 @@ fn checkpoint_names(uri: &str, folder: &Path) -> Result<Vec<String>, Error> {
     let (mut chosen, weights) = choose::checkpoint(uri, &names)?;
     match weights {
         Weights::Files(files) => chosen.extend(files),
-        Weights::Indexed => {
-            let path = folder.join(INDEX);
+        Weights::Indexed(name) => {
+            let path = folder.join(name);
             let fail = |source| Error::Local { path: path.clone(), source };
             if fs::metadata(&path).map_err(fail)?.len() > INDEX_MAX {
                 let why = format!("it is longer than {}", Bytes(INDEX_MAX));
                 return Err(Error::BadAnswer { what: path.display().to_string(), why });
             }
-            chosen.extend(choose::shards(uri, &fs::read(&path).map_err(fail)?, &names)?);
+            chosen.extend(choose::shards(uri, name, &fs::read(&path).map_err(fail)?, &names)?);
         }
     }
     Ok(chosen)

@@ -116,9 +116,16 @@ impl Fetcher {
                 pinned.await.map_err(|_| Error::Cut { what })?
             }
             SourceRef::Url(text) => link::pin(self, &Link::parse(text)?).await,
-            SourceRef::Delta { .. } => not_yet(
-                "add the differences with the tool of their publisher and write file:PATH of the folder",
-            ),
+            SourceRef::Delta { base, delta } => {
+                // the same function once more: the futures have to be boxed
+                let (base, delta) = tokio::try_join!(Box::pin(self.pin(base)), Box::pin(self.pin(delta)))?;
+                if base.is_gguf() || delta.is_gguf() || base.parts().is_some() || delta.parts().is_some() {
+                    let why =
+                        "differences and their base are checkpoints, neither GGUF files nor sums".to_owned();
+                    return Err(Error::NotACheckpoint { what: source.to_string(), why });
+                }
+                Ok(Pinned::sum(&base, &delta))
+            }
             SourceRef::Catalog(_) => not_yet("write the source that the catalog names: hf:ORG/REPO"),
         }
     }
@@ -139,7 +146,12 @@ impl Fetcher {
     /// Checks that the licence of a source, if it is one that wants a yes, got it: `accepted`
     /// is what the user wrote as `accept_license`. Before the weights, so that nobody waits
     /// for what may not be used.
+    ///
+    /// Of differences and their base, each licence that wants a yes must get it.
     pub fn check_license(&self, pinned: &Pinned, accepted: Option<&str>) -> Result<(), Error> {
+        if let Some((base, delta)) = pinned.parts() {
+            return [base, delta].iter().try_for_each(|part| self.check_license(part, accepted));
+        }
         let repo = HubAddress::parse(&pinned.uri).map(|address| address.repo);
         let page = repo.map_or_else(|_| pinned.uri.clone(), |repo| self.web.page(&repo));
         license::check(pinned, accepted, &page)

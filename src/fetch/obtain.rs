@@ -28,6 +28,35 @@ const HEADROOM: Bytes = Bytes::mib(64);
 const STEP: u64 = 1 << 20;
 
 pub(super) async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf, Error> {
+    let Some((base, delta)) = pinned.parts() else { return one_source(fetcher, pinned).await };
+    // the whole set before the first byte, also where it is of two repositories
+    let on_hub = [&base, &delta].into_iter().filter(|part| !part.uri.starts_with("file:"));
+    let need: Bytes = on_hub.flat_map(|part| &part.files).map(|file| missing(fetcher, file)).sum();
+    if need > Bytes::ZERO && !fetcher.settings.is_offline {
+        has_room(fetcher, &pinned.uri, need)?;
+    }
+    let folders = [one_source(fetcher, &base).await?, one_source(fetcher, &delta).await?];
+    let (fetcher, pinned) = (fetcher.clone(), pinned.clone());
+    let what = pinned.uri.clone();
+    let laid = tokio::task::spawn_blocking(move || {
+        let folder = sources_folder(&fetcher, &pinned);
+        for (target, name) in folders.iter().zip(["base", "delta"]) {
+            let link = folder.join(name);
+            let fail = |source| Error::LayOut { path: link.clone(), source };
+            let target = std::path::absolute(target).map_err(fail)?;
+            link_to(&target, &link).map_err(fail)?;
+        }
+        Ok(folder)
+    });
+    laid.await.map_err(|_| Error::Cut { what })?
+}
+
+/// Returns how much of a file is still to come.
+fn missing(fetcher: &Fetcher, file: &PinnedFile) -> Bytes {
+    if fetcher.is_here(file) { Bytes::ZERO } else { file.bytes - fetcher.store.reserved(&file.sha256) }
+}
+
+async fn one_source(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf, Error> {
     let place = fetcher.place(pinned)?;
     fetcher.bring(&place, &pinned.files).await?;
     let (fetcher, pinned) = (fetcher.clone(), pinned.clone());
@@ -132,9 +161,7 @@ pub(super) fn has_room(fetcher: &Fetcher, what: &str, need: Bytes) -> Result<(),
 
 /// Makes the folder with the files under their names, as links.
 fn lay_out(fetcher: &Fetcher, place: &Place, pinned: &Pinned) -> Result<PathBuf, Error> {
-    let content: Vec<_> = pinned.files.iter().map(|file| (&file.path, file.sha256)).collect();
-    let name = Digest::of(serde_json::json!(content).to_string().as_bytes());
-    let folder = fetcher.store.root().join("sources").join(name.to_string());
+    let folder = sources_folder(fetcher, pinned);
     for file in &pinned.files {
         let target = match place {
             Place::Hub(_) | Place::Link(_) => fetcher.store.path(&file.sha256),
@@ -146,6 +173,13 @@ fn lay_out(fetcher: &Fetcher, place: &Place, pinned: &Pinned) -> Result<PathBuf,
         link_to(&target, &link).map_err(fail)?;
     }
     Ok(folder)
+}
+
+/// Returns the folder that a source is laid out in: the same for the same content.
+fn sources_folder(fetcher: &Fetcher, pinned: &Pinned) -> PathBuf {
+    let content: Vec<_> = pinned.files.iter().map(|file| (&file.path, file.sha256)).collect();
+    let name = Digest::of(serde_json::json!(content).to_string().as_bytes());
+    fetcher.store.root().join("sources").join(name.to_string())
 }
 
 fn link_to(target: &Path, link: &Path) -> std::io::Result<()> {

@@ -131,13 +131,22 @@ fn source_ref(Spanned { value, span }: Spanned<written::Source>, faults: &mut Fa
     let source = match value {
         written::Source::Text(source) => source,
         written::Source::Delta(delta) => {
-            let problem = Problem::new(Kind::NotYet, span, "weights published as differences");
-            faults.push(problem.help("add them up yourself and write `source: file:PATH` of the result"));
-            let (base, delta) = (delta.base?.value.0, delta.delta?.value.0);
-            return Some(SourceRef::Delta { base: Box::new(base), delta: Box::new(delta) });
+            let mut part = |part: Option<Spanned<written::SourceText>>| {
+                let Spanned { value, span } = part?;
+                check_source(&value.0, span, faults);
+                Some(Box::new(value.0))
+            };
+            let (base, delta) = (part(delta.base), part(delta.delta));
+            return Some(SourceRef::Delta { base: base?, delta: delta? });
         }
     };
-    match &source {
+    check_source(&source, span, faults);
+    Some(source)
+}
+
+/// Refuses what cannot be had as a source.
+fn check_source(source: &SourceRef, span: Span, faults: &mut Faults) {
+    match source {
         SourceRef::Catalog(name) => {
             if let Err(error) = catalog::find(name) {
                 let problem = Problem::new(
@@ -153,7 +162,6 @@ fn source_ref(Spanned { value, span }: Spanned<written::Source>, faults: &mut Fa
         }
         SourceRef::Hub { .. } | SourceRef::Url(_) | SourceRef::File(_) | SourceRef::Delta { .. } => {}
     }
-    Some(source)
 }
 
 /// The hosts by name; none where one could not be read: the name is known all the same.

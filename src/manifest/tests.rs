@@ -519,11 +519,6 @@ fn what_cannot_be_acted_on_yet_is_refused_with_words() {
         &format!("3:15 NotYet: doors with certificates from files | write `tls: off` in `serve`; {off}"),
     );
     check(
-        "hf:org/repo",
-        "{ base: file:./a, delta: hf:b/c }",
-        "5:19 NotYet: weights published as differences | add them up yourself and write `source: file:PATH` of the result",
-    );
-    check(
         "role: desktop }",
         "role: desktop, wake: { mac: \"aa:bb:cc:dd:ee:ff\" } }",
         "8:47 NotYet: waking a host | leave `wake` out, and keep the host awake",

@@ -1,4 +1,5 @@
-//! Makes torch files for tests: sound ones, and ones with a fault in one place.
+//! Makes torch files for tests: sound ones, and ones with a fault in one place. It names
+//! nothing of the crate, so that tests/torch.rs can include it.
 
 /// Writes pickles, operation by operation.
 #[derive(Debug, Clone)]
@@ -209,7 +210,8 @@ pub(crate) fn zip_file(tensors: &[Given]) -> Vec<u8> {
 
 /// A legacy file: `object` is the pickle of `tensors`.
 pub(crate) fn legacy(object: &[u8], tensors: &[Given]) -> Vec<u8> {
-    let mut out = super::legacy::MAGIC.to_vec();
+    // the pickles of torch's magic number and of its protocol, 1001
+    let mut out = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.".to_vec();
     let machine = PickleWriter::new().op(b'}').op(b'(').text("protocol_version").int(1001);
     out.extend(machine.text("little_endian").op(0x88).op(b'u').op(b'.').0);
     out.extend(object);
