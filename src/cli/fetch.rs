@@ -30,21 +30,34 @@ pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment
             Wanted::Source(source) => sources.push(source),
         }
     }
-    let mut done = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
     if !sources.is_empty() {
         let settings = Settings { limit_rate: verb.limit_rate, ..Settings::from_env() };
         let fetcher = Fetcher::new(settings, events.clone())?;
         for source in sources {
-            let outcome = alone(&fetcher, source, verb.accept_license.as_deref()).await;
-            done.push((source.to_string(), outcome));
+            let pinned = alone(&fetcher, source, verb.accept_license.as_deref()).await;
+            found.push((source.to_string(), fetcher.clone(), pinned));
         }
     }
     if verb.wanted.is_empty() || !models.is_empty() {
         let mut fleet = Fleet::open(global, environment)?;
         let settings = Settings { limit_rate: verb.limit_rate, ..fleet.settings_of_fetch()? };
         let fetcher = Fetcher::new(settings, events)?;
-        done.extend(of_manifest(&mut fleet, &fetcher, &models).await?);
+        found.extend(of_manifest(&mut fleet, &fetcher, &models).await?);
         fleet.save_lock()?;
+    }
+    // for all of it, before the first byte
+    let pinned: Vec<&Pinned> = found.iter().filter_map(|(_, _, pinned)| pinned.as_ref().ok()).collect();
+    if let Some((_, fetcher, _)) = found.first() {
+        fetcher.check_room(&pinned)?;
+    }
+    let mut done: Done = Vec::new();
+    for (what, fetcher, pinned) in found {
+        let outcome = match pinned {
+            Ok(pinned) => obtain(&fetcher, pinned).await,
+            Err(error) => Err(error),
+        };
+        done.push((what, outcome));
     }
     let is_whole = done.iter().all(|(_, fetched)| fetched.is_ok());
     if global.json {
@@ -78,31 +91,25 @@ struct Fetched {
 
 type Done = Vec<(String, Result<Fetched, String>)>;
 
+/// A source, what brings it, and what it is.
+type Found = (String, Fetcher, Result<Pinned, String>);
+
 async fn of_manifest(
     fleet: &mut Fleet<'_>,
     fetcher: &Fetcher,
     wanted: &[&ModelName],
-) -> anyhow::Result<Done> {
+) -> anyhow::Result<Vec<Found>> {
     if let Some(model) = wanted.iter().find(|model| !fleet.manifest.models.contains_key(**model)) {
         anyhow::bail!(
             "the manifest has no model {model}: name one of its models, or a source such as hf:ORG/REPO"
         );
     }
-    let mut done = Vec::new();
-    for (model, facts) in fleet.models(fetcher).await {
-        if !wanted.is_empty() && !wanted.contains(&&model) {
-            continue;
-        }
-        let outcome = match facts {
-            Ok(facts) => obtain(fetcher, &facts.source).await,
-            Err(error) => Err(error),
-        };
-        done.push((model.to_string(), outcome));
-    }
-    Ok(done)
+    let models = fleet.models(fetcher).await;
+    let models = models.into_iter().filter(|(model, _)| wanted.is_empty() || wanted.contains(&model));
+    Ok(models.map(|(model, facts)| (model.to_string(), fetcher.clone(), facts.map(|f| f.source))).collect())
 }
 
-async fn alone(fetcher: &Fetcher, source: &SourceRef, accepted: Option<&str>) -> Result<Fetched, String> {
+async fn alone(fetcher: &Fetcher, source: &SourceRef, accepted: Option<&str>) -> Result<Pinned, String> {
     let resolved = match source {
         SourceRef::Catalog(name) => catalog::find(name).map_err(|error| with_causes(&error))?.source.clone(),
         other => other.clone(),
@@ -111,10 +118,10 @@ async fn alone(fetcher: &Fetcher, source: &SourceRef, accepted: Option<&str>) ->
     if let Err(error) = fetcher.check_license(&pinned, accepted) {
         return Err(format!("{}; here, say yes with --accept-license", with_causes(&error)));
     }
-    obtain(fetcher, &pinned).await
+    Ok(pinned)
 }
 
-async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<Fetched, String> {
-    let folder = fetcher.obtain(pinned).await.map_err(|error| with_causes(&error))?;
-    Ok(Fetched { bytes: pinned.bytes(), pinned: pinned.clone(), folder })
+async fn obtain(fetcher: &Fetcher, pinned: Pinned) -> Result<Fetched, String> {
+    let folder = fetcher.obtain(&pinned).await.map_err(|error| with_causes(&error))?;
+    Ok(Fetched { bytes: pinned.bytes(), pinned, folder })
 }

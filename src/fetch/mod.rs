@@ -157,6 +157,11 @@ impl Fetcher {
         license::check(pinned, accepted, &page)
     }
 
+    /// Checks that there is room for all of `sources`, before any of them is obtained.
+    pub fn check_room(&self, sources: &[&Pinned]) -> Result<(), Error> {
+        obtain::check_room(self, sources)
+    }
+
     /// Returns whether a file is in the store, whole. A blob of another size is damaged,
     /// and goes, so that it is fetched again.
     fn is_here(&self, file: &PinnedFile) -> bool {

@@ -93,6 +93,28 @@ pub(super) async fn bring(fetcher: &Fetcher, place: &Place, files: &[PinnedFile]
     stream::iter(works).buffer_unordered(PARALLEL).map_ok(drop).try_collect().await
 }
 
+/// Checks that there is room for everything of `sources` that is neither here nor, by its size,
+/// in the Python client's cache, which costs nothing to take it from.
+pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned]) -> Result<(), Error> {
+    let (mut need, mut seen, mut what) = (Bytes::ZERO, BTreeSet::new(), Vec::new());
+    for pinned in sources {
+        let place = fetcher.place(pinned)?;
+        let is_theirs = |file: &PinnedFile| match &place {
+            Place::Hub(address) => is_in_python_cache(fetcher, address, file),
+            Place::Link(_) => false,
+            Place::Local(_) => true,
+        };
+        let missing = pinned.files.iter().filter(|file| !fetcher.is_here(file) && !is_theirs(file));
+        let missing = missing.filter(|file| seen.insert(file.sha256));
+        let before = need;
+        need += missing.map(|file| file.bytes - fetcher.store.reserved(&file.sha256)).sum();
+        if need > before {
+            what.push(pinned.uri.as_str());
+        }
+    }
+    if need > Bytes::ZERO { has_room(fetcher, &what.join(", "), need) } else { Ok(()) }
+}
+
 /// Brings one file, and tells how it goes.
 pub(super) async fn fetch(
     fetcher: &Fetcher,
@@ -121,13 +143,7 @@ pub(super) async fn fetch(
 
 /// Takes a file from the cache of the hub's Python client, if it is there and whole.
 async fn adopt(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Result<bool, Error> {
-    let Some(cache) = &fetcher.settings.hub_cache else { return Ok(false) };
-    let repo = cache.join(format!("models--{}", address.repo.replace('/', "--")));
-    let places = [
-        // large files are named by their SHA-256 there, small ones by git's hash
-        repo.join("blobs").join(file.sha256.to_string()),
-        repo.join("snapshots").join(&address.revision).join(&file.path),
-    ];
+    let places = in_python_cache(fetcher, address, file);
     let (fetcher, file, what) = (fetcher.clone(), file.clone(), address.name_of(&file.path));
     let adopted = tokio::task::spawn_blocking(move || {
         for place in places {
@@ -144,6 +160,22 @@ async fn adopt(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Re
         false
     });
     adopted.await.map_err(|_| Error::Cut { what })
+}
+
+/// Returns where the cache of the hub's Python client would have a file.
+fn in_python_cache(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Vec<PathBuf> {
+    let Some(cache) = &fetcher.settings.hub_cache else { return Vec::new() };
+    let repo = cache.join(format!("models--{}", address.repo.replace('/', "--")));
+    vec![
+        // large files are named by their SHA-256 there, small ones by git's hash
+        repo.join("blobs").join(file.sha256.to_string()),
+        repo.join("snapshots").join(&address.revision).join(&file.path),
+    ]
+}
+
+fn is_in_python_cache(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> bool {
+    let places = in_python_cache(fetcher, address, file);
+    places.iter().any(|place| fs::metadata(place).is_ok_and(|meta| meta.len() == file.bytes.0))
 }
 
 pub(super) fn has_room(fetcher: &Fetcher, what: &str, need: Bytes) -> Result<(), Error> {

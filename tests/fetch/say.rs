@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bramble_fleet::events::{Event, Events};
 use bramble_fleet::fetch::{Error, Fetcher, Settings, Token};
+use bramble_fleet::ids::Digest;
 use bramble_fleet::source::SourceRef;
 use bramble_fleet::units::Bytes;
 
@@ -152,4 +153,22 @@ async fn no_space_is_told_with_both_numbers_before_the_first_byte() {
     );
     assert!(error.to_string().contains("64.0 MiB free") && error.to_string().contains("64.3 MiB"), "{error}");
     assert!(bench.hub.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn room_is_looked_for_for_all_sources_together() {
+    let bench = Bench::new().await;
+    let (pinned, mut other) = (bench.pinned().await, bench.pinned().await);
+    // another repository with the same small files, and weights of its own
+    other.uri = other.uri.replace("org/tiny", "org/other");
+    other.files[1].sha256 = Digest::of(b"other weights");
+    let with = |free| Fetcher::on(bench.settings(), Events::none(), bench.machine(free)).unwrap();
+    let one = Bytes::mib(64) + Bytes(WEIGHTS as u64);
+    assert!(with(one).check_room(&[&pinned]).is_ok() && with(one).check_room(&[&other]).is_ok());
+    let error = with(one).check_room(&[&pinned, &other]).unwrap_err();
+    assert!(matches!(error, Error::NoSpace { need, .. } if need == one + Bytes(WEIGHTS as u64)), "{error}");
+    assert!(error.to_string().contains("org/tiny") && error.to_string().contains("org/other"), "{error}");
+    assert!(with(one + Bytes(WEIGHTS as u64)).check_room(&[&pinned, &other]).is_ok());
+    bench.plain().obtain(&pinned).await.unwrap();
+    assert!(with(one).check_room(&[&pinned, &other]).is_ok(), "what is here needs no room");
 }
