@@ -277,13 +277,31 @@ fn the_schema_is_json() {
 fn help_is_there_for_every_verb() {
     let desk = Desk::new("");
     let mut text = desk.run(&["--help"]).with(0).stdout;
-    for verb in ["check", "plan", "fetch", "apply", "status", "chat", "rollback", "remove", "store", "schema"]
-    {
+    for verb in [
+        "check", "plan", "fetch", "apply", "status", "chat", "rollback", "remove", "store", "catalog",
+        "schema",
+    ] {
         text.push_str("\n----\n");
         text.push_str(&desk.run(&[verb, "--help"]).with(0).stdout);
     }
     insta::assert_snapshot!(text);
     desk.run(&["bogus"]).with(2);
+}
+
+#[test]
+fn the_catalog_tells_what_models_take_before_anything_is_asked() {
+    let desk = Desk::new("");
+    let ended = desk.run(&["catalog"]).with(0);
+    let line = ended.stdout.lines().find(|line| line.starts_with("tinyllama-1.1b-chat ")).unwrap();
+    let words: Vec<&str> = line.split_whitespace().collect();
+    assert_eq!(words[1..3], ["1.1", "B"]);
+    assert_eq!(words[7..], ["2048", "own", "apache-2.0"], "{line}");
+    let listed: Value = serde_json::from_str(&desk.run(&["catalog", "--json"]).with(0).stdout).unwrap();
+    let alpaca = listed.as_array().unwrap().iter().find(|model| model["name"] == "alpaca-7b").unwrap();
+    assert_eq!(alpaca["prompt"], "alpaca");
+    assert_eq!(alpaca["figures"]["vocab"], 32001);
+    let [small, large] = ["Q4_K_M", "Q8_0"].map(|quant| alpaca["bytes"][quant].as_u64().unwrap());
+    assert!(3 << 30 < small && small < large && large < 7 << 30, "{small} {large}");
 }
 
 #[test]

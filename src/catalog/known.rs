@@ -3,9 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use super::Error;
+use serde::{Deserialize, Serialize};
+
+use super::{Error, Family, Figures};
+use crate::quant::Quant;
 use crate::source::SourceRef;
-use crate::yaml::{self, Entry, Faults, Node, Problems, Read, Spanned, Table, expected, nearest, record};
+use crate::units::Bytes;
+use crate::yaml::{
+    self, Entry, Faults, Node, Problems, Read, Spanned, Table, Whole, expected, nearest, record, word,
+};
 
 /// The text that is built in.
 const TEXT: &str = include_str!("../../manifests/catalog.yaml");
@@ -14,11 +20,11 @@ static KNOWN: LazyLock<Result<BTreeMap<String, KnownModel>, Problems>> =
     LazyLock::new(|| read("manifests/catalog.yaml", TEXT));
 
 /// A well-known model.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct KnownModel {
     /// Its name here: `catalog:NAME`.
     pub name: String,
-    /// Where its weights are: a repository of the hub.
+    /// Where its weights are: a repository of the hub, or differences in one to another.
     pub source: SourceRef,
     /// Its licence as the source declares it.
     pub license: String,
@@ -26,7 +32,52 @@ pub struct KnownModel {
     pub is_gated: bool,
     /// What it is good for, in a few words.
     pub about: String,
+    /// How it is spoken to.
+    pub prompt: Prompt,
+    /// The number of parameters that is published for it; of a model that sees, of the part for text.
+    pub parameters: u64,
+    /// Its sizes.
+    pub figures: Figures,
 }
+
+/// How a model is spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Prompt {
+    /// By the chat template that its source brings.
+    Own,
+    /// As Alpaca was taught: instruction and response.
+    Alpaca,
+    /// As Vicuna was taught: user and assistant.
+    Vicuna,
+    /// Not at all: it continues text.
+    None,
+}
+
+impl Prompt {
+    /// Returns the word that the catalog has for it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Alpaca => "alpaca",
+            Self::Vicuna => "vicuna",
+            Self::None => "none",
+        }
+    }
+}
+
+impl KnownModel {
+    /// Forecasts the bytes of its weights by quant ([`Figures::bytes`]): of a small quant, a
+    /// large one, and none.
+    pub fn forecast(&self) -> BTreeMap<String, Bytes> {
+        [Quant::Q4KM, Quant::Q8_0, Quant::F16]
+            .into_iter()
+            .map(|quant| (quant.to_string(), self.figures.bytes(quant)))
+            .collect()
+    }
+}
+
+word!(Prompt: Prompt::Own, Prompt::Alpaca, Prompt::Vicuna, Prompt::None);
 
 /// Returns the model that the catalog has under `name`.
 pub fn find(name: &str) -> Result<&'static KnownModel, Error> {
@@ -45,14 +96,118 @@ pub fn all() -> impl Iterator<Item = &'static KnownModel> {
 record! {
     /// A well-known model.
     Written: "a model of the catalog" {
-        /// A repository of the hub.
-        need source: Line;
+        /// A repository of the hub, or differences in one to another.
+        need source: Place;
         /// The licence that the source declares.
         need license: Line;
         /// Whether the hub wants a login.
         may is_gated: Flag = Flag(false);
         /// What it is good for, in a few words.
         need about: Line;
+        /// How it is spoken to.
+        need prompt: Prompt;
+        /// The number of parameters that is published for it.
+        need parameters: Count;
+        /// Its sizes.
+        need figures: Sizes;
+    }
+}
+
+record! {
+    /// Differences, to be added to other weights.
+    Difference: "`source`" {
+        /// The weights that they are added to: a repository of the hub.
+        need base: Line;
+        /// The differences: a repository of the hub.
+        need delta: Line;
+    }
+}
+
+record! {
+    /// Sizes of a model.
+    Sizes: "`figures`" {
+        /// What its blocks are made of.
+        need family: Family;
+        /// Transformer blocks.
+        need layers: Whole<1, 1_000>;
+        /// Width of the residual stream.
+        need hidden: Whole<1, 65_536>;
+        /// Width inside the feed-forward part.
+        need feed_forward: Whole<1, 1_048_576>;
+        /// Attention heads.
+        need heads: Whole<1, 4_096>;
+        /// Heads of keys and values.
+        need kv_heads: Whole<1, 4_096>;
+        /// Width of one head; by default what heads share of `hidden`.
+        may head_dim: Whole<1, 16_384>;
+        /// Rows of the embedding.
+        need vocab: Whole<1, 16_777_216>;
+        /// Tokens that the model was trained to look back on.
+        need context: Whole<1, 16_777_216>;
+        /// Tokens that blocks look back on, where these are fewer.
+        may window: Whole<1, 16_777_216>;
+        /// Whether the output head is the embedding.
+        may is_tied: Flag = Flag(false);
+        /// Whether context and window were not seen in a published configuration.
+        may unchecked: Flag = Flag(false);
+    }
+}
+
+/// A repository of the hub as text, or a [`Difference`].
+#[derive(Debug)]
+pub(super) enum Place {
+    Text(String),
+    Difference(Box<Difference>),
+}
+
+impl Read for Place {
+    fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
+        match &node.value {
+            yaml::Value::Map(_) => {
+                Difference::read(node, faults).map(|read| Self::Difference(Box::new(read)))
+            }
+            _ => Line::read(node, faults).map(|line| Self::Text(line.0)),
+        }
+    }
+}
+
+impl schemars::JsonSchema for Place {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Place".into()
+    }
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let (text, difference) = (generator.subschema_for::<Line>(), generator.subschema_for::<Difference>());
+        schemars::json_schema!({ "anyOf": [text, difference] })
+    }
+}
+
+impl Place {
+    /// Returns the source, where it is on the hub.
+    fn on_the_hub(&self) -> Option<SourceRef> {
+        let hub = |text: &str| match text.parse() {
+            Ok(source @ SourceRef::Hub { .. }) => Some(source),
+            _ => None,
+        };
+        match self {
+            Self::Text(text) => hub(text),
+            Self::Difference(both) => {
+                let [base, delta] = [&both.base, &both.delta].map(|line| hub(&line.as_ref()?.0));
+                Some(SourceRef::Delta { base: Box::new(base?), delta: Box::new(delta?) })
+            }
+        }
+    }
+}
+
+/// A number that may be larger than 32 bits.
+#[derive(Debug, Clone, Copy, serde::Serialize, schemars::JsonSchema)]
+pub(super) struct Count(u64);
+
+impl Read for Count {
+    fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
+        match node.value {
+            yaml::Value::Int(value) if value > 0 => Some(Self(value.unsigned_abs())),
+            _ => expected("a whole number of 1 or more", node, faults),
+        }
     }
 }
 
@@ -89,21 +244,48 @@ fn read(file_name: &str, text: &str) -> Result<BTreeMap<String, KnownModel>, Pro
     let mut known = BTreeMap::new();
     for Entry { name, value } in table.map(|table| table.0).unwrap_or_default() {
         let Some(Spanned { value, span }) = value else { continue };
-        let (Some(source), Some(license), Some(about)) = (value.source, value.license, value.about) else {
-            continue;
-        };
-        match source.0.parse() {
-            Ok(source @ SourceRef::Hub { .. }) => {
-                let is_gated = value.is_gated.is_some_and(|flag| flag.0);
-                let name = name.value.0;
-                let model =
-                    KnownModel { name: name.clone(), source, license: license.0, is_gated, about: about.0 };
-                known.insert(name, model);
-            }
-            _ => faults.push(yaml::Problem::new(yaml::Kind::Invalid, span, "expected `source: hf:ORG/REPO`")),
+        let name = name.value.0;
+        if let Some(place) = &value.source
+            && place.on_the_hub().is_none()
+        {
+            faults.push(yaml::Problem::new(yaml::Kind::Invalid, span, "expected `source: hf:ORG/REPO`"));
+        } else if let Some(model) = known_model(&name, value) {
+            known.insert(name, model);
         }
     }
     if faults.is_empty() { Ok(known) } else { Err(faults.into_problems()) }
+}
+
+/// Puts together what was read; none where a part has a fault.
+fn known_model(name: &str, written: Written) -> Option<KnownModel> {
+    Some(KnownModel {
+        name: name.to_owned(),
+        source: written.source?.on_the_hub()?,
+        license: written.license?.0,
+        is_gated: written.is_gated?.0,
+        about: written.about?.0,
+        prompt: written.prompt?,
+        parameters: written.parameters?.0,
+        figures: figures(&written.figures?)?,
+    })
+}
+
+fn figures(sizes: &Sizes) -> Option<Figures> {
+    let (hidden, heads) = (sizes.hidden?.0, sizes.heads?.0);
+    Some(Figures {
+        family: sizes.family?,
+        layers: sizes.layers?.0,
+        hidden,
+        feed_forward: sizes.feed_forward?.0,
+        heads,
+        kv_heads: sizes.kv_heads?.0,
+        head_dim: sizes.head_dim.map_or(hidden / heads, |width| width.0),
+        vocab: sizes.vocab?.0,
+        context: sizes.context?.0,
+        window: sizes.window.map(|window| window.0),
+        is_tied: sizes.is_tied?.0,
+        is_unchecked: sizes.unchecked?.0,
+    })
 }
 
 #[cfg(test)]
@@ -119,6 +301,56 @@ mod tests {
             let text = format!("catalog:{}", model.name);
             assert_eq!(text.parse(), Ok(SourceRef::Catalog(model.name.clone())));
         }
+    }
+
+    #[test]
+    fn sizes_make_the_parameters_that_are_published() {
+        for KnownModel { name, figures, parameters, .. } in all() {
+            assert_eq!(figures.parameters(), *parameters, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_model_keeps_to_the_laws() {
+        // as the hub's tags and the licences' own names have them
+        const LICENSES: [&str; 8] = [
+            "apache-2.0",
+            "bigscience-bloom-rail-1.0",
+            "cc-by-nc-4.0",
+            "gemma",
+            "llama2",
+            "llama3.2",
+            "mit",
+            "qwen-research",
+        ];
+        for KnownModel { name, figures, license, is_gated, prompt, .. } in all() {
+            assert!(LICENSES.contains(&license.as_str()), "{name}: {license}");
+            assert_eq!(figures.heads % figures.kv_heads, 0, "{name}");
+            assert!(figures.head_dim % 2 == 0 && figures.vocab > 10_000, "{name}");
+            // the families whose heads share the width evenly
+            if !matches!(figures.family, Family::Qwen3 | Family::Gemma2 | Family::Gemma3 | Family::T5) {
+                assert_eq!(figures.head_dim * figures.heads, figures.hidden, "{name}");
+            }
+            assert!(figures.window.is_none_or(|window| window < figures.context), "{name}");
+            let is_asked_for =
+                ["gemma", "llama3.2"].contains(&license.as_str()) || name.starts_with("llama-2");
+            assert_eq!(*is_gated, is_asked_for, "{name}");
+            let is_chat =
+                ["instruct", "chat", "-it", "qwen3", "smollm3"].iter().any(|word| name.contains(word));
+            assert_eq!(is_chat, *prompt == Prompt::Own, "{name}");
+        }
+        assert!(
+            all().any(
+                |model| model.prompt == Prompt::Alpaca && matches!(model.source, SourceRef::Delta { .. })
+            )
+        );
+    }
+
+    #[test]
+    fn sizes_forecast_the_bytes_of_a_file() {
+        // by hand: 134 479 872 values of two bytes, and 61 norms of 576 values of four
+        let model = find("smollm2-135m-instruct").expect("in the catalog");
+        assert_eq!(model.figures.bytes(Quant::F16), Bytes(269_100_288));
     }
 
     #[test]
@@ -142,7 +374,7 @@ mod tests {
 
     #[test]
     fn a_catalog_with_a_source_elsewhere_is_refused() {
-        let text = "a:\n  source: file:/etc/passwd\n  license: mit\n  about: x\n";
+        let text = "a:\n  source: file:/etc/passwd\n  license: mit\n  about: x\n  prompt: own\n  parameters: 1\n  figures: { family: llama, layers: 1, hidden: 2, feed_forward: 2, heads: 1, kv_heads: 1, vocab: 2, context: 2 }\n";
         let problems = read("c.yaml", text).expect_err("not on the hub").to_string();
         assert!(problems.contains("c.yaml:2:3: expected `source: hf:ORG/REPO`"), "{problems}");
     }

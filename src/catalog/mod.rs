@@ -6,10 +6,12 @@
 mod checkpoint;
 mod figures;
 mod known;
+mod known_figures;
 mod model;
 mod raw;
 
-pub use known::{KnownModel, all, find};
+pub use known::{KnownModel, Prompt, all, find};
+pub use known_figures::{Family, Figures};
 pub use model::{ModelFacts, Stored, TensorShape};
 
 /// Why facts of a model could not be had.

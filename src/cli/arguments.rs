@@ -59,6 +59,8 @@ pub(crate) enum Verb {
     /// Look after the weights on this machine
     #[command(subcommand)]
     Store(StoreVerb),
+    /// List the well-known models, and what they take
+    Catalog,
     /// Print the manifest's JSON Schema, for editors
     Schema,
 }

@@ -4,6 +4,7 @@
 
 mod apply;
 mod arguments;
+mod catalog;
 mod chat;
 mod check;
 mod environment;
@@ -64,6 +65,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Rollback(verb) => rollback::run(&verb, global, environment).await,
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,
         Verb::Store(verb) => store::run(&verb, global, environment),
+        Verb::Catalog => catalog::run(global),
         Verb::Schema => schema::run(),
     }
 }
