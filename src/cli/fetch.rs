@@ -7,9 +7,8 @@ use serde_json::json;
 use super::arguments::{Fetch, Global, Wanted};
 use super::environment::Environment;
 use super::exit::Exit;
-use super::fleet::Fleet;
+use super::fleet::{self, Fleet};
 use super::output;
-use crate::catalog;
 use crate::causes::with_causes;
 use crate::events::Events;
 use crate::fetch::{Fetcher, Settings};
@@ -110,10 +109,7 @@ async fn of_manifest(
 }
 
 async fn alone(fetcher: &Fetcher, source: &SourceRef, accepted: Option<&str>) -> Result<Pinned, String> {
-    let resolved = match source {
-        SourceRef::Catalog(name) => catalog::find(name).map_err(|error| with_causes(&error))?.source.clone(),
-        other => other.clone(),
-    };
+    let resolved = fleet::resolve(source).map_err(|error| with_causes(&error))?;
     let pinned = fetcher.pin(&resolved).await.map_err(|error| with_causes(&error))?;
     if let Err(error) = fetcher.check_license(&pinned, accepted) {
         return Err(format!("{}; here, say yes with --accept-license", with_causes(&error)));

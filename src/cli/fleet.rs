@@ -376,7 +376,7 @@ async fn describe_one(
 }
 
 /// Returns the source that the catalog has for a name of it; of differences, that of either part.
-fn resolve(source: &SourceRef) -> Result<SourceRef, catalog::Error> {
+pub(crate) fn resolve(source: &SourceRef) -> Result<SourceRef, catalog::Error> {
     Ok(match source {
         SourceRef::Catalog(name) => catalog::find(name)?.source.clone(),
         SourceRef::Delta { base, delta } => {

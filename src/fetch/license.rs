@@ -49,6 +49,9 @@ fn plain(license: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::Digest;
+    use crate::source::PinnedFile;
+    use crate::units::Bytes;
 
     fn check(license: &str, accepted: Option<&str>) -> Result<(), Error> {
         let license = Some(license.to_owned()).filter(|license| !license.is_empty());
@@ -66,6 +69,27 @@ mod tests {
         }
         for license in ["apache-2.0", "mit", "cc-by-sa-3.0", "unlicense", ""] {
             assert!(check(license, None).is_ok() && check(license, Some("mit")).is_ok(), "{license}");
+        }
+    }
+
+    #[test]
+    fn of_a_sum_each_part_has_its_own_licence() {
+        let part = |uri: &str, license: Option<&str>| Pinned {
+            uri: uri.to_owned(),
+            files: vec![PinnedFile { path: "x".to_owned(), bytes: Bytes(1), sha256: Digest::of(b"x") }],
+            license: license.map(str::to_owned),
+        };
+        let base = part("file:llama", Some("llama2"));
+        for (delta, accepted, is_right) in [
+            (None, None, false),
+            (None, Some("llama2"), true),
+            (Some("cc-by-nc-4.0"), Some("llama2"), true),
+            (Some("gemma"), Some("llama2"), false),
+        ] {
+            let sum = Pinned::sum(&base, &part("hf:org/delta@0", delta));
+            let (base, delta) = sum.parts().unwrap();
+            let checked = [base, delta].map(|part| super::check(&part, accepted, "page").is_ok());
+            assert_eq!(checked == [true, true], is_right, "{sum:?}");
         }
     }
 

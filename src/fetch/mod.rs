@@ -148,7 +148,11 @@ impl Fetcher {
     /// for what may not be used.
     ///
     /// Of differences and their base, each licence that wants a yes must get it.
+    /// Of differences and their base, each has its own.
     pub fn check_license(&self, pinned: &Pinned, accepted: Option<&str>) -> Result<(), Error> {
+        if let Some((base, delta)) = pinned.parts() {
+            return self.check_license(&base, accepted).and_then(|()| self.check_license(&delta, accepted));
+        }
         if let Some((base, delta)) = pinned.parts() {
             return [base, delta].iter().try_for_each(|part| self.check_license(part, accepted));
         }

@@ -30,11 +30,7 @@ const STEP: u64 = 1 << 20;
 pub(super) async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf, Error> {
     let Some((base, delta)) = pinned.parts() else { return one_source(fetcher, pinned).await };
     // the whole set before the first byte, also where it is of two repositories
-    let on_hub = [&base, &delta].into_iter().filter(|part| !part.uri.starts_with("file:"));
-    let need: Bytes = on_hub.flat_map(|part| &part.files).map(|file| missing(fetcher, file)).sum();
-    if need > Bytes::ZERO && !fetcher.settings.is_offline {
-        has_room(fetcher, &pinned.uri, need)?;
-    }
+    check_room(fetcher, &[pinned])?;
     let folders = [one_source(fetcher, &base).await?, one_source(fetcher, &delta).await?];
     let (fetcher, pinned) = (fetcher.clone(), pinned.clone());
     let what = pinned.uri.clone();
@@ -49,11 +45,6 @@ pub(super) async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf
         Ok(folder)
     });
     laid.await.map_err(|_| Error::Cut { what })?
-}
-
-/// Returns how much of a file is still to come.
-fn missing(fetcher: &Fetcher, file: &PinnedFile) -> Bytes {
-    if fetcher.is_here(file) { Bytes::ZERO } else { file.bytes - fetcher.store.reserved(&file.sha256) }
 }
 
 async fn one_source(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf, Error> {
@@ -97,8 +88,12 @@ pub(super) async fn bring(fetcher: &Fetcher, place: &Place, files: &[PinnedFile]
 /// in the Python client's cache, which costs nothing to take it from.
 pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned]) -> Result<(), Error> {
     let (mut need, mut seen, mut what) = (Bytes::ZERO, BTreeSet::new(), Vec::new());
-    for pinned in sources {
-        let place = fetcher.place(pinned)?;
+    let parts = |pinned: &Pinned| match pinned.parts() {
+        Some((base, delta)) => vec![base, delta],
+        None => vec![pinned.clone()],
+    };
+    for pinned in sources.iter().flat_map(|pinned| parts(pinned)) {
+        let place = fetcher.place(&pinned)?;
         let is_theirs = |file: &PinnedFile| match &place {
             Place::Hub(address) => is_in_python_cache(fetcher, address, file),
             Place::Link(_) => false,
@@ -109,10 +104,15 @@ pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned]) -> Result<(), E
         let before = need;
         need += missing.map(|file| file.bytes - fetcher.store.reserved(&file.sha256)).sum();
         if need > before {
-            what.push(pinned.uri.as_str());
+            what.push(pinned.uri);
         }
     }
-    if need > Bytes::ZERO { has_room(fetcher, &what.join(", "), need) } else { Ok(()) }
+    // offline, nothing will come
+    if need > Bytes::ZERO && !fetcher.settings.is_offline {
+        has_room(fetcher, &what.join(", "), need)
+    } else {
+        Ok(())
+    }
 }
 
 /// Brings one file, and tells how it goes.

@@ -124,14 +124,10 @@ async fn a_folder_is_a_source_until_it_changes() {
 async fn sources_that_cannot_be_used_yet_say_what_to_write_instead() {
     let bench = Bench::new().await;
     let fetcher = bench.plain();
-    let delta = SourceRef::Delta { base: Box::new(source("a/b")), delta: Box::new(source("c/d")) };
-    for other in [delta, SourceRef::Catalog("x".to_owned())] {
-        let error = fetcher.pin(&other).await.unwrap_err();
-        assert!(matches!(&error, Error::NotYet { .. }), "{error}");
-        assert!(error.to_string().contains("file:PATH") || error.to_string().contains("hf:"), "{error}");
-    }
+    let error = fetcher.pin(&SourceRef::Catalog("x".to_owned())).await.unwrap_err();
+    assert!(matches!(&error, Error::NotYet { .. }) && error.to_string().contains("hf:"), "{error}");
     fs::remove_file(bench.repo(MODEL)).unwrap();
-    fs::write(bench.repo("pytorch_model.bin"), b"pickle").unwrap();
+    fs::write(bench.repo("consolidated.00.pth"), b"pickle").unwrap();
     let error = fetcher.pin(&source("org/tiny")).await.unwrap_err().to_string();
-    assert!(error.contains("pytorch_model.bin") && error.contains(".safetensors"), "{error}");
+    assert!(error.contains("consolidated.00.pth") && error.contains(".safetensors"), "{error}");
 }
