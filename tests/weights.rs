@@ -7,6 +7,9 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail loudly")]
 #![expect(clippy::disallowed_methods, reason = "tests are told by the environment where the checkpoint is")]
 
+#[path = "support/stock.rs"]
+mod stock;
+
 use std::fs;
 use std::fs::File;
 use std::io::BufReader;
@@ -15,9 +18,9 @@ use std::path::{Path, PathBuf};
 use bramble_fleet::convert;
 use bramble_fleet::gguf::Header;
 use bramble_fleet::ids::Digest;
-use bramble_fleet::quant::llama::{Effort, quantize};
 use bramble_fleet::quant::{Quant, mix};
 use bramble_fleet::units::Bytes;
+use bramble_fleet::weights::{Control, Made, Order, Output, child, run};
 use llama_cpp_2::context::params::KvCacheType;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -109,7 +112,7 @@ fn types_and_bytes_of_every_quant_are_foretold() {
     };
     for &quant in Quant::ALL {
         let target = dir.path().join("quantized.gguf");
-        quantize(&source, &target, quant, Effort::threads(2)).unwrap();
+        stock::quantize(&source, &target, quant, &[]);
         let after = header(&target);
         let foretold = mix::plan(&tensors, facts, quant);
         let order: Vec<&str> = after.tensors.iter().map(|tensor| tensor.name.as_str()).collect();
@@ -132,46 +135,52 @@ fn types_and_bytes_of_every_quant_are_foretold() {
     }
 }
 
+fn order(source: &Path, dir: &Path, quants: &[Quant], threads: u32) -> Order {
+    let path = |quant: Quant| dir.join(format!("{quant}-{threads}.gguf"));
+    let outputs = quants.iter().map(|quant| Output { quant: *quant, path: path(*quant) }).collect();
+    Order { source: source.to_owned(), outputs, imatrix: None, may_requantize: false, threads }
+}
+
+fn digests(made: &[Made]) -> Vec<Digest> {
+    made.iter().map(|made| Digest::of(&fs::read(&made.path).unwrap())).collect()
+}
+
 #[test]
-fn threads_and_buffers_do_not_change_what_is_made() {
+fn threads_do_not_change_what_is_made() {
     let Some(checkpoint) = checkpoint() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let source = convert_to(dir.path(), &checkpoint, Quant::F16);
-    for quant in [Quant::Q4KM, Quant::Q8_0] {
-        let make = |name: &str, effort: Effort| {
-            let target = dir.path().join(name);
-            quantize(&source, &target, quant, effort).unwrap();
-            Digest::of(&fs::read(target).unwrap())
-        };
-        let usual = make("usual", Effort::threads(2));
-        // 0 is llama.cpp's own choice, of 8 GiB
-        let other = make("other", Effort { threads: 1, buffer: 0 });
-        let small = make("small", Effort { threads: 3, buffer: 1 << 20 });
-        assert_eq!((usual, usual), (other, small), "{quant}");
-    }
+    let stop = AtomicBool::new(false);
+    let make = |threads: u32| {
+        let order = order(&checkpoint, dir.path(), &[Quant::Q4KM, Quant::Q8_0], threads);
+        digests(&run(&order, &Control { stop: &stop, begun: &|_| {}, progress: &|_| {} }).unwrap())
+    };
+    let usual = make(2);
+    assert_eq!((usual.clone(), usual), (make(1), make(3)));
 }
 
 #[tokio::test]
-async fn the_program_quantizes_as_a_child_and_reports() {
-    use bramble_fleet::quant::child;
+async fn the_program_makes_weights_as_a_child_and_reports() {
     let Some(checkpoint) = checkpoint() else { return };
     let dir = tempfile::tempdir().unwrap();
-    let source = convert_to(dir.path(), &checkpoint, Quant::F16);
-    let (by_child, by_call) = (dir.path().join("child"), dir.path().join("call"));
     let program = Path::new(env!("CARGO_BIN_EXE_brambled"));
-    let quant = Quant::Q4_0;
-    let order = child::Order { program, input: &source, output: &by_child, quant, threads: 2 };
     let seen = std::cell::RefCell::new(Vec::new());
-    child::run(order.clone(), |index, count| seen.borrow_mut().push((index, count))).await.unwrap();
-    let tensors = u32::try_from(header(&source).tensors.len()).unwrap();
-    assert_eq!(seen.into_inner(), (1..=tensors).map(|index| (index, tensors)).collect::<Vec<_>>());
-    quantize(&source, &by_call, quant, Effort::threads(1)).unwrap();
-    assert_eq!(Digest::of(&fs::read(&by_child).unwrap()), Digest::of(&fs::read(&by_call).unwrap()));
+    let by_child = order(&checkpoint, dir.path(), &[Quant::Q4_0, Quant::Q8_0], 2);
+    let made = child::run(program, &by_child, |done, all| seen.borrow_mut().push((done, all))).await.unwrap();
+    let seen = seen.into_inner();
+    let last = seen.last().unwrap();
+    assert_eq!(last.0, last.1);
+    assert!(seen.windows(2).all(|pair| pair[0].0 <= pair[1].0), "{seen:?}");
+    let stop = AtomicBool::new(false);
+    let here = order(&checkpoint, dir.path(), &[Quant::Q4_0, Quant::Q8_0], 1);
+    let here = run(&here, &Control { stop: &stop, begun: &|_| {}, progress: &|_| {} }).unwrap();
+    assert_eq!(digests(&made), digests(&here));
 
-    fs::write(&source, b"GGUF, but no more").unwrap();
-    let error = child::run(order, |_, _| {}).await.unwrap_err().to_string();
-    assert!(error.contains("exit code 1") && error.contains("did not quantize"), "{error}");
-    assert!(!by_child.exists());
+    let bad = dir.path().join("bad.gguf");
+    fs::write(&bad, b"GGUF, but no more").unwrap();
+    let bad = order(&bad, dir.path(), &[Quant::Q5KM], 5);
+    let error = child::run(program, &bad, |_, _| {}).await.unwrap_err().to_string();
+    assert!(error.contains("bad.gguf") && error.contains("cannot read"), "{error}");
+    assert!(!bad.outputs[0].path.exists());
 }
 
 #[test]

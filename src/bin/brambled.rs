@@ -2,13 +2,12 @@
 
 use std::error::Error;
 use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use bramble_fleet::causes::with_causes;
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::ModelName;
-use bramble_fleet::quant::Quant;
 use bramble_fleet::{engine, install, route, transfer, weights};
 use clap::{Args, Parser, Subcommand};
 
@@ -44,21 +43,6 @@ enum Verb {
     Route(Root),
     /// Run the services of a host without systemd
     Supervise(Root),
-    /// Quantize a GGUF of floats
-    Quantize {
-        /// The GGUF of floats
-        #[arg(long, value_name = "FILE")]
-        input: PathBuf,
-        /// The GGUF to write
-        #[arg(long, value_name = "FILE")]
-        output: PathBuf,
-        /// What to make, such as `Q4_K_M`
-        #[arg(long)]
-        quant: Quant,
-        /// Threads; 0 takes one for each core
-        #[arg(long, default_value_t = 0, value_name = "N")]
-        threads: u32,
-    },
     /// Make GGUFs: an order comes from standard input, and its end stops the work
     #[command(hide = true)]
     Weights,
@@ -92,9 +76,6 @@ fn main() -> ExitCode {
             Verb::Engine { root, model } => ended(engine::serve(&root.root, &model).await),
             Verb::Route(root) => ended(route::serve(&root.root).await),
             Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
-            Verb::Quantize { input, output, quant, threads } => {
-                ended(quantize(&input, &output, quant, threads))
-            }
             Verb::Weights => {
                 if weights::serve() {
                     ExitCode::SUCCESS
@@ -139,17 +120,6 @@ async fn answer(verb: install::Verb, root: Root) -> ExitCode {
             ExitCode::from(code)
         }
     }
-}
-
-#[cfg(feature = "llama")]
-fn quantize(input: &Path, output: &Path, quant: Quant, threads: u32) -> Result<(), impl Error + use<>> {
-    use bramble_fleet::quant::llama;
-    llama::quantize(input, output, quant, llama::Effort::threads(threads))
-}
-
-#[cfg(not(feature = "llama"))]
-fn quantize(_: &Path, _: &Path, _: Quant, _: u32) -> Result<(), impl Error + use<>> {
-    Err(std::io::Error::other("this brambled was built without llama.cpp"))
 }
 
 fn ended(result: Result<(), impl Error + 'static>) -> ExitCode {

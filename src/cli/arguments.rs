@@ -4,6 +4,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 
 use crate::ids::{Generation, HostName, ModelName};
+use crate::quant::Quant;
 use crate::source::SourceRef;
 use crate::units::Bytes;
 
@@ -46,6 +47,10 @@ pub(crate) enum Verb {
     Plan(Plan),
     /// Bring the models' weights to this machine, ahead of an apply
     Fetch(Fetch),
+    /// Make GGUFs of a checkpoint, in every quant asked for
+    Convert(Convert),
+    /// Make GGUFs of a GGUF, in every quant asked for
+    Quantize(Quantize),
     /// Make the hosts run what the manifest says
     Apply(Apply),
     /// Show what the hosts run, and how they are
@@ -149,6 +154,46 @@ pub(crate) struct Prune {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Convert {
+    /// A folder with a checkpoint, or what a manifest may name as a source
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    #[command(flatten)]
+    pub(crate) making: Making,
+    /// Accept the licence of this name, where the source wants that
+    #[arg(long, value_name = "LICENCE")]
+    pub(crate) accept_license: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Quantize {
+    /// The GGUF
+    #[arg(value_name = "GGUF")]
+    pub(crate) gguf: PathBuf,
+    #[command(flatten)]
+    pub(crate) making: Making,
+    /// Quantize also what is quantized already, which costs quality twice
+    #[arg(long)]
+    pub(crate) allow_requantize: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Making {
+    /// What to make, such as `Q4_K_M` or `Q4_K_M,Q8_0`
+    #[arg(short, long = "quant", value_name = "QUANT", value_delimiter = ',', required = true)]
+    pub(crate) quants: Vec<Quant>,
+    /// The folder for the files, NAME-QUANT.gguf
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
+    /// Which columns matter: a file of llama.cpp's `imatrix`
+    #[arg(long, value_name = "FILE")]
+    pub(crate) imatrix: Option<PathBuf>,
+    /// Threads; 0 takes one for each core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: u32,
 }
 
 #[derive(Debug, Args)]

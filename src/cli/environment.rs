@@ -11,6 +11,8 @@ pub(crate) struct Environment {
     pub(crate) state: PathBuf,
     /// Folders that bundles are looked for in.
     pub(crate) bundles: Vec<PathBuf>,
+    /// The program for hosts, where it stands beside this one.
+    pub(crate) brambled: Option<PathBuf>,
     /// A known-hosts file instead of the user's own.
     pub(crate) known_hosts: Option<PathBuf>,
     /// Where ssh's control sockets may go.
@@ -47,15 +49,18 @@ impl Environment {
         let user = var("USER").or_else(|| var("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut bundles: Vec<PathBuf> = var("BRAMBLE_BUNDLES").map(PathBuf::from).into_iter().collect();
+        let mut brambled = None;
         if let Ok(program) = env::current_exe()
             && let Some(folder) = program.parent()
         {
+            brambled = Some(folder.join("brambled")).filter(|path| path.is_file());
             bundles.push(folder.join("bundles"));
             bundles.push(folder.join("../share/bramble/bundles"));
         }
         Self {
             state: folder("XDG_STATE_HOME", ".local/state").join("bramble"),
             bundles,
+            brambled,
             known_hosts: var("BRAMBLE_KNOWN_HOSTS").map(PathBuf::from),
             runtime: var("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from),
             operator: format!("{user}@{machine}"),

@@ -251,13 +251,9 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Returns a `brambled` that runs on this machine, where it quantizes in a process of its own.
+    /// Returns a `brambled` that runs on this machine, where it makes weights in a process of its own.
     pub(crate) fn brambled(&self, store: &Store) -> anyhow::Result<PathBuf> {
-        let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
-        let found = self.bundles.iter().find(|found| found.bundle.machine == machine).with_context(|| {
-            format!("there is no bundle for this machine ({machine}), which must quantize: make one with scripts/bundle")
-        })?;
-        Ok(bundle::unpack(found, &store.root().join("programs"))?)
+        brambled(self.environment, &self.bundles, store)
     }
 
     /// Returns the keys of servers that are not ours, from the environment variables that
@@ -273,6 +269,22 @@ impl<'a> Fleet<'a> {
             }
         }
         Ok(keys)
+    }
+}
+
+/// Returns a `brambled` that runs on this machine: that of its bundle, or the one beside this program.
+pub(crate) fn brambled(
+    environment: &Environment,
+    bundles: &[Found],
+    store: &Store,
+) -> anyhow::Result<PathBuf> {
+    let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
+    match (bundles.iter().find(|found| found.bundle.machine == machine), &environment.brambled) {
+        (Some(found), _) => Ok(bundle::unpack(found, &store.root().join("programs"))?),
+        (None, Some(beside)) => Ok(beside.clone()),
+        (None, None) => anyhow::bail!(
+            "there is no bundle for this machine ({machine}), which must make weights: make one with scripts/bundle"
+        ),
     }
 }
 

@@ -7,6 +7,7 @@ mod arguments;
 mod catalog;
 mod chat;
 mod check;
+mod convert;
 mod environment;
 mod exit;
 mod fetch;
@@ -59,6 +60,8 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Check(verb) => check::run(&verb, global, environment),
         Verb::Plan(verb) => plan::run(&verb, global, environment).await,
         Verb::Fetch(verb) => fetch::run(&verb, global, environment).await,
+        Verb::Convert(verb) => convert::convert(&verb, global, environment).await,
+        Verb::Quantize(verb) => convert::quantize(&verb, global, environment).await,
         Verb::Apply(verb) => apply::run(&verb, global, environment).await,
         Verb::Status(verb) => status::run(&verb, global, environment).await,
         Verb::Chat(verb) => chat::run(&verb, global, environment).await,

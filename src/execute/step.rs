@@ -52,8 +52,7 @@ pub(super) fn is_resumable(action: &Action) -> bool {
 pub(super) async fn on_operator(run: &Run<'_>, action: &Action) -> Result<(), String> {
     match action {
         Action::Fetch { artifact, .. } => weights::fetch(run, artifact).await,
-        Action::Convert { artifact } => weights::convert(run, artifact).await,
-        Action::Quantize { artifact } => weights::quantize(run, artifact).await,
+        Action::Make { artifacts } => weights::make(run, artifacts).await,
         Action::PushProgram { .. }
         | Action::Push { .. }
         | Action::Install { .. }
@@ -76,7 +75,7 @@ pub(super) async fn on_host(run: &Run<'_>, host: &HostName, action: &Action) -> 
         Action::Install { generation } => at.install(*generation).await,
         Action::Activate { generation } => at.activate(*generation).await,
         Action::Prune => at.prune().await,
-        Action::Fetch { .. } | Action::Convert { .. } | Action::Quantize { .. } => Err(State::Failed {
+        Action::Fetch { .. } | Action::Make { .. } => Err(State::Failed {
             step: "following the plan".to_owned(),
             error: "it has the operator's step on a host".to_owned(),
         }),

@@ -2,23 +2,22 @@
 //! in the store already: a run that was cut short goes on where it stopped.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::apply::Run;
 use super::report::Made;
 use crate::causes::with_causes;
 use crate::checkpoint::Checkpoint;
-use crate::convert;
 use crate::events::Event;
 use crate::ids::Digest;
 use crate::plan::Artifact;
-use crate::quant::{Quant, child};
-use crate::source::{Pinned, Recipe};
+use crate::source::Pinned;
 use crate::store;
 use crate::units::Bytes;
+use crate::weights::{Order, Output, child};
 
-/// Converted checkpoints are kept as 16-bit floats: half the size of the exact form, and what
-/// llama.cpp's own tools quantize from.
-const INTERMEDIATE: Quant = Quant::F16;
+/// How often it is looked whether another run has made the same weights.
+const MAKING_PAUSE: Duration = Duration::from_millis(500);
 
 /// Brings an artifact's source here, unless all that comes from it is made already.
 pub(super) async fn fetch(run: &Run<'_>, id: &Digest) -> Result<(), String> {
@@ -49,42 +48,60 @@ pub(super) async fn fetch(run: &Run<'_>, id: &Digest) -> Result<(), String> {
     Ok(())
 }
 
-/// Turns a fetched checkpoint into a GGUF of 16-bit floats.
-pub(super) async fn convert(run: &Run<'_>, id: &Digest) -> Result<(), String> {
-    let artifact = find(run, id)?;
-    let intermediate = intermediate(artifact);
-    let store = run.doors.fetcher.store().clone();
-    if let Some(made) = all_made(run, artifact) {
-        report(run, made);
+/// Makes all `ids`, which have one source, in one pass in a process of its own.
+pub(super) async fn make(run: &Run<'_>, ids: &[Digest]) -> Result<(), String> {
+    let artifacts = ids.iter().map(|id| find(run, id)).collect::<Result<Vec<_>, String>>()?;
+    let Some(first) = artifacts.first().copied() else { return Ok(()) };
+    let source = &first.recipe.source;
+    let store = run.doors.fetcher.store();
+    let making = loop {
+        match store.try_making(&first.id).map_err(|error| with_causes(&error))? {
+            Some(making) => break making,
+            // another run makes the same: what it makes is found below
+            None => tokio::time::sleep(MAKING_PAUSE).await,
+        }
+    };
+    let mut missing = Vec::new();
+    for artifact in artifacts {
+        match made_before(store, &artifact.id) {
+            Some(made) => remember(run, artifact, made)?,
+            None => missing.push(artifact),
+        }
+    }
+    if missing.is_empty() {
         return Ok(());
     }
-    if made_before(&store, &intermediate.digest()).is_some() {
-        return Ok(());
+    let folder = run.doors.fetcher.obtain(source).await.map_err(|error| with_causes(&error))?;
+    let (published, summed) = (source.clone(), folder.clone());
+    tokio::task::spawn_blocking(move || check_published(&published, &summed))
+        .await
+        .unwrap_or_else(|_| Err("the work was cut short".to_owned()))?;
+    let order = Order {
+        source: if source.is_gguf() { folder.join(&source.files[0].path) } else { folder },
+        outputs: missing.iter().filter_map(|artifact| output(store, artifact)).collect(),
+        imatrix: None,
+        // the plan has asked the manifest
+        may_requantize: source.is_gguf(),
+        threads: 0,
+    };
+    let key = format!("make:{}", first.id);
+    let quants: Vec<&str> = order.outputs.iter().map(|output| output.quant.name()).collect();
+    let what = format!("making {} of {}", quants.join(" and "), first.model);
+    let total = missing.iter().map(|artifact| artifact.bytes).sum();
+    run.work(&key, &what, Some(total));
+    let progress = |done, _| run.events.send(Event::Progress { key: key.clone(), done });
+    let made = child::run(&run.doors.brambled, &order, progress).await;
+    let made = made
+        .map(|made| made.iter().map(|made| made.bytes).sum::<Bytes>())
+        .map_err(|error| format!("cannot make {}: {}", first.model, with_causes(&error)));
+    run.ended(&key, made.as_ref().map(ToString::to_string));
+    made?;
+    for artifact in missing {
+        let (store, scratch) = (store.clone(), store.scratch(&artifact.id));
+        let taken = blocking(move || store.take(&scratch)).await?;
+        remember(run, artifact, taken)?;
     }
-    let folder =
-        run.doors.fetcher.obtain(&artifact.recipe.source).await.map_err(|error| with_causes(&error))?;
-    let key = format!("convert:{id}");
-    run.work(&key, &format!("converting {} to GGUF", artifact.model), Some(artifact.recipe.source.bytes()));
-    let events = run.events.clone();
-    let progress_key = key.clone();
-    let recipe = intermediate.digest();
-    let out = store.scratch(&recipe);
-    let source = artifact.recipe.source.clone();
-    let converted = tokio::task::spawn_blocking(move || {
-        check_published(&source, &folder)?;
-        let progress = |done| events.send(Event::Progress { key: progress_key.clone(), done });
-        convert::to_gguf(&folder, &out, INTERMEDIATE, progress).map_err(|error| with_causes(&error))?;
-        let made = store.take(&out).map_err(|error| with_causes(&error))?;
-        store.remember(&recipe, &made).map_err(|error| with_causes(&error))?;
-        Ok::<_, String>(made)
-    })
-    .await
-    .unwrap_or_else(|_| Err("the conversion was cut short".to_owned()));
-    run.ended(&key, converted.as_ref().map(|made| made.bytes.to_string()));
-    let made = converted.map_err(|error| format!("cannot convert {}: {error}", artifact.model))?;
-    if artifact.recipe.quant == Some(INTERMEDIATE) {
-        remember(run, artifact, made)?;
-    }
+    drop(making);
     Ok(())
 }
 
@@ -98,46 +115,13 @@ fn check_published(source: &Pinned, folder: &Path) -> Result<(), String> {
     checked.map(drop).map_err(|error| with_causes(&error))
 }
 
-/// Quantizes a converted checkpoint, in a process of its own.
-pub(super) async fn quantize(run: &Run<'_>, id: &Digest) -> Result<(), String> {
-    let artifact = find(run, id)?;
-    let store = run.doors.fetcher.store().clone();
-    if let Some(made) = made_before(&store, id) {
-        return remember(run, artifact, made);
-    }
-    let Some(quant) = artifact.recipe.quant else { return Ok(()) };
-    let from = made_before(&store, &intermediate(artifact).digest())
-        .ok_or_else(|| format!("{} was not converted", artifact.model))?;
-    if quant == INTERMEDIATE {
-        return remember(run, artifact, from);
-    }
-    let (input, output) = (store.path(&from.digest), store.scratch(id));
-    let order =
-        child::Order { program: &run.doors.brambled, input: &input, output: &output, quant, threads: 0 };
-    let key = format!("quantize:{id}");
-    run.work(&key, &format!("quantizing {} to {quant}", artifact.model), Some(from.bytes));
-    let progress = |done: u32, all: u32| {
-        let share = u64::from(done) * from.bytes.0 / u64::from(all.max(1));
-        run.events.send(Event::Progress { key: key.clone(), done: Bytes(share) });
-    };
-    let quantized = match child::run(order, progress).await {
-        Ok(()) => {
-            let scratch = output.clone();
-            blocking(move || store.take(&scratch)).await
-        }
-        Err(error) => Err(with_causes(&error)),
-    };
-    run.ended(&key, quantized.as_ref().map(|made| made.bytes.to_string()));
-    let made = quantized.map_err(|error| format!("cannot quantize {}: {error}", artifact.model))?;
-    remember(run, artifact, made)
+/// Returns what is to be made of an artifact, under a name that nothing else reads.
+fn output(store: &store::Store, artifact: &Artifact) -> Option<Output> {
+    Some(Output { quant: artifact.recipe.quant?, path: store.scratch(&artifact.id) })
 }
 
 fn find<'a>(run: &Run<'a>, id: &Digest) -> Result<&'a Artifact, String> {
     run.plan.artifact(id).ok_or_else(|| "the plan has no such weights".to_owned())
-}
-
-fn intermediate(artifact: &Artifact) -> Recipe {
-    Recipe { quant: Some(INTERMEDIATE), ..artifact.recipe.clone() }
 }
 
 fn made_before(store: &store::Store, recipe: &Digest) -> Option<store::Made> {

@@ -21,11 +21,17 @@ pub fn check(plan: &Plan) -> Vec<String> {
     }
     let mut installed: BTreeSet<&HostName> = BTreeSet::new();
     for step in plan.steps() {
-        let is_on_host =
-            !matches!(step.action, Action::Fetch { .. } | Action::Convert { .. } | Action::Quantize { .. });
+        let is_on_host = !matches!(step.action, Action::Fetch { .. } | Action::Make { .. });
         if is_on_host != step.host.is_some() {
             notes.push(format!("a step stands on the wrong side: {:?}", step.action));
             continue;
+        }
+        if let Action::Make { artifacts } = &step.action {
+            let found: Vec<_> = artifacts.iter().filter_map(|id| plan.artifact(id)).collect();
+            let has_one_source = found.windows(2).all(|pair| pair[0].recipe.source == pair[1].recipe.source);
+            if found.len() != artifacts.len() || !has_one_source {
+                notes.push("weights are made that the plan does not know, or of several sources".to_owned());
+            }
         }
         let Some(host) = &step.host else { continue };
         let Some(host_plan) = plan.host(host) else {
@@ -54,11 +60,7 @@ pub fn check(plan: &Plan) -> Vec<String> {
                     notes.push(format!("{host} activates generation {generation} before it is laid out"));
                 }
             }
-            Action::PushProgram { .. }
-            | Action::Prune
-            | Action::Fetch { .. }
-            | Action::Convert { .. }
-            | Action::Quantize { .. } => {}
+            Action::PushProgram { .. } | Action::Prune | Action::Fetch { .. } | Action::Make { .. } => {}
         }
     }
     for host in &plan.hosts {

@@ -55,8 +55,7 @@ fn outline(plan: &Plan) -> String {
 fn verb(action: &Action) -> String {
     match action {
         Action::Fetch { bytes, .. } => format!("fetch {bytes}"),
-        Action::Convert { .. } => "convert".to_owned(),
-        Action::Quantize { .. } => "quantize".to_owned(),
+        Action::Make { artifacts } => format!("make {}", artifacts.len()),
         Action::PushProgram { bytes, .. } => format!("push program {bytes}"),
         Action::Push { bytes, .. } => format!("push {bytes}"),
         Action::Install { generation } => format!("install {generation}"),

@@ -156,15 +156,10 @@ pub enum Action {
         /// Their size.
         bytes: Bytes,
     },
-    /// Turn a fetched checkpoint into a GGUF of 16-bit floats.
-    Convert {
-        /// An artifact that needs it.
-        artifact: Digest,
-    },
-    /// Quantize a converted GGUF.
-    Quantize {
-        /// The artifact to make.
-        artifact: Digest,
+    /// Make GGUFs of a fetched source, all in one pass.
+    Make {
+        /// The artifacts, which have one source.
+        artifacts: Vec<Digest>,
     },
     /// Bring a bundle to a host and unpack it.
     PushProgram {

@@ -55,27 +55,25 @@ pub(crate) fn waves(
 fn make_weights(artifacts: &[Artifact], wanted: &BTreeSet<Digest>) -> Vec<Step> {
     let mut steps = Vec::new();
     let mut sources = BTreeSet::new();
-    for artifact in artifacts.iter().filter(|artifact| wanted.contains(&artifact.id)) {
+    let wanted = || artifacts.iter().filter(|artifact| wanted.contains(&artifact.id));
+    for artifact in wanted() {
         let source = &artifact.recipe.source;
-        if sources.insert(&source.uri) {
-            steps.push(Step {
-                host: None,
-                action: Action::Fetch { artifact: artifact.id, bytes: source.bytes() },
-                why: format!("{} comes from {}", artifact.model, source.uri),
-            });
-            if artifact.recipe.quant.is_some() {
-                steps.push(Step {
-                    host: None,
-                    action: Action::Convert { artifact: artifact.id },
-                    why: "the source is a checkpoint, and hosts need a GGUF".to_owned(),
-                });
-            }
+        if !sources.insert(&source.uri) {
+            continue;
         }
-        if let Some(quant) = artifact.recipe.quant {
+        steps.push(Step {
+            host: None,
+            action: Action::Fetch { artifact: artifact.id, bytes: source.bytes() },
+            why: format!("{} comes from {}", artifact.model, source.uri),
+        });
+        let made = || wanted().filter(|other| other.recipe.source.uri == source.uri);
+        let quants: Vec<&str> = made().filter_map(|other| Some(other.recipe.quant?.name())).collect();
+        if !quants.is_empty() {
+            let ids = made().filter(|other| other.recipe.quant.is_some()).map(|other| other.id);
             steps.push(Step {
                 host: None,
-                action: Action::Quantize { artifact: artifact.id },
-                why: format!("{} is wanted as {quant}", artifact.model),
+                action: Action::Make { artifacts: ids.collect() },
+                why: format!("{} is wanted as {}", artifact.model, quants.join(" and ")),
             });
         }
     }

@@ -1,4 +1,4 @@
-use std::fs;
+use std::fs::{self, File, TryLockError};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,10 @@ pub struct Made {
     /// Its size.
     pub bytes: Bytes,
 }
+
+/// The right to make something, while it is held.
+#[derive(Debug)]
+pub struct Making(#[expect(dead_code, reason = "holds the lock until it is dropped")] File);
 
 /// The index of what recipes made ([`crate::source::Recipe::digest`]).
 impl Store {
@@ -37,6 +41,19 @@ impl Store {
         }
         let text = serde_json::json!(made).to_string();
         write::write_whole(&self.made_path(recipe), text.as_bytes())
+    }
+
+    /// Takes the right to make what `recipe` makes; none while another process has it. It is given
+    /// back when what is returned is dropped.
+    pub fn try_making(&self, recipe: &Digest) -> Result<Option<Making>, Error> {
+        let path = self.root().join("made").join(format!("{recipe}.lock"));
+        let failed = |source| Error::Write { path: path.clone(), source };
+        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Making(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
     }
 
     fn made_path(&self, recipe: &Digest) -> std::path::PathBuf {

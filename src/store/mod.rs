@@ -39,7 +39,7 @@ use crate::units::Bytes;
 pub use arrival::Arrival;
 pub use error::Error;
 pub use inspect::{Unused, User};
-pub use made::Made;
+pub use made::{Made, Making};
 pub use spans::Spans;
 pub use write::Writer;
 pub(crate) use write::write_whole;

@@ -183,8 +183,8 @@ fn totals(plan: &Plan, problems: &[Problem]) -> String {
         match &step.action {
             Action::Fetch { bytes, .. } => fetch += *bytes,
             Action::Push { bytes, .. } | Action::PushProgram { bytes, .. } => push += *bytes,
-            Action::Quantize { .. } => converts += 1,
-            Action::Convert { .. } | Action::Install { .. } | Action::Activate { .. } | Action::Prune => {}
+            Action::Make { artifacts } => converts += artifacts.len(),
+            Action::Install { .. } | Action::Activate { .. } | Action::Prune => {}
         }
     }
     let mut parts = vec![format!("{} to change", count(changed, "host"))];

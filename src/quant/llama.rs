@@ -1,13 +1,17 @@
-#![expect(unsafe_code, reason = "the safe wrapper does not offer blocks")]
+//! Encoding and decoding blocks, by llama.cpp: one of the two files that name it.
+//!
+//! llama.cpp aborts the process where it finds something wrong, so this runs in a process
+//! of its own , and wants what its caller has checked.
+#![expect(unsafe_code, reason = "the safe wrapper does not offer quantization")]
 
 use std::ffi::c_void;
 
-use super::super::TensorType;
-use super::super::kernel::Fault;
+use super::TensorType;
+use super::kernel::Fault;
 
 /// Encodes whole rows of `row` values with llama.cpp's own function, appending to `out`.
 ///
-/// Wants what [`super::super::kernel::encode`] has checked: whole rows of whole blocks,
+/// Wants what [`super::kernel::encode`] has checked: whole rows of whole blocks,
 /// importance for each column, and a type that it encodes.
 pub(in crate::quant) fn encode(
     kind: TensorType,
