@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::Context as _;
@@ -26,7 +26,7 @@ pub(crate) fn run(verb: &StoreVerb, global: &Global, environment: &Environment) 
     match verb {
         StoreVerb::Ls => list(&Store::open(root)?, global),
         StoreVerb::Verify => verify(&Store::open(root)?, global),
-        StoreVerb::Prune(verb) => prune(&Store::open_alone(root)?, verb, global, environment),
+        StoreVerb::Prune(verb) => prune(&root, verb, global, environment),
     }
 }
 
@@ -85,25 +85,34 @@ fn verify(store: &Store, global: &Global) -> anyhow::Result<Exit> {
     Ok(if damaged.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-fn prune(store: &Store, verb: &Prune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let (needed, gone) = needed(store, global)?;
-    let unused = store.unused(&needed)?;
-    if !global.json {
-        output::result(&told(store, &unused));
-    }
-    let question = format!("Remove them, {}?", unused.bytes());
-    let is_wanted =
-        unused.is_empty() || verb.yes || verb.dry_run || apply::may_change(&question, environment)?;
-    if !is_wanted {
+fn prune(root: &Path, verb: &Prune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let shown = {
+        let store = Store::open(root)?;
+        let shown = store.unused(&needed(&store, global)?.0)?;
+        if !global.json {
+            output::result(&told(&store, &shown));
+        }
+        shown
+    };
+    let question = format!("Remove them, {}?", shown.bytes());
+    let is_sure = shown.is_empty() || verb.yes || verb.dry_run || apply::may_change(&question, environment)?;
+    if !is_sure {
         return Ok(Exit::Refused);
     }
-    if !verb.dry_run {
+    let mut freed = Bytes::ZERO;
+    if !verb.dry_run && !shown.is_empty() {
+        // alone only now: nobody waits for the person's answer. What was needed meanwhile stays.
+        let store = Store::open_alone(root)?;
+        let (needed, gone) = needed(&store, global)?;
+        let mut unused = store.unused(&needed)?;
+        unused.blobs.retain(|blob| shown.blobs.contains(blob));
+        unused.leftovers.retain(|name, _| shown.leftovers.contains_key(name));
         gone.iter().try_for_each(|lock| store.forget_user(lock))?;
         store.prune(&unused)?;
+        freed = unused.bytes();
     }
     if global.json {
-        let freed = if verb.dry_run { Bytes::ZERO } else { unused.bytes() };
-        output::json(&json!({ "unused": unused, "bytes": unused.bytes(), "freed": freed }))?;
+        output::json(&json!({ "unused": shown, "bytes": shown.bytes(), "freed": freed }))?;
     }
     Ok(Exit::Done)
 }
@@ -133,7 +142,7 @@ fn told(store: &Store, unused: &Unused) -> String {
 ///
 /// One whose folder is gone, too, may be on a disk that is not attached now: what it named
 /// last is kept. One that cannot be read is an error, because what it needs would count as unused.
-fn needed(store: &Store, global: &Global) -> anyhow::Result<(BTreeSet<Digest>, Vec<std::path::PathBuf>)> {
+fn needed(store: &Store, global: &Global) -> anyhow::Result<(BTreeSet<Digest>, Vec<PathBuf>)> {
     let (mut needed, mut gone) = (BTreeSet::new(), Vec::new());
     for user in store.users()? {
         match named(&user.path)? {

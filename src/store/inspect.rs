@@ -134,8 +134,8 @@ impl Store {
         Ok(users)
     }
 
-    /// Finds what is not among `needed`. Leftovers count only as long as nobody can be writing
-    /// them: the caller is alone ([`Self::open_alone`]).
+    /// Finds what is not among `needed`. While others have the store open, a leftover may be what
+    /// they are writing: only who is alone ([`Self::open_alone`]) knows that it is none.
     pub fn unused(&self, needed: &BTreeSet<Digest>) -> Result<Unused, Error> {
         let blobs = self.list()?.into_iter().filter(|blob| !needed.contains(&blob.digest)).collect();
         let mut leftovers = BTreeMap::new();
