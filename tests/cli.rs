@@ -139,6 +139,11 @@ impl Desk {
         });
         change(&mut config);
         fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let tokenizer = json!({
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
+            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
+        });
+        fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
         write_weights(&folder.join("model.safetensors"));
         self
     }

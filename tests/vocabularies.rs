@@ -98,3 +98,86 @@ fn each_vocabulary_is_known_for_what_it_is() {
         assert_eq!(text("general.name").to_lowercase().contains("phi-3"), is_phi, "{}", folder.display());
     }
 }
+
+#[cfg(feature = "llama")]
+mod llama {
+    use std::sync::OnceLock;
+
+    use llama_cpp_2::llama_backend::LlamaBackend;
+    use llama_cpp_2::model::LlamaModel;
+    use llama_cpp_2::model::params::LlamaModelParams;
+
+    use super::*;
+
+    fn backend() -> &'static LlamaBackend {
+        static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
+        BACKEND.get_or_init(|| {
+            let mut backend = LlamaBackend::init().unwrap();
+            backend.void_logs();
+            backend
+        })
+    }
+
+    /// Returns whether a text is one on which llama.cpp cuts otherwise by its own design: it
+    /// takes what is not a letter of ASCII for both cases at once, and marks for no letters.
+    fn is_mixed(pre: &str, text: &str) -> bool {
+        pre == "gpt-4o" && text.chars().any(|character| !character.is_ascii() && character.is_alphanumeric())
+            || pre == "gpt-4o" && text.contains(['\u{301}', '\u{302}', '\u{308}', '\u{323}'])
+    }
+
+    #[test]
+    fn texts_become_the_tokens_that_others_make_of_them() {
+        let Some(root) = vocabularies() else { return };
+        let mut all_wrong = Vec::new();
+        for folder in folders(&root) {
+            let (path, keys) = convert(&folder);
+            let pre = keys
+                .iter()
+                .find(|(key, _)| key == "tokenizer.ggml.pre")
+                .unwrap()
+                .1
+                .as_str()
+                .unwrap()
+                .to_owned();
+            let params = LlamaModelParams::default().with_vocab_only(true);
+            let model = LlamaModel::load_from_file(backend(), &path, &params).unwrap();
+            let vocabulary = model.vocab();
+            let parses = json(&folder.join("config.json"))["parse_special"].as_bool().unwrap();
+            for (file, parses, least) in [("texts.json", parses, 500), ("golden.json", false, 40)] {
+                if file == "golden.json" && !folder.join(file).exists() {
+                    continue;
+                }
+                let cases = json(&folder.join(file));
+                let cases: Vec<_> = cases.as_array().unwrap().iter().collect();
+                let compared: Vec<_> =
+                    cases.iter().filter(|case| !is_mixed(&pre, case["text"].as_str().unwrap())).collect();
+                let wrong: Vec<String> = compared
+                    .iter()
+                    .filter_map(|case| {
+                        let text = case["text"].as_str().unwrap();
+                        let ids = case["ids"].as_array().unwrap();
+                        let expected: Vec<i64> = ids.iter().map(|id| id.as_i64().unwrap()).collect();
+                        let found = vocabulary.tokenize(text.as_bytes(), false, parses);
+                        let found: Vec<i64> = found.iter().map(|token| token.0.into()).collect();
+                        (found != expected)
+                            .then(|| format!("{} {text:?}: {found:?}, not {expected:?}", name(&folder)))
+                    })
+                    .collect();
+                let (alike, count) = (compared.len() - wrong.len(), compared.len());
+                println!(
+                    "{} {file}: {alike} of {count} texts alike, {} left out",
+                    name(&folder),
+                    cases.len() - count
+                );
+                assert!(cases.len() >= least, "{}: {} texts", folder.display(), cases.len());
+                all_wrong.extend(wrong);
+            }
+        }
+        assert!(
+            all_wrong.is_empty(),
+            "{} differ: {:#?}",
+            all_wrong.len(),
+            &all_wrong[..all_wrong.len().min(40)]
+        );
+    }
+}

@@ -12,19 +12,22 @@ use crate::units::Bytes;
 use crate::{checkpoint, convert, gguf};
 
 impl ModelFacts {
-    /// Takes the facts from a checkpoint's `config.json` and the JSON headers of its shards
-    /// (without the length that stands before each).
+    /// Takes the facts from a checkpoint's `config.json`, the JSON headers of its shards
+    /// (without the length that stands before each) and the files of its tokenizer.
     ///
     /// # Errors
-    /// Architectures that cannot be converted are refused by name; headers that cannot be are
-    /// refused with what is wrong in them.
+    /// Architectures and tokenizers that cannot be converted are refused by name; headers that
+    /// cannot be are refused with what is wrong in them.
     pub fn from_headers(
         source: Pinned,
         config: &Value,
         shards: &[Vec<u8>],
-        has_chat_template: bool,
+        tokenizer: &convert::TokenizerFiles,
     ) -> Result<Self, Error> {
-        convert::check(config).map_err(|error| Error::Convert(error.to_string()))?;
+        let refused = |error: convert::Error| Error::Convert(error.to_string());
+        let plain = convert::plain(config).map_err(refused)?;
+        let keys = convert::tokenizer_keys(&plain, tokenizer).map_err(refused)?;
+        let has_chat_template = keys.iter().any(|(key, _)| key == "tokenizer.chat_template");
         let mut stored = BTreeMap::new();
         for json in shards {
             let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
@@ -38,8 +41,7 @@ impl ModelFacts {
                 stored.insert(name, tensor);
             }
         }
-        let tensors =
-            convert::gguf_tensors(config, &stored).map_err(|error| Error::Convert(error.to_string()))?;
+        let tensors = convert::gguf_tensors(config, &stored).map_err(refused)?;
         let tensors = tensors
             .into_iter()
             .map(|tensor| TensorShape { name: tensor.name, shape: tensor.shape, tensor_type: None })
@@ -78,6 +80,7 @@ impl ModelFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::convert::TokenizerFiles;
     use crate::ids::Digest;
     use crate::source::PinnedFile;
 
@@ -95,7 +98,24 @@ mod tests {
     #[test]
     fn an_unknown_architecture_is_named_before_headers_are_read() {
         let config = serde_json::json!({ "architectures": ["StrangeForCausalLM"], "model_type": "strange" });
-        let error = ModelFacts::from_headers(pinned(4), &config, &[], false).unwrap_err();
+        let error =
+            ModelFacts::from_headers(pinned(4), &config, &[], &TokenizerFiles::default()).unwrap_err();
         assert!(error.to_string().contains("StrangeForCausalLM"), "{error}");
+    }
+
+    #[test]
+    fn a_tokenizer_that_cannot_be_converted_is_refused_before_headers_are_read() {
+        let config = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 8, "intermediate_size": 12,
+            "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10, "max_position_embeddings": 64,
+        });
+        let refused = |files: &[(&str, &str)]| {
+            let files = files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()));
+            let error = ModelFacts::from_headers(pinned(4), &config, &[], &TokenizerFiles::new(files));
+            error.unwrap_err().to_string()
+        };
+        assert!(refused(&[]).contains("there is no tokenizer.json"));
+        let word_piece = r#"{"model": {"type": "WordPiece", "vocab": {}}}"#;
+        assert!(refused(&[("tokenizer.json", word_piece)]).contains("WordPiece"));
     }
 }

@@ -376,7 +376,8 @@ async fn describe_one(
     let raw = fetcher.describe(&pinned).await?;
     let facts = match &raw.header {
         RawHeader::Checkpoint { config, shards } => {
-            ModelFacts::from_headers(pinned.clone(), config, shards, raw.has_chat_template)?
+            let tokenizer = convert::TokenizerFiles::new(raw.small.iter().cloned());
+            ModelFacts::from_headers(pinned.clone(), config, shards, &tokenizer)?
         }
         RawHeader::Gguf { header } => ModelFacts::from_gguf(pinned.clone(), header)?,
     };

@@ -5,14 +5,19 @@ use super::error::Error;
 use crate::checkpoint::Index;
 
 /// What a conversion reads besides the weights, where it is there.
-const SMALL: [&str; 7] = [
+pub(super) const SMALL: [&str; 12] = [
+    "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "config.json",
     "generation_config.json",
+    "merges.txt",
     "special_tokens_map.json",
+    "spiece.model",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
+    "vocab.json",
 ];
 
 /// Where the weights of a checkpoint are.
@@ -132,6 +137,11 @@ mod tests {
         check(&twice, &["config.json", INDEX], &Weights::Indexed(INDEX));
         let other = Weights::Files(vec!["a.safetensors".to_owned(), "b.safetensors".to_owned()]);
         check(&["b.safetensors", "a.safetensors", "config.json"], &["config.json"], &other);
+    }
+
+    #[test]
+    fn every_file_that_a_tokenizer_is_converted_from_is_chosen() {
+        assert!(crate::convert::TOKENIZER_FILES.iter().all(|name| SMALL.contains(name)));
     }
 
     #[test]

@@ -28,6 +28,9 @@ pub struct RawModel {
     pub header: RawHeader,
     /// Whether the source brings a chat template.
     pub has_chat_template: bool,
+    /// Of a checkpoint, the small files beside `config.json`, by name and as they are: with
+    /// them a tokenizer is judged before any weights are here.
+    pub small: Vec<(String, Vec<u8>)>,
 }
 
 /// The headers of a checkpoint or of a GGUF.
@@ -55,7 +58,8 @@ pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawMo
     let place = fetcher.place(pinned)?;
     if pinned.is_gguf() {
         let (header, has_chat_template) = head(fetcher, &place, &pinned.files[0], header::gguf).await?;
-        return Ok(RawModel { header: RawHeader::Gguf { header }, has_chat_template });
+        let header = RawHeader::Gguf { header };
+        return Ok(RawModel { header, has_chat_template, small: Vec::new() });
     }
     let file = |name: &str| pinned.files.iter().find(|file| file.path == name);
     let missing = || Error::NotACheckpoint {
@@ -80,7 +84,12 @@ pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawMo
         }
         (None, None) => false,
     };
-    Ok(RawModel { header: RawHeader::Checkpoint { config, shards }, has_chat_template })
+    let mut small = Vec::new();
+    let is_small = |name: &str| name != "config.json" && super::choose::SMALL.contains(&name);
+    for file in pinned.files.iter().filter(|file| is_small(&file.path)) {
+        small.push((file.path.clone(), whole(fetcher, &place, file).await?));
+    }
+    Ok(RawModel { header: RawHeader::Checkpoint { config, shards }, has_chat_template, small })
 }
 
 /// Describes differences and their base: the tensors are those of the sum, all else came with
@@ -147,6 +156,13 @@ async fn torch_head(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Resu
 }
 
 async fn json(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<serde_json::Value, Error> {
+    let text = whole(fetcher, place, file).await?;
+    serde_json::from_slice(&text)
+        .map_err(|error| Error::BadAnswer { what: file.path.clone(), why: error.to_string() })
+}
+
+/// Returns a small file as it is.
+async fn whole(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<Vec<u8>, Error> {
     let bad = |why: String| Error::BadAnswer { what: file.path.clone(), why };
     if file.bytes.0 > CONFIG_MAX {
         return Err(bad(format!("it is longer than {}", Bytes(CONFIG_MAX))));
@@ -158,8 +174,7 @@ async fn json(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<ser
         }
         Place::Local(folder) => super::local::place(folder, file),
     };
-    let text = read_head(path, file.bytes.0).await?;
-    serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))
+    read_head(path, file.bytes.0).await
 }
 
 /// Returns the header of one file, and whether it has a chat template.

@@ -179,7 +179,7 @@ def of_ggufs(models: Path, out: Path) -> None:
         file = {
             "version": "1.0", "truncation": None, "padding": None, "added_tokens": added,
             "normalizer": {"type": "NFC"} if name in ("gpt-neox", "mpt", "qwen2") else None,
-            "pre_tokenizer": pre_tokenizer(split), "post_processor": None, "decoder": {"type": "ByteLevel"},
+            "pre_tokenizer": pre_tokenizer(split), "post_processor": None, "decoder": pre_tokenizer(None),
             "model": {
                 "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                 "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,

@@ -162,8 +162,10 @@ impl Family {
                 vocab.extend((1_u8..).zip(pieces).map(|(rank, text)| json!([text, -f32::from(rank)])));
                 json!({
                     "added_tokens": [special(0, "<pad>"), special(1, "</s>"), special(2, "<unk>")],
-                    "pre_tokenizer": {"type": "Metaspace", "replacement": "\u{2581}",
-                        "prepend_scheme": "always", "split": true},
+                    "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                        {"type": "WhitespaceSplit"},
+                        {"type": "Metaspace", "replacement": "\u{2581}",
+                            "prepend_scheme": "always", "split": true}]},
                     "post_processor": {"type": "TemplateProcessing",
                         "single": [{"Sequence": {"id": "A", "type_id": 0}},
                             {"SpecialToken": {"id": "</s>", "type_id": 0}}]},
