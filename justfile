@@ -42,6 +42,12 @@ schema file="fleet.schema.json":
 demo:
     scripts/demo
 
+# Fuzz a reader of foreign bytes (safetensors, pickle, gguf, tokenizer); needs `cargo install cargo-fuzz`
+[group('by hand')]
+fuzz target seconds="60":
+    mkdir -p fuzz/corpus/{{ target }}
+    RUSTC_BOOTSTRAP=1 cargo fuzz run {{ target }} fuzz/corpus/{{ target }} tests/reference/golden/torch -- -max_total_time={{ seconds }} -rss_limit_mb=1024 -timeout=10
+
 # Measure the figures of an area anew
 [group('by hand')]
 figures area *mode:
