@@ -1,7 +1,7 @@
 //! Encoding and decoding blocks, by llama.cpp: one of the two files that name it.
 //!
 //! llama.cpp aborts the process where it finds something wrong, so this runs in a process
-//! of its own , and wants what its caller has checked.
+//! of its own, and wants what its caller has checked.
 #![expect(unsafe_code, reason = "the safe wrapper does not offer quantization")]
 
 use std::ffi::c_void;
