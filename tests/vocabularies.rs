@@ -14,7 +14,7 @@ use bramble_fleet::convert::{TokenizerFiles, tokenizer_keys};
 use bramble_fleet::gguf::{Value, Writer};
 
 /// Each vocabulary with llama.cpp's names for its kind and for how it cuts texts.
-const VOCABULARIES: [(&str, &str, &str); 19] = [
+const VOCABULARIES: [(&str, &str, &str); 16] = [
     ("bloom-kind", "gpt2", "bloom"),
     ("gpt-2", "gpt2", "gpt-2"),
     ("gpt-2-first-files", "gpt2", "gpt-2"),
@@ -26,13 +26,10 @@ const VOCABULARIES: [(&str, &str, &str); 19] = [
     ("llama3_1", "gpt2", "llama-bpe"),
     ("mistral-v1", "llama", "default"),
     ("mistral-v3", "llama", "default"),
-    ("mpt", "gpt2", "olmo"),
     ("phi-3", "llama", "default"),
     ("phi-3-json", "llama", "default"),
     ("qwen2", "gpt2", "qwen2"),
     ("qwen3", "gpt2", "qwen2"),
-    ("refact", "gpt2", "refact"),
-    ("starcoder", "gpt2", "starcoder"),
     ("t5-kind", "t5", "default"),
 ];
 

@@ -163,7 +163,10 @@ fn scores_of_merges<'a>(
                 "its merges leave out a way to make {token:?}, which llama.cpp would take"
             )));
         }
-        in_order.extend(made.get(token).map(|made| (token, made)));
+        // runs of spaces are let through: Llama's share one score, so that the library orders
+        // their merges by length alone
+        let is_run = token.chars().all(|character| character == '\u{2581}');
+        in_order.extend(made.get(token).filter(|_| !is_run).map(|made| (token, made)));
     }
     in_order.sort_unstable_by_key(|(_, made)| made.first);
     if let Some(pair) = in_order.windows(2).find(|pair| pair[0].1.last > pair[1].1.first) {
