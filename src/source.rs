@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use crate::ids::Digest;
 use crate::quant::Quant;
@@ -214,6 +215,12 @@ impl Pinned {
         Some((base, delta))
     }
 
+    /// Returns the repository of the hub that it is, `ORG/REPO`; of differences, theirs.
+    pub fn repository(&self) -> Option<&str> {
+        let uri = self.uri.split_once(OVER).map_or(self.uri.as_str(), |(delta, _)| delta);
+        uri.strip_prefix("hf:")?.split('@').next()
+    }
+
     /// Returns the size of all files together.
     pub fn bytes(&self) -> Bytes {
         self.files.iter().map(|file| file.bytes).sum()
@@ -246,13 +253,18 @@ pub struct Recipe {
     pub quant: Option<Quant>,
     /// The version of the converter: raised whenever its output changes.
     pub converter: u32,
+    /// The style of prompts that the weights get a chat template for, where the source brings none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt_style: Option<String>,
 }
 
 impl Recipe {
     /// Returns the name of this recipe: the SHA-256 of its canonical JSON (licence left out).
     pub fn digest(&self) -> Digest {
         let files: Vec<_> = self.source.files.iter().map(|f| (&f.path, f.sha256)).collect();
-        Digest::of(serde_json::json!([files, self.quant, self.converter]).to_string().as_bytes())
+        let mut parts = vec![json!(files), json!(self.quant), json!(self.converter)];
+        parts.extend(self.prompt_style.iter().map(|style| json!(style)));
+        Digest::of(json!(parts).to_string().as_bytes())
     }
 }
 
@@ -300,7 +312,22 @@ mod tests {
             assert_eq!(base.parts(), None);
         }
         let (base, delta) = (pinned("hf:a/b@0", Some("llama2")), pinned("hf:c/d@1", Some("mit")));
-        assert_eq!(Pinned::sum(&base, &delta).license.as_deref(), Some("mit over llama2"));
+        let sum = Pinned::sum(&base, &delta);
+        assert_eq!(sum.license.as_deref(), Some("mit over llama2"));
+        assert_eq!((sum.repository(), base.repository()), (Some("c/d"), Some("a/b")));
+        assert_eq!(pinned("file:delta", None).repository(), None);
+    }
+
+    #[test]
+    fn a_style_of_prompts_makes_other_bytes_and_none_leaves_the_name_as_it_was() {
+        let source = Pinned { uri: "hf:a/b@0".to_owned(), files: Vec::new(), license: None };
+        let recipe = |prompt_style: Option<&str>| {
+            let prompt_style = prompt_style.map(str::to_owned);
+            Recipe { source: source.clone(), quant: None, converter: 2, prompt_style }
+        };
+        assert_eq!(recipe(None).digest(), Digest::of(b"[[],null,2]"));
+        assert_ne!(recipe(Some("vicuna")).digest(), recipe(None).digest());
+        assert_ne!(recipe(Some("vicuna")).digest(), recipe(Some("alpaca")).digest());
     }
 
     #[test]

@@ -149,6 +149,6 @@ fn damaged_tokenizers_are_refused_or_sound() {
     let dir = tempfile::tempdir().unwrap();
     foreign::model(dir.path());
     fs::write(dir.path().join("tokenizer.json"), bpe()).unwrap();
-    Conversion::open(dir.path()).unwrap();
+    Conversion::open(dir.path(), None).unwrap();
     batter(&[bpe(), sentencepiece()], 4, foreign::tokenizer);
 }

@@ -193,7 +193,14 @@ fn families() -> Vec<(&'static str, Family)> {
 fn order(source: &Path, dir: &Path, quants: &[Quant], imatrix: Option<PathBuf>) -> Order {
     let path = |quant: Quant| dir.join(format!("ours-{quant}.gguf"));
     let outputs = quants.iter().map(|quant| Output { quant: *quant, path: path(*quant) }).collect();
-    Order { source: source.to_owned(), outputs, imatrix, may_requantize: true, threads: 2 }
+    Order {
+        source: source.to_owned(),
+        outputs,
+        imatrix,
+        may_requantize: true,
+        prompt_style: None,
+        threads: 2,
+    }
 }
 
 fn go(order: &Order) -> Result<(), Error> {

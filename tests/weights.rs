@@ -139,7 +139,14 @@ fn types_and_bytes_of_every_quant_are_foretold() {
 fn order(source: &Path, dir: &Path, quants: &[Quant], threads: u32) -> Order {
     let path = |quant: Quant| dir.join(format!("{quant}-{threads}.gguf"));
     let outputs = quants.iter().map(|quant| Output { quant: *quant, path: path(*quant) }).collect();
-    Order { source: source.to_owned(), outputs, imatrix: None, may_requantize: false, threads }
+    Order {
+        source: source.to_owned(),
+        outputs,
+        imatrix: None,
+        may_requantize: false,
+        prompt_style: None,
+        threads,
+    }
 }
 
 fn digests(made: &[Made]) -> Vec<Digest> {

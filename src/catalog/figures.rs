@@ -110,6 +110,7 @@ pub(super) fn facts(
         context_exact: window.filter(|window| is_left_out && *window <= context_trained),
         is_tied: tensors.iter().all(|tensor| tensor.name != "output.weight"),
         has_chat_template,
+        prompt_style: None,
         stored,
     })
 }

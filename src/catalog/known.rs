@@ -6,8 +6,9 @@ use std::sync::LazyLock;
 use serde::{Deserialize, Serialize};
 
 use super::{Error, Family, Figures};
+use crate::convert::PromptStyle;
 use crate::quant::Quant;
-use crate::source::SourceRef;
+use crate::source::{Pinned, SourceRef};
 use crate::units::Bytes;
 use crate::yaml::{
     self, Entry, Faults, Node, Problems, Read, Spanned, Table, Whole, expected, nearest, record, word,
@@ -86,6 +87,24 @@ pub fn find(name: &str) -> Result<&'static KnownModel, Error> {
         name: name.chars().take(80).collect(),
         near: nearest(name, known.keys().map(String::as_str)).map(str::to_owned),
     })
+}
+
+/// Returns the style of prompts that a source was taught, where the catalog knows the source and
+/// that it brings no template.
+pub fn prompt_style(source: &Pinned) -> Option<PromptStyle> {
+    let repository = source.repository()?;
+    let is_it = |known: &&KnownModel| match &known.source {
+        SourceRef::Hub { repo, .. } => repo == repository,
+        SourceRef::Delta { delta, .. } => {
+            matches!(&**delta, SourceRef::Hub { repo, .. } if repo == repository)
+        }
+        _ => false,
+    };
+    match all().find(is_it)?.prompt {
+        Prompt::Alpaca => Some(PromptStyle::Alpaca),
+        Prompt::Vicuna => Some(PromptStyle::Vicuna),
+        Prompt::Own | Prompt::None => None,
+    }
 }
 
 /// Returns every model of the catalog, by name.
@@ -300,6 +319,22 @@ mod tests {
             // each can be written in a manifest
             let text = format!("catalog:{}", model.name);
             assert_eq!(text.parse(), Ok(SourceRef::Catalog(model.name.clone())));
+        }
+    }
+
+    #[test]
+    fn a_source_that_brings_no_template_has_the_style_of_the_catalog() {
+        let style = |uri: &str| {
+            let source = Pinned { uri: uri.to_owned(), files: Vec::new(), license: None };
+            prompt_style(&source)
+        };
+        assert_eq!(style("hf:lmsys/vicuna-7b-v1.5@0123"), Some(PromptStyle::Vicuna));
+        let sum = "hf:tatsu-lab/alpaca-7b-wdiff@0123 over file:./llama-7b";
+        assert_eq!(style(sum), Some(PromptStyle::Alpaca));
+        for other in
+            ["hf:HuggingFaceTB/SmolLM2-135M-Instruct@0123", "hf:a/vicuna-7b-v1.5@0123", "file:vicuna"]
+        {
+            assert_eq!(style(other), None, "{other}");
         }
     }
 

@@ -10,7 +10,7 @@ mod known_figures;
 mod model;
 mod raw;
 
-pub use known::{KnownModel, Prompt, all, find};
+pub use known::{KnownModel, Prompt, all, find, prompt_style};
 pub use known_figures::{Family, Figures};
 pub use model::{ModelFacts, Stored, TensorShape};
 

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use crate::convert::PromptStyle;
 use crate::source::Pinned;
 use crate::units::Bytes;
 
@@ -39,8 +40,11 @@ pub struct ModelFacts {
     pub context_exact: Option<u32>,
     /// Whether the output head is the embedding.
     pub is_tied: bool,
-    /// Whether the source brings a chat template.
+    /// Whether conversations can be had with it: the source brings a chat template, or gets one.
     pub has_chat_template: bool,
+    /// The style of prompts that it was taught, where the source brings no template for it.
+    #[serde(default)]
+    pub prompt_style: Option<PromptStyle>,
     /// How the weights are stored.
     pub stored: Stored,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::figures::{self, Keys};
-use super::{Error, ModelFacts, Stored, TensorShape};
+use super::{Error, ModelFacts, Stored, TensorShape, known};
 use crate::quant::Quant;
 use crate::source::Pinned;
 use crate::units::Bytes;
@@ -27,7 +27,8 @@ impl ModelFacts {
         let refused = |error: convert::Error| Error::Convert(error.to_string());
         let plain = convert::plain(config).map_err(refused)?;
         let keys = convert::tokenizer_keys(&plain, tokenizer).map_err(refused)?;
-        let has_chat_template = keys.iter().any(|(key, _)| key == "tokenizer.chat_template");
+        let brings_template = keys.iter().any(|(key, _)| key == "tokenizer.chat_template");
+        let prompt_style = if brings_template { None } else { known::prompt_style(&source) };
         let mut stored = BTreeMap::new();
         for json in shards {
             let mut bytes = (json.len() as u64).to_le_bytes().to_vec();
@@ -46,7 +47,8 @@ impl ModelFacts {
             .into_iter()
             .map(|tensor| TensorShape { name: tensor.name, shape: tensor.shape, tensor_type: None })
             .collect();
-        Self::from_checkpoint(source, config, tensors, has_chat_template)
+        let has_chat_template = brings_template || prompt_style.is_some();
+        Ok(Self { prompt_style, ..Self::from_checkpoint(source, config, tensors, has_chat_template)? })
     }
 
     /// Takes the facts from the first bytes of a GGUF, up to the end of its list of tensors.

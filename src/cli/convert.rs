@@ -10,7 +10,7 @@ use super::fleet::brambled;
 use super::output;
 use crate::bundle;
 use crate::catalog;
-use crate::convert;
+use crate::convert::{self, PromptStyle};
 use crate::events::{Event, Events};
 use crate::fetch::{self, Fetcher, RawHeader};
 use crate::source::SourceRef;
@@ -25,8 +25,8 @@ pub(crate) async fn convert(
     environment: &Environment,
 ) -> anyhow::Result<Exit> {
     let making = Work::new(environment)?;
-    let (source, name) = making.source(&verb.source, verb.accept_license.as_deref()).await?;
-    making.run(&verb.making, source, &name, false, global).await
+    let given = making.source(&verb.source, verb.accept_license.as_deref()).await?;
+    making.run(&verb.making, given, false, global).await
 }
 
 /// Makes GGUFs of a GGUF.
@@ -38,7 +38,16 @@ pub(crate) async fn quantize(
     let name = verb.gguf.file_stem().map(|name| name.to_string_lossy().into_owned());
     let name = name.with_context(|| format!("{} is no file", verb.gguf.display()))?;
     anyhow::ensure!(verb.gguf.is_file(), "{} is no file", verb.gguf.display());
-    Work::new(environment)?.run(&verb.making, verb.gguf.clone(), &name, verb.allow_requantize, global).await
+    let given = Given { path: verb.gguf.clone(), name, prompt_style: None };
+    Work::new(environment)?.run(&verb.making, given, verb.allow_requantize, global).await
+}
+
+/// A source that is here.
+struct Given {
+    path: PathBuf,
+    /// What files that are made of it are called after.
+    name: String,
+    prompt_style: Option<PromptStyle>,
 }
 
 /// What both verbs work with.
@@ -58,8 +67,8 @@ impl<'a> Work<'a> {
         Ok(Self { environment, events, fetcher })
     }
 
-    /// Brings a source here and returns where it is, and a name for what is made of it.
-    async fn source(&self, text: &str, license: Option<&str>) -> anyhow::Result<(PathBuf, String)> {
+    /// Brings a source here.
+    async fn source(&self, text: &str, license: Option<&str>) -> anyhow::Result<Given> {
         let source = match text.parse() {
             Ok(SourceRef::Catalog(name)) => catalog::find(&name)?.source.clone(),
             Ok(source) => source,
@@ -75,7 +84,7 @@ impl<'a> Work<'a> {
                 let name = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
                 let name =
                     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
-                return Ok((path.to_owned(), name));
+                return Ok(Given { path: path.to_owned(), name, prompt_style: None });
             }
             SourceRef::Hub { repo, .. } => repo.rsplit('/').next().unwrap_or(repo).to_owned(),
             _ => "model".to_owned(),
@@ -88,14 +97,14 @@ impl<'a> Work<'a> {
         }
         let folder = self.fetcher.obtain(&pinned).await?;
         let is_gguf = pinned.is_gguf();
-        Ok((if is_gguf { folder.join(&pinned.files[0].path) } else { folder }, name))
+        let path = if is_gguf { folder.join(&pinned.files[0].path) } else { folder };
+        Ok(Given { path, name, prompt_style: catalog::prompt_style(&pinned) })
     }
 
     async fn run(
         &self,
         making: &Making,
-        source: PathBuf,
-        name: &str,
+        Given { path: source, name, prompt_style }: Given,
         may_requantize: bool,
         global: &Global,
     ) -> anyhow::Result<Exit> {
@@ -107,7 +116,7 @@ impl<'a> Work<'a> {
         let path = |quant| making.out.join(format!("{name}-{quant}.gguf"));
         let outputs = quants.iter().map(|quant| Output { quant: *quant, path: path(*quant) }).collect();
         let imatrix = making.imatrix.clone();
-        let order = Order { source, outputs, imatrix, may_requantize, threads: making.threads };
+        let order = Order { source, outputs, imatrix, may_requantize, prompt_style, threads: making.threads };
         let key = "make".to_owned();
         let names: Vec<&str> = quants.iter().map(|quant| quant.name()).collect();
         let what = format!("making {} of {name}", names.join(" and "));

@@ -7,7 +7,7 @@ use serde_json::Value as Json;
 use super::arch::{gguf_keys, plain, recipes};
 use super::recipe::rows_of;
 use super::tokenizer::{TokenizerFiles, tokenizer_keys};
-use super::{Error, Order, Part, Recipe, TensorShape};
+use super::{Error, Order, Part, PromptStyle, Recipe, TensorShape};
 use crate::checkpoint::{Checkpoint, Dtype, Stored, description, float};
 use crate::gguf::Value;
 use crate::quant::Quant;
@@ -27,7 +27,9 @@ pub struct Conversion {
 
 impl Conversion {
     /// Opens the checkpoint in `dir`, and checks all that can be checked without its values.
-    pub fn open(dir: &Path) -> Result<Self, Error> {
+    ///
+    /// Where it has no chat template, it gets the one of `style`.
+    pub fn open(dir: &Path, style: Option<PromptStyle>) -> Result<Self, Error> {
         let checkpoint_dir = dir;
         let dir = &description(dir);
         let config = read_json(&dir.join("config.json"))?;
@@ -35,7 +37,7 @@ impl Conversion {
         let checkpoint = Checkpoint::open(checkpoint_dir)?;
         let stored = checkpoint.tensors();
         let recipes = recipes(&config, &stored)?;
-        let keys = tokenizer_keys(&plain(&config)?, &TokenizerFiles::read(dir)?)?;
+        let keys = tokenizer_keys(&plain(&config)?, &TokenizerFiles::read(dir)?.with_prompt_style(style))?;
         let (general, tokenizer): (Vec<_>, Vec<_>) =
             keys.into_iter().partition(|(key, _)| key.starts_with("general."));
         metadata.splice(1..1, [("general.type".to_owned(), "model".into())].into_iter().chain(general));

@@ -20,7 +20,7 @@ pub fn to_gguf(dir: &Path, out: &Path, float: Quant, progress: impl Fn(Bytes)) -
     if !matches!(float, Quant::F32 | Quant::F16 | Quant::Bf16) {
         return Err(Error::Config(format!("a conversion is to F32, F16 or BF16, not to {float}")));
     }
-    let conversion = Conversion::open(dir)?;
+    let conversion = Conversion::open(dir, None)?;
     let tensors = conversion.tensors();
     let shapes: Vec<(&str, &[u64])> =
         tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();

@@ -84,6 +84,7 @@ pub(crate) fn model(widths: Widths) -> ModelFacts {
         context_exact: None,
         is_tied,
         has_chat_template: true,
+        prompt_style: None,
         stored: Stored::Checkpoint { tensors },
     }
 }

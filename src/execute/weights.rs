@@ -8,6 +8,7 @@ use super::apply::Run;
 use super::report::Made;
 use crate::causes::with_causes;
 use crate::checkpoint::Checkpoint;
+use crate::convert::{self, PromptStyle};
 use crate::events::Event;
 use crate::ids::Digest;
 use crate::plan::Artifact;
@@ -82,6 +83,7 @@ pub(super) async fn make(run: &Run<'_>, ids: &[Digest]) -> Result<(), String> {
         imatrix: None,
         // the plan has asked the manifest
         may_requantize: source.is_gguf(),
+        prompt_style: style(first)?,
         threads: 0,
     };
     let key = format!("make:{}", first.id);
@@ -108,9 +110,7 @@ pub(super) async fn make(run: &Run<'_>, ids: &[Digest]) -> Result<(), String> {
 /// Holds weights that are added up to what the publisher of the differences tells of them, if
 /// there is anything: before hours are spent on what would be wrong.
 fn check_published(source: &Pinned, folder: &Path) -> Result<(), String> {
-    let Some((_, delta)) = source.parts() else { return Ok(()) };
-    let repo = delta.uri.strip_prefix("hf:").and_then(|rest| rest.split('@').next());
-    let Some(repo) = repo else { return Ok(()) };
+    let Some(repo) = source.parts().and(source.repository()) else { return Ok(()) };
     let checked = Checkpoint::open(folder).and_then(|sum| sum.check_published(repo));
     checked.map(drop).map_err(|error| with_causes(&error))
 }
@@ -118,6 +118,11 @@ fn check_published(source: &Pinned, folder: &Path) -> Result<(), String> {
 /// Returns what is to be made of an artifact, under a name that nothing else reads.
 fn output(store: &store::Store, artifact: &Artifact) -> Option<Output> {
     Some(Output { quant: artifact.recipe.quant?, path: store.scratch(&artifact.id) })
+}
+
+fn style(artifact: &Artifact) -> Result<Option<PromptStyle>, String> {
+    let style = artifact.recipe.prompt_style.as_deref().map(str::parse).transpose();
+    style.map_err(|error: convert::Error| with_causes(&error))
 }
 
 fn find<'a>(run: &Run<'a>, id: &Digest) -> Result<&'a Artifact, String> {

@@ -226,7 +226,8 @@ fn recipe(facts: &ModelFacts, quant: Option<Quant>, converter: u32) -> Recipe {
         // a GGUF is used as it is, whatever quant it names
         Stored::Gguf { .. } => None,
     };
-    Recipe { source: facts.source.clone(), quant, converter }
+    let prompt_style = facts.prompt_style.filter(|_| quant.is_some()).map(|style| style.name().to_owned());
+    Recipe { source: facts.source.clone(), quant, converter, prompt_style }
 }
 
 /// Returns the context of a model for which the manifest names none.

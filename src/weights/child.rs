@@ -185,6 +185,7 @@ mod tests {
             outputs: vec![Output { quant: Quant::Q4_0, path }],
             imatrix: None,
             may_requantize: false,
+            prompt_style: None,
             threads: 3,
         };
         let seen = RefCell::new(Vec::new());
@@ -245,6 +246,7 @@ mod tests {
             outputs: Vec::new(),
             imatrix: None,
             may_requantize: false,
+            prompt_style: None,
             threads: 0,
         };
         let error = run(Path::new("/nonexistent/brambled"), &order, |_, _| {}).await.unwrap_err();

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// The source is quantized already.
     #[error(
-        "{} is {tensor_type} already, and quantizing twice costs quality twice: take the original weights, or allow it with --allow-requantize (`requantize: true` in the manifest)",
+        "{} is {tensor_type} already, and quantizing twice costs quality twice: take the original weights, or allow it with --allow-requantize",
         path.display()
     )]
     Requantize {

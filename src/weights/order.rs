@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::convert::PromptStyle;
 use crate::quant::Quant;
 use crate::units::Bytes;
 
@@ -16,6 +17,8 @@ pub struct Order {
     pub imatrix: Option<PathBuf>,
     /// Whether a GGUF that is quantized already may be quantized again, which costs quality twice.
     pub may_requantize: bool,
+    /// The style of prompts that a checkpoint without a chat template gets one for.
+    pub prompt_style: Option<PromptStyle>,
     /// Threads; 0 takes one for each core.
     pub threads: u32,
 }

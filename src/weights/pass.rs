@@ -36,7 +36,7 @@ pub fn run(order: &Order, control: &Control<'_>) -> Result<Vec<Made>, Error> {
     if let Some(twice) = order.outputs.iter().find(|output| !names.insert(&output.path)) {
         return Err(Error::SameName(twice.path.clone()));
     }
-    let source = Source::open(&order.source)?;
+    let source = Source::open(&order.source, order.prompt_style)?;
     let imatrix = order.imatrix.as_deref().map(Imatrix::read).transpose()?;
     let plan = Plan::new(order, &source, imatrix.as_ref())?;
     let files = order

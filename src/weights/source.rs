@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 
 use super::Error;
 use super::gguf_file::GgufFile;
-use crate::convert::Conversion;
+use crate::convert::{Conversion, PromptStyle};
 use crate::gguf::Value;
 use crate::quant::mix::MixFacts;
 use crate::quant::{Quant, TensorType, mix};
@@ -44,11 +44,12 @@ impl Tensor {
 }
 
 impl Source {
-    /// Opens a folder as a checkpoint, anything else as a GGUF.
-    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+    /// Opens a folder as a checkpoint, which gets the template of `style` where it has none;
+    /// anything else as a GGUF.
+    pub(super) fn open(path: &Path, style: Option<PromptStyle>) -> Result<Self, Error> {
         let (kind, tensors) = if path.is_dir() {
-            let conversion =
-                Conversion::open(path).map_err(|source| Error::Convert { path: path.to_owned(), source })?;
+            let conversion = Conversion::open(path, style)
+                .map_err(|source| Error::Convert { path: path.to_owned(), source })?;
             let tensors = conversion.tensors().iter();
             let tensors = tensors
                 .map(|tensor| Tensor { name: tensor.name.clone(), shape: tensor.shape.clone(), stored: None })

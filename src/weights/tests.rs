@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::convert::PromptStyle;
 use crate::gguf::Header;
 use crate::quant::{Quant, TensorType};
 use crate::units::Bytes;
@@ -69,7 +70,14 @@ fn scattered(_: &str, number: u64) -> f32 {
 fn order(dir: &Path, quants: &[Quant]) -> Order {
     let path = |quant: &Quant| dir.join(format!("{quant}.gguf"));
     let outputs = quants.iter().map(|quant| Output { quant: *quant, path: path(quant) }).collect();
-    Order { source: dir.join("source"), outputs, imatrix: None, may_requantize: false, threads: 2 }
+    Order {
+        source: dir.join("source"),
+        outputs,
+        imatrix: None,
+        may_requantize: false,
+        prompt_style: None,
+        threads: 2,
+    }
 }
 
 fn prepared(value: impl Fn(&str, u64) -> f32) -> tempfile::TempDir {
@@ -115,6 +123,18 @@ fn several_files_from_one_pass_are_those_that_one_by_one_would_make() {
 }
 
 #[test]
+fn a_model_without_a_template_gets_the_one_of_its_style() {
+    let dir = prepared(scattered);
+    for style in [None, Some(PromptStyle::Vicuna)] {
+        let order = Order { prompt_style: style, ..order(dir.path(), &[Quant::Q8_0]) };
+        let made = go(&order).unwrap();
+        let header = Header::read(fs::read(&made[0].path).unwrap().as_slice()).unwrap();
+        let template = header.get("tokenizer.chat_template").and_then(crate::gguf::Value::as_str);
+        assert_eq!(template, style.map(PromptStyle::template));
+    }
+}
+
+#[test]
 fn a_gguf_is_a_source_too_and_keeps_what_it_need_not_change() {
     let dir = prepared(scattered);
     go(&order(dir.path(), &[Quant::Bf16, Quant::Q8_0])).unwrap();
@@ -123,6 +143,7 @@ fn a_gguf_is_a_source_too_and_keeps_what_it_need_not_change() {
         outputs: vec![Output { quant, path: dir.path().join(name) }],
         imatrix: None,
         may_requantize,
+        prompt_style: None,
         threads: 2,
     };
     let data = |name: &str| {

@@ -65,7 +65,7 @@ pub(crate) fn tokenizer(bytes: &[u8]) {
         dir
     });
     fs::write(dir.path().join("tokenizer.json"), bytes).unwrap();
-    drop(Conversion::open(dir.path()));
+    drop(Conversion::open(dir.path(), None));
 }
 
 /// Writes a llama of one layer, without a tokenizer.

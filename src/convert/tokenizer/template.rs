@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{Error, TokenizerFiles};
 
 /// The form of prompts that a family was trained on and never shipped as a template.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum PromptStyle {
     /// Stanford Alpaca's: an instruction, and the response to it.
     Alpaca,
