@@ -98,9 +98,9 @@ fn mixed(seed: u64) -> u64 {
 /// Values as weights have them, near a bell around zero, with what is hard for searches between:
 /// blocks of zeros, of one value, of one outlier, all positive, and almost nothing.
 fn scattered(tensor: u64, at: u64) -> f32 {
-    let uniform = |n: u64| (mixed(tensor << 40 | at << 3 | n) >> 40) as f32 / (1u32 << 24) as f32;
+    let uniform = |n: u64| (mixed((tensor << 40) | (at << 3) | n) >> 40) as f32 / (1u32 << 24) as f32;
     let bell = (uniform(0) + uniform(1) + uniform(2) + uniform(3) - 2.0) * 0.05;
-    match mixed(tensor << 40 | at / 32) % 24 {
+    match mixed((tensor << 40) | (at / 32)) % 24 {
         0 => 0.0,
         1 => 0.03,
         2 if at % 32 == 5 => 3.0,
@@ -228,7 +228,10 @@ fn assert_same(ours: &Path, stock: &Path, what: &str) {
     assert_eq!(file_type(&own), file_type(&other));
 }
 
-fn check(family: &Family, what: &str, float: TensorType, imatrix: Option<(PathBuf, &[(String, Vec<f32>)])>) {
+/// Weights of the columns of tensors, by the tensors' names.
+type Importance = [(String, Vec<f32>)];
+
+fn check(family: &Family, what: &str, float: TensorType, imatrix: Option<(PathBuf, &Importance)>) {
     let dir = tempfile::tempdir().unwrap();
     let source = dir.path().join("source.gguf");
     family.write(&source, float);
@@ -267,16 +270,16 @@ fn an_importance_matrix_guides_as_it_guides_llama_cpp() {
             .collect();
         let path = dir.path().join("imatrix");
         if number % 2 == 0 {
-            write_old(&path, &entries)
+            write_old(&path, &entries);
         } else {
-            write_new(&path, &entries)
-        };
+            write_new(&path, &entries);
+        }
         check(&family, what, TensorType::Bf16, Some((path, &entries)));
     }
 }
 
 /// Writes sums over four calls, which divide exactly.
-fn write_old(path: &Path, entries: &[(String, Vec<f32>)]) {
+fn write_old(path: &Path, entries: &Importance) {
     let len = |n: usize| i32::try_from(n).unwrap().to_le_bytes();
     let mut bytes = len(entries.len()).to_vec();
     for (name, values) in entries {
@@ -293,7 +296,7 @@ fn write_old(path: &Path, entries: &[(String, Vec<f32>)]) {
     fs::write(path, bytes).unwrap();
 }
 
-fn write_new(path: &Path, entries: &[(String, Vec<f32>)]) {
+fn write_new(path: &Path, entries: &Importance) {
     let tensor = |name: String, shape: Vec<u64>| NewTensor { name, shape, tensor_type: TensorType::F32 };
     let tensors: Vec<NewTensor> = entries
         .iter()

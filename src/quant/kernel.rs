@@ -38,11 +38,8 @@ const Q8_0_BLOCK: usize = 32;
 /// Tells whether this program encodes the type.
 pub fn encodes(kind: TensorType) -> bool {
     use TensorType::{Bf16, F16, F32, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    match kind {
-        F32 | F16 | Bf16 | Q8_0 => true,
-        Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Nl | Iq4Xs => cfg!(feature = "llama"),
-        _ => false,
-    }
+    let is_llamas = matches!(kind, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Nl | Iq4Xs);
+    matches!(kind, F32 | F16 | Bf16 | Q8_0) || is_llamas && cfg!(feature = "llama")
 }
 
 /// Encodes `values`, rows of `row`, and appends them to `out`. The values are finite.

@@ -21,9 +21,9 @@ pub(in crate::quant) fn encode(
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
     let shape = Fault::Shape { row, kind };
-    let rows = values.len() / row;
+    let rows = values.len().checked_div(row).ok_or(shape)?;
     let row_bytes = kind.row_bytes(row as u64).and_then(|bytes| usize::try_from(bytes).ok()).ok_or(shape)?;
-    let (Ok(rows_in_c), Ok(row_in_c)) = (i64::try_from(rows), i64::try_from(row)) else { return Err(shape) };
+    let (Ok(count), Ok(width)) = (i64::try_from(rows), i64::try_from(row)) else { return Err(shape) };
     if values.len() != rows * row || importance.is_some_and(|weights| weights.len() != row) {
         return Err(shape);
     }
@@ -39,8 +39,8 @@ pub(in crate::quant) fn encode(
             values.as_ptr(),
             target.as_mut_ptr().cast::<c_void>(),
             0,
-            rows_in_c,
-            row_in_c,
+            count,
+            width,
             weights,
         )
     };

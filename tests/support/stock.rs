@@ -8,7 +8,7 @@ use std::path::Path;
 use bramble_fleet::quant::Quant;
 
 /// Quantizes the GGUF `input` to `output`, guided by what the columns of tensors weigh.
-pub fn quantize(input: &Path, output: &Path, quant: Quant, imatrix: &[(String, Vec<f32>)]) {
+pub(crate) fn quantize(input: &Path, output: &Path, quant: Quant, imatrix: &[(String, Vec<f32>)]) {
     let in_c = |bytes: &[u8]| CString::new(bytes).unwrap();
     let (from, to) = (in_c(input.as_os_str().as_bytes()), in_c(output.as_os_str().as_bytes()));
     let names: Vec<CString> = imatrix.iter().map(|(name, _)| in_c(name.as_bytes())).collect();
