@@ -118,13 +118,42 @@ mod llama {
     /// Returns whether a text is one on which llama.cpp is known to differ.
     ///
     /// For `gpt-4o` it takes letters outside ASCII for both cases at once, and marks for no
-    /// letters. Runs of spaces that Gemma added as tokens are tokens for it as spaces, not as
-    /// the sign that SentencePiece writes for them.
+    /// letters. Runs of spaces that Gemma added as tokens are tokens for it as spaces, not where
+    /// a text has the sign itself that SentencePiece writes for a space. Behind Phi-3's markers
+    /// it passes over ASCII's white space only. Any vocabulary's `</s>` ends a text for it, also
+    /// where Qwen's has it as a piece that no text is joined to.
     fn is_known(name: &str, pre: &str, text: &str) -> bool {
         let is_mark = |character: char| ('\u{300}'..='\u{36f}').contains(&character);
         let is_other = |character: char| !character.is_ascii() && character.is_alphanumeric();
-        pre == "gpt-4o" && text.chars().any(|character| is_mark(character) || is_other(character))
-            || name == "gemma3" && text.contains("\u{2581}\u{2581}")
+        match name {
+            "gemma3" => ["\u{2581}\u{2581}", " \u{2581}", "\u{2581} "].iter().any(|run| text.contains(run)),
+            "phi-3-json" => text.contains(">\u{a0}"),
+            "qwen2" | "qwen3" => text.contains("</s>"),
+            "t5-kind-json" => has_marks(text),
+            _ => pre == "gpt-4o" && text.chars().any(|character| is_mark(character) || is_other(character)),
+        }
+    }
+
+    /// Returns whether a text has marks on letters, or the control that Unicode has for a new line.
+    ///
+    /// There the hub's library applies T5's table to whole characters as people count them, and
+    /// llama.cpp to the longest match, as SentencePiece does, which the model was taught with.
+    fn has_marks(text: &str) -> bool {
+        static MARKS: OnceLock<fancy_regex::Regex> = OnceLock::new();
+        let marks = MARKS.get_or_init(|| fancy_regex::Regex::new(r"\p{M}|\x{85}").unwrap());
+        marks.is_match(text).unwrap()
+    }
+
+    /// Returns whether two divisions of a text are as good as each other: a unigram model gives
+    /// the same pieces in another order the same score, and llama.cpp and SentencePiece
+    /// take another one of them.
+    fn is_tie(name: &str, one: &[i64], other: &[i64]) -> bool {
+        let sorted = |ids: &[i64]| {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        };
+        name.starts_with("t5-kind") && sorted(one) == sorted(other)
     }
 
     #[test]
@@ -163,7 +192,7 @@ mod llama {
                         let expected: Vec<i64> = ids.iter().map(|id| id.as_i64().unwrap()).collect();
                         let found = vocabulary.tokenize(text.as_bytes(), false, parses);
                         let found: Vec<i64> = found.iter().map(|token| token.0.into()).collect();
-                        (found != expected)
+                        (found != expected && !is_tie(name(&folder), &found, &expected))
                             .then(|| format!("{} {text:?}: {found:?}, not {expected:?}", name(&folder)))
                     })
                     .collect();
