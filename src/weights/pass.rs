@@ -203,17 +203,21 @@ impl Work<'_> {
 
     fn watch(&self, threads: usize, progress: &(dyn Fn(Bytes) + Sync)) {
         let (mut told, mut flushed) = (0, 0);
+        let mut tell = || {
+            let written = self.written.load(Ordering::Relaxed);
+            if written > told {
+                told = written;
+                progress(Bytes(written));
+            }
+            written
+        };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.ended < threads {
             let waited = self.ended.wait_timeout(state, TICK);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
             let is_running = state.ended < threads;
             drop(state);
-            let written = self.written.load(Ordering::Relaxed);
-            if written > told {
-                told = written;
-                progress(Bytes(written));
-            }
+            let written = tell();
             if is_running && written - flushed >= FLUSH {
                 flushed = written;
                 // whether it is really on the disk is asked again at the end
@@ -221,6 +225,9 @@ impl Work<'_> {
             }
             state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         }
+        drop(state);
+        // the last thread may have ended while this one was telling
+        tell();
     }
 
     fn piece(&self, piece: &Piece, buffers: &mut Buffers) -> Result<(), Error> {
