@@ -6,7 +6,7 @@ use crate::generation::Layout;
 
 /// The right to change this host, until dropped. The guard takes the same lock.
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -37,6 +37,13 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(note.as_bytes()))
             .map_err(Error::io("write", &path))?;
-        Ok(Self { _file: file })
+        Ok(Self { file })
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // closing would not do while a child that was just forked still has the file open
+        let _ = self.file.unlock();
     }
 }
