@@ -114,8 +114,10 @@ def convert(dir: Path, file_type: str):
 
     model.set_vocab = lambda self: None
     out = dir / "stock.gguf"
+    # transformers renames some keys, which the converter then misses
+    config = {**json.loads((dir / "config.json").read_text()), **ModelBase.load_hparams(dir, False)}
     with torch.inference_mode():
-        model(dir, getattr(gguf.LlamaFileType, file_type), out).write()
+        model(dir, getattr(gguf.LlamaFileType, file_type), out, hparams=config).write()
     reader = gguf.GGUFReader(out)
     architecture = reader.fields["general.architecture"].contents()
     keys = {
