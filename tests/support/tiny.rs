@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
 use bramble_fleet::ids::Digest;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -156,20 +157,36 @@ impl Family {
                         "vocab": vocab, "merges": ["h e", "l l", "he ll"]},
                 })
             }
+            // as `transformers` writes T5's
             Vocabulary::Unigram => {
+                let marks = ["<pad>", "</s>", "<unk>"];
+                let gaps: Vec<String> = (0..100).rev().map(|number| format!("<extra_id_{number}>")).collect();
                 let pieces = ["\u{2581}", "h", "e", "l", "he", "ll", "hell"];
-                let mut vocab = vec![json!(["<pad>", 0.0]), json!(["</s>", 0.0]), json!(["<unk>", 0.0])];
+                let mut vocab: Vec<Value> = marks.iter().map(|text| json!([text, 0.0])).collect();
                 vocab.extend((1_u8..).zip(pieces).map(|(rank, text)| json!([text, -f32::from(rank)])));
+                let first_gap = vocab.len();
+                vocab.extend(gaps.iter().map(|text| json!([text, 0.0])));
+                let marks = (0..).zip(marks).map(|(id, text)| special(id, text));
+                let gaps = (first_gap..).zip(&gaps).map(|(id, text)| special(id, text));
+                // rules that change no text: the length of a tree, its nodes, no replacements
+                let mut rules = 1024_u32.to_le_bytes().to_vec();
+                rules.resize(4 + 1024 + 1, 0);
+                let rules = base64::engine::general_purpose::STANDARD.encode(rules);
+                let text = |which: &str| json!({"Sequence": {"id": which, "type_id": 0}});
+                let end = json!({"SpecialToken": {"id": "</s>", "type_id": 0}});
                 json!({
-                    "added_tokens": [special(0, "<pad>"), special(1, "</s>"), special(2, "<unk>")],
+                    "added_tokens": marks.chain(gaps).collect::<Vec<Value>>(),
+                    "normalizer": {"type": "Precompiled", "precompiled_charsmap": rules},
                     "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
                         {"type": "WhitespaceSplit"},
                         {"type": "Metaspace", "replacement": "\u{2581}",
                             "prepend_scheme": "always", "split": true}]},
                     "post_processor": {"type": "TemplateProcessing",
-                        "single": [{"Sequence": {"id": "A", "type_id": 0}},
-                            {"SpecialToken": {"id": "</s>", "type_id": 0}}]},
-                    "model": {"type": "Unigram", "unk_id": 2, "vocab": vocab},
+                        "single": [text("A"), end], "pair": [text("A"), end, text("B"), end],
+                        "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}},
+                    "decoder": {"type": "Metaspace", "replacement": "\u{2581}",
+                        "prepend_scheme": "always", "split": true},
+                    "model": {"type": "Unigram", "unk_id": 2, "vocab": vocab, "byte_fallback": false},
                 })
             }
         }
