@@ -1,10 +1,11 @@
 //! Rows of values to blocks, and back.
 //!
-//! What llama.cpp quantizes is llama.cpp's to define, so its own functions do it. Floats
-//! and `Q8_0` are also made here, for programs that are built without it: bit for bit the same.
+//! What a block holds is llama.cpp's to define, so its own functions make it. Floats, `Q8_0`,
+//! `Q4_0` and most K-quants are also made here, several times as fast and also in programs that
+//! are built without it: bit for bit the same, which `tests/quantize.rs` holds them to.
 
-use super::TensorType;
 use super::half::{from_bf16, from_f16, to_bf16, to_f16};
+use super::{TensorType, k_quants};
 
 /// Why values could not be encoded or decoded.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
@@ -35,11 +36,15 @@ pub enum Fault {
 
 const Q8_0_BLOCK: usize = 32;
 
-/// Tells whether this program encodes the type.
-pub fn encodes(kind: TensorType) -> bool {
+/// Tells whether this program encodes the type, with importance of columns or without.
+pub fn encodes(kind: TensorType, by_importance: bool) -> bool {
     use TensorType::{Bf16, F16, F32, Iq4Nl, Iq4Xs, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
-    let is_llamas = matches!(kind, Q4_0 | Q4_1 | Q5_0 | Q5_1 | Q2K | Q3K | Q4K | Q5K | Q6K | Iq4Nl | Iq4Xs);
-    matches!(kind, F32 | F16 | Bf16 | Q8_0) || is_llamas && cfg!(feature = "llama")
+    match kind {
+        F32 | F16 | Bf16 | Q8_0 => true,
+        Q4_0 | Q2K | Q4K | Q5K | Q6K => !by_importance || cfg!(feature = "llama"),
+        Q4_1 | Q5_0 | Q5_1 | Q3K | Iq4Nl | Iq4Xs => cfg!(feature = "llama"),
+        _ => false,
+    }
 }
 
 /// Encodes `values`, rows of `row`, and appends them to `out`. The values are finite.
@@ -68,6 +73,12 @@ pub fn encode(
                 q8_0(block, out)?;
             }
         }
+        TensorType::Q4_0 if importance.is_none() => {
+            for block in values.as_chunks().0 {
+                q4_0(block, out)?;
+            }
+        }
+        _ if importance.is_none() && k_quants::encodes(kind) => k_quants::encode(kind, values, out)?,
         _ => by_llama(kind, row, values, importance, out)?,
     }
     Ok(())
@@ -81,7 +92,7 @@ fn by_llama(
     importance: Option<&[f32]>,
     out: &mut Vec<u8>,
 ) -> Result<(), Fault> {
-    if !encodes(kind) {
+    if !encodes(kind, importance.is_some()) {
         return Err(Fault::Shape { row, kind });
     }
     super::llama::encode(kind, row, values, importance, out)
@@ -159,6 +170,23 @@ fn q8_0(block: &[f32; Q8_0_BLOCK], out: &mut Vec<u8>) -> Result<(), Fault> {
     }
     out.extend(bits.to_le_bytes());
     out.extend(block.map(|value| ((value * inverse).round() as i8).cast_unsigned()));
+    Ok(())
+}
+
+/// A scale that makes the value farthest from zero the level -8, and levels of 4 bits, the first
+/// half of the values below the second (`quantize_row_q4_0_ref`).
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a level is within 0 and 16")]
+fn q4_0(block: &[f32; 32], out: &mut Vec<u8>) -> Result<(), Fault> {
+    let farther = |far: f32, value: &f32| if far.abs() < value.abs() { *value } else { far };
+    let scale = block.iter().fold(0.0, farther) / -8.0;
+    let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+    let bits = to_f16(scale);
+    if bits & 0x7c00 == 0x7c00 {
+        return Err(Fault::NotFinite(TensorType::Q4_0));
+    }
+    out.extend(bits.to_le_bytes());
+    let level = |value: f32| ((value * inverse + 8.5) as u8).min(15);
+    out.extend((0..16).map(|at| level(block[at]) | level(block[at + 16]) << 4));
     Ok(())
 }
 

@@ -115,7 +115,7 @@ impl Plan {
                 if let Some(tensor_type) = quantized.filter(|_| !order.may_requantize) {
                     return Err(Error::Requantize { path: order.source.clone(), tensor_type });
                 }
-                if form != Form::Copied && !kernel::encodes(wanted) {
+                if form != Form::Copied && !kernel::encodes(wanted, imatrix.is_some()) {
                     return Err(Error::WithoutLlama(output.quant));
                 }
                 let (row, rows) = tensor.rows();
