@@ -20,10 +20,11 @@ use std::fs;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
-use bramble_fleet::convert::{self, Conversion};
+use bramble_fleet::convert::Conversion;
 use bramble_fleet::gguf::{Array, Header, Value};
 use bramble_fleet::ids::Digest;
 use bramble_fleet::quant::Quant;
+use bramble_fleet::weights::{self, Control, Order};
 use libtest_mimic::{Arguments, Trial};
 use serde_json::{Map, Value as Json, json};
 use tiny::{Family, Stored};
@@ -59,7 +60,7 @@ fn main() {
 fn convert(family: &Family, dir: &Path, float: Quant) -> PathBuf {
     family.write(dir, Stored::F32);
     let out = dir.join(format!("{float}.gguf"));
-    convert::to_gguf(dir, &out, float, |_| {}).unwrap();
+    weights::run(&Order::single(dir, float, &out), &Control::none()).unwrap();
     out
 }
 

@@ -6,8 +6,9 @@
 use std::fs;
 use std::path::Path;
 
-use bramble_fleet::convert::{self, Conversion};
+use bramble_fleet::convert::Conversion;
 use bramble_fleet::quant::Quant;
+use bramble_fleet::weights::{self, Control, Order};
 
 #[path = "support/foreign.rs"]
 mod foreign;
@@ -140,7 +141,7 @@ fn damaged_gguf_headers_are_refused_or_sound() {
     foreign::model(dir.path());
     fs::write(dir.path().join("tokenizer.json"), bpe()).unwrap();
     let out = dir.path().join("model.gguf");
-    convert::to_gguf(dir.path(), &out, Quant::F16, |_| {}).unwrap();
+    weights::run(&Order::single(dir.path(), Quant::F16, &out), &Control::none()).unwrap();
     batter(&[fs::read(out).unwrap()], 3, foreign::gguf);
 }
 

@@ -5,15 +5,14 @@
 //! file per architecture behind [`Arch`]; what an architecture can not do is refused with
 //! words, never converted to something that runs and is wrong.
 //!
-//! Quantizing is not done here: a converted file holds floats.
+//! Nothing is written here: a [`Conversion`] is read as the GGUF that it stands for, by
+//! whoever writes files of it.
 
 mod arch;
 mod config;
-mod float;
 mod open;
 mod recipe;
 mod tokenizer;
-mod write;
 
 use std::io;
 use std::path::PathBuf;
@@ -23,9 +22,8 @@ pub use config::Config;
 pub use open::Conversion;
 pub use recipe::{Change, Order, Part, Recipe};
 pub use tokenizer::{PromptStyle, TOKENIZER_FILES, TokenizerFiles, tokenizer_keys};
-pub use write::to_gguf;
 
-use crate::{checkpoint, gguf};
+use crate::checkpoint;
 
 /// Changes whenever the same checkpoint gives other bytes than before.
 pub const VERSION: u32 = 2;
@@ -45,14 +43,6 @@ pub enum Error {
     /// A file could not be read.
     #[error("cannot read {}", path.display())]
     Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// A file could not be written.
-    #[error("cannot write {}", path.display())]
-    Write {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -106,9 +96,6 @@ pub enum Error {
     /// The weights can not be read.
     #[error("cannot read the weights")]
     Checkpoint(#[from] checkpoint::Error),
-    /// The result can not be written.
-    #[error("cannot write the converted model")]
-    Gguf(#[from] gguf::Error),
 }
 
 #[cfg(test)]

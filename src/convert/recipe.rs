@@ -238,6 +238,16 @@ impl<'a> List<'a> {
         self.add_ordered(&format!("{ours}.bias"), &format!("{theirs}.bias"), &[rows], of_bias);
     }
 
+    /// Adds weights and biases of every block: names within it, ours and theirs, shape and order.
+    pub(super) fn add_blocks(&mut self, layers: u32, theirs: &str, parts: &[(&str, &str, &[u64], Order)]) {
+        for layer in 0..layers {
+            for (our_part, their_part, shape, order) in parts {
+                let theirs = format!("{theirs}.{layer}.{their_part}");
+                self.add_both(&format!("blk.{layer}.{our_part}"), &theirs, shape, *order);
+            }
+        }
+    }
+
     /// Adds a tensor that is stored as it shall be.
     pub(super) fn add(&mut self, ours: &str, theirs: &str, shape: &[u64]) {
         self.add_ordered(ours, theirs, shape, Order::Same);

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,20 @@ pub struct Order {
     pub prompt_style: Option<PromptStyle>,
     /// Threads; 0 takes one for each core.
     pub threads: u32,
+}
+
+impl Order {
+    /// Returns the order of a single file, with nothing special about it.
+    pub fn single(source: &Path, quant: Quant, path: &Path) -> Self {
+        Self {
+            source: source.to_owned(),
+            outputs: vec![Output { quant, path: path.to_owned() }],
+            imatrix: None,
+            may_requantize: false,
+            prompt_style: None,
+            threads: 0,
+        }
+    }
 }
 
 /// A file to make.

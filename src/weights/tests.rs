@@ -111,13 +111,8 @@ fn several_files_from_one_pass_are_those_that_one_by_one_would_make() {
         assert_eq!(made.bytes, Bytes(bytes.len() as u64));
         assert_eq!(Header::read(bytes.as_slice()).unwrap().file_bytes().next_multiple_of(32), made.bytes.0);
         let alone = dir.path().join("alone.gguf");
-        if made.quant == Quant::Q8_0 {
-            let single = Order { threads: 1, ..order(dir.path(), &[]) };
-            let outputs = vec![Output { quant: Quant::Q8_0, path: alone.clone() }];
-            go(&Order { outputs, ..single }).unwrap();
-        } else {
-            crate::convert::to_gguf(&dir.path().join("source"), &alone, made.quant, |_| {}).unwrap();
-        }
+        let single = Order::single(&dir.path().join("source"), made.quant, &alone);
+        go(&Order { threads: 1, ..single }).unwrap();
         assert!(bytes == fs::read(alone).unwrap(), "{}", made.quant);
     }
 }

@@ -62,24 +62,18 @@ impl Arch for Bloom {
             list.add("output.weight", "lm_head.weight", &[hidden, vocab]);
         }
         let by_part = Order::ByPart { heads: sizes.heads, parts: 3 };
-        for layer in 0..sizes.layers {
-            let parts: [(&str, &str, &[u64], Order); 6] = [
+        list.add_blocks(
+            sizes.layers,
+            &format!("{top}h"),
+            &[
                 ("attn_norm", "input_layernorm", &[hidden], Order::Same),
                 ("attn_qkv", "self_attention.query_key_value", &[hidden, 3 * hidden], by_part),
                 ("attn_output", "self_attention.dense", &[hidden, hidden], Order::Same),
                 ("ffn_norm", "post_attention_layernorm", &[hidden], Order::Same),
                 ("ffn_up", "mlp.dense_h_to_4h", &[hidden, inner], Order::Same),
                 ("ffn_down", "mlp.dense_4h_to_h", &[inner, hidden], Order::Same),
-            ];
-            for (ours, theirs, shape, order) in parts {
-                list.add_both(
-                    &format!("blk.{layer}.{ours}"),
-                    &format!("{top}h.{layer}.{theirs}"),
-                    shape,
-                    order,
-                );
-            }
-        }
+            ],
+        );
         list.finish(NAME, |name| is_tied && name == "lm_head.weight")
     }
 }

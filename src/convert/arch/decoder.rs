@@ -1,4 +1,4 @@
-use super::{Config, Error};
+use super::{Config, Error, Recipe};
 use crate::convert::recipe::List;
 use crate::convert::{Change, Order};
 
@@ -114,6 +114,26 @@ impl Sizes {
                 list.add_changed(&ours, &theirs, &[u64::from(*size)], Order::Same, *change);
             }
         }
+    }
+
+    /// Adds every block with the hub's usual names, and ends the list.
+    pub(super) fn finish(
+        &self,
+        architecture: &'static str,
+        mut list: List<'_>,
+        matrices: &[Matrix],
+        norms: &[Norm],
+    ) -> Result<Vec<Recipe>, Error> {
+        self.add_blocks(&mut list, "model", matrices, norms);
+        list.finish(architecture, |name| self.is_left_over(name))
+    }
+
+    /// Returns the scales before attention and before the feed-forward part.
+    pub(super) fn two_norms(&self) -> [Norm; 2] {
+        [
+            Norm::plain("attn_norm", "input_layernorm", self.hidden),
+            Norm::plain("ffn_norm", "post_attention_layernorm", self.hidden),
+        ]
     }
 
     /// Tells whether a tensor that no recipe uses may be left: rotary tables of old

@@ -55,24 +55,18 @@ impl Arch for Gpt2 {
         if !is_tied {
             list.add("output.weight", "lm_head.weight", &[hidden, vocab]);
         }
-        for layer in 0..sizes.layers {
-            let parts: [(&str, &str, &[u64], Order); 6] = [
+        list.add_blocks(
+            sizes.layers,
+            &format!("{top}h"),
+            &[
                 ("attn_norm", "ln_1", &[hidden], Order::Same),
                 ("attn_qkv", "attn.c_attn", &[hidden, 3 * hidden], Order::Transposed),
                 ("attn_output", "attn.c_proj", &[hidden, hidden], Order::Transposed),
                 ("ffn_norm", "ln_2", &[hidden], Order::Same),
                 ("ffn_up", "mlp.c_fc", &[hidden, inner], Order::Transposed),
                 ("ffn_down", "mlp.c_proj", &[inner, hidden], Order::Transposed),
-            ];
-            for (ours, theirs, shape, order) in parts {
-                list.add_both(
-                    &format!("blk.{layer}.{ours}"),
-                    &format!("{top}h.{layer}.{theirs}"),
-                    shape,
-                    order,
-                );
-            }
-        }
+            ],
+        );
         // masks of old checkpoints, and the second copy of a tied head
         list.finish(NAME, |name| {
             [".attn.bias", ".attn.masked_bias"].iter().any(|end| name.ends_with(end))

@@ -71,20 +71,18 @@ impl Arch for GptNeoX {
         let head = if is_tied { embedding.as_str() } else { "embed_out.weight" };
         list.add("output.weight", head, &[hidden, vocab]);
         let by_part = Order::ByPart { heads: sizes.heads, parts: 3 };
-        for layer in 0..sizes.layers {
-            let parts: [(&str, &str, &[u64], Order); 6] = [
+        list.add_blocks(
+            sizes.layers,
+            &format!("{top}layers"),
+            &[
                 ("attn_norm", "input_layernorm", &[hidden], Order::Same),
                 ("attn_qkv", "attention.query_key_value", &[hidden, 3 * hidden], by_part),
                 ("attn_output", "attention.dense", &[hidden, hidden], Order::Same),
                 ("ffn_norm", "post_attention_layernorm", &[hidden], Order::Same),
                 ("ffn_up", "mlp.dense_h_to_4h", &[hidden, inner], Order::Same),
                 ("ffn_down", "mlp.dense_4h_to_h", &[inner, hidden], Order::Same),
-            ];
-            for (ours, theirs, shape, order) in parts {
-                let ours = format!("blk.{layer}.{ours}");
-                list.add_both(&ours, &format!("{top}layers.{layer}.{theirs}"), shape, order);
-            }
-        }
+            ],
+        );
         // masks and rotary tables, and the second copy of a tied head
         let ends = [".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"];
         list.finish(NAME, |name| {

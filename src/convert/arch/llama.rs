@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 
-use super::decoder::{Bias, Norm, Sizes};
+use super::decoder::{Bias, Sizes};
 use super::rope::{self, Scaling};
 use super::{Arch, Config, Error, Recipe, activation, decoder_keys, variant, window};
 use crate::checkpoint::Stored;
@@ -78,11 +78,6 @@ impl Arch for Llama {
         let attention =
             sizes.attention(|heads| Order::Interleaved { heads }, [bias("attention_bias")?; 2]).into_iter();
         let matrices: Vec<_> = attention.chain(sizes.gated(bias("mlp_bias")?)).collect();
-        let norms = [
-            Norm::plain("attn_norm", "input_layernorm", sizes.hidden),
-            Norm::plain("ffn_norm", "post_attention_layernorm", sizes.hidden),
-        ];
-        sizes.add_blocks(&mut list, "model", &matrices, &norms);
-        list.finish(NAME, |name| sizes.is_left_over(name))
+        sizes.finish(NAME, list, &matrices, &sizes.two_norms())
     }
 }

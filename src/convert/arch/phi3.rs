@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 
-use super::decoder::{Bias, Matrix, Norm, Sizes};
+use super::decoder::{Bias, Matrix, Sizes};
 use super::rope::{self, Scaling, TwoSets};
 use super::{Arch, Config, Error, Recipe, activation, decoder_keys, single, variant, window};
 use crate::checkpoint::Stored;
@@ -103,12 +103,7 @@ impl Arch for Phi3 {
             matrix("ffn_up", "mlp.gate_up_proj", [hidden, 2 * inner]),
             matrix("ffn_down", "mlp.down_proj", [inner, hidden]),
         ];
-        let norms = [
-            Norm::plain("attn_norm", "input_layernorm", sizes.hidden),
-            Norm::plain("ffn_norm", "post_attention_layernorm", sizes.hidden),
-        ];
-        sizes.add_blocks(&mut list, "model", &matrices, &norms);
-        list.finish(NAME, |name| sizes.is_left_over(name))
+        sizes.finish(NAME, list, &matrices, &sizes.two_norms())
     }
 }
 

@@ -61,7 +61,6 @@ impl Arch for Qwen3 {
             Norm::plain("attn_k_norm", "self_attn.k_norm", sizes.head_dim),
             Norm::plain("ffn_norm", "post_attention_layernorm", sizes.hidden),
         ];
-        sizes.add_blocks(&mut list, "model", &matrices, &norms);
-        list.finish(NAME, |name| sizes.is_left_over(name))
+        sizes.finish(NAME, list, &matrices, &norms)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value as Json, json};
 
-use super::decoder::{Bias, Norm, Sizes};
+use super::decoder::{Bias, Sizes};
 use super::rope;
 use super::{Arch, Config, Error, Recipe, activation, chosen_window, decoder_keys, scaled_evenly, variant};
 use crate::checkpoint::Stored;
@@ -88,11 +88,6 @@ impl Arch for SmolLm3 {
         sizes.add_ends(&mut list, "model", "lm_head.weight", Change::NONE);
         let attention = sizes.attention(|heads| Order::Interleaved { heads }, [Bias::Never; 2]).into_iter();
         let matrices: Vec<_> = attention.chain(sizes.gated(Bias::Never)).collect();
-        let norms = [
-            Norm::plain("attn_norm", "input_layernorm", sizes.hidden),
-            Norm::plain("ffn_norm", "post_attention_layernorm", sizes.hidden),
-        ];
-        sizes.add_blocks(&mut list, "model", &matrices, &norms);
-        list.finish(NAME, |name| sizes.is_left_over(name))
+        sizes.finish(NAME, list, &matrices, &sizes.two_norms())
     }
 }
