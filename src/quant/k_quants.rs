@@ -245,6 +245,8 @@ fn put_f16(value: f32, kind: TensorType, out: &mut Vec<u8>) -> Result<(), Fault>
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Write as _;
+
     use super::*;
     use crate::ids::Digest;
     use crate::quant::kernel;
@@ -258,7 +260,7 @@ mod tests {
             (seed >> 40) as f32 / (1u32 << 24) as f32
         };
         let mut kind = 0;
-        let mut value = |at: usize| {
+        let value = |at: usize| {
             if at.is_multiple_of(16) {
                 kind = (next() * 20.0) as u32;
             }
@@ -278,7 +280,7 @@ mod tests {
                 _ => bell,
             }
         };
-        (0..count).map(|at| value(at)).collect()
+        (0..count).map(value).collect()
     }
 
     /// The digests are those of what llama.cpp made.
@@ -290,7 +292,7 @@ mod tests {
         for kind in [TensorType::Q4_0, TensorType::Q2K, TensorType::Q4K, TensorType::Q5K, TensorType::Q6K] {
             let mut out = Vec::new();
             kernel::encode(kind, BLOCK, &values, None, &mut out).unwrap();
-            digests += &format!("{kind} {}\n", Digest::of(&out));
+            writeln!(digests, "{kind} {}", Digest::of(&out)).unwrap();
             #[cfg(feature = "llama")]
             {
                 let mut by_llama = Vec::new();
