@@ -202,9 +202,9 @@ async fn stream(running: &Running, path: &str, body: &Value) -> Vec<String> {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()["content-type"], "text/event-stream");
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
-    let mut events = Vec::new();
-    sse::Decoder::default().push(&bytes, &mut events).unwrap();
-    events.into_iter().map(|event| event.data).collect()
+    let mut scanner = sse::Scanner::default();
+    scanner.push(&bytes);
+    std::iter::from_fn(|| scanner.next().unwrap()).collect()
 }
 
 #[tokio::test]

@@ -6,26 +6,8 @@ use serde::Serialize;
 /// The data that ends every stream of OpenAI's.
 pub const DONE: &str = "[DONE]";
 
-/// The longest line and the largest event that [`Decoder`] takes unless told otherwise.
-/// A chunk of an answer has some hundred bytes; a foreign server's last one with
-/// log-probabilities may have many thousand.
+/// The longest event that is taken. A token with all its log probabilities is a few KiB.
 pub const MAX_EVENT: usize = 1 << 20;
-
-/// One event of a stream.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Event {
-    /// Its name, where it has one.
-    pub name: Option<String>,
-    /// Its data, the lines joined with `\n`.
-    pub data: String,
-}
-
-impl Event {
-    /// Returns whether this ends the stream.
-    pub fn is_done(&self) -> bool {
-        self.data == DONE
-    }
-}
 
 /// Writes `text` as one event.
 pub fn encode(text: &str) -> Bytes {
@@ -48,110 +30,82 @@ pub fn encode_json(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
 /// A stream that is not what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A line or an event is longer than the decoder takes.
-    #[error("an event of the stream is longer than {0} bytes")]
-    TooLong(usize),
+    /// An event does not end.
+    #[error("an event of the stream is longer than {MAX_EVENT} bytes")]
+    TooLong,
+    /// The data is no UTF-8.
+    #[error("an event of the stream is no text")]
+    NotText,
 }
 
-/// Reads events out of bytes that arrive in pieces of any size. After an error it stays in
-/// error: the place where the next event begins is unknown then.
-#[derive(Debug)]
-pub struct Decoder {
-    limit: usize,
-    line: Vec<u8>,
-    /// The last byte was a CR, so that an LF right after it ends no second line.
-    after_cr: bool,
-    at_start: bool,
+/// Cuts a stream of bytes into the data of events. Bytes of an event that has not ended
+/// are kept back, so that a character is never cut in half.
+#[derive(Debug, Default)]
+pub struct Scanner {
+    /// Bytes of the lines that have not ended yet.
+    rest: Vec<u8>,
+    /// Where in `rest` no line end was found yet.
+    seen: usize,
+    /// The data lines of the event that has not ended yet.
     data: Option<String>,
-    name: Option<String>,
-    failed: bool,
 }
 
-impl Default for Decoder {
-    fn default() -> Self {
-        Self::new(MAX_EVENT)
-    }
-}
-
-impl Decoder {
-    /// Takes lines and events of `limit` bytes at most.
-    pub fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            line: Vec::new(),
-            after_cr: false,
-            at_start: true,
-            data: None,
-            name: None,
-            failed: false,
-        }
+impl Scanner {
+    /// Takes the next bytes of the stream.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.rest.extend_from_slice(bytes);
     }
 
-    /// Takes more bytes, and appends the events that they complete to `events`. Events that
-    /// were complete before an error are there as well.
-    pub fn push(&mut self, bytes: &[u8], events: &mut Vec<Event>) -> Result<(), Error> {
-        for &byte in bytes {
-            if self.failed {
-                return Err(Error::TooLong(self.limit));
-            }
-            let after_cr = std::mem::replace(&mut self.after_cr, byte == b'\r');
-            match byte {
-                b'\n' if after_cr => {}
-                b'\n' | b'\r' => self.end_line(events)?,
-                _ if self.line.len() >= self.limit => return Err(self.fail()),
-                _ => self.line.push(byte),
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether nothing of an unfinished event is held: a stream that ends
-    /// elsewhere was cut off.
-    pub fn is_at_rest(&self) -> bool {
-        self.line.is_empty() && self.data.is_none() && self.name.is_none()
-    }
-
-    fn fail(&mut self) -> Error {
-        self.failed = true;
-        Error::TooLong(self.limit)
-    }
-
-    fn end_line(&mut self, events: &mut Vec<Event>) -> Result<(), Error> {
-        let line = std::mem::take(&mut self.line);
-        let mut text = String::from_utf8_lossy(&line);
-        if std::mem::replace(&mut self.at_start, false)
-            && let Some(rest) = text.strip_prefix('\u{feff}')
-        {
-            text = rest.to_owned().into();
-        }
-        if text.is_empty() {
-            let name = self.name.take();
-            if let Some(data) = self.data.take() {
-                events.push(Event { name, data });
-            }
-            return Ok(());
-        }
-        let (field, value) = text.split_once(':').unwrap_or((&text, ""));
-        let value = value.strip_prefix(' ').unwrap_or(value);
-        match field {
-            "data" => {
-                let held = self.data.as_ref().map_or(0, String::len);
-                if held + value.len() > self.limit {
-                    return Err(self.fail());
+    /// Returns the data of the next whole event, if there is one. Comments and events
+    /// without data are left out. Lines end with LF or CRLF.
+    #[expect(clippy::should_implement_trait, reason = "more may come after it has none")]
+    pub fn next(&mut self) -> Result<Option<String>, Error> {
+        let mut start = 0;
+        let mut whole = None;
+        while let Some(length) = self.rest[self.seen..].iter().position(|byte| *byte == b'\n') {
+            let end = self.seen + length;
+            let line = &self.rest[start..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            (start, self.seen) = (end + 1, end + 1);
+            if line.is_empty() {
+                if self.data.is_some() {
+                    whole = self.data.take();
+                    break;
                 }
+            } else if let Some(value) = line.strip_prefix(b"data:") {
+                let text = std::str::from_utf8(value.strip_prefix(b" ").unwrap_or(value));
+                let text = text.map_err(|_| Error::NotText)?;
                 match &mut self.data {
                     Some(data) => {
                         data.push('\n');
-                        data.push_str(value);
+                        data.push_str(text);
                     }
-                    None => self.data = Some(value.to_owned()),
+                    none => *none = Some(text.to_owned()),
                 }
             }
-            "event" => self.name = Some(value.to_owned()),
-            // comments (an empty name), ids and retry times are nothing to us
-            _ => {}
+            if self.data.as_ref().is_some_and(|data| data.len() > MAX_EVENT) {
+                return Err(Error::TooLong);
+            }
         }
-        Ok(())
+        self.rest.drain(..start);
+        self.seen -= start;
+        if whole.is_none() {
+            self.seen = self.rest.len();
+            if self.rest.len() > MAX_EVENT {
+                return Err(Error::TooLong);
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Returns whether the stream, which is at its end, ended with [`DONE`] but for the
+    /// empty line: some servers leave it out.
+    pub fn ends_with_done(&self) -> bool {
+        let rest = self.rest.strip_prefix(b"data:").map(<[u8]>::trim_ascii);
+        match &self.data {
+            Some(data) => data == DONE && self.rest.is_empty(),
+            None => rest == Some(DONE.as_bytes()),
+        }
     }
 }
 
@@ -161,64 +115,75 @@ mod tests {
 
     use super::*;
 
-    fn decode(bytes: &[u8]) -> Vec<Event> {
+    fn scan(chunks: &[&[u8]]) -> Result<(Vec<String>, Scanner), Error> {
+        let mut scanner = Scanner::default();
         let mut events = Vec::new();
-        Decoder::default().push(bytes, &mut events).unwrap();
-        events
-    }
-
-    #[test]
-    fn every_way_to_end_a_line_is_one_end() {
-        for end in ["\n", "\r\n", "\r"] {
-            let text = [": hello", "event: error", "data: a", "data:b", "id: 7", "", "data: [DONE]", "", ""]
-                .join(end);
-            let events = decode(text.as_bytes());
-            assert_eq!(events.len(), 2, "{text:?}");
-            assert_eq!(events[0], Event { name: Some("error".into()), data: "a\nb".into() });
-            assert!(events[1].is_done());
+        for chunk in chunks {
+            scanner.push(chunk);
+            while let Some(event) = scanner.next()? {
+                events.push(event);
+            }
         }
+        Ok((events, scanner))
+    }
+
+    const STREAM: &str =
+        ": hi\n\ndata: {\"a\":1}\n\nevent: x\r\ndata:two\r\ndata: lines é🦀\r\n\r\n\n\ndata: [DONE]\n\n";
+
+    #[test]
+    fn events_are_found_between_comments_names_and_empty_lines() {
+        let (events, _) = scan(&[STREAM.as_bytes()]).unwrap();
+        assert_eq!(events, ["{\"a\":1}", "two\nlines é🦀", "[DONE]"]);
     }
 
     #[test]
-    fn an_unfinished_event_is_not_given_out() {
-        let mut decoder = Decoder::default();
-        let mut events = Vec::new();
-        decoder.push(b"\xef\xbb\xbfdata: {\"a\"", &mut events).unwrap();
-        assert!(events.is_empty() && !decoder.is_at_rest());
-        decoder.push(b":1}\n\n", &mut events).unwrap();
-        assert_eq!(events[0].data, "{\"a\":1}");
-        assert!(decoder.is_at_rest());
+    fn half_a_character_is_an_error_only_when_its_line_ends() {
+        let crab = "🦀".as_bytes();
+        assert!(scan(&[b"data: ", &crab[..2]]).unwrap().0.is_empty());
+        assert_eq!(scan(&[b"data: ", &crab[..2], &crab[2..], b"\n\n"]).unwrap().0, ["🦀"]);
+        assert_eq!(scan(&[b"data: ", &crab[..2], b"\n\n"]).unwrap_err(), Error::NotText);
     }
 
     #[test]
-    fn a_line_without_end_is_refused_and_the_decoder_stays_in_error() {
-        let mut decoder = Decoder::new(10);
-        let mut events = Vec::new();
-        assert_eq!(decoder.push(b"data: 0123456789", &mut events), Err(Error::TooLong(10)));
-        assert_eq!(decoder.push(b"\n\n", &mut events), Err(Error::TooLong(10)));
-        let mut decoder = Decoder::new(10);
-        assert!(decoder.push(b"data: 012\ndata: 345\n", &mut events).is_ok());
-        assert_eq!(decoder.push(b"data: 678\ndata: 9ab\n", &mut events), Err(Error::TooLong(10)));
-        assert!(events.is_empty());
+    fn an_event_without_end_does_not_grow_for_ever() {
+        let chunk = vec![b'x'; MAX_EVENT / 2];
+        assert_eq!(scan(&[b"data: ", &chunk, &chunk, &chunk]).unwrap_err(), Error::TooLong);
+        let line = [b"data: ".as_slice(), &chunk, b"\n"].concat();
+        assert_eq!(scan(&[&line, &line, &line]).unwrap_err(), Error::TooLong);
+    }
+
+    #[test]
+    fn done_without_its_empty_line_is_seen_at_the_end() {
+        for (tail, done) in
+            [("data: [DONE]\n", true), ("data: [DONE]", true), ("data: [DO", false), ("", false)]
+        {
+            let (_, scanner) = scan(&[b"data: 1\n\n", tail.as_bytes()]).unwrap();
+            assert_eq!(scanner.ends_with_done(), done, "{tail:?}");
+        }
     }
 
     proptest! {
         #[test]
-        fn what_is_encoded_comes_back_whatever_the_cuts(
-            texts in prop::collection::vec("[^\r]{0,20}", 0..5),
-            cuts in prop::collection::vec(0usize..200, 0..8),
-        ) {
-            let bytes: Vec<u8> = texts.iter().flat_map(|text| encode(text)).collect();
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
-            cuts.extend([0, bytes.len()]);
+        fn where_chunks_are_cut_does_not_matter(cuts in prop::collection::vec(0usize..STREAM.len(), 0..9)) {
+            let mut cuts = cuts;
             cuts.sort_unstable();
-            let mut decoder = Decoder::default();
-            let mut events = Vec::new();
-            for pair in cuts.windows(2) {
-                decoder.push(&bytes[pair[0]..pair[1]], &mut events).unwrap();
+            let mut chunks = Vec::new();
+            let mut from = 0;
+            for cut in cuts.into_iter().chain([STREAM.len()]) {
+                chunks.push(&STREAM.as_bytes()[from..cut]);
+                from = cut;
             }
-            let back: Vec<String> = events.into_iter().map(|event| event.data).collect();
-            prop_assert_eq!(back, texts);
+            prop_assert_eq!(scan(&chunks).unwrap().0, scan(&[STREAM.as_bytes()]).unwrap().0);
+        }
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = scan(&[&bytes]);
+        }
+
+        #[test]
+        fn what_is_written_is_read_again(data in "[^\r]{0,40}") {
+            prop_assert_eq!(scan(&[&encode(&data)]).unwrap().0, [data]);
         }
     }
 }

@@ -28,7 +28,6 @@ mod reply;
 mod request;
 mod serve;
 mod source;
-mod sse;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ use super::policy::Reason;
 use super::proxy::Permit;
 use super::reply;
 use super::source::{Item, Opening, Source};
-use super::sse::{self, DONE};
+use crate::openai::sse::{self, DONE};
 
 /// A stream after its first byte: from here on, what goes wrong is said in the stream.
 pub(super) struct Relay {
@@ -43,34 +43,34 @@ impl Relay {
     pub(super) fn into_body(self) -> impl Body<Data = Bytes, Error = Infallible> + Send {
         StreamBody::new(stream::unfold(Some(self), |relay| async move {
             let mut relay = relay?;
-            let (text, is_last) = relay.step().await;
+            let (event, is_last) = relay.step().await;
             let rest = if is_last { None } else { Some(relay) };
-            Some((Ok(Frame::data(Bytes::from(text))), rest))
+            Some((Ok(Frame::data(event)), rest))
         }))
     }
 
     /// Returns the next of the stream, and whether it is the last.
-    async fn step(&mut self) -> (String, bool) {
+    async fn step(&mut self) -> (Bytes, bool) {
         if let Some(event) = self.opening.held.pop_front() {
-            return (sse::event(&event.data), false);
+            return (sse::encode(&event.data), false);
         }
         let next = if self.opening.is_whole { Ok(Item::Done) } else { self.wait().await };
         // whatever comes of it, the client was told 200, and hears the rest in the stream
         match next {
-            Ok(Item::Preamble(event) | Item::Data(event)) => (sse::event(&event.data), false),
+            Ok(Item::Preamble(event) | Item::Data(event)) => (sse::encode(&event.data), false),
             Ok(Item::Done) => {
                 self.journey.ended(200);
-                (sse::event(DONE), true)
+                (sse::encode(DONE), true)
             }
             Ok(Item::Error(data, reason)) => {
                 self.broke(&reason);
-                (sse::event(&data), true)
+                (sse::encode(&data), true)
             }
             Err(reason) => {
                 self.broke(&reason);
                 let message = format!("the answer broke off: {}: {reason}", self.permit.upstream());
                 let error = reply::error_body("server_error", "upstream_failed", &message);
-                (sse::event(&error.to_string()), true)
+                (sse::encode(&error.to_string()), true)
             }
         }
     }

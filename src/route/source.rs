@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use super::policy::Reason;
-use super::sse::{DONE, Scanner};
 use super::upstream::Exchange;
+use crate::openai::sse::{self, DONE, Scanner};
 
 /// Events held back while they say nothing yet. Servers send one that names the role,
 /// some a few more; one that sends many is passed on as it is.
@@ -92,7 +92,7 @@ impl Source {
 
     async fn next(&mut self) -> Result<Item, Reason> {
         loop {
-            if let Some(data) = self.scanner.next()? {
+            if let Some(data) = self.scanner.next().map_err(unreadable)? {
                 return if data == DONE { Ok(Item::Done) } else { self.read(data) };
             }
             match self.exchange.response.body_mut().frame().await {
@@ -121,6 +121,13 @@ impl Source {
         let is_preamble = is_preamble(&fields);
         let event = Event { data, fields };
         Ok(if is_preamble { Item::Preamble(event) } else { Item::Data(event) })
+    }
+}
+
+fn unreadable(error: sse::Error) -> Reason {
+    match error {
+        sse::Error::TooLong => Reason::TooLarge,
+        sse::Error::NotText => Reason::Malformed,
     }
 }
 

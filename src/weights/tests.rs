@@ -215,7 +215,7 @@ fn an_order_that_names_a_file_twice_is_refused() {
 #[cfg(not(feature = "llama"))]
 fn what_llama_cpp_makes_is_refused_without_it() {
     let dir = prepared(scattered);
-    let error = go(&order(dir.path(), &[Quant::Q8_0, Quant::Q4_0])).unwrap_err();
-    assert!(error.is_refusal() && error.to_string().contains("Q4_0 is made by llama.cpp"), "{error}");
+    let error = go(&order(dir.path(), &[Quant::Q8_0, Quant::Iq4Nl])).unwrap_err();
+    assert!(error.is_refusal() && error.to_string().contains("IQ4_NL is made by llama.cpp"), "{error}");
     assert_eq!(files(dir.path()), Vec::<PathBuf>::new());
 }

@@ -7,7 +7,8 @@ use std::path::Path;
 
 use bramble_fleet::quant::Quant;
 
-/// Quantizes the GGUF `input` to `output`, guided by what the columns of tensors weigh.
+/// Quantizes the GGUF `input` to `output` on every core, guided by what the columns of tensors
+/// weigh. Panics where llama.cpp does not.
 pub(crate) fn quantize(input: &Path, output: &Path, quant: Quant, imatrix: &[(String, Vec<f32>)]) {
     let in_c = |bytes: &[u8]| CString::new(bytes).unwrap();
     let (from, to) = (in_c(input.as_os_str().as_bytes()), in_c(output.as_os_str().as_bytes()));
@@ -29,7 +30,8 @@ pub(crate) fn quantize(input: &Path, output: &Path, quant: Quant, imatrix: &[(St
     });
     // SAFETY: takes no arguments and returns a plain value.
     let mut params = unsafe { llama_cpp_sys_2::llama_model_quantize_default_params() };
-    params.nthread = 2;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    params.nthread = i32::try_from(cores).unwrap();
     params.ftype = quant.ftype();
     params.allow_requantize = true;
     if !imatrix.is_empty() {
