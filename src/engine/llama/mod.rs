@@ -16,8 +16,9 @@ use llama_cpp_2::vocab::LlamaVocab;
 
 use super::health::Shared;
 use super::serve::{Setup, Work};
-use super::{Engine, Entry, Error, Loaded, Sampling, Token};
+use super::{Blanks, Engine, Entry, Error, Loaded, Sampling, Token};
 use crate::generation::LoadMode;
+use crate::gguf::TAKE_BLANKS;
 
 /// Returns what loads the model of `setup` and works with it.
 pub(super) fn loader(
@@ -90,8 +91,15 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
         .new_context(&backends.llama, params)
         .map_err(|error| failed("make a context")(error.to_string()))?;
 
+    let blanks = match model.meta_val_str(TAKE_BLANKS) {
+        Ok(list) => Blanks::read(&list)
+            .map_err(|error| failed("read which tokens take blanks along")(error.to_string()))?,
+        // most have no such tokens
+        Err(_) => Blanks::default(),
+    };
     let vocab = model.vocab();
     let mut engine = Llama {
+        blanks,
         batch: LlamaBatch::new(batch as usize, 1),
         samplers: (0..spec.slots).map(|_| LlamaSampler::greedy()).collect(),
         vocab: model.vocab(),
@@ -115,6 +123,7 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
 }
 
 struct Llama<'model> {
+    blanks: Blanks,
     vocab: LlamaVocab<'model>,
     context: LlamaContext<'model>,
     batch: LlamaBatch<'static>,
@@ -147,8 +156,12 @@ impl Engine for Llama<'_> {
         if text.is_empty() {
             return Vec::new();
         }
-        let mut tokens: Vec<Token> =
-            self.vocab.tokenize(text.as_bytes(), false, true).into_iter().map(|token| token.0).collect();
+        let mut tokens: Vec<Token> = self
+            .vocab
+            .tokenize(self.blanks.drop(text).as_bytes(), false, true)
+            .into_iter()
+            .map(|token| token.0)
+            .collect();
         let bos = self.vocab.bos().0;
         if self.vocab.should_add_bos() && bos != -1 && tokens.first() != Some(&bos) {
             tokens.insert(0, bos);
