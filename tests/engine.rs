@@ -231,11 +231,14 @@ async fn a_real_model_answers_and_every_way_to_ask_gives_the_same_text() {
 
     // in pieces
     let (_, bytes) = engine.ask("/v1/chat/completions", &with(paris.clone(), "stream", json!(true))).await;
+    let mut scanner = sse::Scanner::default();
+    scanner.push(&bytes);
     let mut events = Vec::new();
-    sse::Decoder::default().push(&bytes, &mut events).unwrap();
-    assert!(events.pop().unwrap().is_done());
-    let chunks: Vec<ChatChunk> =
-        events.iter().map(|event| serde_json::from_str(&event.data).unwrap()).collect();
+    while let Some(event) = scanner.next().unwrap() {
+        events.push(event);
+    }
+    assert_eq!(events.pop().as_deref(), Some(sse::DONE));
+    let chunks: Vec<ChatChunk> = events.iter().map(|event| serde_json::from_str(event).unwrap()).collect();
     let pieces: String = chunks.iter().filter_map(|chunk| chunk.choices[0].delta.content.clone()).collect();
     assert_eq!(pieces, answer);
     assert!(chunks.last().unwrap().timings.is_some());
