@@ -256,6 +256,9 @@ pub struct Recipe {
     /// The style of prompts that the weights get a chat template for, where the source brings none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt_style: Option<String>,
+    /// The importance matrix that the quant is made with, as the manifest names it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imatrix: Option<PinnedFile>,
 }
 
 impl Recipe {
@@ -264,6 +267,9 @@ impl Recipe {
         let files: Vec<_> = self.source.files.iter().map(|f| (&f.path, f.sha256)).collect();
         let mut parts = vec![json!(files), json!(self.quant), json!(self.converter)];
         parts.extend(self.prompt_style.iter().map(|style| json!(style)));
+        // weights tell the name of the file that they were made with, without its folder
+        let imatrix = self.imatrix.as_ref();
+        parts.extend(imatrix.map(|file| json!([file.path.rsplit('/').next(), file.sha256])));
         Digest::of(json!(parts).to_string().as_bytes())
     }
 }
@@ -323,11 +329,33 @@ mod tests {
         let source = Pinned { uri: "hf:a/b@0".to_owned(), files: Vec::new(), license: None };
         let recipe = |prompt_style: Option<&str>| {
             let prompt_style = prompt_style.map(str::to_owned);
-            Recipe { source: source.clone(), quant: None, converter: 2, prompt_style }
+            Recipe { source: source.clone(), quant: None, converter: 2, prompt_style, imatrix: None }
         };
         assert_eq!(recipe(None).digest(), Digest::of(b"[[],null,2]"));
         assert_ne!(recipe(Some("vicuna")).digest(), recipe(None).digest());
         assert_ne!(recipe(Some("vicuna")).digest(), recipe(Some("alpaca")).digest());
+    }
+
+    #[test]
+    fn weights_made_with_an_importance_matrix_are_others() {
+        let recipe = |imatrix: Option<(&str, &str)>| Recipe {
+            source: Pinned { uri: "hf:a/b@0".to_owned(), files: Vec::new(), license: None },
+            quant: Some(Quant::Q4_0),
+            converter: 2,
+            prompt_style: None,
+            imatrix: imatrix.map(|(path, text)| PinnedFile {
+                path: path.to_owned(),
+                bytes: Bytes(text.len() as u64),
+                sha256: Digest::of(text.as_bytes()),
+            }),
+        };
+        let digest = |imatrix| recipe(imatrix).digest();
+        assert_eq!(digest(None), Digest::of(br#"[[],"Q4_0",2]"#));
+        let usual = digest(Some(("chat.imatrix", "measured")));
+        assert_ne!(usual, digest(None));
+        assert_ne!(usual, digest(Some(("chat.imatrix", "measured anew"))));
+        assert_ne!(usual, digest(Some(("other.imatrix", "measured"))), "its name stands in the weights");
+        assert_eq!(usual, digest(Some(("matrices/chat.imatrix", "measured"))), "its folder does not");
     }
 
     #[test]

@@ -9,20 +9,18 @@ use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
-use bramble_fleet::generation::Bundle;
 use bramble_fleet::ids::Digest;
-use bramble_fleet::units::Bytes;
 use serde_json::{Value, json};
 
-/// A folder with a manifest in it, and a home of its own.
-struct Desk {
-    folder: tempfile::TempDir,
-}
+#[path = "support/desk.rs"]
+mod desk;
+
+use desk::Desk;
 
 struct Ended {
     code: Option<i32>,
@@ -70,59 +68,13 @@ impl Ended {
 }
 
 impl Desk {
-    fn new(manifest: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        for name in ["home", "state", "cache", "run", "bundles"] {
-            fs::create_dir(folder.path().join(name)).unwrap();
-        }
-        let desk = Self { folder };
-        fs::write(desk.path("fleet.yaml"), manifest.replace("FOLDER", &desk.path("").display().to_string()))
-            .unwrap();
-        desk
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     fn run(&self, arguments: &[&str]) -> Ended {
         Ended::of(&mut self.command(arguments))
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_bramble"));
-        command
-            .args(arguments)
-            .current_dir(self.folder.path())
-            .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
-            .env("HOME", self.path("home"))
-            .env("XDG_STATE_HOME", self.path("state"))
-            .env("XDG_CACHE_HOME", self.path("cache"))
-            .env("XDG_RUNTIME_DIR", self.path("run"))
-            .env("BRAMBLE_BUNDLES", self.path("bundles"))
-            .env("HF_ENDPOINT", "http://127.0.0.1:1")
-            .stdin(Stdio::null());
-        command
-    }
-
     /// Makes a bundle for this machine. It is never run.
     fn with_bundle(self) -> Self {
-        let archive = b"never unpacked";
-        let machine = rustix::system::uname().machine().to_str().unwrap().to_owned();
-        let bundle = Bundle {
-            format: 1,
-            target: format!("{machine}-unknown-linux-gnu"),
-            machine,
-            file: "bundle.tar.gz".to_owned(),
-            digest: Digest::of(archive),
-            bytes: Bytes(archive.len() as u64),
-            unpacked_bytes: Bytes(1),
-            version: "0.1.0".to_owned(),
-            glibc: "2.17".to_owned(),
-        };
-        fs::write(self.path("bundles").join(&bundle.file), archive).unwrap();
-        fs::write(self.path("bundles/bundle.json"), serde_json::to_vec(&bundle).unwrap()).unwrap();
+        self.put_bundle(b"never unpacked");
         self
     }
 
@@ -469,4 +421,69 @@ fn a_lock_of_a_later_version_is_not_written_over() {
     fs::write(desk.path("bramble.lock"), r#"{"format":99}"#).unwrap();
     desk.run(&["apply", "--yes"]).with(1).complains("update bramble");
     assert_eq!(fs::read_to_string(desk.path("bramble.lock")).unwrap(), r#"{"format":99}"#);
+}
+
+/// `LOCAL` with another model.
+fn with_model(model: &str) -> String {
+    LOCAL.replace("source: \"file:model\", context: 256", model)
+}
+
+#[test]
+fn a_gguf_is_quantized_a_second_time_only_where_the_manifest_says_so() {
+    let model = "source: \"file:model-Q8_0.gguf\", context: 256, quant: F16";
+    let desk = Desk::new(&with_model(model)).with_checkpoint(|_| {});
+    desk.run(&["convert", "model", "--quant", "Q8_0,F16"]).with(0).says("model-Q8_0.gguf: ");
+    let desk = desk.with_bundle();
+    desk.run(&["plan"])
+        .with(3)
+        .says("refused: chat: model-Q8_0.gguf is Q8_0 already, and F16 made of it (line 5) would have lost quality twice")
+        .says("`requantize: true`");
+    desk.write(&with_model(&format!("{model}, requantize: true")));
+    desk.run(&["plan"]).with(0).says("engine chat F16").says("quantized a second time");
+    desk.write(&with_model("source: \"file:model-Q8_0.gguf\", context: 256"));
+    desk.run(&["plan"]).with(0).says("engine chat Q8_0").says("the file as it is");
+    // floats have lost nothing
+    desk.write(&with_model("source: \"file:model-F16.gguf\", context: 256, quant: Q8_0"));
+    desk.run(&["plan"]).with(0).says("engine chat Q8_0");
+}
+
+/// An importance matrix of the old form, with one entry.
+fn imatrix(name: &str, columns: u32) -> Vec<u8> {
+    let number = |n: u32| n.to_le_bytes().to_vec();
+    let name = [number(u32::try_from(name.len()).unwrap()), name.as_bytes().to_vec()].concat();
+    let values = 1.0f32.to_le_bytes().repeat(usize::try_from(columns).unwrap());
+    [number(1), name, number(1), number(columns), values].concat()
+}
+
+#[test]
+fn an_importance_matrix_is_checked_before_weights_are_made() {
+    let text = LOCAL.replace(
+        "  chat: { source: \"file:model\", context: 256 }",
+        "  chat:\n    source: \"file:model\"\n    context: 256\n    quant: Q8_0\n    imatrix: ./chat.imatrix",
+    );
+    let desk = Desk::new(&text).with_bundle().with_checkpoint(|_| {});
+    let put = |bytes: &[u8]| fs::write(desk.path("chat.imatrix"), bytes).unwrap();
+    let refused =
+        || desk.run(&["plan"]).with(3).says("refused: chat: cannot use the importance matrix of line 9: ");
+    refused().says("chat.imatrix").says("No such file");
+    put(b"no");
+    refused().says(
+        "chat.imatrix is no importance matrix for these weights: it is cut off, or no such file at all",
+    );
+    put(&imatrix("blk.0.attn_q.weight", 32));
+    refused().says("it has 32 columns for \"blk.0.attn_q.weight\", which has 64");
+    put(&imatrix("blk.9.attn_q.weight", 64));
+    refused().says("it tells of none of their tensors");
+    put(&imatrix("blk.0.attn_q.weight", 64));
+    let id = || {
+        let ended = desk.run(&["plan", "--json"]).with(0);
+        let value: Value = serde_json::from_str(&ended.stdout).unwrap();
+        value["plan"]["artifacts"][0]["id"].as_str().unwrap().to_owned()
+    };
+    let usual = id();
+    put(&imatrix("blk.0.attn_k.weight", 64));
+    let other = id();
+    desk.write(&text.replace("\n    imatrix: ./chat.imatrix", ""));
+    let without = id();
+    assert!(usual != other && usual != without && other != without);
 }

@@ -111,6 +111,7 @@ pub(super) fn facts(
         is_tied: tensors.iter().all(|tensor| tensor.name != "output.weight"),
         has_chat_template,
         prompt_style: None,
+        imatrix: None,
         stored,
     })
 }

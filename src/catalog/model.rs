@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::convert::PromptStyle;
-use crate::source::Pinned;
+use crate::quant::TensorType;
+use crate::source::{Pinned, PinnedFile};
 use crate::units::Bytes;
 
 /// What a plan needs to know of a model's weights, before they are here.
@@ -45,8 +46,25 @@ pub struct ModelFacts {
     /// The style of prompts that it was taught, where the source brings no template for it.
     #[serde(default)]
     pub prompt_style: Option<PromptStyle>,
+    /// The importance matrix that the manifest wants quants to be made with. It comes beside
+    /// the weights, and no header tells of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imatrix: Option<PinnedFile>,
     /// How the weights are stored.
     pub stored: Stored,
+}
+
+impl ModelFacts {
+    /// Returns whether the source is a GGUF whose values are packed in blocks: another quant of it
+    /// would be made of what has lost something already.
+    pub fn is_quantized(&self) -> bool {
+        let Stored::Gguf { tensors, .. } = &self.stored else { return false };
+        let type_of = |tensor: &TensorShape| {
+            let name = tensor.tensor_type.as_deref()?;
+            TensorType::ALL.iter().copied().find(|tensor_type| tensor_type.name() == name)
+        };
+        tensors.iter().filter_map(type_of).any(TensorType::is_quantized)
+    }
 }
 
 /// How weights are stored at the source.

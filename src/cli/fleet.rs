@@ -11,7 +11,7 @@ use super::arguments::Global;
 use super::environment::{self, Environment};
 use super::exit::Expected;
 use crate::bundle::{self, Found};
-use crate::catalog::{self, ModelFacts};
+use crate::catalog::{self, ModelFacts, Stored};
 use crate::causes::with_causes;
 use crate::connect::{Connection, Local, Settings, Ssh, Target};
 use crate::convert;
@@ -23,11 +23,12 @@ use crate::fetch::{Fetcher, RawHeader};
 use crate::generation::{Bundle, Layout};
 use crate::ids::{HostName, ModelName};
 use crate::lock::{Lock, LockedHost};
-use crate::manifest::{self, HostSpec, Manifest, ModelSpec, Role, SshOptions, Supervisor, Via};
+use crate::manifest::{self, HostSpec, Imatrix, Manifest, ModelSpec, Role, SshOptions, Supervisor, Via};
 use crate::plan::{self, Plan, Problem};
 use crate::probe;
 use crate::source::{Pinned, SourceRef};
 use crate::store::{Store, User};
+use crate::weights;
 
 /// The largest manifest that is read; a thousand hosts need a tenth of it.
 const LONGEST_MANIFEST: u64 = 1 << 20;
@@ -347,6 +348,10 @@ async fn describe(manifest: &Manifest, pins: &mut BTreeMap<String, Pinned>, fetc
     let mut models = BTreeMap::new();
     for (model, spec) in &manifest.models {
         let facts = describe_one(spec, pins, fetcher).await;
+        let facts = match (facts, &spec.imatrix) {
+            (Ok(facts), Some(imatrix)) => with_imatrix(facts, imatrix, fetcher).await,
+            (facts, _) => facts,
+        };
         models.insert(model.clone(), facts.map_err(|error| with_causes(error.as_ref())));
     }
     models
@@ -386,6 +391,17 @@ async fn describe_one(
         let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&kept, serde_json::to_vec(&facts)?));
     }
     Ok(facts)
+}
+
+/// Reads the importance matrix that quants are to be made with, and holds it to the model.
+async fn with_imatrix(facts: ModelFacts, imatrix: &Imatrix, fetcher: &Fetcher) -> anyhow::Result<ModelFacts> {
+    let file = fetcher.pin_file(&imatrix.path).await;
+    let file = file.with_context(|| format!("cannot use the importance matrix of line {}", imatrix.line))?;
+    let (Stored::Checkpoint { tensors } | Stored::Gguf { tensors, .. }) = &facts.stored;
+    let shapes = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()));
+    let checked = weights::check_imatrix(&fetcher.find_file(&file).await?, shapes);
+    checked.with_context(|| format!("cannot use the importance matrix of line {}", imatrix.line))?;
+    Ok(ModelFacts { imatrix: Some(file), ..facts })
 }
 
 /// Returns the source that the catalog has for a name of it; of differences, that of either part.

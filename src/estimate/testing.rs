@@ -85,6 +85,7 @@ pub(crate) fn model(widths: Widths) -> ModelFacts {
         is_tied,
         has_chat_template: true,
         prompt_style: None,
+        imatrix: None,
         stored: Stored::Checkpoint { tensors },
     }
 }

@@ -77,12 +77,15 @@ pub(super) async fn make(run: &Run<'_>, ids: &[Digest]) -> Result<(), String> {
     tokio::task::spawn_blocking(move || check_published(&published, &summed))
         .await
         .unwrap_or_else(|_| Err("the work was cut short".to_owned()))?;
+    let imatrix = match &first.recipe.imatrix {
+        Some(file) => Some(run.doors.fetcher.find_file(file).await.map_err(|error| with_causes(&error))?),
+        None => None,
+    };
     let order = Order {
         source: if source.is_gguf() { folder.join(&source.files[0].path) } else { folder },
         outputs: missing.iter().filter_map(|artifact| output(store, artifact)).collect(),
-        imatrix: None,
-        // the plan has asked the manifest
-        may_requantize: source.is_gguf(),
+        imatrix,
+        may_requantize: missing.iter().all(|artifact| artifact.may_requantize),
         prompt_style: style(first)?,
         threads: 0,
     };

@@ -101,6 +101,8 @@ pub enum Error {
     Local { path: PathBuf, source: io::Error },
     #[error("{} is not what was pinned: restore it, or remove its source from bramble.lock to pin it anew", path.display())]
     LocalChanged { path: PathBuf },
+    #[error("{} has changed since the plan was made: plan again, or restore it", path.display())]
+    FileChanged { path: PathBuf },
     #[error("cannot lay out {}", path.display())]
     LayOut { path: PathBuf, source: io::Error },
     #[error("cannot keep {what} in the cache")]

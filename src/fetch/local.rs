@@ -109,7 +109,7 @@ impl Seen {
 }
 
 /// Returns the digest and size of a file, from the index of hashed files where it is unchanged.
-fn hash(path: &Path, store: &Store) -> Result<(Digest, Bytes), Error> {
+pub(super) fn hash(path: &Path, store: &Store) -> Result<(Digest, Bytes), Error> {
     let fail = |source| Error::Local { path: path.to_owned(), source };
     let real = fs::canonicalize(path).map_err(fail)?;
     let folder = store.root().join("hashed");

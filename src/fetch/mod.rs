@@ -161,6 +161,24 @@ impl Fetcher {
         license::check(pinned, accepted, &page)
     }
 
+    /// Pins a file of the operator's own that is no source of weights, such as an importance
+    /// matrix. `path` is relative to [`Settings::folder`].
+    pub async fn pin_file(&self, path: &str) -> Result<PinnedFile, Error> {
+        let (place, store) = (self.local(path), self.store.clone());
+        let pinned = tokio::task::spawn_blocking(move || local::hash(&place, &store));
+        let (sha256, bytes) = pinned.await.map_err(|_| Error::Cut { what: path.to_owned() })??;
+        Ok(PinnedFile { path: path.to_owned(), bytes, sha256 })
+    }
+
+    /// Returns where such a file is, if it is still the same.
+    ///
+    /// # Errors
+    /// [`Error::FileChanged`] where it is another by now.
+    pub async fn find_file(&self, file: &PinnedFile) -> Result<PathBuf, Error> {
+        let path = self.local(&file.path);
+        if self.pin_file(&file.path).await? == *file { Ok(path) } else { Err(Error::FileChanged { path }) }
+    }
+
     /// Checks that there is room for all of `sources`, before any of them is obtained.
     pub fn check_room(&self, sources: &[&Pinned]) -> Result<(), Error> {
         obtain::check_room(self, sources)

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::schema::{
-    Deploy, Floor, HostSpec, Manifest, ModelSpec, On, QuantChoice, Role, Rollout, RouteMode, RoutePolicy,
-    Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
+    Deploy, Floor, HostSpec, Imatrix, Manifest, ModelSpec, On, QuantChoice, Role, Rollout, RouteMode,
+    RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
 };
 use super::written;
 use crate::catalog;
@@ -108,6 +108,8 @@ fn ssh_options(ssh: written::Ssh) -> SshOptions {
 }
 
 fn model(model: written::Model, faults: &mut Faults) -> Option<ModelSpec> {
+    let keys = model.keys();
+    let (line, _) = faults.line_and_column(keys.place("quant").unwrap_or(keys.span).start);
     let source = model.source.and_then(|source| source_ref(source, faults));
     let floor = model.floor.unwrap_or_default();
     Some(ModelSpec {
@@ -123,7 +125,13 @@ fn model(model: written::Model, faults: &mut Faults) -> Option<ModelSpec> {
             tokens_per_second: floor.tokens_per_second.map_or(0.5, |rate| rate.0),
             quality: floor.quality.unwrap_or(Quant::Q4_0),
         },
+        requantize: model.requantize?,
+        imatrix: model.imatrix.map(|Spanned { value, span }| {
+            let (line, _) = faults.line_and_column(span.start);
+            Imatrix { path: value.0, line }
+        }),
         accept_license: model.accept_license.map(|license| license.0),
+        line,
     })
 }
 

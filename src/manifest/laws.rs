@@ -133,6 +133,8 @@ fn some_mutation() -> impl Strategy<Value = Mutation> {
         "slots",
         "floor",
         "accept_license",
+        "requantize",
+        "imatrix",
         "address",
         "ssh",
         "connect",

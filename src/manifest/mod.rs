@@ -15,7 +15,7 @@ mod tests;
 
 pub use crate::yaml::{Kind as ProblemKind, Place, Problems};
 pub use schema::{
-    Deploy, Floor, HostSpec, Manifest, ModelSpec, On, Prefer, QuantChoice, Role, Rollout, RouteMode,
+    Deploy, Floor, HostSpec, Imatrix, Manifest, ModelSpec, On, Prefer, QuantChoice, Role, Rollout, RouteMode,
     RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
 };
 

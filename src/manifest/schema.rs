@@ -82,8 +82,23 @@ pub struct ModelSpec {
     pub slots: u32,
     /// What `auto` never goes below.
     pub floor: Floor,
+    /// Whether a GGUF that is quantized already may be quantized again. Default no.
+    pub requantize: bool,
+    /// The importance matrix that quants are made with.
+    pub imatrix: Option<Imatrix>,
     /// The licence that the user says yes to.
     pub accept_license: Option<String>,
+    /// The line of the manifest that says the quant, or that the model begins on, for messages.
+    pub line: usize,
+}
+
+/// `imatrix: PATH`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imatrix {
+    /// The file, relative to the manifest.
+    pub path: String,
+    /// The line of the manifest that it stands on, for messages.
+    pub line: usize,
 }
 
 /// `quant: auto | NAME | [NAME, …]`.

@@ -51,12 +51,25 @@ fn a_manifest_without_faults_has_every_default_filled_in() {
     assert_eq!((&chat.quant, chat.prefer, chat.slots), (&QuantChoice::Auto, Prefer::Balanced, 1));
     assert_eq!(chat.floor, Floor { tokens_per_second: 0.5, quality: crate::quant::Quant::Q4_0 });
     assert_eq!(chat.context, None);
+    assert_eq!((chat.requantize, &chat.imatrix, chat.line), (false, &None, 5));
     let role = |name: &str| manifest.hosts[&name.parse().expect("a name")].role;
     assert_eq!((role("kitchen"), role("desk"), role("gaming")), (Role::Pi, Role::Desktop, Role::Desktop));
     assert_eq!(manifest.deploy.iter().map(|deploy| deploy.line).collect::<Vec<_>>(), [11, 12]);
     assert_eq!(manifest.routes.values().next().map(|route| route.mode), Some(RouteMode::LocalFirst));
     let without_routes = GOOD.split("routes:").next().expect("the beginning");
     assert!(parse("fleet.yaml", without_routes).expect("without faults").routes.is_empty());
+}
+
+#[test]
+fn a_model_knows_the_lines_of_what_planning_may_refuse() {
+    let text = GOOD.replace(
+        "{ source: hf:org/repo }",
+        "\n    source: hf:org/repo\n    imatrix: ./a b.imatrix\n    quant: Q4_0",
+    );
+    let manifest = parse("fleet.yaml", &text).expect("without faults");
+    let chat = &manifest.models[&"chat".parse().expect("a name")];
+    assert_eq!(chat.imatrix, Some(Imatrix { path: "./a b.imatrix".to_owned(), line: 7 }));
+    assert_eq!(chat.line, 8);
 }
 
 #[test]
@@ -238,6 +251,12 @@ fn values_of_the_wrong_form_say_what_is_expected() {
         "org/repo, floor: { tokens_per_second: .inf } }",
         "5:60 Invalid: expected a number of tokens per second from 0 to 10000, found the number inf",
     );
+    check(
+        "org/repo }",
+        "org/repo, requantize: yes }",
+        "5:44 Invalid: expected `true` or `false`, found `yes`",
+    );
+    check("org/repo }", "org/repo, imatrix: '' }", "5:41 Invalid: expected the path of a file, found ``");
     check(
         "hf:org/repo",
         "org/repo",

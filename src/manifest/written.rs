@@ -96,6 +96,10 @@ record! {
         may slots: Whole<1, 64> = Whole(1);
         /// What `auto` never goes below.
         may floor: Floor;
+        /// Whether a GGUF that is quantized already may be quantized again, which costs quality twice.
+        may requantize: bool = false;
+        /// An importance matrix to make quants with: a file of llama.cpp's `imatrix`, relative to this manifest.
+        may imatrix: Spanned<FilePath>;
         /// The licence that you say yes to, by its name.
         may accept_license: License;
     }
@@ -551,6 +555,14 @@ text! {
     Label: "a word of a-z, 0-9 and '-'",
     pattern "^[a-z0-9][a-z0-9-]{0,62}$",
     check is_name, hint no_hint
+}
+
+text! {
+    /// A file on the operator's machine. It reaches no command line.
+    FilePath: "the path of a file",
+    pattern "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,1024}$",
+    check |text| (1..=1024).contains(&text.chars().count()) && !text.chars().any(char::is_control),
+    hint no_hint
 }
 
 text! {

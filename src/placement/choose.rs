@@ -137,6 +137,7 @@ pub fn choose(
     } else {
         let rule = match want.quants {
             Quants::AsIs => "the file as it is".to_owned(),
+            Quants::AsIsOr(_) => "the file as it is, or the best of it that fits".to_owned(),
             _ if options.len() == 1 => "as asked for".to_owned(),
             _ => "the first of the list that fits".to_owned(),
         };
@@ -224,12 +225,13 @@ fn options<'a>(
     host: &HostFacts,
 ) -> Result<Vec<Candid<'a>>, Reason> {
     let with = |candidate| Candid::new(model, candidate, want, host);
+    let find = |quant: &Quant| candidates.iter().find(|candidate| candidate.quant == Some(*quant));
     let options: Vec<_> = match &want.quants {
         Quants::AsIs => candidates.iter().take(1).map(with).collect(),
-        Quants::OneOf(list) => {
-            let find = |quant| candidates.iter().find(|candidate| candidate.quant == Some(quant));
-            list.iter().filter_map(|quant| find(*quant)).map(with).collect()
+        Quants::AsIsOr(list) => {
+            candidates.iter().take(1).chain(list.iter().filter_map(find)).map(with).collect()
         }
+        Quants::OneOf(list) => list.iter().filter_map(find).map(with).collect(),
         Quants::Auto => {
             let all = auto_quants().filter_map(|q| candidates.iter().find(|c| c.quant == Some(q)));
             without_dominated(all.map(with).collect())

@@ -53,6 +53,8 @@ pub enum Quants {
     OneOf(Vec<Quant>),
     /// The one file that there is.
     AsIs,
+    /// The file that there is, or the first of these that fits where it does not.
+    AsIsOr(Vec<Quant>),
 }
 
 /// What the choice leans to.

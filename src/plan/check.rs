@@ -28,9 +28,13 @@ pub fn check(plan: &Plan) -> Vec<String> {
         }
         if let Action::Make { artifacts } = &step.action {
             let found: Vec<_> = artifacts.iter().filter_map(|id| plan.artifact(id)).collect();
-            let has_one_source = found.windows(2).all(|pair| pair[0].recipe.source == pair[1].recipe.source);
-            if found.len() != artifacts.len() || !has_one_source {
-                notes.push("weights are made that the plan does not know, or of several sources".to_owned());
+            let inputs = |at: usize| (&found[at].recipe.source, &found[at].recipe.imatrix);
+            let are_of_one = (1..found.len()).all(|at| inputs(at) == inputs(0));
+            if found.len() != artifacts.len() || !are_of_one {
+                notes.push(
+                    "weights are made that the plan does not know, or of several sources or importance matrices"
+                        .to_owned(),
+                );
             }
         }
         let Some(host) = &step.host else { continue };

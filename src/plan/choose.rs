@@ -5,18 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use super::door::Engines;
+use super::forms::{candidates, quants, recipe};
 use super::make::Inputs;
 use super::misfit::misfit;
 use super::stay::{Standing, stay, tolerance};
 use super::types::{Chosen, Problem};
-use crate::catalog::{ModelFacts, Stored, TensorShape};
-use crate::estimate::{self, Basis, Candidate, Serving, Speed, Tensor};
+use crate::catalog::{ModelFacts, Stored};
+use crate::estimate::{self, Basis, Candidate, Serving, Speed};
 use crate::facts::HostFacts;
 use crate::generation::{EngineSpec, Weights};
 use crate::ids::{Digest, HostName, ModelName};
-use crate::manifest::{ModelSpec, Prefer, QuantChoice};
-use crate::placement::{self, Capacity, Choice, Demand, Lean, Placed, Placement, Quants, Refusal, Want};
-use crate::quant::{Quant, TensorType, mix};
+use crate::manifest::{ModelSpec, Prefer};
+use crate::placement::{self, Capacity, Choice, Demand, Lean, Placed, Placement, Refusal, Want};
+use crate::quant::Quant;
 use crate::source::Recipe;
 use crate::units::{Bytes, TokensPerSec};
 
@@ -175,8 +176,8 @@ impl Choices {
         let recipe = recipe(offer.facts, choice.quant, converter);
         let id = recipe.digest();
         let bytes = match &offer.facts.stored {
-            Stored::Gguf { bytes, .. } => *bytes,
-            Stored::Checkpoint { .. } => choice.estimate.file,
+            Stored::Gguf { bytes, .. } if recipe.quant.is_none() => *bytes,
+            _ => choice.estimate.file,
         };
         let pace = choice.estimate.speed.pace();
         let engine = EngineSpec {
@@ -200,6 +201,12 @@ impl Choices {
         if let Some(exact) = offer.facts.context_exact {
             let _ = write!(why, "; context {} of {exact}, up to which llama.cpp is exact", engine.context);
         }
+        if let Some(imatrix) = &recipe.imatrix {
+            let _ = write!(why, "; with the importance matrix {}", imatrix.path);
+        }
+        if recipe.quant.is_some() && offer.facts.is_quantized() {
+            let _ = write!(why, "; quantized a second time, which costs more than that");
+        }
         for (word, step) in [("up", &choice.step_up), ("down", &choice.step_down)] {
             if let Some(step) = step {
                 // writing to a String cannot fail
@@ -220,16 +227,6 @@ impl Choices {
     }
 }
 
-fn recipe(facts: &ModelFacts, quant: Option<Quant>, converter: u32) -> Recipe {
-    let quant = match facts.stored {
-        Stored::Checkpoint { .. } => quant,
-        // a GGUF is used as it is, whatever quant it names
-        Stored::Gguf { .. } => None,
-    };
-    let prompt_style = facts.prompt_style.filter(|_| quant.is_some()).map(|style| style.name().to_owned());
-    Recipe { source: facts.source.clone(), quant, converter, prompt_style }
-}
-
 /// Returns the context of a model for which the manifest names none.
 fn usual_context(facts: &ModelFacts) -> u32 {
     let longest = facts.context_exact.unwrap_or(facts.context_trained).min(facts.context_trained);
@@ -238,67 +235,19 @@ fn usual_context(facts: &ModelFacts) -> u32 {
 
 fn want(offer: &Offer<'_>) -> Want {
     let spec = offer.spec;
-    let quants = match (&offer.facts.stored, &spec.quant) {
-        (Stored::Gguf { .. }, _) => Quants::AsIs,
-        (Stored::Checkpoint { .. }, QuantChoice::Auto) => Quants::Auto,
-        (Stored::Checkpoint { .. }, QuantChoice::OneOf(quants)) => Quants::OneOf(quants.clone()),
-    };
     let lean = match spec.prefer {
         Prefer::Balanced => Lean::Balanced,
         Prefer::Quality => Lean::Quality,
         Prefer::Speed => Lean::Speed,
     };
     Want {
-        quants,
+        quants: quants(offer.facts, spec),
         lean,
         context: spec.context.unwrap_or_else(|| usual_context(offer.facts)),
         slots: spec.slots,
         floor_rate: TokensPerSec(spec.floor.tokens_per_second),
         floor_quality: spec.floor.quality,
     }
-}
-
-/// Returns the forms that the weights could have: the file that there is, or every quant that
-/// can be chosen.
-fn candidates(facts: &ModelFacts, spec: &ModelSpec) -> Vec<Candidate> {
-    match &facts.stored {
-        Stored::Gguf { tensors, quant, .. } => {
-            let tensors = tensors.iter().filter_map(|shape| {
-                let name = shape.tensor_type.as_deref()?;
-                let tensor_type = TensorType::ALL.iter().find(|tensor_type| tensor_type.name() == name)?;
-                tensor(shape, *tensor_type)
-            });
-            vec![Candidate { quant: *quant, tensors: tensors.collect() }]
-        }
-        Stored::Checkpoint { tensors } => {
-            let mut quants: Vec<Quant> = placement::auto_quants().collect();
-            if let QuantChoice::OneOf(wanted) = &spec.quant {
-                quants.extend(wanted.iter().filter(|quant| !quants.contains(quant)).collect::<Vec<_>>());
-            }
-            quants.sort_unstable();
-            quants.into_iter().map(|quant| quantized(facts, tensors, quant)).collect()
-        }
-    }
-}
-
-fn quantized(facts: &ModelFacts, tensors: &[TensorShape], quant: Quant) -> Candidate {
-    let shapes: Vec<(&str, &[u64])> =
-        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
-    let mix_facts = mix::MixFacts {
-        architecture: &facts.architecture,
-        layers: facts.layers,
-        heads: facts.heads,
-        kv_heads: facts.kv_heads,
-        has_imatrix: false,
-    };
-    let types = mix::plan(&shapes, mix_facts, quant);
-    let tensors = tensors.iter().zip(types).filter_map(|(shape, tensor_type)| tensor(shape, tensor_type));
-    Candidate { quant: Some(quant), tensors: tensors.collect() }
-}
-
-fn tensor(shape: &TensorShape, tensor_type: TensorType) -> Option<Tensor> {
-    let row = shape.shape.first().copied().unwrap_or(1);
-    Some(Tensor::new(shape, tensor_type.name(), tensor_type.row_bytes(row)?))
 }
 
 /// Returns the bytes of weights that a host has already, by model and quant.

@@ -209,6 +209,7 @@ fn artifacts(inputs: &Inputs<'_>, choices: &Choices, engines: &Engines) -> Vec<A
                 id,
                 model: engine.model.clone(),
                 recipe: recipe.clone(),
+                may_requantize: inputs.manifest.models.get(&engine.model).is_some_and(|spec| spec.requantize),
                 digest: inputs.lock.made.get(&id).map(|made| made.digest),
                 bytes: engine.weights.bytes,
             });

@@ -1,7 +1,9 @@
 //! Wishes that no host could meet, since the engine does not compute such a model so.
 
-use crate::catalog::ModelFacts;
-use crate::manifest::ModelSpec;
+use super::forms::{is_makeable, to_make};
+use crate::catalog::{ModelFacts, Stored};
+use crate::manifest::{ModelSpec, QuantChoice};
+use crate::quant::Quant;
 
 /// Says why the engine cannot serve a model as the manifest wants it; none where it can.
 pub(super) fn misfit(facts: &ModelFacts, spec: &ModelSpec) -> Option<String> {
@@ -11,6 +13,9 @@ pub(super) fn misfit(facts: &ModelFacts, spec: &ModelSpec) -> Option<String> {
             facts.architecture
         ));
     }
+    if let Some(message) = unmakeable(facts, spec).or_else(|| unused_imatrix(facts, spec)) {
+        return Some(message);
+    }
     let (wanted, exact) = (spec.context?, facts.context_exact?);
     (wanted > exact).then(|| {
         format!(
@@ -18,6 +23,48 @@ pub(super) fn misfit(facts: &ModelFacts, spec: &ModelSpec) -> Option<String> {
             facts.architecture
         )
     })
+}
+
+/// Refuses quants that cannot be made of a GGUF, or may not: of one that is quantized, unless that is allowed.
+fn unmakeable(facts: &ModelFacts, spec: &ModelSpec) -> Option<String> {
+    let (Stored::Gguf { quant: own, .. }, QuantChoice::OneOf(wanted)) = (&facts.stored, &spec.quant) else {
+        return None;
+    };
+    if own.is_some_and(|own| wanted.contains(&own)) {
+        return None;
+    }
+    let names: Vec<&str> = wanted.iter().map(|quant| quant.name()).collect();
+    if !is_makeable(facts) {
+        return Some(format!(
+            "{} cannot be made of {} (line {}), a model of a kind ({}) that is not quantized here: take a GGUF that is quantized already",
+            names.join(" or "),
+            file(facts),
+            spec.line,
+            facts.architecture
+        ));
+    }
+    (facts.is_quantized() && !spec.requantize).then(|| format!(
+        "{} is {} already, and {} made of it (line {}) would have lost quality twice: take the original weights as the source, or the file as it is with `quant: auto`, or allow it with `requantize: true`",
+        file(facts),
+        own.map_or("quantized", Quant::name),
+        names.join(" or "),
+        spec.line
+    ))
+}
+
+/// Refuses an importance matrix that nothing would be made with.
+fn unused_imatrix(facts: &ModelFacts, spec: &ModelSpec) -> Option<String> {
+    let imatrix = spec.imatrix.as_ref().filter(|_| to_make(facts, spec).is_empty())?;
+    Some(format!(
+        "{} is used as it is, and the importance matrix {} (line {}) would change nothing: leave `imatrix` out, or name the quant to be made",
+        file(facts),
+        imatrix.path,
+        imatrix.line
+    ))
+}
+
+fn file(facts: &ModelFacts) -> &str {
+    facts.source.files.first().map_or(facts.source.uri.as_str(), |file| file.path.as_str())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod check;
 mod choose;
 mod diff;
 mod door;
+mod forms;
 mod make;
 mod misfit;
 mod stay;

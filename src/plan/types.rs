@@ -65,6 +65,9 @@ pub struct Artifact {
     pub model: ModelName,
     /// How it is made.
     pub recipe: Recipe,
+    /// Whether the manifest lets a source that is quantized already be quantized again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_requantize: bool,
     /// The SHA-256 of the GGUF, where it was made before (`bramble.lock` remembers).
     pub digest: Option<Digest>,
     /// The GGUF's size: exact once `digest` is there, else predicted.

@@ -54,28 +54,30 @@ pub(crate) fn waves(
 
 fn make_weights(artifacts: &[Artifact], wanted: &BTreeSet<Digest>) -> Vec<Step> {
     let mut steps = Vec::new();
-    let mut sources = BTreeSet::new();
+    let (mut fetched, mut passes) = (BTreeSet::new(), BTreeSet::new());
     let wanted = || artifacts.iter().filter(|artifact| wanted.contains(&artifact.id));
     for artifact in wanted() {
         let source = &artifact.recipe.source;
-        if !sources.insert(&source.uri) {
-            continue;
-        }
-        steps.push(Step {
-            host: None,
-            action: Action::Fetch { artifact: artifact.id, bytes: source.bytes() },
-            why: format!("{} comes from {}", artifact.model, source.uri),
-        });
-        let made = || wanted().filter(|other| other.recipe.source.uri == source.uri);
-        let quants: Vec<&str> = made().filter_map(|other| Some(other.recipe.quant?.name())).collect();
-        if !quants.is_empty() {
-            let ids = made().filter(|other| other.recipe.quant.is_some()).map(|other| other.id);
+        if fetched.insert(&source.uri) {
             steps.push(Step {
                 host: None,
-                action: Action::Make { artifacts: ids.collect() },
-                why: format!("{} is wanted as {}", artifact.model, quants.join(" and ")),
+                action: Action::Fetch { artifact: artifact.id, bytes: source.bytes() },
+                why: format!("{} comes from {}", artifact.model, source.uri),
             });
         }
+        // one pass makes everything of a source, with one importance matrix or with none
+        let pass =
+            |artifact: &'_ Artifact| (artifact.recipe.source.uri.clone(), artifact.recipe.imatrix.clone());
+        if artifact.recipe.quant.is_none() || !passes.insert(pass(artifact)) {
+            continue;
+        }
+        let made = || wanted().filter(|other| other.recipe.quant.is_some() && pass(other) == pass(artifact));
+        let quants: Vec<&str> = made().filter_map(|other| Some(other.recipe.quant?.name())).collect();
+        steps.push(Step {
+            host: None,
+            action: Action::Make { artifacts: made().map(|other| other.id).collect() },
+            why: format!("{} is wanted as {}", artifact.model, quants.join(" and ")),
+        });
     }
     steps
 }

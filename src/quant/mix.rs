@@ -23,6 +23,11 @@ pub struct MixFacts<'a> {
     pub has_imatrix: bool,
 }
 
+/// Tells whether llama.cpp mixes the types of an architecture by rules of its own, which [`plan`] has not.
+pub fn has_own_rules(architecture: &str) -> bool {
+    ["falcon", "glm5-next"].contains(&architecture)
+}
+
 /// Returns the type of each of `tensors` (GGUF name and shape, the row's length first) in
 /// a file of `quant`, in the order given.
 ///

@@ -42,7 +42,7 @@ pub enum Error {
     },
     /// The source is quantized already.
     #[error(
-        "{} is {tensor_type} already, and quantizing twice costs quality twice: take the original weights, or allow it with --allow-requantize",
+        "{} is {tensor_type} already, and quantizing twice costs quality twice: take the original weights, or allow it with --allow-requantize, in a manifest with `requantize: true`",
         path.display()
     )]
     Requantize {

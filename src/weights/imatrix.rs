@@ -57,8 +57,18 @@ impl Imatrix {
         (columns.len() as u64 == tensor.rows().0).then_some(columns)
     }
 
-    /// Refuses what was measured on another model; a head that is also the embedding may differ.
-    pub(super) fn check(&self, tensor: &Tensor) -> Result<(), Error> {
+    /// Refuses what was measured on another model than that of `tensors`.
+    pub(super) fn check_all(&self, tensors: &[Tensor]) -> Result<(), Error> {
+        tensors.iter().try_for_each(|tensor| self.check(tensor))?;
+        if tensors.iter().any(|tensor| self.of(tensor).is_some()) {
+            return Ok(());
+        }
+        let reason = "it tells of none of their tensors".to_owned();
+        Err(Error::Imatrix { path: self.path.clone(), reason })
+    }
+
+    /// A head that is also the embedding may differ.
+    fn check(&self, tensor: &Tensor) -> Result<(), Error> {
         let Some(columns) = self.columns.get(&tensor.name) else { return Ok(()) };
         let row = tensor.rows().0;
         let is_used = mix::is_quantizable(&tensor.name, &tensor.shape) && tensor.name != "token_embd.weight";
@@ -78,6 +88,18 @@ impl Imatrix {
             ("quantize.imatrix.entries_count".to_owned(), count.into()),
         ]
     }
+}
+
+/// Checks that a file is an importance matrix, and one for a model that has `tensors`: names, and
+/// shapes with the row's length first. For whoever wants to know before the weights are here.
+pub fn check_imatrix<'a>(
+    path: &Path,
+    tensors: impl Iterator<Item = (&'a str, &'a [u64])>,
+) -> Result<(), Error> {
+    let tensors: Vec<Tensor> = tensors
+        .map(|(name, shape)| Tensor { name: name.to_owned(), shape: shape.to_vec(), stored: None })
+        .collect();
+    Imatrix::read(path)?.check_all(&tensors)
 }
 
 /// Reads `NAME.in_sum2` and `NAME.counts`: sums of squares, and of how many.
@@ -187,6 +209,9 @@ mod tests {
         assert_eq!(imatrix.of(&shaped("blk.1.attn_q.weight", &[2, 9])), None);
         let error = imatrix.check(&shaped("blk.0.attn_q.weight", &[3, 9])).unwrap_err().to_string();
         assert!(error.contains("2 columns") && error.contains("has 3"), "{error}");
+        let told = |name: &str| imatrix.check_all(&[shaped(name, &[2, 9])]);
+        assert!(told("blk.0.attn_q.weight").is_ok());
+        assert!(told("blk.7.attn_q.weight").unwrap_err().to_string().contains("none of their tensors"));
     }
 
     #[test]

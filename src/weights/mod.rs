@@ -25,6 +25,7 @@ mod serve;
 mod source;
 
 pub use error::Error;
+pub use imatrix::check_imatrix;
 pub use order::{Made, Order, Output};
 pub use pass::{Control, run};
 pub use serve::serve;

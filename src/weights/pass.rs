@@ -139,7 +139,7 @@ impl Plan {
             headers.push(header);
         }
         if let Some(imatrix) = imatrix {
-            tensors.iter().try_for_each(|tensor| imatrix.check(tensor))?;
+            imatrix.check_all(tensors)?;
         }
         // values are rounded in place: what wants them as they are comes first
         for own in &mut forms {

@@ -103,7 +103,7 @@ impl Source {
         if number("expert_count").unwrap_or(0) > 0 {
             return Err(unsupported("it is a mixture of experts; use a GGUF that is quantized already"));
         }
-        if ["falcon", "glm5-next"].contains(&architecture) {
+        if mix::has_own_rules(architecture) {
             return Err(unsupported(
                 "its architecture has rules of its own; use a GGUF that is quantized already",
             ));

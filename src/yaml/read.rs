@@ -125,6 +125,15 @@ impl<T: JsonSchema> JsonSchema for Spanned<T> {
     }
 }
 
+impl Read for bool {
+    fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
+        match node.value {
+            Value::Bool(value) => Some(value),
+            _ => expected("`true` or `false`", node, faults),
+        }
+    }
+}
+
 /// A list; what could not be read of it is left out.
 impl<T: Read> Read for Vec<T> {
     fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
