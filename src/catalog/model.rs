@@ -55,6 +55,12 @@ pub struct ModelFacts {
 }
 
 impl ModelFacts {
+    /// Returns the tensors' names and shapes, the row's length first.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, &[u64])> {
+        let (Stored::Checkpoint { tensors } | Stored::Gguf { tensors, .. }) = &self.stored;
+        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()))
+    }
+
     /// Returns whether the source is a GGUF whose values are packed in blocks: another quant of it
     /// would be made of what has lost something already.
     pub fn is_quantized(&self) -> bool {

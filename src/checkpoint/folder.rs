@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::{Error, Header, Index, Stored, torch};
+use super::{Error, Header, Index, Stored, Weights as Files, torch};
 
 /// The longest index of shards that is read. Real ones have some 100 bytes for each tensor.
 const INDEX_LIMIT: u64 = 64 << 20;
@@ -25,22 +25,34 @@ struct Weights {
 }
 
 impl Folder {
-    /// Opens safetensors, or else torch's files; the shards of an index, or else one file.
+    /// Opens the files that [`Files::among`] chooses of a folder's.
     pub(super) fn open(dir: &Path) -> Result<Self, Error> {
-        for (index, single) in
-            [(Index::SAFETENSORS, "model.safetensors"), (Index::TORCH, "pytorch_model.bin")]
-        {
-            if dir.join(index).exists() {
-                return Self::open_shards(dir, index);
-            }
-            let path = dir.join(single);
-            if path.exists() {
-                let (weights, tensors) = Weights::open(path)?;
-                let tensors = tensors.into_iter().map(|(name, stored)| (name, (stored, 0))).collect();
-                return Ok(Self { files: vec![weights], tensors });
+        let failed = |source| Error::Read { path: dir.to_owned(), source };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            names.extend(entry.map_err(failed)?.file_name().into_string());
+        }
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        match Files::among(&names) {
+            Some(Files::Indexed(index)) => Self::open_shards(dir, index),
+            Some(Files::Files(names)) => Self::open_files(dir, &names),
+            None => Err(Error::NoWeights(dir.to_owned())),
+        }
+    }
+
+    /// Opens files that are one checkpoint together.
+    fn open_files(dir: &Path, names: &[String]) -> Result<Self, Error> {
+        let mut found = Self { files: Vec::new(), tensors: BTreeMap::new() };
+        for (number, shard) in names.iter().enumerate() {
+            let (weights, tensors) = Weights::open(dir.join(shard))?;
+            found.files.push(weights);
+            for (tensor, stored) in tensors {
+                if found.tensors.insert(tensor.clone(), (stored, number)).is_some() {
+                    return Err(Error::Twice { tensor, shard: shard.clone() });
+                }
             }
         }
-        Err(Error::NoWeights(dir.to_owned()))
+        Ok(found)
     }
 
     fn open_shards(dir: &Path, name: &'static str) -> Result<Self, Error> {

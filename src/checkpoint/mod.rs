@@ -9,6 +9,7 @@
 //! Foreign bytes: no panic, no allocation beyond what is read, nothing executed and nothing
 //! left out. Nothing here knows what tensors mean.
 
+mod files;
 pub(crate) mod float;
 mod folder;
 mod header;
@@ -21,6 +22,7 @@ pub mod torch;
 use std::io;
 use std::path::PathBuf;
 
+pub use files::Weights;
 pub use header::{Header, Stored, render};
 pub use index::Index;
 pub use open::{Checkpoint, description};
@@ -132,8 +134,8 @@ pub enum Error {
         /// The index's name.
         index: &'static str,
     },
-    /// Two shards have the same tensor.
-    #[error("tensor {tensor:?} of {shard} is in another shard, too; take another revision of the model")]
+    /// Two files have the same tensor.
+    #[error("tensor {tensor:?} of {shard} is in another file, too; take another revision of the model")]
     Twice {
         /// The tensor.
         tensor: String,
@@ -162,7 +164,7 @@ pub enum Error {
     },
     /// There are no weights.
     #[error(
-        "{} has none of model.safetensors, pytorch_model.bin and their .index.json files", .0.display()
+        "{} has neither .safetensors files nor pytorch_model.bin, and no .index.json of such", .0.display()
     )]
     NoWeights(PathBuf),
     /// A piece was asked for that is not in the tensor.

@@ -33,8 +33,8 @@ fn is_sum(dir: &Path) -> bool {
 }
 
 impl Checkpoint {
-    /// Opens the weights in `dir`: safetensors, or else torch's files; the shards of an index,
-    /// or else one file. A folder with `base/` and `delta/` is the sum of the two.
+    /// Opens the weights in `dir` ([`super::Weights::among`] says which). A folder with `base/` and
+    /// `delta/` is the sum of the two.
     ///
     /// Fails unless each file has the length that its header promises, and every tensor of
     /// the index is in its shard and no other.

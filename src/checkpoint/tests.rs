@@ -100,6 +100,27 @@ fn a_tensor_in_two_shards_is_an_error_and_one_beside_the_index_is_taken() {
 }
 
 #[test]
+fn files_without_an_index_are_one_checkpoint_unless_a_tensor_is_there_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| fs::write(dir.path().join(name), bytes).unwrap();
+    write("y.safetensors", &file(&[("a", &[1], &[1.0])]));
+    write("x.safetensors", &file(&[("b", &[1], &[2.0])]));
+    write("adapter_model.safetensors", &file(&[("a", &[1], &[3.0])]));
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    let mut out = [0; 4];
+    checkpoint.read("a", 0, &mut out).unwrap();
+    assert_eq!(out, 1f32.to_le_bytes());
+    assert_eq!(checkpoint.path("b"), Some(dir.path().join("x.safetensors").as_path()));
+    write("z.safetensors", &file(&[("a", &[1], &[3.0])]));
+    let error = Checkpoint::open(dir.path()).unwrap_err();
+    assert!(matches!(&error, Error::Twice { tensor, shard } if tensor == "a" && shard == "z.safetensors"));
+    // what is named as the hub names it stands for itself
+    write("model.safetensors", &two_tensors());
+    write("model.safetensors.index.json", b"{}");
+    assert_eq!(Checkpoint::open(dir.path()).unwrap().tensors().len(), 2);
+}
+
+#[test]
 fn torch_files_are_taken_where_there_are_no_safetensors() {
     let dir = tempfile::tempdir().unwrap();
     assert!(matches!(Checkpoint::open(dir.path()), Err(Error::NoWeights(_))));

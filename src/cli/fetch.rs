@@ -48,7 +48,7 @@ pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment
     // for all of it, before the first byte
     let pinned: Vec<&Pinned> = found.iter().filter_map(|(_, _, pinned)| pinned.as_ref().ok()).collect();
     if let Some((_, fetcher, _)) = found.first() {
-        fetcher.check_room(&pinned)?;
+        fetcher.check_room(&pinned, Bytes::ZERO)?;
     }
     let mut done: Done = Vec::new();
     for (what, fetcher, pinned) in found {

@@ -2,7 +2,7 @@
 
 use super::address::is_gguf;
 use super::error::Error;
-use crate::checkpoint::Index;
+use crate::checkpoint::{Index, Weights};
 
 /// What a conversion reads besides the weights, where it is there.
 pub(super) const SMALL: [&str; 12] = [
@@ -20,55 +20,28 @@ pub(super) const SMALL: [&str; 12] = [
     "vocab.json",
 ];
 
-/// Where the weights of a checkpoint are.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Weights {
-    /// In these files.
-    Files(Vec<String>),
-    /// In those that this file names.
-    Indexed(&'static str),
-}
-
 /// Chooses the files of a checkpoint among `names`: the small ones, and the weights, as
 /// safetensors where there are such, else as torch's.
 pub(super) fn checkpoint(what: &str, names: &[&str]) -> Result<(Vec<String>, Weights), Error> {
     let fail = |why: String| Err(Error::NotACheckpoint { what: what.to_owned(), why });
     let has = |name: &str| names.contains(&name);
-    // weights in folders are of other formats (onnx/, original/), never part of the checkpoint
-    let with_end = |end: &str| {
-        let found = names.iter().filter(|name| !name.contains('/') && name.ends_with(end));
-        let mut found: Vec<String> = found.map(|name| (*name).to_owned()).collect();
-        found.sort();
-        found
-    };
-    let tensors = with_end(".safetensors");
-    let weights = if has("model.safetensors") {
-        Weights::Files(vec!["model.safetensors".to_owned()])
-    } else if has(Index::SAFETENSORS) {
-        Weights::Indexed(Index::SAFETENSORS)
-    } else if has("pytorch_model.bin") {
-        Weights::Files(vec!["pytorch_model.bin".to_owned()])
-    } else if has(Index::TORCH) {
-        Weights::Indexed(Index::TORCH)
-    } else if tensors.iter().all(|name| name.starts_with("adapter_")) {
-        let ggufs = names.iter().filter(|name| is_gguf(name)).take(8).copied();
-        let ggufs: Vec<&str> = ggufs.collect();
+    let Some(weights) = Weights::among(names) else {
+        let ggufs: Vec<&str> = names.iter().filter(|name| is_gguf(name)).take(8).copied().collect();
         if !ggufs.is_empty() {
             return fail(format!("it holds GGUF files, of which one must be named: {}", ggufs.join(", ")));
         }
-        if !tensors.is_empty() || has("adapter_model.bin") {
+        let with_end =
+            |end: &str| names.iter().filter(|name| !name.contains('/') && name.ends_with(end)).min().copied();
+        if with_end(".safetensors").is_some() || has("adapter_model.bin") {
             return fail("it is an adapter, which needs the model that it was made for".to_owned());
         }
-        let pickles = [with_end(".bin"), with_end(".pth"), with_end(".pt")].concat();
-        if let Some(pickle) = pickles.first() {
+        if let Some(pickle) = [".bin", ".pth", ".pt"].into_iter().find_map(with_end) {
             return Err(Error::NotYet {
                 what: format!("{what} with torch weights of other names ({pickle})"),
                 instead: "name a repository or revision that has model.safetensors or pytorch_model.bin, or one GGUF file",
             });
         }
         return fail("there is no .safetensors, no pytorch_model.bin and no .gguf file in it".to_owned());
-    } else {
-        Weights::Files(tensors)
     };
     if !has("config.json") {
         return fail("there is no config.json in it".to_owned());

@@ -9,7 +9,7 @@ use reqwest::StatusCode;
 use super::answer::content_range;
 use super::error::Error;
 use super::header::{self, Scan};
-use super::{Fetcher, Place};
+use super::{Fetcher, Place, python};
 use crate::checkpoint::{self, Stored, torch};
 use crate::source::{Pinned, PinnedFile};
 use crate::store::write_whole;
@@ -26,8 +26,6 @@ const CONFIG_MAX: u64 = 64 << 20;
 pub struct RawModel {
     /// The headers.
     pub header: RawHeader,
-    /// Whether the source brings a chat template.
-    pub has_chat_template: bool,
     /// Of a checkpoint, the small files beside `config.json`, by name and as they are: with
     /// them a tokenizer is judged before any weights are here.
     pub small: Vec<(String, Vec<u8>)>,
@@ -57,9 +55,8 @@ pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawMo
     }
     let place = fetcher.place(pinned)?;
     if pinned.is_gguf() {
-        let (header, has_chat_template) = head(fetcher, &place, &pinned.files[0], header::gguf).await?;
-        let header = RawHeader::Gguf { header };
-        return Ok(RawModel { header, has_chat_template, small: Vec::new() });
+        let header = head(fetcher, &place, &pinned.files[0], header::gguf).await?;
+        return Ok(RawModel { header: RawHeader::Gguf { header }, small: Vec::new() });
     }
     let file = |name: &str| pinned.files.iter().find(|file| file.path == name);
     let missing = || Error::NotACheckpoint {
@@ -70,26 +67,18 @@ pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawMo
     let mut shards = Vec::new();
     for file in &pinned.files {
         let mut head = match file.path.rsplit_once('.') {
-            Some((_, "safetensors")) => head(fetcher, &place, file, header::safetensors).await?.0,
+            Some((_, "safetensors")) => head(fetcher, &place, file, header::safetensors).await?,
             Some((_, "bin")) => torch_head(fetcher, &place, file).await?,
             _ => continue,
         };
         shards.push(head.split_off(8));
     }
-    let has_chat_template = match (file("chat_template.jinja"), file("tokenizer_config.json")) {
-        (Some(_), _) => true,
-        (None, Some(file)) => {
-            let tokenizer = json(fetcher, &place, file).await?;
-            tokenizer.get("chat_template").is_some_and(|template| !template.is_null())
-        }
-        (None, None) => false,
-    };
     let mut small = Vec::new();
     let is_small = |name: &str| name != "config.json" && super::choose::SMALL.contains(&name);
     for file in pinned.files.iter().filter(|file| is_small(&file.path)) {
         small.push((file.path.clone(), whole(fetcher, &place, file).await?));
     }
-    Ok(RawModel { header: RawHeader::Checkpoint { config, shards }, has_chat_template, small })
+    Ok(RawModel { header: RawHeader::Checkpoint { config, shards }, small })
 }
 
 /// Describes differences and their base: the tensors are those of the sum, all else came with
@@ -121,11 +110,11 @@ fn tensors(shards: &[Vec<u8>]) -> Result<BTreeMap<String, Stored>, checkpoint::E
 async fn torch_head(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<Vec<u8>, Error> {
     let bad = |why: String| Error::BadHeader { what: file.path.clone(), why };
     let kept = fetcher.store.root().join("headers").join(file.sha256.to_string());
-    let source = From::of(fetcher, place, file);
+    let source = From::of(fetcher, place, file).await?;
     if matches!(source, From::Web(_)) {
         let head = read_piece(kept.clone(), 0, header::SAFETENSORS_MAX).await.unwrap_or_default();
         let scanned = header::safetensors(&head, Bytes(head.len() as u64));
-        if matches!(scanned, Scan::Whole { bytes, .. } if bytes == head.len() as u64) {
+        if matches!(scanned, Scan::Whole(bytes) if bytes == head.len() as u64) {
             return Ok(head);
         }
     }
@@ -177,17 +166,17 @@ async fn whole(fetcher: &Fetcher, place: &Place, file: &PinnedFile) -> Result<Ve
     read_head(path, file.bytes.0).await
 }
 
-/// Returns the header of one file, and whether it has a chat template.
+/// Returns the header of one file.
 async fn head(
     fetcher: &Fetcher,
     place: &Place,
     file: &PinnedFile,
     scan: fn(&[u8], Bytes) -> Scan,
-) -> Result<(Vec<u8>, bool), Error> {
+) -> Result<Vec<u8>, Error> {
     let bad = |why: String| Error::BadHeader { what: file.path.clone(), why };
     // headers stay, so that planning again needs no network; the blob itself is trusted more
     let kept = fetcher.store.root().join("headers").join(file.sha256.to_string());
-    let source = From::of(fetcher, place, file);
+    let source = From::of(fetcher, place, file).await?;
     let mut head = match source {
         From::Web(_) => read_head(kept.clone(), header::GGUF_MAX).await.unwrap_or_default(),
         From::File(_) => Vec::new(),
@@ -195,12 +184,12 @@ async fn head(
     let is_kept = !head.is_empty();
     loop {
         match scan(&head, file.bytes) {
-            Scan::Whole { bytes, has_chat_template } => {
+            Scan::Whole(bytes) => {
                 head.truncate(usize::try_from(bytes).unwrap_or(usize::MAX));
                 if matches!(source, From::Web(_)) && !is_kept {
                     keep(fetcher, kept, head.clone()).await;
                 }
-                return Ok((head, has_chat_template));
+                return Ok(head);
             }
             Scan::Bad(why) => return Err(bad(why)),
             Scan::More(need) => {
@@ -225,12 +214,20 @@ enum From<'a> {
 }
 
 impl<'a> From<'a> {
-    fn of(fetcher: &Fetcher, place: &'a Place, file: &PinnedFile) -> Self {
-        match place {
+    async fn of(fetcher: &Fetcher, place: &'a Place, file: &PinnedFile) -> Result<Self, Error> {
+        Ok(match place {
             Place::Local(folder) => Self::File(super::local::place(folder, file)),
             _ if fetcher.is_here(file) => Self::File(fetcher.store.path(&file.sha256)),
+            Place::Hub(address) if fetcher.is_offline() => {
+                let (fetcher, address, file) = (fetcher.clone(), address.clone(), file.clone());
+                let what = file.path.clone();
+                let found = tokio::task::spawn_blocking(move || {
+                    python::find(fetcher.settings.hub_cache.as_deref()?, &address, &file, &fetcher.store)
+                });
+                found.await.map_err(|_| Error::Cut { what })?.map_or(Self::Web(place), Self::File)
+            }
             _ => Self::Web(place),
-        }
+        })
     }
 }
 

@@ -95,8 +95,10 @@ pub enum Error {
     WrongLength { what: String, expected: Bytes, got: Bytes },
     #[error("{what} has no usable header: {why}")]
     BadHeader { what: String, why: String },
-    #[error("{} has {free} free, and {what} needs {need}: free {}, or choose another cache folder", folder.display(), *need - *free)]
+    #[error("{} has {free} free, and {need} are needed for {what}: free {}, or choose another cache folder", folder.display(), *need - *free)]
     NoSpace { folder: PathBuf, what: String, need: Bytes, free: Bytes },
+    #[error("offline (HF_HUB_OFFLINE), and {} has not all of it: unset HF_HUB_OFFLINE to fetch the rest", folder.display())]
+    CachedInPart { folder: PathBuf, source: Box<Self> },
     #[error("cannot read {}", path.display())]
     Local { path: PathBuf, source: io::Error },
     #[error("{} is not what was pinned: restore it, or remove its source from bramble.lock to pin it anew", path.display())]

@@ -13,13 +13,8 @@ pub(super) const GGUF_MAX: u64 = 128 << 20;
 /// What the first bytes of a file say of its header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Scan {
-    /// It is all there: `bytes` from the start of the file.
-    Whole {
-        /// Its length.
-        bytes: u64,
-        /// Whether it has a chat template. Of a GGUF only.
-        has_chat_template: bool,
-    },
+    /// It is all there: so many bytes from the start of the file.
+    Whole(u64),
     /// At least this many bytes of the file are needed to go on.
     More(u64),
     /// It is no header.
@@ -37,14 +32,14 @@ pub(super) fn safetensors(head: &[u8], file: Bytes) -> Scan {
     if whole > head.len() as u64 {
         return more(whole, file, SAFETENSORS_MAX + 8);
     }
-    Scan::Whole { bytes: whole, has_chat_template: false }
+    Scan::Whole(whole)
 }
 
 /// Measures the header of a GGUF of `file` bytes: up to the end of the tensor list.
 pub(super) fn gguf(head: &[u8], file: Bytes) -> Scan {
     let mut cursor = Cursor { head, at: 0 };
     match cursor.header() {
-        Ok(has_chat_template) => Scan::Whole { bytes: cursor.at as u64, has_chat_template },
+        Ok(()) => Scan::Whole(cursor.at as u64),
         Err(Stop::More(need)) => more(need, file, GGUF_MAX),
         Err(Stop::Bad(why)) => Scan::Bad(why.to_owned()),
     }
@@ -93,8 +88,8 @@ impl Cursor<'_> {
         self.take(length)
     }
 
-    /// Walks over the header and returns whether it has a chat template.
-    fn header(&mut self) -> Result<bool, Stop> {
+    /// Walks over the header.
+    fn header(&mut self) -> Result<(), Stop> {
         if self.take(4)? != b"GGUF" {
             return Err(Stop::Bad("it does not begin with GGUF"));
         }
@@ -102,10 +97,9 @@ impl Cursor<'_> {
             return Err(Stop::Bad("it is of another version than 2 and 3, or big-endian"));
         }
         let (tensors, pairs) = (self.u64()?, self.u64()?);
-        let mut has_chat_template = false;
         // every round takes bytes or ends: a hostile count cannot keep it busy for long
         for _ in 0..pairs {
-            has_chat_template |= self.string()? == b"tokenizer.chat_template";
+            self.string()?;
             let kind = self.u32()?;
             self.value(kind, 0)?;
         }
@@ -117,7 +111,7 @@ impl Cursor<'_> {
             }
             self.take(u64::from(dimensions) * 8 + 4 + 8)?;
         }
-        Ok(has_chat_template)
+        Ok(())
     }
 
     fn value(&mut self, kind: u32, depth: u32) -> Result<(), Stop> {
@@ -163,18 +157,14 @@ mod tests {
         [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
     }
 
-    fn sample(with_template: bool) -> Vec<u8> {
-        let pairs = 3 + u64::from(with_template);
+    fn sample() -> Vec<u8> {
         let mut out = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &1u64.to_le_bytes()].concat();
-        out.extend(pairs.to_le_bytes());
+        out.extend(3u64.to_le_bytes());
         out.extend([string("general.name"), 8u32.to_le_bytes().into(), string("tiny")].concat());
         out.extend([string("n"), 10u32.to_le_bytes().into(), 7u64.to_le_bytes().into()].concat());
         out.extend([string("tokens"), 9u32.to_le_bytes().into(), 8u32.to_le_bytes().into()].concat());
         out.extend(2u64.to_le_bytes());
         out.extend([string("a"), string("bc")].concat());
-        if with_template {
-            out.extend([string("tokenizer.chat_template"), 8u32.to_le_bytes().into(), string("x")].concat());
-        }
         out.extend([string("w"), 2u32.to_le_bytes().into()].concat());
         out.extend([4u64.to_le_bytes(), 2u64.to_le_bytes()].concat());
         out.extend([&0u32.to_le_bytes()[..], &0u64.to_le_bytes()].concat());
@@ -183,18 +173,16 @@ mod tests {
 
     #[test]
     fn the_end_of_a_gguf_header_is_found_however_little_comes_at_a_time() {
-        for has_chat_template in [false, true] {
-            let header = sample(has_chat_template);
-            let file = [header.as_slice(), &[0; 64]].concat();
-            let size = Bytes(file.len() as u64);
-            for n in 0..header.len() {
-                let Scan::More(need) = gguf(&file[..n], size) else { panic!("{n}") };
-                assert!(need > n as u64 && need <= header.len() as u64, "{n} {need}");
-            }
-            let whole = Scan::Whole { bytes: header.len() as u64, has_chat_template };
-            assert_eq!(gguf(&file, size), whole);
-            assert_eq!(gguf(&file[..header.len()], size), whole);
+        let header = sample();
+        let file = [header.as_slice(), &[0; 64]].concat();
+        let size = Bytes(file.len() as u64);
+        for n in 0..header.len() {
+            let Scan::More(need) = gguf(&file[..n], size) else { panic!("{n}") };
+            assert!(need > n as u64 && need <= header.len() as u64, "{n} {need}");
         }
+        let whole = Scan::Whole(header.len() as u64);
+        assert_eq!(gguf(&file, size), whole);
+        assert_eq!(gguf(&file[..header.len()], size), whole);
     }
 
     #[test]
@@ -221,14 +209,14 @@ mod tests {
         fn no_bytes_make_it_panic_or_ask_for_too_much(
             at in 0usize..200, junk in proptest::collection::vec(proptest::num::u8::ANY, 0..64), size in 0u64..1 << 41,
         ) {
-            let mut bytes = sample(true);
+            let mut bytes = sample();
             let at = at.min(bytes.len());
             let end = (at + junk.len()).min(bytes.len());
             bytes.splice(at..end, junk);
             for (scan, max) in [(gguf(&bytes, Bytes(size)), GGUF_MAX), (safetensors(&bytes, Bytes(size)), SAFETENSORS_MAX + 8)] {
                 match scan {
                     Scan::More(need) => proptest::prop_assert!(need > bytes.len() as u64 && need <= max.min(size)),
-                    Scan::Whole { bytes: whole, .. } => proptest::prop_assert!(whole <= bytes.len() as u64),
+                    Scan::Whole(whole) => proptest::prop_assert!(whole <= bytes.len() as u64),
                     Scan::Bad(why) => proptest::prop_assert!(!why.is_empty()),
                 }
             }
@@ -241,7 +229,7 @@ mod tests {
         assert_eq!(safetensors(&[], file), Scan::More(8));
         assert_eq!(safetensors(&100u64.to_le_bytes(), file), Scan::More(108));
         let whole = [&2u64.to_le_bytes()[..], b"{}rest"].concat();
-        assert_eq!(safetensors(&whole, file), Scan::Whole { bytes: 10, has_chat_template: false });
+        assert_eq!(safetensors(&whole, file), Scan::Whole(10));
         for (length, size) in [(u64::MAX, file), (SAFETENSORS_MAX + 1, file), (100, Bytes(50))] {
             assert!(matches!(safetensors(&length.to_le_bytes(), size), Scan::Bad(_)), "{length}");
         }

@@ -4,9 +4,10 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 
 use super::address::{HubAddress, check_path, is_commit};
-use super::choose::{self, Weights};
+use super::choose;
 use super::error::Error;
 use super::web::{Ask, Web};
+use crate::checkpoint::Weights;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
 use crate::store::Store;

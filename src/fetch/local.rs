@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::address::is_gguf;
-use super::choose::{self, Weights};
+use super::choose;
 use super::error::Error;
+use crate::checkpoint::Weights;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
 use crate::store::{Store, hash_file, write_whole};
@@ -42,7 +43,7 @@ pub(super) fn pin(uri: &str, path: &Path, store: &Store) -> Result<Pinned, Error
     Ok(Pinned { uri: uri.to_owned(), files, license: None })
 }
 
-fn checkpoint_names(uri: &str, folder: &Path) -> Result<Vec<String>, Error> {
+pub(super) fn checkpoint_names(uri: &str, folder: &Path) -> Result<Vec<String>, Error> {
     let fail = |source| Error::Local { path: folder.to_owned(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).map_err(fail)? {

@@ -25,6 +25,7 @@ mod link;
 mod local;
 mod obtain;
 mod pace;
+mod python;
 mod settings;
 mod waits;
 mod web;
@@ -34,6 +35,7 @@ use std::path::{Path, PathBuf};
 use crate::events::Events;
 use crate::source::{Pinned, PinnedFile, SourceRef};
 use crate::store::Store;
+use crate::units::Bytes;
 
 use address::{HubAddress, check_path};
 use link::Link;
@@ -96,7 +98,8 @@ impl Fetcher {
     }
 
     /// Makes a source exact. Of a hub's repository it takes two or more requests, and the
-    /// small files come along; of a folder every file is hashed, once for each change.
+    /// small files come along; offline, the cache of the hub's Python client is asked instead. Of a
+    /// folder every file is hashed, once for each change.
     ///
     /// # Errors
     /// What cannot be used as a source yet is refused with what to write instead; gated,
@@ -107,6 +110,9 @@ impl Fetcher {
             SourceRef::Hub { repo, revision, file } => {
                 let revision = revision.as_deref().unwrap_or("main");
                 let address = HubAddress::new(repo, revision, file.as_deref())?;
+                if self.is_offline() {
+                    return self.pin_offline(address).await;
+                }
                 hub::pin(&self.web, &self.store, &address).await
             }
             SourceRef::File(path) => {
@@ -130,6 +136,24 @@ impl Fetcher {
         }
     }
 
+    async fn pin_offline(&self, address: HubAddress) -> Result<Pinned, Error> {
+        let what = python::name(&address);
+        let Some(cache) = self.settings.hub_cache.clone() else { return Err(Error::Offline { what }) };
+        let store = self.store.clone();
+        let pinned = tokio::task::spawn_blocking(move || python::pin(&cache, &address, &store));
+        let pinned = pinned.await.map_err(|_| Error::Cut { what: what.clone() })??;
+        let license = if pinned.license.is_some() { "" } else { ", and its licence is not known" };
+        self.web.note(&format!(
+            "{what} is pinned offline, as the cache of the hub's Python client has it: files that were never fetched there are not part of it{license}"
+        ));
+        Ok(pinned)
+    }
+
+    /// Returns whether nothing may go over the network.
+    pub fn is_offline(&self) -> bool {
+        self.settings.is_offline
+    }
+
     /// Reads the headers of a pinned source, without its weights.
     pub async fn describe(&self, pinned: &Pinned) -> Result<RawModel, Error> {
         describe::describe(self, pinned).await
@@ -148,13 +172,9 @@ impl Fetcher {
     /// for what may not be used.
     ///
     /// Of differences and their base, each licence that wants a yes must get it.
-    /// Of differences and their base, each has its own.
     pub fn check_license(&self, pinned: &Pinned, accepted: Option<&str>) -> Result<(), Error> {
         if let Some((base, delta)) = pinned.parts() {
             return self.check_license(&base, accepted).and_then(|()| self.check_license(&delta, accepted));
-        }
-        if let Some((base, delta)) = pinned.parts() {
-            return [base, delta].iter().try_for_each(|part| self.check_license(part, accepted));
         }
         let repo = HubAddress::parse(&pinned.uri).map(|address| address.repo);
         let page = repo.map_or_else(|_| pinned.uri.clone(), |repo| self.web.page(&repo));
@@ -179,9 +199,10 @@ impl Fetcher {
         if self.pin_file(&file.path).await? == *file { Ok(path) } else { Err(Error::FileChanged { path }) }
     }
 
-    /// Checks that there is room for all of `sources`, before any of them is obtained.
-    pub fn check_room(&self, sources: &[&Pinned]) -> Result<(), Error> {
-        obtain::check_room(self, sources)
+    /// Checks that there is room for all of `sources`, before any of them is obtained, and for `made`
+    /// bytes that will be made of them in the store.
+    pub fn check_room(&self, sources: &[&Pinned], made: Bytes) -> Result<(), Error> {
+        obtain::check_room(self, sources, made)
     }
 
     /// Returns whether a file is in the store, whole. A blob of another size is damaged,

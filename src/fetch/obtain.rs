@@ -13,7 +13,7 @@ use super::download::{Known, download};
 use super::error::Error;
 use super::hub::PARALLEL;
 use super::web::Ask;
-use super::{Fetcher, Place, local};
+use super::{Fetcher, Place, local, python};
 use crate::causes::with_causes;
 use crate::events::Event;
 use crate::ids::Digest;
@@ -30,7 +30,7 @@ const STEP: u64 = 1 << 20;
 pub(super) async fn obtain(fetcher: &Fetcher, pinned: &Pinned) -> Result<PathBuf, Error> {
     let Some((base, delta)) = pinned.parts() else { return one_source(fetcher, pinned).await };
     // the whole set before the first byte, also where it is of two repositories
-    check_room(fetcher, &[pinned])?;
+    check_room(fetcher, &[pinned], Bytes::ZERO)?;
     let folders = [one_source(fetcher, &base).await?, one_source(fetcher, &delta).await?];
     let (fetcher, pinned) = (fetcher.clone(), pinned.clone());
     let what = pinned.uri.clone();
@@ -85,8 +85,8 @@ pub(super) async fn bring(fetcher: &Fetcher, place: &Place, files: &[PinnedFile]
 }
 
 /// Checks that there is room for everything of `sources` that is neither here nor, by its size,
-/// in the Python client's cache, which costs nothing to take it from.
-pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned]) -> Result<(), Error> {
+/// in the Python client's cache, which costs nothing to take it from; and for `made` more bytes.
+pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned], made: Bytes) -> Result<(), Error> {
     let (mut need, mut seen, mut what) = (Bytes::ZERO, BTreeSet::new(), Vec::new());
     let parts = |pinned: &Pinned| match pinned.parts() {
         Some((base, delta)) => vec![base, delta],
@@ -107,12 +107,14 @@ pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned]) -> Result<(), E
             what.push(pinned.uri);
         }
     }
-    // offline, nothing will come
-    if need > Bytes::ZERO && !fetcher.settings.is_offline {
-        has_room(fetcher, &what.join(", "), need)
-    } else {
-        Ok(())
+    if fetcher.is_offline() {
+        // nothing will come
+        (need, what) = (Bytes::ZERO, Vec::new());
     }
+    if made > Bytes::ZERO {
+        what.push("the weights that are made here".to_owned());
+    }
+    if what.is_empty() { Ok(()) } else { has_room(fetcher, &what.join(" and "), need + made) }
 }
 
 /// Brings one file, and tells how it goes.
@@ -143,7 +145,8 @@ pub(super) async fn fetch(
 
 /// Takes a file from the cache of the hub's Python client, if it is there and whole.
 async fn adopt(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Result<bool, Error> {
-    let places = in_python_cache(fetcher, address, file);
+    let Some(cache) = &fetcher.settings.hub_cache else { return Ok(false) };
+    let places = python::places(cache, address, file);
     let (fetcher, file, what) = (fetcher.clone(), file.clone(), address.name_of(&file.path));
     let adopted = tokio::task::spawn_blocking(move || {
         for place in places {
@@ -162,20 +165,11 @@ async fn adopt(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Re
     adopted.await.map_err(|_| Error::Cut { what })
 }
 
-/// Returns where the cache of the hub's Python client would have a file.
-fn in_python_cache(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> Vec<PathBuf> {
-    let Some(cache) = &fetcher.settings.hub_cache else { return Vec::new() };
-    let repo = cache.join(format!("models--{}", address.repo.replace('/', "--")));
-    vec![
-        // large files are named by their SHA-256 there, small ones by git's hash
-        repo.join("blobs").join(file.sha256.to_string()),
-        repo.join("snapshots").join(&address.revision).join(&file.path),
-    ]
-}
-
 fn is_in_python_cache(fetcher: &Fetcher, address: &HubAddress, file: &PinnedFile) -> bool {
-    let places = in_python_cache(fetcher, address, file);
-    places.iter().any(|place| fs::metadata(place).is_ok_and(|meta| meta.len() == file.bytes.0))
+    let Some(cache) = &fetcher.settings.hub_cache else { return false };
+    python::places(cache, address, file)
+        .iter()
+        .any(|place| fs::metadata(place).is_ok_and(|meta| meta.len() == file.bytes.0))
 }
 
 pub(super) fn has_room(fetcher: &Fetcher, what: &str, need: Bytes) -> Result<(), Error> {

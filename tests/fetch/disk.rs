@@ -1,7 +1,6 @@
 //! A disk that is full, and a run that is killed.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,42 +9,16 @@ use bramble_fleet::events::Events;
 use bramble_fleet::fetch::{Error, Fetcher};
 use bramble_fleet::store;
 use bramble_fleet::units::Bytes;
-use tokio::process::Command;
 
 use crate::bench::{Bench, MODEL, WEIGHTS, safetensors};
 use crate::hub::Door;
-
-/// A filesystem of its own; unmounted when dropped.
-struct Small(PathBuf);
-
-impl Small {
-    async fn mount(folder: &Path, size: &str) -> Option<Self> {
-        fs::create_dir_all(folder).unwrap();
-        if !rustix::process::geteuid().is_root() {
-            return None;
-        }
-        let options = format!("size={size}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "none"]).arg(folder).status();
-        mounted.await.is_ok_and(|status| status.success()).then(|| Self(folder.to_owned()))
-    }
-}
-
-impl Drop for Small {
-    #[expect(clippy::disallowed_methods, reason = "a destructor cannot wait for the runtime")]
-    fn drop(&mut self) {
-        drop(std::process::Command::new("umount").arg("-l").arg(&self.0).status());
-    }
-}
+use crate::small_disk::Disk;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_told_before_the_first_byte_and_loses_nothing() {
     let bench = Bench::new().await;
     let pinned = bench.pinned().await;
-    let Some(disk) = Small::mount(&bench.path("small"), "200k").await else {
-        eprintln!("skipped: only root can mount a small filesystem here");
-        return;
-    };
+    let Some(disk) = Disk::in_memory(&bench.path("small"), 200 << 10) else { return };
     let settings = || {
         let mut settings = bench.settings();
         settings.cache = bench.path("small/cache");
@@ -64,7 +37,7 @@ async fn a_full_disk_is_told_before_the_first_byte_and_loses_nothing() {
     assert!(!racing.store().has(sha256) && racing.store().reserved(sha256) == Bytes::ZERO);
     // with room, it goes on
     drop((honest, racing, disk));
-    let Some(_disk) = Small::mount(&bench.path("small"), "10m").await else { panic!("mounted before") };
+    let Some(_disk) = Disk::in_memory(&bench.path("small"), 10 << 20) else { panic!("mounted before") };
     let roomy = Fetcher::on(settings(), Events::none(), bench.machine(Bytes::gib(1))).unwrap();
     bench.assert_obtained(&roomy.obtain(&pinned).await.unwrap());
 }

@@ -15,3 +15,6 @@ mod token;
 
 #[path = "../support/hub.rs"]
 mod hub;
+#[expect(dead_code, reason = "one kind of small disk is enough here")]
+#[path = "../support/disk.rs"]
+mod small_disk;

@@ -164,11 +164,16 @@ async fn room_is_looked_for_for_all_sources_together() {
     other.files[1].sha256 = Digest::of(b"other weights");
     let with = |free| Fetcher::on(bench.settings(), Events::none(), bench.machine(free)).unwrap();
     let one = Bytes::mib(64) + Bytes(WEIGHTS as u64);
-    assert!(with(one).check_room(&[&pinned]).is_ok() && with(one).check_room(&[&other]).is_ok());
-    let error = with(one).check_room(&[&pinned, &other]).unwrap_err();
+    assert!(
+        with(one).check_room(&[&pinned], Bytes::ZERO).is_ok()
+            && with(one).check_room(&[&other], Bytes::ZERO).is_ok()
+    );
+    let error = with(one).check_room(&[&pinned, &other], Bytes::ZERO).unwrap_err();
     assert!(matches!(error, Error::NoSpace { need, .. } if need == one + Bytes(WEIGHTS as u64)), "{error}");
     assert!(error.to_string().contains("org/tiny") && error.to_string().contains("org/other"), "{error}");
-    assert!(with(one + Bytes(WEIGHTS as u64)).check_room(&[&pinned, &other]).is_ok());
+    assert!(with(one + Bytes(WEIGHTS as u64)).check_room(&[&pinned, &other], Bytes::ZERO).is_ok());
+    let error = with(one).check_room(&[&pinned], Bytes(1)).unwrap_err().to_string();
+    assert!(error.contains("org/tiny@") && error.contains("the weights that are made here"), "{error}");
     bench.plain().obtain(&pinned).await.unwrap();
-    assert!(with(one).check_room(&[&pinned, &other]).is_ok(), "what is here needs no room");
+    assert!(with(one).check_room(&[&pinned, &other], Bytes::ZERO).is_ok(), "what is here needs no room");
 }

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use bramble_fleet::checkpoint::Checkpoint;
+use bramble_fleet::events::Event;
 use bramble_fleet::fetch::{Error, RawHeader};
 use bramble_fleet::source::{PinnedFile, SourceRef};
 
@@ -30,6 +32,109 @@ async fn weights_in_the_python_cache_are_used_when_their_hash_is_right() {
     bench.assert_obtained(&bench.plain().obtain(&pinned).await.unwrap());
     assert_each_byte_once(&bench.hub.take_seen());
     assert_eq!(fs::read(&theirs).unwrap(), bytes, "what is not ours stays as it is");
+}
+
+/// Lays out `names` of `org/tiny` as the hub's Python client keeps them, at `commit`.
+fn put_into_python_cache(bench: &Bench, commit: &str, names: &[&str]) {
+    let repo = bench.path("python/models--org--tiny");
+    let snapshot = repo.join("snapshots").join(commit);
+    for folder in [&repo.join("refs"), &repo.join("blobs"), &snapshot] {
+        fs::create_dir_all(folder).unwrap();
+    }
+    fs::write(repo.join("refs/main"), commit).unwrap();
+    for name in names {
+        let blob = format!("git-hash-of-{name}");
+        fs::copy(bench.repo(name), repo.join("blobs").join(&blob)).unwrap();
+        std::os::unix::fs::symlink(format!("../../blobs/{blob}"), snapshot.join(name)).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn offline_a_revision_is_pinned_as_the_python_cache_has_it() {
+    let bench = Bench::new().await;
+    let online = bench.pinned().await;
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let all = ["README.md", "config.json", MODEL, "tokenizer.json", "tokenizer_config.json"];
+    put_into_python_cache(&bench, commit, &all);
+    let offline = bench.fetcher(|settings| {
+        settings.is_offline = true;
+        settings.cache = bench.path("cache of another machine");
+    });
+    for named in ["org/tiny".to_owned(), format!("org/tiny@{commit}")] {
+        let pinned = offline.pin(&format!("hf:{named}").parse().unwrap()).await.unwrap();
+        assert_eq!(pinned.uri, format!("hf:org/tiny@{commit}"));
+        assert_eq!((&pinned.files, &pinned.license), (&online.files, &online.license));
+        let raw = offline.describe(&pinned).await.unwrap();
+        assert_eq!(raw, bench.plain().describe(&online).await.unwrap());
+        bench.assert_obtained(&offline.obtain(&pinned).await.unwrap());
+        bench.hub.take_seen();
+    }
+    let events = bench.events.lock().unwrap();
+    let told = |event: &Event| matches!(event, Event::Note { text, .. } if text.contains("pinned offline") && !text.contains("licence"));
+    assert!(events.iter().any(told), "{events:?}");
+}
+
+#[tokio::test]
+async fn offline_what_the_python_cache_has_not_is_not_pinned() {
+    let bench = Bench::new().await;
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    put_into_python_cache(&bench, commit, &["config.json", "tokenizer.json"]);
+    let offline = bench.fetcher(|settings| settings.is_offline = true);
+    let pin = async |named: &str| offline.pin(&format!("hf:{named}").parse().unwrap()).await;
+    let error = pin("org/tiny").await.unwrap_err();
+    assert!(matches!(&error, Error::CachedInPart { folder, .. } if folder.ends_with(commit)), "{error}");
+    assert!(error.to_string().contains("HF_HUB_OFFLINE") && !error.is_transient(), "{error}");
+    for absent in ["org/tiny@v2", "org/tiny@1123456789abcdef0123456789abcdef01234567", "org/other"] {
+        let error = pin(absent).await.unwrap_err();
+        assert!(matches!(&error, Error::Offline { what } if what.starts_with(absent)), "{error}");
+    }
+    fs::write(bench.path("python/models--org--tiny/refs/main"), "../../../../etc").unwrap();
+    assert!(matches!(pin("org/tiny").await.unwrap_err(), Error::Offline { .. }), "no commit, no way out");
+    // a card that was not fetched leaves the licence unknown, and that is said
+    put_into_python_cache(&bench, &commit.replace('0', "f"), &["config.json", MODEL]);
+    assert_eq!(pin("org/tiny").await.unwrap().license, None);
+    let events = bench.events.lock().unwrap();
+    assert!(
+        events.iter().any(
+            |event| matches!(event, Event::Note { text, .. } if text.contains("its licence is not known"))
+        )
+    );
+    assert!(bench.hub.take_seen().is_empty());
+}
+
+#[tokio::test]
+async fn offline_weights_that_changed_in_the_python_cache_are_not_described() {
+    let bench = Bench::new().await;
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    put_into_python_cache(&bench, commit, &["config.json", MODEL]);
+    let offline = bench.fetcher(|settings| settings.is_offline = true);
+    let pinned = offline.pin(&source("org/tiny")).await.unwrap();
+    let theirs = bench.path("python/models--org--tiny/blobs").join(format!("git-hash-of-{MODEL}"));
+    let mut bytes = fs::read(&theirs).unwrap();
+    bytes[20] ^= 1;
+    fs::write(&theirs, bytes).unwrap();
+    for error in [offline.describe(&pinned).await.unwrap_err(), offline.obtain(&pinned).await.unwrap_err()] {
+        assert!(matches!(error, Error::Offline { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn safetensors_without_an_index_are_brought_together() {
+    let bench = Bench::new().await;
+    fs::remove_file(bench.repo(MODEL)).unwrap();
+    for (name, tensor) in [("one", "a"), ("two", "b"), ("adapter_model", "c")] {
+        let header = format!(r#"{{"{tensor}":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}}}"#);
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), b"data"].concat();
+        fs::write(bench.repo(&format!("{name}.safetensors")), bytes).unwrap();
+    }
+    let pinned = bench.pinned().await;
+    let RawHeader::Checkpoint { shards, .. } = bench.plain().describe(&pinned).await.unwrap().header else {
+        panic!("a checkpoint")
+    };
+    assert_eq!(shards.len(), 2);
+    let folder = bench.plain().obtain(&pinned).await.unwrap();
+    let tensors = Checkpoint::open(&folder).unwrap().tensors();
+    assert_eq!(tensors.keys().collect::<Vec<_>>(), ["a", "b"]);
 }
 
 #[tokio::test]
@@ -92,7 +197,6 @@ async fn a_gguf_is_described_by_its_first_bytes_alone() {
     assert!(pinned.is_gguf() && pinned.uri.ends_with("/sub/a b.gguf"));
     bench.hub.fail(Door::Cdn, "gguf", Fault::Cut(1000));
     let raw = bench.plain().describe(&pinned).await.unwrap();
-    assert!(raw.has_chat_template);
     assert_eq!(raw.header, RawHeader::Gguf { header: whole[..GGUF_HEADER].to_vec() });
     let ranges = sent(&bench.hub.take_seen());
     assert_eq!(ranges.first(), Some(&(0, 1000)));
@@ -109,8 +213,7 @@ async fn a_folder_is_a_source_until_it_changes() {
     let fetcher = bench.plain();
     let pinned = fetcher.pin(&source).await.unwrap();
     assert_eq!((pinned.uri.as_str(), pinned.files.len()), ("file:hub/org/tiny", 4));
-    let raw = fetcher.describe(&pinned).await.unwrap();
-    assert!(raw.has_chat_template);
+    fetcher.describe(&pinned).await.unwrap();
     bench.assert_obtained(&fetcher.obtain(&pinned).await.unwrap());
     assert!(bench.hub.take_seen().is_empty());
     let mut bytes = fs::read(bench.repo(MODEL)).unwrap();
