@@ -96,23 +96,29 @@ pub fn unpack(found: &Found, folder: &Path) -> Result<PathBuf, Error> {
         return Err(Error::Damaged { archive: archive.clone() });
     }
     let write = |source| Error::Write { path: dir.clone(), source };
-    let unfinished = folder.join(format!("{digest}.{}", std::process::id()));
-    fs::create_dir_all(&unfinished).map_err(write)?;
+    fs::create_dir_all(folder).map_err(write)?;
+    // others wait, and find it unpacked; what a killed run has left half unpacked is removed
+    let alone = fs::File::create(folder.join("lock")).map_err(write)?;
+    // where there are no locks, none can be had
+    drop(alone.lock());
+    if program.is_file() {
+        return Ok(program);
+    }
+    let unfinished = folder.join("unfinished");
+    match fs::remove_dir_all(&unfinished) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(write(error)),
+        _ => fs::create_dir(&unfinished).map_err(write)?,
+    }
     #[expect(clippy::disallowed_methods, reason = "tar reads archives; every system that has bundles has it")]
     let mut tar = std::process::Command::new("tar");
     let status = tar.arg("-xzf").arg(archive).arg("-C").arg(&unfinished).status().map_err(write)?;
     if !status.success() {
         return Err(Error::Damaged { archive: archive.clone() });
     }
-    match fs::rename(&unfinished, &dir) {
-        Ok(()) => Ok(program),
-        // another run was faster
-        Err(_) if program.is_file() => {
-            let _ = fs::remove_dir_all(&unfinished);
-            Ok(program)
-        }
-        Err(source) => Err(write(source)),
-    }
+    // a loss of power must not leave a program that is there and empty
+    rustix::fs::syncfs(&alone).map_err(|errno| write(errno.into()))?;
+    fs::rename(&unfinished, &dir).map_err(write)?;
+    Ok(program)
 }
 
 fn descriptions(folder: &Path) -> Result<Vec<PathBuf>, Error> {

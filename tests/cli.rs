@@ -487,3 +487,19 @@ fn an_importance_matrix_is_checked_before_weights_are_made() {
     let without = id();
     assert!(usual != other && usual != without && other != without);
 }
+
+#[test]
+fn what_a_killed_run_left_among_the_sockets_is_removed_by_the_next() {
+    let desk = Desk::new(&with_dead_pi()).with_bundle().with_checkpoint(|_| {});
+    let left = desk.path("run/bram-killed");
+    fs::create_dir(&left).unwrap();
+    fs::write(left.join("lock"), "").unwrap();
+    fs::write(left.join("said"), "Connection refused").unwrap();
+    let used = desk.path("run/bram-used");
+    fs::create_dir(&used).unwrap();
+    let lock = fs::File::create(used.join("lock")).unwrap();
+    lock.lock().unwrap();
+    desk.run(&["plan"]).with(0);
+    assert!(!left.exists() && used.is_dir());
+    assert_eq!(fs::read_dir(desk.path("run")).unwrap().count(), 1, "its own are gone, too");
+}

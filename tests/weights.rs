@@ -172,7 +172,8 @@ async fn the_program_makes_weights_as_a_child_and_reports() {
     let program = Path::new(env!("CARGO_BIN_EXE_brambled"));
     let seen = std::cell::RefCell::new(Vec::new());
     let by_child = order(&checkpoint, dir.path(), &[Quant::Q4_0, Quant::Q8_0], 2);
-    let made = child::run(program, &by_child, |done, all| seen.borrow_mut().push((done, all))).await.unwrap();
+    let tell = |done, all| seen.borrow_mut().push((done, all));
+    let made = child::run(program, &by_child, std::future::pending(), tell).await.unwrap();
     let seen = seen.into_inner();
     let last = seen.last().unwrap();
     assert_eq!(last.0, last.1);
@@ -185,7 +186,8 @@ async fn the_program_makes_weights_as_a_child_and_reports() {
     let bad = dir.path().join("bad.gguf");
     fs::write(&bad, b"GGUF, but no more").unwrap();
     let bad = order(&bad, dir.path(), &[Quant::Q5KM], 5);
-    let error = child::run(program, &bad, |_, _| {}).await.unwrap_err().to_string();
+    let never = std::future::pending();
+    let error = child::run(program, &bad, never, |_, _| {}).await.unwrap_err().to_string();
     assert!(error.contains("bad.gguf") && error.contains("cannot read"), "{error}");
     assert!(!bad.outputs[0].path.exists());
 }

@@ -30,10 +30,12 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
     let plan = if let Some(path) = &verb.plan {
-        saved(path, &fleet.inventory(&connections).await)?
+        let plan = saved(path, &fleet.inventory(&connections).await)?;
+        execute::check_room(&plan, &fetcher).map_err(Expected::Refused)?;
+        plan
     } else {
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
-        let (plan, problems) = fleet.plan(&inventory, &models);
+        let (plan, problems) = fleet.plan(&inventory, &models, &fetcher);
         if !global.json {
             output::result(&view::plan(&plan, &problems, environment.style));
         }

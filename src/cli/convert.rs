@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -6,17 +7,18 @@ use anyhow::Context as _;
 use super::arguments::{Convert, Global, Making, Quantize};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
-use super::fleet::brambled;
+use super::fleet::{self, brambled};
 use super::output;
 use crate::bundle;
 use crate::catalog;
-use crate::convert::{self, PromptStyle};
+use crate::causes::with_causes;
+use crate::convert::PromptStyle;
 use crate::events::{Event, Events};
-use crate::fetch::{self, Fetcher, RawHeader};
+use crate::fetch::{self, Fetcher};
 use crate::source::SourceRef;
 use crate::units::Bytes;
 use crate::view::Progress;
-use crate::weights::{Order, Output, child};
+use crate::weights::{self, Order, Output, child};
 
 /// Makes GGUFs of a checkpoint that is here or on the hub.
 pub(crate) async fn convert(
@@ -25,7 +27,8 @@ pub(crate) async fn convert(
     environment: &Environment,
 ) -> anyhow::Result<Exit> {
     let making = Work::new(environment)?;
-    let given = making.source(&verb.source, verb.accept_license.as_deref()).await?;
+    let given =
+        making.source(&verb.source, verb.accept_license.as_deref(), verb.making.imatrix.as_deref()).await?;
     making.run(&verb.making, given, false, global).await
 }
 
@@ -68,7 +71,12 @@ impl<'a> Work<'a> {
     }
 
     /// Brings a source here.
-    async fn source(&self, text: &str, license: Option<&str>) -> anyhow::Result<Given> {
+    async fn source(
+        &self,
+        text: &str,
+        license: Option<&str>,
+        imatrix: Option<&Path>,
+    ) -> anyhow::Result<Given> {
         let source = match text.parse() {
             Ok(SourceRef::Catalog(name)) => catalog::find(&name)?.source.clone(),
             Ok(source) => source,
@@ -91,9 +99,15 @@ impl<'a> Work<'a> {
         };
         let pinned = self.fetcher.pin(&source).await?;
         self.fetcher.check_license(&pinned, license)?;
-        if let RawHeader::Checkpoint { config, .. } = &self.fetcher.describe(&pinned).await?.header {
-            // before the weights are fetched
-            convert::check(config).map_err(|error| Expected::Refused(error.to_string()))?;
+        // before the weights are fetched
+        let facts = fleet::read_facts(&pinned, &self.fetcher).await;
+        let facts = facts.map_err(|error| match error.downcast_ref::<catalog::Error>() {
+            Some(refused) => Expected::Refused(refused.to_string()).into(),
+            None => error,
+        })?;
+        if let Some(imatrix) = imatrix {
+            weights::check_imatrix(imatrix, facts.shapes())
+                .map_err(|error| Expected::Refused(with_causes(&error)))?;
         }
         let folder = self.fetcher.obtain(&pinned).await?;
         let is_gguf = pinned.is_gguf();
@@ -120,7 +134,9 @@ impl<'a> Work<'a> {
         let key = "make".to_owned();
         let names: Vec<&str> = quants.iter().map(|quant| quant.name()).collect();
         let what = format!("making {} of {name}", names.join(" and "));
+        let seen = Cell::new((Bytes::ZERO, Bytes::ZERO));
         let progress = |done: Bytes, all: Bytes| {
+            seen.set((done, all));
             // how much there is to do is the first thing that is told
             self.events.send(if done == Bytes::ZERO {
                 Event::Started { key: key.clone(), host: None, what: what.clone(), total: Some(all) }
@@ -130,24 +146,38 @@ impl<'a> Work<'a> {
         };
         let bundles = bundle::find(&self.environment.bundles)?;
         let program = brambled(self.environment, &bundles, self.fetcher.store())?;
-        let made = tokio::select! {
-            made = child::run(&program, &order, progress) => made,
-            _ = tokio::signal::ctrl_c() => {
-                self.events.send(Event::Failed { key, error: "interrupted; nothing was kept".to_owned() });
-                return Ok(Exit::Interrupted);
+        let is_interrupted = Cell::new(false);
+        let interrupt = async {
+            if tokio::signal::ctrl_c().await.is_err() {
+                // nobody can be heard: then nobody interrupts
+                std::future::pending::<()>().await;
             }
+            is_interrupted.set(true);
         };
-        match made {
+        match child::run(&program, &order, interrupt, progress).await {
             Ok(made) => {
                 self.events.send(Event::Finished { key, outcome: None });
                 if global.json {
                     output::json(&serde_json::json!({ "made": made }))?;
                 } else {
-                    let line =
-                        |made: &crate::weights::Made| format!("{}: {}\n", made.path.display(), made.bytes);
+                    let line = |made: &weights::Made| format!("{}: {}\n", made.path.display(), made.bytes);
                     output::result(&made.iter().map(line).collect::<String>());
                 }
                 Ok(Exit::Done)
+            }
+            Err(error) if is_interrupted.get() => {
+                let (done, all) = seen.get();
+                let error = match error {
+                    child::Error::Told { .. } => "nothing was kept".to_owned(),
+                    error => error.to_string(),
+                };
+                if all == Bytes::ZERO {
+                    output::say(&format!("Interrupted before anything was written: {error}."));
+                } else {
+                    let error = format!("interrupted at {done} of {all}: {error}");
+                    self.events.send(Event::Failed { key, error });
+                }
+                Ok(Exit::Interrupted)
             }
             Err(error) => {
                 self.events.send(Event::Failed { key, error: error.to_string() });

@@ -11,12 +11,12 @@ use super::arguments::Global;
 use super::environment::{self, Environment};
 use super::exit::Expected;
 use crate::bundle::{self, Found};
-use crate::catalog::{self, ModelFacts, Stored};
+use crate::catalog::{self, ModelFacts};
 use crate::causes::with_causes;
 use crate::connect::{Connection, Local, Settings, Ssh, Target};
 use crate::convert;
 use crate::events::Events;
-use crate::execute::{Reconnect, Subject};
+use crate::execute::{self, Reconnect, Subject};
 use crate::facts::Inventory;
 use crate::fetch;
 use crate::fetch::{Fetcher, RawHeader};
@@ -211,17 +211,25 @@ impl<'a> Fleet<'a> {
         looked
     }
 
-    /// Decides.
-    pub(crate) fn plan(&self, inventory: &Inventory, models: &Models) -> (Plan, Vec<Problem>) {
+    /// Decides, and looks whether this machine has room for what has to be fetched and made.
+    pub(crate) fn plan(
+        &self,
+        inventory: &Inventory,
+        models: &Models,
+        fetcher: &Fetcher,
+    ) -> (Plan, Vec<Problem>) {
         let bundles: Vec<Bundle> = self.bundles.iter().map(|found| found.bundle.clone()).collect();
-        plan::make(&plan::Inputs {
+        let (plan, mut problems) = plan::make(&plan::Inputs {
             manifest: &self.manifest,
             inventory,
             models,
             lock: &self.lock,
             bundles: &bundles,
             converter: convert::VERSION,
-        })
+        });
+        let room = execute::check_room(&plan, fetcher);
+        problems.extend(room.err().map(|message| Problem { host: None, model: None, message }));
+        (plan, problems)
     }
 
     /// Writes the lock, whole or not at all.
@@ -369,16 +377,26 @@ async fn describe_one(
         Some(pinned) => pinned.clone(),
         None => fetcher.pin(&resolved).await?,
     };
-    pins.insert(key, pinned.clone());
+    // what was pinned offline may turn out not to be all of it: it stays once it has proven itself
+    if !fetcher.is_offline() {
+        pins.insert(key.clone(), pinned.clone());
+    }
     fetcher.check_license(&pinned, spec.accept_license.as_deref())?;
-    let kept = facts_path(fetcher.store(), &pinned)?;
+    let facts = read_facts(&pinned, fetcher).await?;
+    pins.insert(key, pinned);
+    Ok(facts)
+}
+
+/// Reads what a pinned source is, from its headers, or from what was kept of them.
+pub(crate) async fn read_facts(pinned: &Pinned, fetcher: &Fetcher) -> anyhow::Result<ModelFacts> {
+    let kept = facts_path(fetcher.store(), pinned)?;
     if let Ok(text) = fs::read(&kept)
         && let Ok(facts) = serde_json::from_slice::<ModelFacts>(&text)
-        && facts.source == pinned
+        && facts.source == *pinned
     {
         return Ok(facts);
     }
-    let raw = fetcher.describe(&pinned).await?;
+    let raw = fetcher.describe(pinned).await?;
     let facts = match &raw.header {
         RawHeader::Checkpoint { config, shards } => {
             let tokenizer = convert::TokenizerFiles::new(raw.small.iter().cloned());
@@ -397,9 +415,7 @@ async fn describe_one(
 async fn with_imatrix(facts: ModelFacts, imatrix: &Imatrix, fetcher: &Fetcher) -> anyhow::Result<ModelFacts> {
     let file = fetcher.pin_file(&imatrix.path).await;
     let file = file.with_context(|| format!("cannot use the importance matrix of line {}", imatrix.line))?;
-    let (Stored::Checkpoint { tensors } | Stored::Gguf { tensors, .. }) = &facts.stored;
-    let shapes = tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()));
-    let checked = weights::check_imatrix(&fetcher.find_file(&file).await?, shapes);
+    let checked = weights::check_imatrix(&fetcher.find_file(&file).await?, facts.shapes());
     checked.with_context(|| format!("cannot use the importance matrix of line {}", imatrix.line))?;
     Ok(ModelFacts { imatrix: Some(file), ..facts })
 }

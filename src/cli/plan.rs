@@ -25,7 +25,7 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     let fetcher = fleet.fetcher(Events::none())?;
     let connections = fleet.connections()?;
     let (inventory, models) = fleet.look(&connections, &fetcher).await;
-    let (plan, problems) = fleet.plan(&inventory, &models);
+    let (plan, problems) = fleet.plan(&inventory, &models, &fetcher);
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {

@@ -11,6 +11,7 @@ pub mod fake;
 mod local;
 mod process;
 mod shell;
+mod socket_dir;
 mod ssh;
 
 pub use local::Local;

@@ -9,7 +9,6 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,13 +19,11 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::process::{self, End, Left};
 use super::shell::{Wrapped, one_line};
+use super::socket_dir::SocketDir;
 use super::{Connection, Error, Output, Script, Stdin, diagnosis, local};
 
 /// sshd's `MaxSessions` is 10 unless somebody changed it; two are left for the user.
 const MOST_SESSIONS: usize = 8;
-/// A Unix socket's path has 104 bytes on some systems, with the closing NUL, and `ssh`
-/// binds a name that is 17 longer before it renames it.
-const LONGEST_SOCKET: usize = 104 - 1 - 17;
 /// Printed by a session that found no master, so that nothing was run.
 const NO_MASTER: &str = "bramble-has-no-master";
 
@@ -90,7 +87,7 @@ pub struct Ssh {
     settings: Settings,
     host: String,
     /// 0700, with the control socket and the words of the master.
-    dir: tempfile::TempDir,
+    dir: SocketDir,
     master: Mutex<()>,
     sessions: Semaphore,
 }
@@ -106,7 +103,7 @@ impl Ssh {
             let source = std::io::Error::from(std::io::ErrorKind::InvalidInput);
             return Err(Error::Here { doing: format!("{:?} is not an address", target.address), source });
         }
-        let dir = socket_dir(settings.runtime_dir.as_deref()).map_err(|source| Error::Here {
+        let dir = SocketDir::new(settings.runtime_dir.as_deref()).map_err(|source| Error::Here {
             doing: "cannot make a folder for the control socket".to_owned(),
             source,
         })?;
@@ -316,17 +313,6 @@ impl Drop for Ssh {
     }
 }
 
-/// Makes a 0700 folder with a short name for a control socket.
-fn socket_dir(runtime_dir: Option<&Path>) -> std::io::Result<tempfile::TempDir> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix("bram-").rand_bytes(6).permissions(std::fs::Permissions::from_mode(0o700));
-    let is_short = |dir: &&Path| dir.as_os_str().len() + "/bram-123456/s".len() <= LONGEST_SOCKET;
-    if let Some(dir) = runtime_dir.filter(is_short).filter(|dir| dir.is_dir()) {
-        return builder.tempdir_in(dir);
-    }
-    builder.tempdir_in("/tmp")
-}
-
 /// Writes a path as a value of ssh's configuration.
 fn config_path(path: &Path) -> String {
     let text = path.display().to_string().replace('%', "%%");
@@ -368,6 +354,9 @@ impl Connection for Ssh {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::super::socket_dir::LONGEST_SOCKET;
     use super::*;
 
     fn target(address: &str) -> Target {

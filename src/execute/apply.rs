@@ -106,6 +106,14 @@ impl Run<'_> {
 
     async fn on_operator(&self, step: &Step) -> Result<(), String> {
         let work = step::on_operator(self, &step.action);
+        if step::is_resumable(&step.action) { self.unless_cancelled(work).await } else { work.await }
+    }
+
+    /// Does what may be dropped in the middle.
+    pub(super) async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, String> {
         tokio::select! {
             () = self.cancel.cancelled() => Err("interrupted".to_owned()),
             done = work => done,

@@ -17,6 +17,7 @@ pub use doors::{Doors, Reconnect};
 pub use hosts::{Author, Subject, remove, roll_back};
 pub use report::{Made, Outcome, Report, State};
 pub use verbs::{VerbError, Verbs};
+pub use weights::check_room;
 
 #[cfg(test)]
 mod tests;

@@ -45,7 +45,7 @@ const PLAUSIBLE_SHARE: f64 = 0.01;
 
 /// Returns whether an action may be dropped in the middle and taken up again later.
 pub(super) fn is_resumable(action: &Action) -> bool {
-    matches!(action, Action::Push { .. } | Action::PushProgram { .. })
+    matches!(action, Action::Fetch { .. } | Action::Push { .. } | Action::PushProgram { .. })
 }
 
 /// Does what is done on the operator's machine; an error is a sentence with its causes.

@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Report, State};
-use super::{Author, Doors, Subject, apply, remove, roll_back};
+use super::{Author, Doors, Subject, apply, check_room, remove, roll_back};
 use crate::bundle::Found;
 use crate::connect::fake::{Call, Fake, ended};
 use crate::connect::{Connection, Error, Output};
 use crate::events::{Event, Events};
 use crate::facts::Installed;
-use crate::fetch::{Fetcher, Settings};
+use crate::fetch::{Fetcher, Machine, Settings};
 use crate::generation::{Layout, Secrets};
 use crate::ids::{Digest, Generation, HostName};
 use crate::plan::Plan;
@@ -198,6 +198,50 @@ fn state(report: &Report, host: &str) -> State {
 }
 
 const ALL: [&str; 8] = ["ask", "unpack", "ask", "receive", "install", "activate", "confirm!", "prune"];
+
+#[tokio::test]
+async fn weights_that_a_killed_run_has_made_whole_are_taken() {
+    let world = World::new();
+    let doors = world.doors();
+    let store = doors.fetcher.store();
+    for artifact in &world.plan.artifacts {
+        let made = store.made(&artifact.id).unwrap();
+        fs::rename(store.path(&made.digest), store.scratch(&artifact.id)).unwrap();
+        fs::remove_file(store.root().join("made").join(artifact.id.to_string())).unwrap();
+        for file in &artifact.recipe.source.files {
+            fs::File::create(store.path(&file.sha256)).unwrap().set_len(file.bytes.0).unwrap();
+        }
+    }
+    let report = apply(&world.plan, &doors, &Events::none(), &world.cancel).await;
+    assert!(report.is_complete(), "{report:?}");
+    for artifact in &world.plan.artifacts {
+        assert!(store.made(&artifact.id).is_some() && !store.scratch(&artifact.id).exists());
+    }
+    let made = fs::read_dir(store.root().join("made")).unwrap();
+    assert_eq!(made.count(), world.plan.artifacts.len(), "and no lock is left behind");
+}
+
+#[tokio::test]
+async fn room_for_all_that_is_fetched_and_made_is_looked_for_together() {
+    let world = World::new();
+    let plan = &world.plan;
+    let sources: Bytes = plan.artifacts[0].recipe.source.bytes();
+    let made: Bytes = plan.artifacts.iter().map(|artifact| artifact.bytes).sum();
+    let need = sources + made + Bytes::mib(64);
+    let check = |cache: &str, free: Bytes| {
+        let settings =
+            Settings { cache: world.folder.path().join(cache), hub_cache: None, ..Settings::read(|_| None) };
+        let free_space = Arc::new(move |_: &std::path::Path| Ok(free));
+        let machine = Machine { free_space, ..Machine::default() };
+        check_room(plan, &Fetcher::on(settings, Events::none(), machine).unwrap())
+    };
+    assert_eq!(check("empty", need), Ok(()));
+    let error = check("empty", need - Bytes(1)).unwrap_err();
+    assert!(error.contains("hf:org/chat@") && error.contains("and the weights that are made"), "{error}");
+    assert!(error.contains(&need.to_string()) && error.contains("free 1 B"), "{error}");
+    drop(world.doors());
+    assert_eq!(check("cache", Bytes::ZERO), Ok(()), "all of it is made");
+}
 
 #[tokio::test]
 async fn a_host_gets_program_weights_generation_and_is_confirmed_over_a_new_connection() {

@@ -1,7 +1,8 @@
 //! Making weights on the operator's machine. Every step looks first whether its result is
 //! in the store already: a run that was cut short goes on where it stopped.
 
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::apply::Run;
@@ -10,15 +11,39 @@ use crate::causes::with_causes;
 use crate::checkpoint::Checkpoint;
 use crate::convert::{self, PromptStyle};
 use crate::events::Event;
+use crate::fetch::Fetcher;
 use crate::ids::Digest;
-use crate::plan::Artifact;
+use crate::plan::{Action, Artifact, Plan};
 use crate::source::Pinned;
 use crate::store;
 use crate::units::Bytes;
-use crate::weights::{Order, Output, child};
+use crate::weights::{self, Order, Output, child};
 
 /// How often it is looked whether another run has made the same weights.
 const MAKING_PAUSE: Duration = Duration::from_millis(500);
+
+/// Checks that this machine has room for all that a plan fetches and makes here, before the first byte.
+pub fn check_room(plan: &Plan, fetcher: &Fetcher) -> Result<(), String> {
+    let store = fetcher.store();
+    let mut missing = BTreeMap::new();
+    let mut made = Bytes::ZERO;
+    for step in plan.steps() {
+        let ids: &[Digest] = match &step.action {
+            Action::Fetch { artifact, .. } => std::slice::from_ref(artifact),
+            Action::Make { artifacts } => artifacts,
+            _ => continue,
+        };
+        let artifacts = ids.iter().filter_map(|id| plan.artifact(id));
+        for artifact in artifacts.filter(|artifact| made_before(store, &artifact.id).is_none()) {
+            missing.insert(&artifact.recipe.source.uri, &artifact.recipe.source);
+            if matches!(step.action, Action::Make { .. }) {
+                made += artifact.bytes - weights::begun(&store.scratch(&artifact.id));
+            }
+        }
+    }
+    let missing: Vec<&Pinned> = missing.into_values().collect();
+    fetcher.check_room(&missing, made).map_err(|error| with_causes(&error))
+}
 
 /// Brings an artifact's source here, unless all that comes from it is made already.
 pub(super) async fn fetch(run: &Run<'_>, id: &Digest) -> Result<(), String> {
@@ -55,32 +80,19 @@ pub(super) async fn make(run: &Run<'_>, ids: &[Digest]) -> Result<(), String> {
     let Some(first) = artifacts.first().copied() else { return Ok(()) };
     let source = &first.recipe.source;
     let store = run.doors.fetcher.store();
-    let making = loop {
-        match store.try_making(&first.id).map_err(|error| with_causes(&error))? {
-            Some(making) => break making,
-            // another run makes the same: what it makes is found below
-            None => tokio::time::sleep(MAKING_PAUSE).await,
-        }
-    };
+    let making = run.unless_cancelled(right_to_make(store, ids)).await?;
     let mut missing = Vec::new();
     for artifact in artifacts {
         match made_before(store, &artifact.id) {
             Some(made) => remember(run, artifact, made)?,
+            None if store.scratch(&artifact.id).exists() => take(run, artifact).await?,
             None => missing.push(artifact),
         }
     }
     if missing.is_empty() {
         return Ok(());
     }
-    let folder = run.doors.fetcher.obtain(source).await.map_err(|error| with_causes(&error))?;
-    let (published, summed) = (source.clone(), folder.clone());
-    tokio::task::spawn_blocking(move || check_published(&published, &summed))
-        .await
-        .unwrap_or_else(|_| Err("the work was cut short".to_owned()))?;
-    let imatrix = match &first.recipe.imatrix {
-        Some(file) => Some(run.doors.fetcher.find_file(file).await.map_err(|error| with_causes(&error))?),
-        None => None,
-    };
+    let (folder, imatrix) = run.unless_cancelled(inputs(run, first)).await?;
     let order = Order {
         source: if source.is_gguf() { folder.join(&source.files[0].path) } else { folder },
         outputs: missing.iter().filter_map(|artifact| output(store, artifact)).collect(),
@@ -95,19 +107,56 @@ pub(super) async fn make(run: &Run<'_>, ids: &[Digest]) -> Result<(), String> {
     let total = missing.iter().map(|artifact| artifact.bytes).sum();
     run.work(&key, &what, Some(total));
     let progress = |done, _| run.events.send(Event::Progress { key: key.clone(), done });
-    let made = child::run(&run.doors.brambled, &order, progress).await;
+    let made = child::run(&run.doors.brambled, &order, run.cancel.cancelled(), progress).await;
     let made = made
         .map(|made| made.iter().map(|made| made.bytes).sum::<Bytes>())
         .map_err(|error| format!("cannot make {}: {}", first.model, with_causes(&error)));
     run.ended(&key, made.as_ref().map(ToString::to_string));
     made?;
     for artifact in missing {
-        let (store, scratch) = (store.clone(), store.scratch(&artifact.id));
-        let taken = blocking(move || store.take(&scratch)).await?;
-        remember(run, artifact, taken)?;
+        take(run, artifact).await?;
     }
     drop(making);
     Ok(())
+}
+
+/// Waits until no other run makes any of `ids`: what that makes is found then.
+async fn right_to_make(store: &store::Store, ids: &[Digest]) -> Result<Vec<store::Making>, String> {
+    // in one order for all runs, so that no two wait for each other
+    let mut held = Vec::new();
+    for id in ids.iter().collect::<BTreeSet<_>>() {
+        held.push(loop {
+            match store.try_making(id).map_err(|error| with_causes(&error))? {
+                Some(making) => break making,
+                None => tokio::time::sleep(MAKING_PAUSE).await,
+            }
+        });
+    }
+    Ok(held)
+}
+
+/// Brings here what an artifact is made of: its source, checked, and its importance matrix.
+async fn inputs(run: &Run<'_>, artifact: &Artifact) -> Result<(PathBuf, Option<PathBuf>), String> {
+    let fetcher = &run.doors.fetcher;
+    let source = &artifact.recipe.source;
+    let folder = fetcher.obtain(source).await.map_err(|error| with_causes(&error))?;
+    let (published, summed) = (source.clone(), folder.clone());
+    tokio::task::spawn_blocking(move || check_published(&published, &summed))
+        .await
+        .unwrap_or_else(|_| Err("the work was cut short".to_owned()))?;
+    let imatrix = match &artifact.recipe.imatrix {
+        Some(file) => Some(fetcher.find_file(file).await.map_err(|error| with_causes(&error))?),
+        None => None,
+    };
+    Ok((folder, imatrix))
+}
+
+/// Takes a file that was made whole, by this run or by one that was killed, into the store.
+async fn take(run: &Run<'_>, artifact: &Artifact) -> Result<(), String> {
+    let store = run.doors.fetcher.store();
+    let (store, scratch) = (store.clone(), store.scratch(&artifact.id));
+    let taken = blocking(move || store.take(&scratch)).await?;
+    remember(run, artifact, taken)
 }
 
 /// Holds weights that are added up to what the publisher of the differences tells of them, if

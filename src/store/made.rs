@@ -1,4 +1,5 @@
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,18 @@ pub struct Made {
 
 /// The right to make something, while it is held.
 #[derive(Debug)]
-pub struct Making(#[expect(dead_code, reason = "holds the lock until it is dropped")] File);
+pub struct Making {
+    path: PathBuf,
+    /// Held until the name is gone.
+    _lock: File,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        // one that stays says nothing: it is its lock that counts
+        drop(fs::remove_file(&self.path));
+    }
+}
 
 /// The index of what recipes made ([`crate::source::Recipe::digest`]).
 impl Store {
@@ -47,16 +59,14 @@ impl Store {
     /// back when what is returned is dropped.
     pub fn try_making(&self, recipe: &Digest) -> Result<Option<Making>, Error> {
         let path = self.root().join("made").join(format!("{recipe}.lock"));
-        let failed = |source| Error::Write { path: path.clone(), source };
-        let file = File::options().write(true).create(true).truncate(false).open(&path).map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(Making(file))),
-            Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(source)) => Err(failed(source)),
+        match write::open_locked(&path) {
+            Ok(lock) => Ok(Some(Making { path, _lock: lock })),
+            Err(Error::Busy { .. }) => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    fn made_path(&self, recipe: &Digest) -> std::path::PathBuf {
+    fn made_path(&self, recipe: &Digest) -> PathBuf {
         self.root().join("made").join(recipe.to_string())
     }
 }

@@ -23,6 +23,7 @@ mod inspect;
 mod journal;
 mod made;
 mod spans;
+mod sweep;
 mod write;
 
 use std::fs;
@@ -55,10 +56,14 @@ pub struct Store {
 impl Store {
     /// Opens the store under `root`, which is made where it is missing.
     ///
-    /// While somebody has it alone, this waits: pruning takes moments.
+    /// While somebody has it alone, this waits: pruning takes moments. Who is the first to open it
+    /// removes the small files that killed runs have left half written.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self, Error> {
         let root = root.into();
         let in_use = in_use(&root)?;
+        if in_use.try_lock().is_ok() {
+            sweep::sweep(&root);
+        }
         // where there are no locks, none can be had: nothing else depends on this one
         drop(in_use.lock_shared());
         Self::with(root, in_use)

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
 use tokio::process::Command;
@@ -16,6 +18,9 @@ use crate::units::Bytes;
 
 /// Lines of the log that an error repeats.
 const LAST_LINES: usize = 8;
+
+/// How long the child may take to stop: it finishes its piece, and what it is bringing to the disk.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why nothing was made.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,11 @@ pub enum Error {
         /// The last lines of its log.
         log: String,
     },
+    /// The program was told to stop and did not.
+    #[error(
+        "the program that makes weights was told to stop, and was killed because it did not: the next run takes over what it has left"
+    )]
+    Stuck,
 }
 
 impl Error {
@@ -58,7 +68,7 @@ impl Error {
         match self {
             Self::Told { is_transient, .. } => *is_transient,
             Self::Ended { status, .. } => status.signal() == Some(KILL),
-            Self::Start { .. } | Self::Watch(_) => false,
+            Self::Start { .. } | Self::Watch(_) | Self::Stuck => false,
         }
     }
 
@@ -81,9 +91,15 @@ fn how(status: ExitStatus) -> String {
 /// Runs the order with `program`, a `brambled`, and tells `progress` of bytes written and of
 /// bytes in all.
 ///
-/// Where the returned future is dropped, the child is told so by the end of its input: it stops at
-/// its next piece and removes what it began, also when this whole process is killed.
-pub async fn run(program: &Path, order: &Order, progress: impl Fn(Bytes, Bytes)) -> Result<Vec<Made>, Error> {
+/// Once `stop` is done, the child is told so by the end of its input: it stops at its next piece and
+/// removes what it began, and that is waited for. It does the same where the returned future is
+/// dropped, or this whole process is killed.
+pub async fn run(
+    program: &Path,
+    order: &Order,
+    stop: impl Future<Output = ()>,
+    progress: impl Fn(Bytes, Bytes),
+) -> Result<Vec<Made>, Error> {
     #[expect(clippy::disallowed_methods, reason = "making weights is a program of its own")]
     let command = std::process::Command::new(program);
     let mut child = Command::from(command)
@@ -102,9 +118,22 @@ pub async fn run(program: &Path, order: &Order, progress: impl Fn(Bytes, Bytes))
         // a program that has ended by now has said why
         let _ = input.write_all(line.as_bytes()).await;
     }
-    let (heard, log) = tokio::join!(listen(child.stdout.take(), progress), last_lines(child.stderr.take()));
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let mut ending = pin!(async { tokio::join!(listen(stdout, progress), last_lines(stderr)) });
+    let ended = tokio::select! {
+        ended = &mut ending => Some(ended),
+        () = stop => None,
+    };
+    drop(input.take());
+    let (heard, log) = if let Some(ended) = ended {
+        ended
+    } else if let Ok(ended) = tokio::time::timeout(PATIENCE, &mut ending).await {
+        ended
+    } else {
+        let _ = child.start_kill();
+        return Err(Error::Stuck);
+    };
     let heard = heard.map_err(Error::Watch)?;
-    drop(input);
     let status = child.wait().await.map_err(Error::Watch)?;
     match heard {
         Some(Message::Made(made)) if status.success() => Ok(made),
@@ -174,6 +203,10 @@ mod tests {
 
     /// Runs `script` in place of `brambled`; `$OUT` is the output's partial name.
     async fn with_program(script: &str) -> Outcome {
+        run_script(script, std::future::pending()).await
+    }
+
+    async fn run_script(script: &str, stop: impl Future<Output = ()>) -> Outcome {
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("brambled");
         let path = dir.path().join("out.gguf");
@@ -189,8 +222,14 @@ mod tests {
             threads: 3,
         };
         let seen = RefCell::new(Vec::new());
-        let result = run(&program, &order, |done, all| seen.borrow_mut().push((done, all))).await;
+        let tell = |done, all| seen.borrow_mut().push((done, all));
+        let result = run(&program, &order, stop, tell).await;
         (result, seen.into_inner(), partial.exists())
+    }
+
+    /// As [`with_program`], stopped at once.
+    async fn stopped(script: &str) -> Outcome {
+        run_script(script, std::future::ready(())).await
     }
 
     #[tokio::test]
@@ -249,7 +288,25 @@ mod tests {
             prompt_style: None,
             threads: 0,
         };
-        let error = run(Path::new("/nonexistent/brambled"), &order, |_, _| {}).await.unwrap_err();
+        let never = std::future::pending();
+        let error = run(Path::new("/nonexistent/brambled"), &order, never, |_, _| {}).await.unwrap_err();
         assert!(error.to_string().contains("/nonexistent/brambled"));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_is_told_to_stop_is_waited_for() {
+        let (result, _, is_left) = stopped(
+            r#"touch "$OUT"; read -r order; cat >/dev/null; rm "$OUT"
+               echo '{"failed":{"error":"stopped","is_refusal":false,"is_transient":true}}'; exit 1"#,
+        )
+        .await;
+        assert_eq!(result.unwrap_err().to_string(), "stopped");
+        assert!(!is_left);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_does_not_stop_is_killed() {
+        let (result, ..) = stopped("exec sleep 600").await;
+        assert!(matches!(result, Err(Error::Stuck)), "{result:?}");
     }
 }

@@ -27,6 +27,7 @@ mod source;
 pub use error::Error;
 pub use imatrix::check_imatrix;
 pub use order::{Made, Order, Output};
+pub use output::begun;
 pub use pass::{Control, run};
 pub use serve::serve;
 

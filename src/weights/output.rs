@@ -83,6 +83,13 @@ pub(super) fn partial_path(path: &Path) -> PathBuf {
     path.with_added_extension("partial")
 }
 
+/// Returns the room that a file at `path` takes already, whole or as a pass that was killed left it.
+pub fn begun(path: &Path) -> Bytes {
+    // in units of 512 bytes, whatever the filesystem's own are
+    let room = |path: &Path| fs::symlink_metadata(path).map_or(0, |meta| meta.blocks() * 512);
+    Bytes(room(path) + room(&partial_path(path)))
+}
+
 /// Opens a file that may be there from a pass that was killed, with a lock that other passes respect.
 fn open_locked(path: &Path) -> Result<File, Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };

@@ -1,8 +1,10 @@
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use super::message::Message;
-use super::{Control, Order, run};
+use super::{Control, Error, Made, Order, run};
 use crate::causes::with_causes;
 
 /// The longest order that is read: sixteen paths have 64 KiB.
@@ -10,6 +12,11 @@ const ORDER_LIMIT: u64 = 1 << 20;
 
 /// Whether the work is to stop: the thread that reads lives as long as the process.
 static STOP: AtomicBool = AtomicBool::new(false);
+
+/// How often, and after which pause, a file is tried again that another pass is writing: one
+/// whose asker was killed ends within that, when it has brought to the disk what it had in hand.
+const TRIES: u32 = 20;
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Works for [`super::child::run`]: an order, as a line of JSON, comes from standard input, and
 /// lines of JSON go to standard output. The end of standard input stops the work.
@@ -33,9 +40,11 @@ pub fn serve() -> bool {
         }
     };
     // it waits for the end of its input, and ends with the process
-    std::thread::spawn(|| {
+    let (ended, input) = mpsc::channel::<()>();
+    std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         STOP.store(true, Ordering::Relaxed);
+        drop(ended);
     });
     let told = |message: Message| {
         // nobody listens any more
@@ -48,7 +57,7 @@ pub fn serve() -> bool {
         begun: &|bytes| told(Message::Begun(bytes)),
         progress: &|bytes| told(Message::Progress(bytes)),
     };
-    match run(&order, &control) {
+    match patiently(&order, &control, &input) {
         Ok(made) => say(&Message::Made(made)),
         Err(error) => {
             say(&Message::Failed {
@@ -59,4 +68,15 @@ pub fn serve() -> bool {
             false
         }
     }
+}
+
+/// Runs the order; `input` has an end once the work is to stop.
+fn patiently(order: &Order, control: &Control<'_>, input: &mpsc::Receiver<()>) -> Result<Vec<Made>, Error> {
+    for _ in 0..TRIES {
+        match run(order, control) {
+            Err(Error::Busy { .. }) if input.recv_timeout(PAUSE) == Err(RecvTimeoutError::Timeout) => {}
+            ended => return ended,
+        }
+    }
+    run(order, control)
 }
