@@ -37,7 +37,12 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
         let (plan, problems) = fleet.plan(&inventory, &models, &fetcher);
         if !global.json {
-            output::result(&view::plan(&plan, &problems, environment.style));
+            output::result(&view::plan(
+                &plan,
+                &problems,
+                execute::left(&plan, &fetcher).ok(),
+                environment.style,
+            ));
         }
         if !problems.is_empty() && !verb.partial {
             if global.json {

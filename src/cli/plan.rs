@@ -9,6 +9,7 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::output;
 use crate::events::Events;
+use crate::execute;
 use crate::plan::{Plan, Problem};
 use crate::view;
 
@@ -29,7 +30,7 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {
-        output::result(&view::plan(&plan, &problems, environment.style));
+        output::result(&view::plan(&plan, &problems, execute::left(&plan, &fetcher).ok(), environment.style));
     }
     if !problems.is_empty() {
         return Ok(Exit::Refused);

@@ -17,7 +17,7 @@ pub use doors::{Doors, Reconnect};
 pub use hosts::{Author, Subject, remove, roll_back};
 pub use report::{Made, Outcome, Report, State};
 pub use verbs::{VerbError, Verbs};
-pub use weights::check_room;
+pub use weights::{Left, check_room, left};
 
 #[cfg(test)]
 mod tests;

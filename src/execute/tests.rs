@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::report::{Report, State};
-use super::{Author, Doors, Subject, apply, check_room, remove, roll_back};
+use super::{Author, Doors, Left, Subject, apply, check_room, left, remove, roll_back};
 use crate::bundle::Found;
 use crate::connect::fake::{Call, Fake, ended};
 use crate::connect::{Connection, Error, Output};
@@ -228,19 +228,23 @@ async fn room_for_all_that_is_fetched_and_made_is_looked_for_together() {
     let sources: Bytes = plan.artifacts[0].recipe.source.bytes();
     let made: Bytes = plan.artifacts.iter().map(|artifact| artifact.bytes).sum();
     let need = sources + made + Bytes::mib(64);
-    let check = |cache: &str, free: Bytes| {
+    let fetcher = |cache: &str, free: Bytes| {
         let settings =
             Settings { cache: world.folder.path().join(cache), hub_cache: None, ..Settings::read(|_| None) };
         let free_space = Arc::new(move |_: &std::path::Path| Ok(free));
         let machine = Machine { free_space, ..Machine::default() };
-        check_room(plan, &Fetcher::on(settings, Events::none(), machine).unwrap())
+        Fetcher::on(settings, Events::none(), machine).unwrap()
     };
+    let check = |cache: &str, free: Bytes| check_room(plan, &fetcher(cache, free));
+    let left_in = |cache: &str| left(plan, &fetcher(cache, Bytes::ZERO));
+    assert_eq!(left_in("empty"), Ok(Left { fetch: sources, make: plan.artifacts.len() }));
     assert_eq!(check("empty", need), Ok(()));
     let error = check("empty", need - Bytes(1)).unwrap_err();
     assert!(error.contains("hf:org/chat@") && error.contains("and the weights that are made"), "{error}");
     assert!(error.contains(&need.to_string()) && error.contains("free 1 B"), "{error}");
     drop(world.doors());
     assert_eq!(check("cache", Bytes::ZERO), Ok(()), "all of it is made");
+    assert_eq!(left_in("cache"), Ok(Left { fetch: Bytes::ZERO, make: 0 }));
 }
 
 #[tokio::test]

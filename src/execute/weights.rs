@@ -22,27 +22,64 @@ use crate::weights::{self, Order, Output, child};
 /// How often it is looked whether another run has made the same weights.
 const MAKING_PAUSE: Duration = Duration::from_millis(500);
 
+/// What a plan still has to do on this machine, whose store a plan does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    /// Bytes to fetch.
+    pub fetch: Bytes,
+    /// Files to make.
+    pub make: usize,
+}
+
+/// Looks at what of a plan's weights is not here yet.
+pub fn left(plan: &Plan, fetcher: &Fetcher) -> Result<Left, String> {
+    let undone = Undone::of(plan, fetcher.store());
+    let fetch = fetcher.missing_bytes(&undone.sources()).map_err(|error| with_causes(&error))?;
+    Ok(Left { fetch, make: undone.made.len() })
+}
+
 /// Checks that this machine has room for all that a plan fetches and makes here, before the first byte.
 pub fn check_room(plan: &Plan, fetcher: &Fetcher) -> Result<(), String> {
     let store = fetcher.store();
-    let mut missing = BTreeMap::new();
-    let mut made = Bytes::ZERO;
-    for step in plan.steps() {
-        let ids: &[Digest] = match &step.action {
-            Action::Fetch { artifact, .. } => std::slice::from_ref(artifact),
-            Action::Make { artifacts } => artifacts,
-            _ => continue,
+    let undone = Undone::of(plan, store);
+    let left = |artifact: &&Artifact| artifact.bytes - weights::begun(&store.scratch(&artifact.id));
+    let made = undone.made.iter().map(left).sum();
+    fetcher.check_room(&undone.sources(), made).map_err(|error| with_causes(&error))
+}
+
+/// The artifacts of a plan that are not in the store.
+struct Undone<'a> {
+    /// All of them.
+    all: Vec<&'a Artifact>,
+    /// Those that are made here.
+    made: Vec<&'a Artifact>,
+}
+
+impl<'a> Undone<'a> {
+    fn of(plan: &'a Plan, store: &store::Store) -> Self {
+        let undone = |ids: &[Digest]| {
+            let artifacts = ids.iter().filter_map(|id| plan.artifact(id));
+            artifacts.filter(|artifact| made_before(store, &artifact.id).is_none()).collect::<Vec<_>>()
         };
-        let artifacts = ids.iter().filter_map(|id| plan.artifact(id));
-        for artifact in artifacts.filter(|artifact| made_before(store, &artifact.id).is_none()) {
-            missing.insert(&artifact.recipe.source.uri, &artifact.recipe.source);
-            if matches!(step.action, Action::Make { .. }) {
-                made += artifact.bytes - weights::begun(&store.scratch(&artifact.id));
+        let (mut all, mut made) = (Vec::new(), Vec::new());
+        for step in plan.steps() {
+            match &step.action {
+                Action::Fetch { artifact, .. } => all.extend(undone(std::slice::from_ref(artifact))),
+                Action::Make { artifacts } => {
+                    made.extend(undone(artifacts));
+                    all.extend(undone(artifacts));
+                }
+                _ => {}
             }
         }
+        Self { all, made }
     }
-    let missing: Vec<&Pinned> = missing.into_values().collect();
-    fetcher.check_room(&missing, made).map_err(|error| with_causes(&error))
+
+    /// Returns each source once.
+    fn sources(&self) -> Vec<&'a Pinned> {
+        let source = |artifact: &&'a Artifact| (&artifact.recipe.source.uri, &artifact.recipe.source);
+        self.all.iter().map(source).collect::<BTreeMap<_, _>>().into_values().collect()
+    }
 }
 
 /// Brings an artifact's source here, unless all that comes from it is made already.

@@ -199,6 +199,11 @@ impl Fetcher {
         if self.pin_file(&file.path).await? == *file { Ok(path) } else { Err(Error::FileChanged { path }) }
     }
 
+    /// Returns how much of `sources` has still to come.
+    pub fn missing_bytes(&self, sources: &[&Pinned]) -> Result<Bytes, Error> {
+        obtain::missing_bytes(self, sources)
+    }
+
     /// Checks that there is room for all of `sources`, before any of them is obtained, and for `made`
     /// bytes that will be made of them in the store.
     pub fn check_room(&self, sources: &[&Pinned], made: Bytes) -> Result<(), Error> {

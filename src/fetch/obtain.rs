@@ -84,10 +84,21 @@ pub(super) async fn bring(fetcher: &Fetcher, place: &Place, files: &[PinnedFile]
     stream::iter(works).buffer_unordered(PARALLEL).map_ok(drop).try_collect().await
 }
 
-/// Checks that there is room for everything of `sources` that is neither here nor, by its size,
-/// in the Python client's cache, which costs nothing to take it from; and for `made` more bytes.
-pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned], made: Bytes) -> Result<(), Error> {
-    let (mut need, mut seen, mut what) = (Bytes::ZERO, BTreeSet::new(), Vec::new());
+/// What of some sources is not here yet.
+#[derive(Debug, Default)]
+struct Missing {
+    /// Bytes that have not arrived.
+    bytes: Bytes,
+    /// Bytes that no room is taken for.
+    room: Bytes,
+    /// The sources that lack something.
+    of: Vec<String>,
+}
+
+/// Finds what of `sources` is neither here nor, by its size, in the Python client's cache, which
+/// costs nothing to take it from.
+fn missing(fetcher: &Fetcher, sources: &[&Pinned]) -> Result<Missing, Error> {
+    let (mut missing, mut seen) = (Missing::default(), BTreeSet::new());
     let parts = |pinned: &Pinned| match pinned.parts() {
         Some((base, delta)) => vec![base, delta],
         None => vec![pinned.clone()],
@@ -99,22 +110,37 @@ pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned], made: Bytes) ->
             Place::Link(_) => false,
             Place::Local(_) => true,
         };
-        let missing = pinned.files.iter().filter(|file| !fetcher.is_here(file) && !is_theirs(file));
-        let missing = missing.filter(|file| seen.insert(file.sha256));
-        let before = need;
-        need += missing.map(|file| file.bytes - fetcher.store.reserved(&file.sha256)).sum();
-        if need > before {
-            what.push(pinned.uri);
+        let lacking = pinned.files.iter().filter(|file| !fetcher.is_here(file) && !is_theirs(file));
+        let lacking: Vec<&PinnedFile> = lacking.filter(|file| seen.insert(file.sha256)).collect();
+        let room: Bytes = lacking.iter().map(|file| file.bytes - fetcher.store.reserved(&file.sha256)).sum();
+        missing.bytes += lacking.iter().map(|file| file.bytes - fetcher.store.arrived(&file.sha256)).sum();
+        missing.room += room;
+        if room > Bytes::ZERO {
+            missing.of.push(pinned.uri);
         }
     }
+    Ok(missing)
+}
+
+/// Returns the bytes of `sources` that have not arrived.
+pub(super) fn missing_bytes(fetcher: &Fetcher, sources: &[&Pinned]) -> Result<Bytes, Error> {
+    missing(fetcher, sources).map(|missing| missing.bytes)
+}
+
+/// Checks that there is room for everything of `sources` that is missing, and for `made` more bytes.
+pub(super) fn check_room(fetcher: &Fetcher, sources: &[&Pinned], made: Bytes) -> Result<(), Error> {
+    let mut missing = missing(fetcher, sources)?;
     if fetcher.is_offline() {
         // nothing will come
-        (need, what) = (Bytes::ZERO, Vec::new());
+        missing = Missing::default();
     }
     if made > Bytes::ZERO {
-        what.push("the weights that are made here".to_owned());
+        missing.of.push("the weights that are made here".to_owned());
     }
-    if what.is_empty() { Ok(()) } else { has_room(fetcher, &what.join(" and "), need + made) }
+    if missing.of.is_empty() {
+        return Ok(());
+    }
+    has_room(fetcher, &missing.of.join(" and "), missing.room + made)
 }
 
 /// Brings one file, and tells how it goes.

@@ -1,12 +1,15 @@
 use std::fmt::Write as _;
 
 use super::{Style, Table, count};
+use crate::execute::Left;
 use crate::generation::{Definition, EngineSpec, RouteSpec};
 use crate::plan::{Action, HostPlan, Plan, Problem};
 use crate::units::Bytes;
 
 /// Returns the plan as a page: hosts with their changes, what was left out, what is wrong.
-pub fn plan(plan: &Plan, problems: &[Problem], style: Style) -> String {
+///
+/// `left` is what has to be done on this machine; where it is not known, all that the plan has.
+pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style) -> String {
     let mut text = String::new();
     for host in &plan.hosts {
         text.push_str(&host_block(host, style));
@@ -34,7 +37,7 @@ pub fn plan(plan: &Plan, problems: &[Problem], style: Style) -> String {
     for problem in problems {
         let _ = writeln!(text, "{} {}\n", style.bad("refused:"), problem.message);
     }
-    text.push_str(&totals(plan, problems));
+    text.push_str(&totals(plan, problems, left));
     text
 }
 
@@ -165,7 +168,7 @@ fn describe_route(route: &RouteSpec) -> String {
     format!("{}: {}{overflow}", route.model, hops.join(" then "))
 }
 
-fn totals(plan: &Plan, problems: &[Problem]) -> String {
+fn totals(plan: &Plan, problems: &[Problem], left: Option<Left>) -> String {
     let changed = plan.hosts.iter().filter(|host| host.generation.is_some()).count();
     if !problems.is_empty() {
         return format!("Refused: {}. Nothing was changed.\n", count(problems.len(), "problem"));
@@ -176,23 +179,23 @@ fn totals(plan: &Plan, problems: &[Problem]) -> String {
             n => format!("Nothing to do on the hosts that answer; {} left out.\n", count(n, "host")),
         };
     }
-    let mut fetch = Bytes::ZERO;
     let mut push = Bytes::ZERO;
-    let mut converts = 0;
+    let mut all = Left { fetch: Bytes::ZERO, make: 0 };
     for step in plan.steps() {
         match &step.action {
-            Action::Fetch { bytes, .. } => fetch += *bytes,
+            Action::Fetch { bytes, .. } => all.fetch += *bytes,
             Action::Push { bytes, .. } | Action::PushProgram { bytes, .. } => push += *bytes,
-            Action::Make { artifacts } => converts += artifacts.len(),
+            Action::Make { artifacts } => all.make += artifacts.len(),
             Action::Install { .. } | Action::Activate { .. } | Action::Prune => {}
         }
     }
+    let Left { fetch, make } = left.unwrap_or(all);
     let mut parts = vec![format!("{} to change", count(changed, "host"))];
     if fetch > Bytes::ZERO {
         parts.push(format!("{fetch} to fetch"));
     }
-    if converts > 0 {
-        parts.push(format!("{} to quantize", count(converts, "file")));
+    if make > 0 {
+        parts.push(format!("{} to quantize", count(make, "file")));
     }
     if push > Bytes::ZERO {
         parts.push(format!("{push} to push"));

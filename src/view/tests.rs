@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::{Style, plan, report, status};
-use crate::execute::{Outcome, Report, State};
+use crate::execute::{Left, Outcome, Report, State};
 use crate::facts::{Inventory, ServiceState};
 use crate::ids::{Generation, HostName};
 use crate::install::Measured;
@@ -20,7 +20,7 @@ fn plain(text: &str) -> String {
 
 #[test]
 fn a_first_plan_shows_every_host_with_its_numbers() {
-    insta::assert_snapshot!(plan(&Fleet::new().plan(), &[], PLAIN));
+    insta::assert_snapshot!(plan(&Fleet::new().plan(), &[], None, PLAIN));
 }
 
 #[test]
@@ -33,18 +33,28 @@ fn a_changed_plan_shows_what_was_and_what_will_be() {
     fleet.lose("shed");
     fleet.lock.hosts.insert(name("cellar"), crate::lock::LockedHost::default());
     let made = fleet.plan();
-    insta::assert_snapshot!(plan(&made, &[], PLAIN));
-    assert_eq!(plain(&plan(&made, &[], Style { is_coloured: true })), plan(&made, &[], PLAIN));
+    insta::assert_snapshot!(plan(&made, &[], None, PLAIN));
+    assert_eq!(plain(&plan(&made, &[], None, Style { is_coloured: true })), plan(&made, &[], None, PLAIN));
+}
+
+#[test]
+fn what_is_on_this_machine_already_is_not_counted() {
+    let made = Fleet::new().plan();
+    let last = |left: Left| plan(&made, &[], Some(left), PLAIN).lines().last().unwrap().to_owned();
+    let cached = last(Left { fetch: Bytes::ZERO, make: 1 });
+    assert!(cached.starts_with("Plan: 3 hosts to change, 1 file to quantize, "), "{cached}");
+    let begun = last(Left { fetch: Bytes::mib(7), make: 0 });
+    assert!(begun.starts_with("Plan: 3 hosts to change, 7.0 MiB to fetch, 404 MiB"), "{begun}");
 }
 
 #[test]
 fn a_plan_with_nothing_to_do_says_so() {
     let mut fleet = Fleet::new();
     fleet.apply();
-    let text = plan(&fleet.plan(), &[], PLAIN);
+    let text = plan(&fleet.plan(), &[], None, PLAIN);
     assert!(text.ends_with("Nothing to do.\n"), "{text}");
     fleet.lose("shed");
-    let text = plan(&fleet.plan(), &[], PLAIN);
+    let text = plan(&fleet.plan(), &[], None, PLAIN);
     assert!(text.ends_with("Nothing to do on the hosts that answer; 1 host left out.\n"), "{text}");
 }
 
@@ -53,7 +63,7 @@ fn engines_and_routes_that_go_away_are_shown() {
     let mut fleet = Fleet::new();
     fleet.apply();
     fleet.change("on: { role: pi }", "on: [attic]");
-    let text = plan(&fleet.plan(), &[], PLAIN);
+    let text = plan(&fleet.plan(), &[], None, PLAIN);
     assert!(text.contains("    - engine chat Q4_K_M (context 1024, 1 slot)\n"), "{text}");
     assert!(text.contains("    ~ route  chat: local then desk -> chat: desk\n"), "{text}");
 }
@@ -64,7 +74,7 @@ fn a_refused_plan_names_every_problem_and_says_that_nothing_was_changed() {
     fleet.facts("shed").memory.available = Bytes::mib(100);
     fleet.facts("attic").glibc = Some((2, 31));
     let (made, problems) = fleet.make();
-    insta::assert_snapshot!(plan(&made, &problems, PLAIN));
+    insta::assert_snapshot!(plan(&made, &problems, None, PLAIN));
 }
 
 fn outcome(state: State, generation: Option<u64>) -> Outcome {
