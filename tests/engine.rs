@@ -16,6 +16,7 @@ use std::time::Duration;
 use bramble_fleet::generation::{
     Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights,
 };
+use bramble_fleet::gguf::{Header, NewTensor, TAKE_BLANKS, TensorInfo, Writer};
 use bramble_fleet::ids::{Digest, Generation};
 use bramble_fleet::openai::{ChatChunk, ChatReply, sse};
 use bramble_fleet::units::{Bytes as Amount, TokensPerSec};
@@ -319,6 +320,45 @@ fn to_q4_0(from: &Path, to: &Path) {
         llama_cpp_sys_2::llama_model_quantize(name(from).as_ptr(), name(to).as_ptr(), &raw const params)
     };
     assert_eq!(outcome, 0);
+}
+
+/// Writes a model again with one key more.
+fn with_key(from: &Path, to: &Path, key: &str, value: &str) {
+    let bytes = std::fs::read(from).unwrap();
+    let mut header = Header::read(bytes.as_slice()).unwrap();
+    header.metadata.push((key.to_owned(), value.into()));
+    let new = |tensor: &TensorInfo| NewTensor {
+        name: tensor.name.clone(),
+        shape: tensor.shape.clone(),
+        tensor_type: tensor.tensor_type,
+    };
+    let tensors: Vec<NewTensor> = header.tensors.iter().map(new).collect();
+    let file = std::fs::File::create(to).unwrap();
+    let mut writer = Writer::start(file, &header.metadata, &tensors).unwrap();
+    for tensor in &header.tensors {
+        let start = usize::try_from(header.data_offset + tensor.offset).unwrap();
+        writer.data(&bytes[start..][..usize::try_from(tensor.bytes).unwrap()]).unwrap();
+    }
+    writer.finish().unwrap();
+}
+
+#[tokio::test]
+async fn white_space_behind_a_marker_that_takes_it_is_not_read() {
+    let Some(weights) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let marked = folder.path().join("marked.gguf");
+    with_key(&weights, &marked, TAKE_BLANKS, r#"["<|im_start|>user\n"]"#);
+    for (weights, takes) in [(&weights, false), (&marked, true)] {
+        let engine = Engine::start_with(weights, |_| ());
+        let mut lengths = Vec::new();
+        for text in ["Where  is it?", " \n\t Where  is it?", "Where \n\t is it?"] {
+            lengths
+                .push(engine.chat(&with(question(text), "max_tokens", json!(1))).await.usage.prompt_tokens);
+        }
+        assert_eq!(lengths[0] == lengths[1], takes, "{lengths:?}");
+        assert_ne!(lengths[0], lengths[2]);
+        engine.stop();
+    }
 }
 
 #[tokio::test]
