@@ -76,11 +76,14 @@ start_hub_double() {
     local dir=$1 port_file pid
     cargo build -q --manifest-path "$repo/Cargo.toml" --no-default-features --example hub_double
     port_file=$(mktemp -u)
-    "$lab" exec "$CARGO_TARGET_DIR/debug/examples/hub_double" --dir "$dir" --port-file "$port_file" >&2 &
+    # what was started here may be root's sudo, which is not ours to signal; the double is
+    # shellcheck disable=SC2016 # for the shell inside
+    "$lab" exec sh -c 'echo $$ >"$1.pid" && exec "$2" --dir "$3" --port-file "$1"' \
+        sh "$port_file" "$CARGO_TARGET_DIR/debug/examples/hub_double" "$dir" >&2 &
     pid=$!
-    on_exit "kill $pid 2>/dev/null; wait $pid 2>/dev/null; rm -f $port_file"
+    on_exit "kill \$(cat $port_file.pid) 2>/dev/null; wait $pid 2>/dev/null; rm -f $port_file $port_file.pid"
     until [ -s "$port_file" ]; do
-        kill -0 "$pid" 2>/dev/null || die "the hub double ended"
+        [ -d "/proc/$pid" ] || die "the hub double ended"
         sleep 0.1
     done
     HF_ENDPOINT=http://127.0.0.1:$(cat "$port_file")
