@@ -47,6 +47,8 @@ impl Desk {
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("BRAMBLE_BUNDLES", self.path("bundles"))
             .env("HF_ENDPOINT", "http://127.0.0.1:1")
+            // where whoever runs the tests found llama.cpp's libraries
+            .envs(std::env::var_os("LD_LIBRARY_PATH").map(|path| ("LD_LIBRARY_PATH", path)))
             .stdin(Stdio::null());
         command
     }
