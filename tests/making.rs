@@ -353,3 +353,25 @@ fn an_apply_that_is_killed_at_any_point_is_taken_up_by_the_next() {
         drop(fs::remove_dir_all(cache));
     }
 }
+
+#[test]
+fn an_apply_that_is_interrupted_says_where_it_was_and_leaves_nothing_half_made() {
+    let bench = Bench::new();
+    let right = &bench.right["model-Q8_0.gguf"];
+    let cache = bench.desk.path("cache-of-interrupted");
+    let (desk, command) = applying(&cache);
+    let (run, child) = start(command, right.len() as u64 / 4);
+    Process(run.id()).signal(Signal::INT);
+    let ended = run.wait_with_output().unwrap();
+    let said = said(&ended);
+    assert_eq!(ended.status.code(), Some(130), "{said}");
+    assert!(
+        said.contains(
+            "making Q8_0 of chat: FAILED: cannot make chat: stopped before it was done; nothing was kept"
+        ),
+        "{said}"
+    );
+    assert!(!child.unwrap().is_running(), "its child has ended before it");
+    assert_tidy(&cache);
+    drop(desk);
+}

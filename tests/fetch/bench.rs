@@ -112,6 +112,21 @@ impl Bench {
         command
     }
 
+    /// Lays out `names` of `org/tiny` as the hub's Python client keeps them, at `commit`.
+    pub(crate) fn put_into_python_cache(&self, commit: &str, names: &[&str]) {
+        let repo = self.path("python/models--org--tiny");
+        let snapshot = repo.join("snapshots").join(commit);
+        for folder in [&repo.join("refs"), &repo.join("blobs"), &snapshot] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        fs::write(repo.join("refs/main"), commit).unwrap();
+        for name in names {
+            let blob = format!("git-hash-of-{name}");
+            fs::copy(self.repo(name), repo.join("blobs").join(&blob)).unwrap();
+            std::os::unix::fs::symlink(format!("../../blobs/{blob}"), snapshot.join(name)).unwrap();
+        }
+    }
+
     /// The store of that program.
     pub(crate) fn store(&self) -> Store {
         Store::open(self.path("xdg/bramble")).unwrap()

@@ -53,6 +53,27 @@ async fn sources_are_fetched_without_a_manifest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn offline_the_python_cache_is_enough() {
+    let bench = Bench::new().await;
+    let offline = async || {
+        let mut command = bench.bramble(&["fetch", "hf:org/tiny"]);
+        command.env("HF_HUB_OFFLINE", "1").env("HF_HUB_CACHE", bench.path("python"));
+        let Output { status, stderr, .. } = command.output().await.unwrap();
+        (status.code(), String::from_utf8(stderr).unwrap())
+    };
+    let (code, said) = offline().await;
+    assert!(
+        code == Some(1) && said.contains("org/tiny@main is not in the cache: unset HF_HUB_OFFLINE"),
+        "{said}"
+    );
+    let all = ["README.md", "config.json", MODEL, "tokenizer.json", "tokenizer_config.json"];
+    bench.put_into_python_cache("0123456789abcdef0123456789abcdef01234567", &all);
+    let (code, said) = offline().await;
+    assert!(code == Some(0) && said.contains("org/tiny@main is pinned offline"), "{said}");
+    assert!(bench.hub.take_seen().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_licence_that_wants_a_yes_is_asked_for_before_the_weights() {
     let bench = Bench::new().await;
     fs::write(bench.repo("README.md"), "---\nlicense: llama3.2\n---\n").unwrap();

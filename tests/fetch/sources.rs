@@ -34,28 +34,13 @@ async fn weights_in_the_python_cache_are_used_when_their_hash_is_right() {
     assert_eq!(fs::read(&theirs).unwrap(), bytes, "what is not ours stays as it is");
 }
 
-/// Lays out `names` of `org/tiny` as the hub's Python client keeps them, at `commit`.
-fn put_into_python_cache(bench: &Bench, commit: &str, names: &[&str]) {
-    let repo = bench.path("python/models--org--tiny");
-    let snapshot = repo.join("snapshots").join(commit);
-    for folder in [&repo.join("refs"), &repo.join("blobs"), &snapshot] {
-        fs::create_dir_all(folder).unwrap();
-    }
-    fs::write(repo.join("refs/main"), commit).unwrap();
-    for name in names {
-        let blob = format!("git-hash-of-{name}");
-        fs::copy(bench.repo(name), repo.join("blobs").join(&blob)).unwrap();
-        std::os::unix::fs::symlink(format!("../../blobs/{blob}"), snapshot.join(name)).unwrap();
-    }
-}
-
 #[tokio::test]
 async fn offline_a_revision_is_pinned_as_the_python_cache_has_it() {
     let bench = Bench::new().await;
     let online = bench.pinned().await;
     let commit = "0123456789abcdef0123456789abcdef01234567";
     let all = ["README.md", "config.json", MODEL, "tokenizer.json", "tokenizer_config.json"];
-    put_into_python_cache(&bench, commit, &all);
+    bench.put_into_python_cache(commit, &all);
     let offline = bench.fetcher(|settings| {
         settings.is_offline = true;
         settings.cache = bench.path("cache of another machine");
@@ -78,7 +63,7 @@ async fn offline_a_revision_is_pinned_as_the_python_cache_has_it() {
 async fn offline_what_the_python_cache_has_not_is_not_pinned() {
     let bench = Bench::new().await;
     let commit = "0123456789abcdef0123456789abcdef01234567";
-    put_into_python_cache(&bench, commit, &["config.json", "tokenizer.json"]);
+    bench.put_into_python_cache(commit, &["config.json", "tokenizer.json"]);
     let offline = bench.fetcher(|settings| settings.is_offline = true);
     let pin = async |named: &str| offline.pin(&format!("hf:{named}").parse().unwrap()).await;
     let error = pin("org/tiny").await.unwrap_err();
@@ -91,7 +76,7 @@ async fn offline_what_the_python_cache_has_not_is_not_pinned() {
     fs::write(bench.path("python/models--org--tiny/refs/main"), "../../../../etc").unwrap();
     assert!(matches!(pin("org/tiny").await.unwrap_err(), Error::Offline { .. }), "no commit, no way out");
     // a card that was not fetched leaves the licence unknown, and that is said
-    put_into_python_cache(&bench, &commit.replace('0', "f"), &["config.json", MODEL]);
+    bench.put_into_python_cache(&commit.replace('0', "f"), &["config.json", MODEL]);
     assert_eq!(pin("org/tiny").await.unwrap().license, None);
     let events = bench.events.lock().unwrap();
     assert!(
@@ -106,7 +91,7 @@ async fn offline_what_the_python_cache_has_not_is_not_pinned() {
 async fn offline_weights_that_changed_in_the_python_cache_are_not_described() {
     let bench = Bench::new().await;
     let commit = "0123456789abcdef0123456789abcdef01234567";
-    put_into_python_cache(&bench, commit, &["config.json", MODEL]);
+    bench.put_into_python_cache(commit, &["config.json", MODEL]);
     let offline = bench.fetcher(|settings| settings.is_offline = true);
     let pinned = offline.pin(&source("org/tiny")).await.unwrap();
     let theirs = bench.path("python/models--org--tiny/blobs").join(format!("git-hash-of-{MODEL}"));
