@@ -194,6 +194,21 @@ fn an_interrupted_run_ends_soon_says_where_it_was_and_leaves_nothing() {
     bench.assert_next_is_right("out", "after interruptions");
 }
 
+#[test]
+fn two_conversions_into_one_folder_do_not_spoil_each_other() {
+    let bench = Bench::new();
+    let both =
+        [(); 2].map(|()| bench.convert("out").stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
+    let ended = both.map(|run| run.wait_with_output().unwrap());
+    assert!(ended.iter().any(|ended| ended.status.success()));
+    for ended in ended.iter().filter(|ended| !ended.status.success()) {
+        // on a busy machine one may not wait as long as the other takes
+        assert!(said(ended).contains("is being written by another process: wait for it"), "{}", said(ended));
+    }
+    assert_eq!(bench.files("out"), bench.right.keys().cloned().collect::<Vec<_>>());
+    bench.assert_whole("out", "both");
+}
+
 /// Converts onto a disk that has room for some of it.
 fn onto_full(disk: impl Fn(&Path, u64) -> Option<Disk>) {
     let bench = Bench::new();
