@@ -9,8 +9,8 @@
 
 use super::TensorType;
 use super::half::{from_f16, to_f16};
-use super::kernel::Fault;
-use super::search::{Grid, LANES, each, in_lanes, nearest, scale_alone, scale_and_min};
+use super::kernel::{Fault, put_scale};
+use super::search::{Grid, LANES, ZERO, each, in_lanes, nearest, scale_alone, scale_and_min};
 
 /// Values of a block.
 const BLOCK: usize = 256;
@@ -99,8 +99,8 @@ fn pair_of_q4_or_q5_k<const TOP: u8>(
         let own = number * 8..number * 8 + 8;
         let (scale, scales) = in_steps(&found.scale[own.clone()], 63);
         let (min, mins) = in_steps(&found.min[own.clone()], 63);
-        put_f16(scale, kind, out)?;
-        put_f16(min, kind, out)?;
+        put_scale(scale, kind, out)?;
+        put_scale(min, kind, out)?;
         out.extend(packed(scales, mins));
         let mut all = [0; BLOCK];
         let parts = all.as_chunks_mut::<32>().0.iter_mut().zip(block.as_chunks::<32>().0);
@@ -134,8 +134,6 @@ fn packed(scales: [u8; 8], mins: [u8; 8]) -> [u8; 12] {
 /// Sixteen sub-blocks of 16 values, with levels of 6 bits around zero and a scale of 8 bits each.
 #[inline(always)]
 fn q6_k(block: &[f32; BLOCK], out: &mut Vec<u8>) -> Result<(), Fault> {
-    /// Below it llama.cpp takes a block for zeros (`GROUP_MAX_EPS`).
-    const ZERO: f32 = 1e-15;
     let found = scale_alone(&in_lanes::<16>(block), 32);
     let (mut largest, mut peak) = (0.0, 0.0);
     for scale in found.scale {
@@ -165,7 +163,7 @@ fn q6_k(block: &[f32; BLOCK], out: &mut Vec<u8>) -> Result<(), Fault> {
         out.extend((0..32).map(|at| (0..4).fold(0, |all, part| all | bits(at, part))));
     }
     out.extend(scales.map(i8::cast_unsigned));
-    put_f16(scale, TensorType::Q6K, out)
+    put_scale(scale, TensorType::Q6K, out)
 }
 
 /// Sixteen sub-blocks of 16 values, each with a scale and a minimum of 4 bits, and levels of 2.
@@ -191,8 +189,8 @@ fn q2_k(block: &[f32; BLOCK], out: &mut Vec<u8>) -> Result<(), Fault> {
         let bits = |at: usize, part: usize| half[part * 32 + at] << (2 * part);
         out.extend((0..32).map(|at| (0..4).fold(0, |all, part| all | bits(at, part))));
     }
-    put_f16(scale, TensorType::Q2K, out)?;
-    put_f16(min, TensorType::Q2K, out)
+    put_scale(scale, TensorType::Q2K, out)?;
+    put_scale(min, TensorType::Q2K, out)
 }
 
 /// Returns a step, and `found` in such steps, of which the largest is `top`.
@@ -232,15 +230,6 @@ fn levels<const N: usize>(
 /// Returns what is left of a value that is stored as a half.
 fn rounded(value: f32) -> f32 {
     from_f16(to_f16(value))
-}
-
-fn put_f16(value: f32, kind: TensorType, out: &mut Vec<u8>) -> Result<(), Fault> {
-    let bits = to_f16(value);
-    if bits & 0x7c00 == 0x7c00 {
-        return Err(Fault::NotFinite(kind));
-    }
-    out.extend(bits.to_le_bytes());
-    Ok(())
 }
 
 #[cfg(test)]

@@ -158,17 +158,23 @@ fn halves(
     }
 }
 
+/// Appends a scale as a half; one that a half cannot hold is a fault.
+pub(in crate::quant) fn put_scale(scale: f32, kind: TensorType, out: &mut Vec<u8>) -> Result<(), Fault> {
+    let bits = to_f16(scale);
+    if bits & 0x7c00 == 0x7c00 {
+        return Err(Fault::NotFinite(kind));
+    }
+    out.extend(bits.to_le_bytes());
+    Ok(())
+}
+
 /// A scale, then each value in steps of it, halves away from zero (`quantize_row_q8_0_ref`).
 #[expect(clippy::cast_possible_truncation, reason = "a level is within ±127")]
 fn q8_0(block: &[f32; Q8_0_BLOCK], out: &mut Vec<u8>) -> Result<(), Fault> {
     let largest = block.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
     let scale = largest / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let bits = to_f16(scale);
-    if bits & 0x7c00 == 0x7c00 {
-        return Err(Fault::NotFinite(TensorType::Q8_0));
-    }
-    out.extend(bits.to_le_bytes());
+    put_scale(scale, TensorType::Q8_0, out)?;
     out.extend(block.map(|value| ((value * inverse).round() as i8).cast_unsigned()));
     Ok(())
 }
@@ -180,11 +186,7 @@ fn q4_0(block: &[f32; 32], out: &mut Vec<u8>) -> Result<(), Fault> {
     let farther = |far: f32, value: &f32| if far.abs() < value.abs() { *value } else { far };
     let scale = block.iter().fold(0.0, farther) / -8.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    let bits = to_f16(scale);
-    if bits & 0x7c00 == 0x7c00 {
-        return Err(Fault::NotFinite(TensorType::Q4_0));
-    }
-    out.extend(bits.to_le_bytes());
+    put_scale(scale, TensorType::Q4_0, out)?;
     let level = |value: f32| ((value * inverse + 8.5) as u8).min(15);
     out.extend((0..16).map(|at| level(block[at]) | level(block[at + 16]) << 4));
     Ok(())

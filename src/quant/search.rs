@@ -9,6 +9,9 @@
 /// Sub-blocks that are searched at once.
 pub(in crate::quant) const LANES: usize = 16;
 
+/// What is below it, llama.cpp takes for zero (`GROUP_MAX_EPS`).
+pub(in crate::quant) const ZERO: f32 = 1e-15;
+
 /// A number for each sub-block.
 pub(in crate::quant) type Lanes = [f32; LANES];
 
@@ -143,8 +146,6 @@ pub(in crate::quant) fn scale_and_min<const N: usize>(
 /// count by the square of the value (`make_qx_quants` with `rmse_type` 1).
 #[inline(always)]
 pub(in crate::quant) fn scale_alone<const N: usize>(values: &[Lanes; N], half: u8) -> Found {
-    /// Below it llama.cpp takes a block for zeros (`GROUP_MAX_EPS`).
-    const ZERO: f32 = 1e-15;
     let (lowest, highest) = (-i32::from(half), i32::from(half) - 1);
     let (mut largest, mut peak) = ([0.0f32; LANES], [0.0f32; LANES]);
     for x in values {
