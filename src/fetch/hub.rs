@@ -4,9 +4,9 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 
 use super::address::{HubAddress, check_path, is_commit};
-use super::choose;
 use super::error::Error;
 use super::web::{Ask, Web};
+use super::{choose, license};
 use crate::checkpoint::Weights;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
@@ -177,9 +177,7 @@ fn license(listing: &Listing) -> Option<String> {
         first.as_str().map(str::to_owned)
     };
     let tag = || listing.tags.iter().find_map(|tag| tag.strip_prefix("license:")).map(str::to_owned);
-    let found = word("license").or_else(tag)?;
-    let found = if found == "other" { word("license_name").unwrap_or(found) } else { found };
-    Some(found.chars().filter(|c| !c.is_control()).take(100).collect())
+    Some(license::spelled(word("license").or_else(tag)?, || word("license_name")))
 }
 
 #[cfg(test)]

@@ -19,6 +19,13 @@ const WANT_A_YES: [&str; 8] = [
     "openrail",
 ];
 
+/// Returns a licence as a model's card has it: for `other` the name that it has there. The card is
+/// a stranger's, so what is shown of it is short and has no control characters.
+pub(super) fn spelled(found: String, name: impl FnOnce() -> Option<String>) -> String {
+    let found = if found == "other" { name().unwrap_or(found) } else { found };
+    found.chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
 /// Refuses a source whose licence wants a yes that `accepted` is not. `page` shows the licence.
 pub(super) fn check(pinned: &Pinned, accepted: Option<&str>, page: &str) -> Result<(), Error> {
     let Some(license) = pinned.license.as_deref().filter(|license| wants_a_yes(license)) else {

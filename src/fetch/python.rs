@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use super::address::{HubAddress, is_commit};
 use super::error::Error;
-use super::{choose, local};
+use super::{choose, license, local};
 use crate::source::{Pinned, PinnedFile};
 use crate::store::Store;
 
@@ -122,9 +122,7 @@ fn license(card: &str) -> Option<String> {
         let value = value.trim().trim_matches(['"', '\'']);
         (!value.is_empty()).then(|| value.to_owned())
     };
-    let found = word("license:")?;
-    let found = if found == "other" { word("license_name:").unwrap_or(found) } else { found };
-    Some(found.chars().filter(|c| !c.is_control()).take(100).collect())
+    Some(license::spelled(word("license:")?, || word("license_name:")))
 }
 
 #[cfg(test)]
