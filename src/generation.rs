@@ -98,6 +98,9 @@ pub struct EngineSpec {
     /// Whether weights are copied into the CPU's own layout while loading: faster
     /// prompts on CPUs with dot products, for a second copy in memory.
     pub repack: bool,
+    /// How keys and values are held.
+    #[serde(default)]
+    pub kv: KvType,
     /// The speed that the plan expects; deadlines scale with it.
     pub pace: Pace,
 }
@@ -138,6 +141,19 @@ pub enum LoadMode {
     Mmap,
     /// The file is read into memory of the process.
     Read,
+}
+
+/// How keys and values of the context are held in memory.
+///
+/// Smaller blocks than those of `Q8_0` are left out: what they cost in quality is not measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KvType {
+    /// Two bytes a value.
+    #[default]
+    F16,
+    /// 34 bytes for 32 values. Wants flash attention and heads whose widths are multiples of 32.
+    Q8_0,
 }
 
 /// Expected speed, to two significant digits so that a plan is stable.
@@ -338,5 +354,24 @@ impl Layout {
     /// Returns the diary of what was done here.
     pub fn receipt(&self) -> PathBuf {
         self.root.join("receipt.json")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_was_installed_before_there_was_a_choice_holds_two_bytes_a_value() {
+        let written = serde_json::json!({
+            "model": "chat",
+            "weights": {"recipe": Digest::of(b"r"), "digest": null, "bytes": 5, "quant": null, "architecture": "llama"},
+            "context": 512, "slots": 1, "threads": 4, "micro_batch": 64, "load": "mmap", "repack": false,
+            "pace": {"prompt": 1.0, "answer": 1.0, "load_seconds": 1.0},
+        });
+        let spec: EngineSpec = serde_json::from_value(written).expect("as it was written then");
+        assert_eq!(spec.kv, KvType::F16);
+        let again = serde_json::to_value(EngineSpec { kv: KvType::Q8_0, ..spec }).expect("plain values");
+        assert_eq!(again["kv"], "q8_0");
     }
 }

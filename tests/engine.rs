@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights,
+    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
 };
 use bramble_fleet::gguf::{Header, NewTensor, TAKE_BLANKS, TensorInfo, Writer};
 use bramble_fleet::ids::{Digest, Generation};
@@ -58,6 +58,7 @@ fn spec(bytes: u64) -> EngineSpec {
         micro_batch: 64,
         load: LoadMode::Mmap,
         repack: true,
+        kv: KvType::F16,
         pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
     }
 }

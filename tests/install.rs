@@ -15,7 +15,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use bramble_fleet::facts::{Installed, ServiceState};
 use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Secrets, Weights,
+    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets, Weights,
 };
 use bramble_fleet::ids::{Digest, Generation};
 use bramble_fleet::install::{
@@ -81,6 +81,7 @@ impl Host {
             micro_batch: 512,
             load: LoadMode::Mmap,
             repack: false,
+            kv: KvType::F16,
             pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 1.0 },
         };
         Definition {

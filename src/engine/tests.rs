@@ -17,7 +17,9 @@ use tokio::task::JoinHandle;
 use super::fake::Echo;
 use super::serve::{Setup, host};
 use super::{Error, Loaded};
-use crate::generation::{Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights};
+use crate::generation::{
+    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
+};
 use crate::ids::Digest;
 use crate::notify::Notify;
 use crate::openai::sse;
@@ -42,6 +44,7 @@ fn spec(slots: u32) -> EngineSpec {
         micro_batch: 8,
         load: LoadMode::Mmap,
         repack: false,
+        kv: KvType::F16,
         pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Candidate, Serving, Tensor};
 use crate::catalog::ModelFacts;
 use crate::facts::HostFacts;
-use crate::generation::LoadMode;
+use crate::generation::{KvType, LoadMode};
 use crate::units::Bytes;
 
 /// Memory that has to be there while a model is served.
@@ -20,7 +20,7 @@ pub struct Parts {
     pub weights: Bytes,
     /// Weights in the CPU's own layout, a tied head's second copy included.
     pub repacked: Bytes,
-    /// Keys and values, `f16`, zeroed at the start and so all there from the start.
+    /// Keys and values, zeroed at the start and so all there from the start.
     pub kv: Bytes,
     /// Intermediate results of one micro-batch.
     pub compute: Bytes,
@@ -140,9 +140,13 @@ impl Layouts {
 /// Cells of one sequence, times what one cell holds.
 fn kv(model: &ModelFacts, serving: &Serving) -> Bytes {
     let width = u64::from(model.kv_heads) * u64::from(model.head_dim);
-    // a key and a value of two bytes an element; a sliding window saves nothing here,
-    // since llama.cpp's llama graph keeps the whole context
-    Bytes(4) * width * cells(serving) * u64::from(serving.slots) * u64::from(model.layers)
+    let row = match serving.kv {
+        KvType::F16 => 2 * width,
+        KvType::Q8_0 => width.div_ceil(32) * 34,
+    };
+    // a key and a value; a sliding window saves nothing here, since llama.cpp's llama graph
+    // keeps the whole context
+    Bytes(2) * row * cells(serving) * u64::from(serving.slots) * u64::from(model.layers)
 }
 
 fn cells(serving: &Serving) -> u64 {

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{ModelFacts, TensorShape};
 use crate::facts::HostFacts;
-use crate::generation::LoadMode;
+use crate::generation::{KvType, LoadMode};
 use crate::quant::Quant;
 use crate::units::Bytes;
 
@@ -114,6 +114,8 @@ pub struct Serving {
     pub load: LoadMode,
     /// Whether weights are copied into the CPU's own layout.
     pub repack: bool,
+    /// How keys and values are held.
+    pub kv: KvType,
 }
 
 /// What a model takes and gives on a host.

@@ -7,7 +7,7 @@ use crate::facts::planned;
 use crate::units::TokensPerSec;
 
 fn serving(context: u32, slots: u32, micro_batch: u32) -> Serving {
-    Serving { context, slots, threads: 4, micro_batch, load: LoadMode::Mmap, repack: false }
+    Serving { context, slots, threads: 4, micro_batch, load: LoadMode::Mmap, repack: false, kv: KvType::F16 }
 }
 
 fn mib(bytes: Bytes) -> u64 {

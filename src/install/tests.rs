@@ -21,7 +21,7 @@ use super::stand::Stand;
 use super::*;
 use crate::facts::{ServiceState, Supervision};
 use crate::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Secrets, Weights,
+    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets, Weights,
 };
 use crate::ids::{Digest, Generation};
 use crate::quant::Quant;
@@ -89,6 +89,7 @@ impl Host {
                 micro_batch: 512,
                 load: LoadMode::Mmap,
                 repack: false,
+                kv: KvType::F16,
                 pace,
             }
         };

@@ -5,7 +5,7 @@ use super::{Choice, Lean, Quants, Room, Step, Want};
 use crate::catalog::ModelFacts;
 use crate::estimate::{Candidate, Estimate, Loss, Serving, footprint, is_repacking, loss_of};
 use crate::facts::HostFacts;
-use crate::generation::LoadMode;
+use crate::generation::{KvType, LoadMode};
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};
 
@@ -48,6 +48,7 @@ impl<'a> Candid<'a> {
                 micro_batch,
                 load,
                 repack,
+                kv: KvType::F16,
             };
             let estimate = footprint(model, candidate, &serving(MICRO_BATCHES[0]), host);
             MICRO_BATCHES.map(|size| (serving(size), estimate.with_micro_batch(model, &serving(size))))

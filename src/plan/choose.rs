@@ -151,6 +151,7 @@ fn as_choice(engine: &EngineSpec, offer: &Offer<'_>, facts: &HostFacts, converte
         micro_batch: engine.micro_batch,
         load: engine.load,
         repack: engine.repack,
+        kv: engine.kv,
     };
     let estimate = estimate::footprint(offer.facts, candidate, &serving, facts);
     Some(Choice {
@@ -195,6 +196,7 @@ impl Choices {
             micro_batch: choice.serving.micro_batch,
             load: choice.serving.load,
             repack: choice.serving.repack,
+            kv: choice.serving.kv,
             pace,
         };
         let mut why = choice.why.clone();

@@ -2,7 +2,9 @@ use std::process::Command;
 
 use super::*;
 use crate::facts::Supervision;
-use crate::generation::{Definition, DoorSpec, EngineSpec, FORMAT, Layout, LoadMode, Pace, Program, Weights};
+use crate::generation::{
+    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
+};
 use crate::ids::Digest;
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};
@@ -23,6 +25,7 @@ fn definition(models: &[(&str, f64)]) -> Definition {
         micro_batch: 512,
         load: LoadMode::Mmap,
         repack: false,
+        kv: KvType::F16,
         pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds },
     };
     Definition {

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 
 use crate::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, Hop, KeyEntry, LoadMode, Pace, Program, RouteSpec, Scope,
-    Secrets, UpstreamKind, UpstreamSpec, Weights,
+    Definition, DoorSpec, EngineSpec, FORMAT, Hop, KeyEntry, KvType, LoadMode, Pace, Program, RouteSpec,
+    Scope, Secrets, UpstreamKind, UpstreamSpec, Weights,
 };
 use crate::ids::Digest;
 use crate::quant::Quant;
@@ -286,6 +286,7 @@ pub(crate) fn definition() -> Definition {
             micro_batch: 64,
             load: LoadMode::Mmap,
             repack: false,
+            kv: KvType::F16,
             pace: planned,
         }],
         door: DoorSpec {
