@@ -7,6 +7,8 @@
 //! Hosts are filled one by one, by rule, not by a joint optimum over the fleet.
 
 mod choose;
+#[cfg_attr(not(test), expect(dead_code, reason = "for `solve`, which still fills hosts by rule"))]
+mod optimum;
 mod refusal;
 mod solve;
 #[cfg(test)]

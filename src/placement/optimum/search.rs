@@ -1,0 +1,288 @@
+//! The most profitable set of models for one host, exactly.
+//!
+//! For each number of models that a host may have, branch and bound over the demands and
+//! their ways. The bound prices memory and disk (Lagrangian relaxation): what is left of
+//! them at these prices, plus the best that each further demand could bring at them.
+
+use super::shelf::{Group, Rung, Shelf};
+
+/// After so many nodes a search of one host ends, and its bound stays above its value.
+const MOST_NODES: u64 = 50_000;
+
+/// Profits closer than this are equal.
+const EQUAL: f64 = 1e-10;
+
+/// What `k` models on one host cost because they share it.
+pub(super) fn sharing(k: usize) -> f64 {
+    let k = k as f64;
+    if k < 2.0 { 0.0 } else { k * k.ln() }
+}
+
+/// The best set of one host.
+pub(super) struct Best {
+    /// Its profit: values less costs.
+    pub(super) profit: f64,
+    /// No set has more.
+    pub(super) bound: f64,
+    /// Its models, each `(demand, way)`.
+    pub(super) items: Vec<(usize, usize)>,
+}
+
+/// Searches the best set, where each demand is worth `value`; a demand of no or negative
+/// worth is never taken. `is_shared` counts what sharing the host costs.
+pub(super) fn best(shelf: &Shelf, value: &dyn Fn(usize) -> f64, is_shared: bool) -> Best {
+    let groups: Vec<(f64, &Group)> = shelf.groups.iter().map(|g| (value(g.demand), g)).collect();
+    let mut best = Best { profit: 0.0, bound: 0.0, items: Vec::new() };
+    let share = |k| if is_shared { sharing(k) } else { 0.0 };
+    let mut searches: Vec<Search<'_>> = Vec::new();
+    for k in 1..=groups.len() {
+        let search = Search::new(&groups, k, share(k), false);
+        if search.items.len() < k {
+            break;
+        }
+        searches.push(search);
+    }
+    searches.sort_by(|a, b| b.quick_bound().total_cmp(&a.quick_bound()));
+    for mut search in searches {
+        if search.quick_bound() <= best.profit + EQUAL {
+            continue;
+        }
+        search.run(shelf, &mut best, &share);
+    }
+    best.bound = best.bound.max(best.profit);
+    best
+}
+
+/// Returns the cheapest ways of having exactly `demands` on one host with their cost,
+/// without what sharing costs; none where they do not fit together.
+pub(super) fn cheapest(shelf: &Shelf, demands: &[usize]) -> Option<(f64, Vec<(usize, usize)>)> {
+    let chosen: Vec<&Group> = shelf.groups.iter().filter(|g| demands.contains(&g.demand)).collect();
+    if chosen.len() != demands.len() {
+        return None;
+    }
+    let dearest = |group: &&Group| group.ways.last().map_or(0.0, |way| way.cost);
+    // more than all of them together, so that leaving one out never pays
+    let worth = 1.0 + chosen.iter().map(dearest).sum::<f64>();
+    let groups: Vec<(f64, &Group)> = chosen.into_iter().map(|group| (worth, group)).collect();
+    let mut best = Best { profit: 0.0, bound: 0.0, items: Vec::new() };
+    let mut search = Search::new(&groups, demands.len(), 0.0, false);
+    if search.items.len() < demands.len() {
+        return None;
+    }
+    search.run(shelf, &mut best, &|_| 0.0);
+    let is_whole = best.items.len() == demands.len();
+    is_whole.then(|| (shelf.cost(&best.items), best.items))
+}
+
+pub(super) struct Item<'a> {
+    pub(super) demand: usize,
+    value: f64,
+    pub(super) ways: &'a [Rung],
+    /// What its best way brings, rooms free.
+    top: f64,
+    /// What its best way brings at the prices of the rooms.
+    pub(super) reduced: f64,
+}
+
+/// The search among sets of exactly `k` models; smaller ones that it meets count, too.
+pub(super) struct Search<'a> {
+    pub(super) items: Vec<Item<'a>>,
+    k: usize,
+    share: f64,
+    memory_price: f64,
+    disk_price: f64,
+    /// The sum of what the first items bring at the prices.
+    sums: Vec<f64>,
+    nodes: u64,
+    now: Vec<(usize, usize)>,
+}
+
+impl<'a> Search<'a> {
+    /// Of demands that could only lower the profit, takes none but with `takes_all`.
+    pub(super) fn new(groups: &[(f64, &'a Group)], k: usize, share: f64, takes_all: bool) -> Self {
+        let together = |way: &&Rung| way.most_together as usize >= k;
+        let items = groups.iter().filter_map(|(value, group)| {
+            let top = value - group.ways.iter().find(together)?.cost;
+            let item = Item { demand: group.demand, value: *value, ways: &group.ways, top, reduced: top };
+            (top > 0.0 || takes_all).then_some(item)
+        });
+        let mut items: Vec<Item<'_>> = items.collect();
+        items.sort_by(|a, b| b.top.total_cmp(&a.top).then(a.demand.cmp(&b.demand)));
+        Self {
+            items,
+            k,
+            share,
+            memory_price: 0.0,
+            disk_price: 0.0,
+            sums: Vec::new(),
+            nodes: 0,
+            now: Vec::new(),
+        }
+    }
+
+    /// What the best `k` would bring with rooms free.
+    fn quick_bound(&self) -> f64 {
+        self.items.iter().take(self.k).map(|item| item.top).sum::<f64>() - self.share
+    }
+
+    fn run(&mut self, host: &Shelf, best: &mut Best, share: &dyn Fn(usize) -> f64) {
+        self.price_rooms(host);
+        self.go(0, self.k, 0.0, host.memory, host.disk, best, share);
+    }
+
+    fn fits(&self, way: &Rung) -> bool {
+        way.most_together as usize >= self.k
+    }
+
+    fn rent(&self, way: &Rung) -> f64 {
+        // a disk without limit has no price
+        let disk = if self.disk_price > 0.0 { self.disk_price * way.disk as f64 } else { 0.0 };
+        self.memory_price * way.memory as f64 + disk
+    }
+
+    pub(super) fn room(&self, memory: u64, disk: u64) -> f64 {
+        let disk = if self.disk_price > 0.0 { self.disk_price * disk as f64 } else { 0.0 };
+        self.memory_price * memory as f64 + disk
+    }
+
+    /// Chooses the prices of memory and disk that make the bound at the root least.
+    pub(super) fn price_rooms(&mut self, host: &Shelf) {
+        let (memory, disk) = self.taken();
+        if memory > host.memory || disk > host.disk {
+            let has_disk = disk > host.disk || self.most_disk() > host.disk;
+            for _ in 0..if has_disk { 3 } else { 1 } {
+                self.memory_price = self.bisect(host, |search, price| search.memory_price = price, true);
+                if has_disk {
+                    self.disk_price = self.bisect(host, |search, price| search.disk_price = price, false);
+                }
+            }
+        }
+        self.reduce();
+        self.items.sort_by(|a, b| b.reduced.total_cmp(&a.reduced).then(a.demand.cmp(&b.demand)));
+        self.sums = vec![0.0];
+        let mut sum = 0.0;
+        for item in &self.items {
+            sum += item.reduced.max(0.0);
+            self.sums.push(sum);
+        }
+    }
+
+    /// What the `k` of largest ways would take of the disk.
+    fn most_disk(&self) -> u64 {
+        let largest = |item: &Item<'_>| item.ways.iter().map(|way| way.disk).max().unwrap_or(0);
+        let mut sizes: Vec<u64> = self.items.iter().map(largest).collect();
+        sizes.sort_unstable_by(|a, b| b.cmp(a));
+        sizes.iter().take(self.k).fold(0, |sum, size| sum.saturating_add(*size))
+    }
+
+    /// The bound is convex in one price: the slope's sign is that of the room that is left.
+    fn bisect(&mut self, host: &Shelf, set: impl Fn(&mut Self, f64), is_memory: bool) -> f64 {
+        let room = if is_memory { host.memory } else { host.disk };
+        let is_over = |search: &mut Self, price: f64| {
+            set(search, price);
+            let (memory, disk) = search.taken();
+            (if is_memory { memory } else { disk }) > room
+        };
+        if !is_over(self, 0.0) {
+            return 0.0;
+        }
+        let top = self.items.iter().map(|item| item.top).fold(0.0, f64::max);
+        let (mut low, mut high) = (0.0, 4.0 * top * self.k as f64 / room.max(1) as f64);
+        while is_over(self, high) {
+            (low, high) = (high, high * 8.0);
+            if !high.is_finite() || high > 1e30 {
+                break;
+            }
+        }
+        for _ in 0..14 {
+            let middle = f64::midpoint(low, high);
+            if is_over(self, middle) { low = middle } else { high = middle }
+        }
+        set(self, high);
+        high
+    }
+
+    /// What the relaxed choice takes at the prices: memory and disk.
+    fn taken(&mut self) -> (u64, u64) {
+        let chosen = self.items.iter().filter_map(|item| {
+            let best = self.best_way(item)?;
+            (best.0 > 0.0).then_some(best)
+        });
+        let mut chosen: Vec<(f64, &Rung)> = chosen.collect();
+        if chosen.len() > self.k {
+            chosen.select_nth_unstable_by(self.k - 1, |a, b| b.0.total_cmp(&a.0));
+            chosen.truncate(self.k);
+        }
+        let sum =
+            |size: fn(&Rung) -> u64| chosen.iter().fold(0_u64, |sum, (_, way)| sum.saturating_add(size(way)));
+        (sum(|way| way.memory), sum(|way| way.disk))
+    }
+
+    fn best_way<'b>(&self, item: &'b Item<'_>) -> Option<(f64, &'b Rung)> {
+        let ways = item.ways.iter().filter(|way| self.fits(way));
+        let reduced = ways.map(|way| (item.value - way.cost - self.rent(way), way));
+        reduced.max_by(|a, b| a.0.total_cmp(&b.0))
+    }
+
+    fn reduce(&mut self) {
+        for at in 0..self.items.len() {
+            let reduced = self.best_way(&self.items[at]).map_or(0.0, |(reduced, _)| reduced);
+            self.items[at].reduced = reduced;
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the state of a recursion")]
+    fn go(
+        &mut self,
+        at: usize,
+        left: usize,
+        value: f64,
+        memory: u64,
+        disk: u64,
+        best: &mut Best,
+        share: &dyn Fn(usize) -> f64,
+    ) {
+        self.nodes += 1;
+        let profit = value - share(self.now.len());
+        if profit > best.profit + EQUAL {
+            best.profit = profit;
+            best.items.clone_from(&self.now);
+        }
+        if left == 0 {
+            return;
+        }
+        let room = self.room(memory, disk);
+        for i in at..self.items.len() {
+            let end = (i + left).min(self.items.len());
+            let bound = value - self.share + room + self.sums[end] - self.sums[i];
+            if bound <= best.profit + EQUAL || i + left > self.items.len() {
+                return;
+            }
+            if self.nodes > MOST_NODES {
+                best.bound = best.bound.max(bound);
+                return;
+            }
+            let rest = value - self.share + room + self.sums[end] - self.sums[i + 1];
+            let (demand, worth, ways) = (self.items[i].demand, self.items[i].value, self.items[i].ways);
+            for way in ways {
+                if way.memory > memory || way.disk > disk || !self.fits(way) {
+                    continue;
+                }
+                let gain = worth - way.cost;
+                if gain <= 0.0 {
+                    break;
+                }
+                if rest + gain - self.rent(way) <= best.profit + EQUAL {
+                    continue;
+                }
+                self.now.push((demand, way.index));
+                self.go(i + 1, left - 1, value + gain, memory - way.memory, disk - way.disk, best, share);
+                self.now.pop();
+                // nothing follows that room could be kept for
+                if left == 1 {
+                    break;
+                }
+            }
+        }
+    }
+}
