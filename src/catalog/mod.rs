@@ -9,6 +9,8 @@ mod known;
 mod known_figures;
 mod model;
 mod raw;
+mod tensors;
+mod windows;
 
 pub use known::{KnownModel, Prompt, all, find, prompt_style};
 pub use known_figures::{Family, Figures};
@@ -58,6 +60,26 @@ pub enum Error {
         /// Its size.
         found: crate::units::Bytes,
         /// The size that it should have.
+        expected: crate::units::Bytes,
+    },
+    /// A tensor that is listed more than once.
+    #[error("the GGUF lists tensor {name:?} twice: take the file from another publisher")]
+    Twice {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor that the model is computed with is not there.
+    #[error("the GGUF has no tensor {name:?}: take the file from another publisher")]
+    Missing {
+        /// Its name.
+        name: String,
+    },
+    /// Tensors that cannot all be in the file.
+    #[error("the GGUF has {found}, and its tensors take {expected}: take the file from another publisher")]
+    Overlap {
+        /// Its size.
+        found: crate::units::Bytes,
+        /// What the tensors take, one after the other.
         expected: crate::units::Bytes,
     },
     /// A tensor that cannot be.

@@ -25,16 +25,25 @@ pub struct ModelFacts {
     pub feed_forward: u32,
     /// Attention heads.
     pub heads: u32,
-    /// Heads of keys and values.
+    /// Heads of keys and values; the most that a block has, where they differ.
     pub kv_heads: u32,
-    /// Width of one head.
+    /// Heads of keys and values of each block, where they differ; else empty.
+    pub kv_heads_by_block: Vec<u32>,
+    /// Width of one head of queries and keys.
     pub head_dim: u32,
+    /// Width of one head of values, where it is another.
+    pub value_dim: Option<u32>,
     /// Entries of the vocabulary.
     pub vocab: u32,
     /// Tokens that the model was trained to look back on.
     pub context_trained: u32,
     /// Tokens of a sliding window, where there is one.
     pub window: Option<u32>,
+    /// Which blocks look back through the window only, where llama.cpp's graph lets them; else
+    /// empty.
+    pub windowed: Vec<bool>,
+    /// Whether a block's feed-forward part reads the block's input, beside attention.
+    pub is_side_by_side: bool,
     /// Tokens up to which llama.cpp computes what the model does, where there is such a bound:
     /// it leaves out the windows of some architectures.
     #[serde(default)]
@@ -59,6 +68,21 @@ impl ModelFacts {
     pub fn shapes(&self) -> impl Iterator<Item = (&str, &[u64])> {
         let (Stored::Checkpoint { tensors } | Stored::Gguf { tensors, .. }) = &self.stored;
         tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice()))
+    }
+
+    /// Returns the width of one head of values.
+    pub fn value_width(&self) -> u32 {
+        self.value_dim.unwrap_or(self.head_dim)
+    }
+
+    /// Returns the heads of keys and values of a block.
+    pub fn kv_heads_of(&self, block: u32) -> u32 {
+        self.kv_heads_by_block.get(block as usize).copied().unwrap_or(self.kv_heads)
+    }
+
+    /// Returns whether a block looks back through the window only.
+    pub fn is_windowed(&self, block: u32) -> bool {
+        self.windowed.get(block as usize).copied().unwrap_or(false)
     }
 
     /// Returns whether the source is a GGUF whose values are packed in blocks: another quant of it

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::figures::{self, Keys};
-use super::{Error, ModelFacts, Stored, TensorShape, known};
+use super::{Error, ModelFacts, Stored, TensorShape, known, tensors};
 use crate::quant::Quant;
 use crate::source::Pinned;
 use crate::units::Bytes;
@@ -62,6 +62,10 @@ impl ModelFacts {
         if header.file_bytes() > bytes.0 {
             return Err(Error::Short { found: bytes, expected: Bytes(header.file_bytes()) });
         }
+        let held = header.tensors.iter().fold(0u64, |all, tensor| all.saturating_add(tensor.bytes));
+        if header.data_offset.saturating_add(held) > bytes.0 {
+            return Err(Error::Overlap { found: bytes, expected: Bytes(held) });
+        }
         let tensors: Vec<TensorShape> = header
             .tensors
             .iter()
@@ -75,7 +79,10 @@ impl ModelFacts {
         let quant = Quant::ALL.iter().copied().find(|quant| Some(u64::from(quant.ftype())) == file_type);
         let has_chat_template = header.get("tokenizer.chat_template").is_some();
         let stored = Stored::Gguf { bytes, tensors, quant };
-        figures::facts(source, &Keys(&header.metadata), stored, has_chat_template)
+        let facts = figures::facts(source, &Keys(&header.metadata), stored, has_chat_template)?;
+        let (Stored::Gguf { tensors, .. } | Stored::Checkpoint { tensors }) = &facts.stored;
+        tensors::check(&facts, tensors)?;
+        Ok(facts)
     }
 }
 

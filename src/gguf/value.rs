@@ -71,6 +71,21 @@ scalars! {
 
 impl Array {
     pub(super) const CODE: u32 = 9;
+
+    /// Returns whole numbers that are not negative, of whatever width they were stored in.
+    pub fn as_u64s(&self) -> Option<Vec<u64>> {
+        match self {
+            Self::U8(items) => Some(items.iter().map(|n| u64::from(*n)).collect()),
+            Self::U16(items) => Some(items.iter().map(|n| u64::from(*n)).collect()),
+            Self::U32(items) => Some(items.iter().map(|n| u64::from(*n)).collect()),
+            Self::U64(items) => Some(items.clone()),
+            Self::I8(items) => items.iter().map(|n| u64::try_from(*n).ok()).collect(),
+            Self::I16(items) => items.iter().map(|n| u64::try_from(*n).ok()).collect(),
+            Self::I32(items) => items.iter().map(|n| u64::try_from(*n).ok()).collect(),
+            Self::I64(items) => items.iter().map(|n| u64::try_from(*n).ok()).collect(),
+            _ => None,
+        }
+    }
 }
 
 impl Value {
