@@ -20,7 +20,7 @@ use crate::generation::{KvType, LoadMode};
 use crate::quant::Quant;
 use crate::units::Bytes;
 
-pub use memory::{Parts, is_repacking, room};
+pub use memory::{Attention, Buffers, Parts, Refusal, buffers, is_repacking, refusal, room};
 pub use quality::{Loss, LossBasis, loss_of};
 pub use speed::{Basis, Interval, Speed};
 
@@ -63,7 +63,8 @@ impl Tensor {
     fn is_product(&self) -> bool {
         let is_table = self.is_embedding()
             || ["position_embd.weight", "token_types.weight", "per_layer_token_embd.weight"]
-                .contains(&self.name.as_str());
+                .contains(&self.name.as_str())
+            || self.name.ends_with("attn_rel_b.weight");
         self.shape.iter().filter(|n| **n > 1).count() >= 2 && self.name.ends_with(".weight") && !is_table
     }
 }
@@ -140,7 +141,8 @@ impl Estimate {
     /// the one that this is for in the micro-batch only.
     #[must_use]
     pub fn with_micro_batch(mut self, model: &ModelFacts, serving: &Serving) -> Self {
-        self.parts.compute = memory::compute(model, serving);
+        let working = memory::working(model, serving);
+        self.parts = Parts { kv: working.kv, compute: working.compute, ..self.parts };
         self.need = self.parts.total().max(self.loading);
         self
     }
@@ -148,8 +150,7 @@ impl Estimate {
 
 /// Estimates `candidate` on `host`, served as `serving` says.
 ///
-/// The laws were measured on llama-like models; other architectures are taken to behave
-/// as those of the same widths do.
+/// Architectures other than those that can be converted are taken to behave as `llama` does.
 pub fn footprint(model: &ModelFacts, candidate: &Candidate, serving: &Serving, host: &HostFacts) -> Estimate {
     let memory = memory::of(model, candidate, serving, host);
     let file = candidate.file(model);

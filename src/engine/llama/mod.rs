@@ -1,12 +1,11 @@
 //! The engine on llama.cpp.
 
 mod backends;
+mod context;
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use llama_cpp_2::context::LlamaContext;
-use llama_cpp_2::context::params::LlamaContextParams;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -70,23 +69,7 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
     }
 
     let too_much = || failed("make a context")("the context is too large".to_owned());
-    let tokens = spec.context.checked_mul(spec.slots).ok_or_else(too_much)?;
-    // One step is one micro batch: a client that goes away costs no more than that.
-    let batch = spec.micro_batch.max(spec.slots);
-    // llama.cpp's threads wait for each other by spinning: with more of them than processors an
-    // answer takes fifty times as long (2 threads on a full machine: 0.4 tok/s, 1 thread: 16)
-    let processors =
-        std::thread::available_parallelism().map_or(u32::MAX, |n| u32::try_from(n.get()).unwrap_or(u32::MAX));
-    let threads = i32::try_from(spec.threads.min(processors)).unwrap_or(i32::MAX);
-    let params = LlamaContextParams::default()
-        .with_n_ctx(NonZeroU32::new(tokens))
-        .with_n_seq_max(spec.slots)
-        .with_n_batch(batch)
-        .with_n_ubatch(batch)
-        .with_n_threads(threads)
-        .with_n_threads_batch(threads)
-        .with_kv_unified(false)
-        .with_no_perf(true);
+    let params = context::params(spec).ok_or_else(too_much)?;
     let context = model
         .new_context(&backends.llama, params)
         .map_err(|error| failed("make a context")(error.to_string()))?;
@@ -98,9 +81,11 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
         Err(_) => Blanks::default(),
     };
     let vocab = model.vocab();
+    let batch = context::batch(spec) as usize;
     let mut engine = Llama {
         blanks,
-        batch: LlamaBatch::new(batch as usize, 1),
+        window: window(&model, &architecture),
+        batch: LlamaBatch::new(batch, 1),
         samplers: (0..spec.slots).map(|_| LlamaSampler::greedy()).collect(),
         vocab: model.vocab(),
         context,
@@ -113,7 +98,7 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
     let loaded = Loaded {
         slots: spec.slots as usize,
         context: spec.context as usize,
-        batch: batch as usize,
+        batch,
         chat_template: model.meta_val_str("tokenizer.chat_template").ok(),
         bos: text(vocab.bos()),
         eos: text(vocab.eos()),
@@ -122,8 +107,15 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
     work(&mut engine, loaded)
 }
 
+/// Returns the tokens that windowed layers look back on, where the file names them.
+fn window(model: &LlamaModel, architecture: &str) -> Option<i32> {
+    model.meta_val_str(&format!("{architecture}.attention.sliding_window")).ok()?.parse().ok()
+}
+
 struct Llama<'model> {
     blanks: Blanks,
+    /// Tokens that windowed layers look back on, where that is known.
+    window: Option<i32>,
     vocab: LlamaVocab<'model>,
     context: LlamaContext<'model>,
     batch: LlamaBatch<'static>,
@@ -186,12 +178,17 @@ impl Engine for Llama<'_> {
     }
 
     fn keep(&mut self, slot: usize, length: usize) -> usize {
-        let (Ok(slot), Ok(from)) = (u32::try_from(slot), u32::try_from(length)) else { return 0 };
-        if let Ok(true) = self.context.clear_kv_cache_seq(Some(slot), Some(from), None) {
+        let (Ok(slot), Ok(from)) = (i32::try_from(slot), i32::try_from(length)) else { return 0 };
+        // a window's cache has let go of the oldest; those that the next token looks back on
+        // must be there still
+        let oldest = self.context.kv_cache_seq_pos_min(slot);
+        let has_all = oldest <= 0 || self.window.is_some_and(|window| oldest <= from - window + 1);
+        let (slot, from) = (Some(slot.unsigned_abs()), Some(from.unsigned_abs()));
+        if has_all && matches!(self.context.clear_kv_cache_seq(slot, from, None), Ok(true)) {
             return length;
         }
         // recurrent models cannot forget a part
-        let _ = self.context.clear_kv_cache_seq(Some(slot), None, None);
+        let _ = self.context.clear_kv_cache_seq(slot, None, None);
         0
     }
 
