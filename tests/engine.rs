@@ -8,192 +8,28 @@
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read their environment")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may fail loudly")]
 
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
 
-use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
-};
+use bramble_fleet::catalog::ModelFacts;
+use bramble_fleet::estimate::{self, Attention, Buffers, Candidate, Estimate, Serving, Tensor};
+use bramble_fleet::facts::planned;
+use bramble_fleet::generation::{EngineSpec, KvType, LoadMode};
 use bramble_fleet::gguf::{Header, NewTensor, TAKE_BLANKS, TensorInfo, Writer};
-use bramble_fleet::ids::{Digest, Generation};
+use bramble_fleet::ids::Digest;
 use bramble_fleet::openai::{ChatChunk, ChatReply, sse};
-use bramble_fleet::units::{Bytes as Amount, TokensPerSec};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use bramble_fleet::source::{Pinned, PinnedFile};
+use bramble_fleet::units::Bytes as Amount;
+use daemon::{Engine, command, install, model, spec};
+use http_body_util::BodyExt;
+use hyper::{Method, StatusCode};
+use process::Process;
 use serde_json::{Value, json};
-use tokio::net::UnixStream;
 
-/// Far more than any start or answer here takes, on the busiest machine.
-const PATIENCE: Duration = Duration::from_mins(5);
-
-fn model() -> Option<PathBuf> {
-    let Some(path) = std::env::var_os("BRAMBLE_TEST_GGUF") else {
-        let must = std::env::var("BRAMBLE_REQUIRE_MODELS").is_ok_and(|text| text == "1");
-        assert!(!must, "BRAMBLE_TEST_GGUF is not set, and BRAMBLE_REQUIRE_MODELS=1");
-        println!("skipped: BRAMBLE_TEST_GGUF is not set");
-        return None;
-    };
-    Some(path.into())
-}
-
-fn spec(bytes: u64) -> EngineSpec {
-    EngineSpec {
-        model: "smol".parse().unwrap(),
-        weights: Weights {
-            recipe: Digest::of(b"recipe"),
-            digest: Some(Digest::of(b"weights")),
-            bytes: Amount(bytes),
-            quant: None,
-            architecture: "llama".to_owned(),
-        },
-        context: 512,
-        slots: 1,
-        // more than one waits for the other on a machine that is busy
-        threads: 1,
-        micro_batch: 64,
-        load: LoadMode::Mmap,
-        repack: true,
-        kv: KvType::F16,
-        pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
-    }
-}
-
-/// Links where it can, since the libraries are many.
-fn place(from: &Path, to: &Path) {
-    let from = from.canonicalize().unwrap();
-    if std::fs::hard_link(&from, to).is_err() {
-        std::fs::copy(&from, to).unwrap();
-    }
-}
-
-/// Lays out one generation with the program and its libraries, as `scripts/bundle` does.
-fn install(root: &Path, spec: &EngineSpec, weights: &Path) -> PathBuf {
-    let layout = Layout::new(root);
-    let generation = layout.generation(Generation::new(7));
-    let program = layout.program(&Digest::of(b"bundle"));
-    std::fs::create_dir_all(program.join("lib")).unwrap();
-    std::fs::create_dir_all(generation.join("models")).unwrap();
-    place(Path::new(env!("CARGO_BIN_EXE_brambled")), &program.join("brambled"));
-    let built = Path::new(env!("BRAMBLE_BUILT_LLAMA"));
-    let files = ["backends", "lib"].map(|folder| std::fs::read_dir(built.join(folder)).unwrap());
-    for file in files.into_iter().flatten().map(Result::unwrap) {
-        let name = file.file_name().into_string().unwrap();
-        if name.ends_with(".so.0") || name.starts_with("libggml-cpu-") {
-            place(&file.path(), &program.join("lib").join(name));
-        }
-    }
-    std::os::unix::fs::symlink(&program, generation.join("program")).unwrap();
-    std::os::unix::fs::symlink(weights, Layout::weights(&generation, &spec.model)).unwrap();
-    std::os::unix::fs::symlink(&generation, layout.current()).unwrap();
-    let definition = Definition {
-        format: FORMAT,
-        fleet: "home".parse().unwrap(),
-        host: "shed".parse().unwrap(),
-        program: Program { digest: Digest::of(b"bundle"), version: "0.1.0".to_owned() },
-        engines: vec![spec.clone()],
-        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
-    };
-    std::fs::write(Layout::definition(&generation), serde_json::to_vec(&definition).unwrap()).unwrap();
-    program
-}
-
-fn command(root: &Path) -> Command {
-    let mut command = Command::new(Layout::brambled(&Layout::new(root).current()));
-    command.args(["engine", "--model", "smol", "--root"]).arg(root);
-    // cargo's help for programs in its own folder must not be what makes this one run
-    command.env_remove("LD_LIBRARY_PATH").env_remove("BRAMBLE_BACKENDS").env("RUST_LOG", "info");
-    command.current_dir(root).stdin(Stdio::null());
-    command
-}
-
-struct Engine {
-    child: Child,
-    root: tempfile::TempDir,
-    program: PathBuf,
-}
-
-impl Engine {
-    /// Starts an engine and waits for its word, as systemd would.
-    fn start(change: impl FnOnce(&mut EngineSpec)) -> Option<Self> {
-        Some(Self::start_with(&model()?, change))
-    }
-
-    fn start_with(weights: &Path, change: impl FnOnce(&mut EngineSpec)) -> Self {
-        let root = tempfile::tempdir().unwrap();
-        let mut spec = spec(weights.metadata().unwrap().len());
-        change(&mut spec);
-        let program = install(root.path(), &spec, &weights.canonicalize().unwrap());
-        let path = root.path().join("notify");
-        let systemd = UnixDatagram::bind(&path).unwrap();
-        systemd.set_read_timeout(Some(PATIENCE)).unwrap();
-        let log = std::fs::File::create(root.path().join("log")).unwrap();
-        let child = command(root.path()).env("NOTIFY_SOCKET", &path).stderr(log).spawn().unwrap();
-        let engine = Self { child, root, program };
-        let mut buffer = [0; 256];
-        loop {
-            let length = systemd.recv(&mut buffer).unwrap_or_else(|_| panic!("no word: {}", engine.log()));
-            if buffer[..length].starts_with(b"READY=1\n") {
-                return engine;
-            }
-        }
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.root.path().join("log")).unwrap()
-    }
-
-    async fn send(&self, method: Method, path: &str, body: &Value) -> Response<Incoming> {
-        let socket = Layout::new(self.root.path()).engine_socket(&"smol".parse().unwrap());
-        let stream = UnixStream::connect(socket).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
-        tokio::spawn(connection);
-        let body = Full::new(Bytes::from(body.to_string()));
-        let request = Request::builder().method(method).uri(path).header("host", "x").body(body).unwrap();
-        tokio::time::timeout(PATIENCE, sender.send_request(request)).await.unwrap().unwrap()
-    }
-
-    async fn ask(&self, path: &str, body: &Value) -> (StatusCode, Bytes) {
-        let response = self.send(Method::POST, path, body).await;
-        let status = response.status();
-        (status, response.into_body().collect().await.unwrap().to_bytes())
-    }
-
-    async fn chat(&self, body: &Value) -> ChatReply {
-        let (status, bytes) = self.ask("/v1/chat/completions", body).await;
-        assert_eq!(status, StatusCode::OK, "{}", String::from_utf8_lossy(&bytes));
-        serde_json::from_slice(&bytes).unwrap()
-    }
-
-    async fn health(&self) -> Value {
-        let response = self.send(Method::GET, "/health", &Value::Null).await;
-        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap()
-    }
-
-    /// Asks it to stop, and waits.
-    fn stop(mut self) {
-        rustix::process::kill_process(
-            rustix::process::Pid::from_child(&self.child),
-            rustix::process::Signal::TERM,
-        )
-        .unwrap();
-        assert!(self.child.wait().unwrap().success(), "{}", self.log());
-        assert_eq!(std::fs::read_dir(Layout::new(self.root.path()).run_dir()).unwrap().count(), 0);
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // a test that failed leaves no process behind
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+#[path = "support/daemon.rs"]
+mod daemon;
+#[path = "support/process.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
+mod process;
 
 fn question(text: &str) -> Value {
     json!({
@@ -423,4 +259,93 @@ fn weights_that_are_not_what_the_definition_says_are_refused() {
     let broken = folder.path().join("broken.gguf");
     std::fs::write(&broken, vec![b'x'; 4096]).unwrap();
     assert!(refusal(&|_| (), &broken).contains("does not begin with GGUF"));
+}
+
+/// What is planned for the engine of `spec` on this machine: all of it, and the buffers.
+fn plan(weights: &Path, spec: &EngineSpec) -> (Estimate, Buffers) {
+    let bytes = std::fs::read(weights).unwrap();
+    let path = "model.gguf".to_owned();
+    let file = PinnedFile { path, bytes: Amount(bytes.len() as u64), sha256: Digest::of(b"model") };
+    let source = Pinned { uri: "file:model.gguf".to_owned(), files: vec![file], license: None };
+    let facts = ModelFacts::from_gguf(source, &bytes).unwrap();
+    let tensors = Header::read(bytes.as_slice()).unwrap().tensors.into_iter().map(|tensor| Tensor {
+        name: tensor.name,
+        shape: tensor.shape,
+        tensor_type: tensor.tensor_type.name().to_owned(),
+        bytes: tensor.bytes,
+    });
+    let candidate = Candidate { quant: None, tensors: tensors.collect() };
+    let mut host = planned("pi4-8gb").unwrap();
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
+    let flags = cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features")).unwrap();
+    host.cpu.features = flags.split_whitespace().map(str::to_owned).collect();
+    let serving = Serving {
+        context: spec.context,
+        slots: spec.slots,
+        threads: spec.threads,
+        micro_batch: spec.micro_batch,
+        load: spec.load,
+        repack: spec.repack,
+        kv: spec.kv,
+    };
+    let buffers = estimate::buffers(&facts, &candidate, &serving, &host, Attention::Flash);
+    (estimate::footprint(&facts, &candidate, &serving, &host), buffers)
+}
+
+/// Adds up the MiB that llama.cpp says after `words`.
+fn reported(log: &str, words: &str) -> f64 {
+    let after = log.lines().filter_map(|line| line.split_once(words));
+    after.map(|(_, rest)| rest.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()).sum()
+}
+
+#[tokio::test]
+async fn an_engine_whose_context_is_full_takes_the_memory_that_was_planned() {
+    let Some(given) = model() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let q4_0 = folder.path().join("q4_0.gguf");
+    to_q4_0(&given, &q4_0);
+    let mut worst: f64 = 0.0;
+    for (weights, load, repack, kv, context, slots, micro_batch) in [
+        (&given, LoadMode::Mmap, false, KvType::F16, 2048, 1, 512),
+        (&q4_0, LoadMode::Read, true, KvType::F16, 1024, 2, 256),
+        (&given, LoadMode::Read, false, KvType::Q8_0, 2048, 1, 64),
+    ] {
+        let mut planned = None;
+        let engine = Engine::start_with(weights, |spec| {
+            (spec.load, spec.repack, spec.kv) = (load, repack, kv);
+            (spec.context, spec.slots, spec.micro_batch) = (context, slots, micro_batch);
+            planned = Some(plan(weights, spec));
+        });
+        let (planned, buffers) = planned.unwrap();
+        for (bytes, words) in [
+            (buffers.weights + buffers.repacked, "model buffer size"),
+            (buffers.kv, "KV buffer size"),
+            (buffers.compute, "compute buffer size"),
+            (buffers.output, "output buffer size"),
+        ] {
+            let reported = reported(&engine.log(), words);
+            assert!((bytes.as_mib() - reported).abs() < 0.03, "{words}: {bytes} for {reported} MiB");
+        }
+        let fill = |word: &str| {
+            let prompt = format!("{word} ").repeat(context as usize - 32);
+            json!({"model": "smol", "prompt": prompt, "temperature": 0})
+        };
+        let prompts: Vec<Value> = ["la", "no"].iter().take(slots as usize).map(|word| fill(word)).collect();
+        let asked = prompts.iter().map(|body| engine.ask("/v1/completions", body));
+        for (status, bytes) in futures_util::future::join_all(asked).await {
+            let reply: Value = serde_json::from_slice(&bytes).unwrap();
+            let total = &reply["usage"]["total_tokens"];
+            assert_eq!((status, total), (StatusCode::OK, &json!(context)), "{reply}");
+        }
+        let peak = Amount(Process(engine.child.id()).peak().unwrap());
+        let off = 100.0 * (planned.need.0 as f64 / peak.0 as f64 - 1.0);
+        println!(
+            "{load:?} {kv:?}: planned {} {:?}, at most {peak}: {off:+.2} %",
+            planned.need, planned.parts
+        );
+        worst = worst.max(off.abs());
+        engine.stop();
+    }
+    println!("memory.rss_error_pct = {worst:.2}");
+    assert!(worst <= 5.0, "{worst} %");
 }
