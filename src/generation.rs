@@ -146,7 +146,7 @@ pub enum LoadMode {
 /// How keys and values of the context are held in memory.
 ///
 /// Smaller blocks than those of `Q8_0` are left out: what they cost in quality is not measured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KvType {
     /// Two bytes a value.

@@ -11,6 +11,7 @@ mod builder;
 mod decoder;
 mod family;
 mod graph;
+mod memo;
 mod t5;
 
 use crate::catalog::ModelFacts;
@@ -35,11 +36,11 @@ pub(super) struct Step {
 
 /// Returns the buffer as llama.cpp plans it when a context is made.
 pub(super) fn planned(model: &ModelFacts, step: Step) -> Bytes {
-    let graph = match model.decoder_layers {
+    let graph = || match model.decoder_layers {
         Some(_) => t5::decoder(model, step, model.context_trained.into()),
         None => decoder::graph(model, step, decoder::telling_blocks(model)),
     };
-    Bytes(arena::buffer(&graph))
+    Bytes(memo::of(model, step, || arena::buffer(&graph())))
 }
 
 /// Sizes of llama.cpp's tables of tensors (`ggml_hash_size`); larger ones are never full here.
