@@ -10,6 +10,10 @@ const KNOWN: [&str; 13] = [
     "smollm3", "t5",
 ];
 
+/// Those of them whose feed-forward part has no gate, or has it in one with `ffn_up`, or may
+/// have none.
+const WITHOUT_GATE: [&str; 6] = ["bloom", "gpt2", "gptneox", "phi2", "phi3", "t5"];
+
 /// Checks that what a model is computed with is there, and of the shapes that its figures
 /// tell; each tensor once. Of architectures that are not known, it is the embedding alone.
 pub(super) fn check(facts: &ModelFacts, tensors: &[TensorShape]) -> Result<(), Error> {
@@ -67,6 +71,9 @@ impl Listed<'_> {
         // of a mixture of experts
         if self.shapes.contains_key(named("ffn_gate_inp").as_str()) {
             return Ok(());
+        }
+        if !WITHOUT_GATE.contains(&facts.architecture.as_str()) {
+            self.has(&named("ffn_gate"), &[hidden, feed_forward])?;
         }
         let up = if facts.architecture == "phi3" { 2 * feed_forward } else { feed_forward };
         self.has(&named("ffn_up"), &[hidden, up])?;
