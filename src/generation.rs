@@ -351,6 +351,11 @@ impl Layout {
         self.run_dir().join(format!("engine-{model}.sock"))
     }
 
+    /// Returns what the host was measured at by `brambled bench`.
+    pub fn bench(&self) -> PathBuf {
+        self.root.join("bench.json")
+    }
+
     /// Returns the diary of what was done here.
     pub fn receipt(&self) -> PathBuf {
         self.root.join("receipt.json")

@@ -144,6 +144,7 @@ pub(super) fn facts(
         has_chat_template,
         prompt_style: None,
         imatrix: None,
+        experts_used: keys.optional(&of("expert_used_count"), limits::HEADS)?,
         stored,
     })
 }

@@ -68,7 +68,7 @@ word!(Family: Family::Llama, Family::Qwen2, Family::Qwen3, Family::Gemma2, Famil
 
 impl Family {
     /// Returns the architecture that a GGUF of the family names.
-    fn architecture(self) -> &'static str {
+    pub(super) fn architecture(self) -> &'static str {
         match self {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
@@ -109,7 +109,7 @@ impl Figures {
     }
 
     /// Returns the tensors that a GGUF has of these sizes: name, and shape with the row's length first.
-    fn tensors(&self) -> Vec<(String, Vec<u64>)> {
+    pub(super) fn tensors(&self) -> Vec<(String, Vec<u64>)> {
         let [hidden, inner, vocab] = [self.hidden, self.feed_forward, self.vocab].map(u64::from);
         let mut list = vec![("token_embd.weight".to_owned(), vec![hidden, vocab])];
         if !self.is_tied {

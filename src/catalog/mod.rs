@@ -5,6 +5,7 @@
 
 mod checkpoint;
 mod figures;
+mod forecast;
 mod known;
 mod known_figures;
 mod model;

@@ -59,6 +59,9 @@ pub struct ModelFacts {
     /// the weights, and no header tells of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imatrix: Option<PinnedFile>,
+    /// Of a mixture of experts, how many of them each token is sent to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub experts_used: Option<u32>,
     /// How the weights are stored.
     pub stored: Stored,
 }

@@ -1,9 +1,10 @@
 //! What a model takes and gives on a host: memory by part, tokens per second, seconds to
 //! load, and the quality that a quant costs.
 //!
-//! Pure arithmetic over facts. It does not choose anything, and it does not read weights:
-//! which tensor gets which type under a quant comes in as a [`Candidate`].
+//! Pure arithmetic over facts. It does not choose anything, and it does not read weights: a
+//! [`Candidate`] says, or foretells, which tensor has which type.
 
+mod candidate;
 mod memory;
 mod quality;
 mod speed;
@@ -11,18 +12,20 @@ mod speed;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{ModelFacts, TensorShape};
 use crate::facts::HostFacts;
 use crate::generation::{KvType, LoadMode};
-use crate::quant::Quant;
 use crate::units::Bytes;
 
+pub use candidate::Candidate;
 pub use memory::{Attention, Buffers, Parts, Refusal, buffers, is_repacking, refusal, room};
 pub use quality::{Loss, LossBasis, loss_of};
 pub use speed::{Basis, Interval, Speed};
+pub use work::work;
 
 /// One tensor as it is or will be in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,47 +61,20 @@ impl Tensor {
         self.name == "token_embd.weight"
     }
 
-    /// Whether it is multiplied with activations: what decoding reads whole and what a
-    /// CPU's own layout is for.
+    /// Whether rows are looked up in it.
+    fn is_table(&self) -> bool {
+        let others = ["position_embd.weight", "token_types.weight", "per_layer_token_embd.weight"];
+        self.is_embedding()
+            || others.contains(&self.name.as_str())
+            || self.name.ends_with("attn_rel_b.weight")
+    }
+
+    /// Whether it is multiplied with activations: what a CPU's own layout is for.
     fn is_product(&self) -> bool {
-        let is_table = self.is_embedding()
-            || ["position_embd.weight", "token_types.weight", "per_layer_token_embd.weight"]
-                .contains(&self.name.as_str())
-            || self.name.ends_with("attn_rel_b.weight");
-        self.shape.iter().filter(|n| **n > 1).count() >= 2 && self.name.ends_with(".weight") && !is_table
+        let has_rows = self.shape.iter().filter(|n| **n > 1).count() >= 2;
+        has_rows && self.name.ends_with(".weight") && !self.is_table()
     }
 }
-
-/// The weights of a model in one of the forms that they could have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Candidate {
-    /// The quant; none for a file that is used as it is and names none.
-    pub quant: Option<Quant>,
-    /// Every tensor of the file.
-    pub tensors: Vec<Tensor>,
-}
-
-impl Candidate {
-    /// Returns the quant's name, or `as is`.
-    pub fn name(&self) -> &'static str {
-        self.quant.map_or("as is", Quant::name)
-    }
-
-    /// Predicts the size of the file. Where the file exists, its own size is better.
-    pub fn file(&self, model: &ModelFacts) -> Bytes {
-        // 32 is GGUF's default alignment
-        let tensors: u64 = self.tensors.iter().map(|tensor| tensor.bytes.next_multiple_of(32)).sum();
-        Bytes(tensors)
-            + HEADER_PER_TOKEN * u64::from(model.vocab)
-            + HEADER_PER_TENSOR * self.tensors.len() as u64
-    }
-}
-
-/// What the header holds for each token: its text, its type, and its merge or its score.
-/// SmolLM2-135M (49152 tokens, byte-level merges): 1.70 MiB of header, 36 bytes a token.
-const HEADER_PER_TOKEN: Bytes = Bytes(36);
-/// What the header holds for each tensor: name, shape, type, offset.
-const HEADER_PER_TENSOR: Bytes = Bytes(64);
 
 /// How a model shall be served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,15 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::memory::Layouts;
-use super::{Candidate, Serving, Tensor};
+use super::{Candidate, Serving, work};
 use crate::catalog::ModelFacts;
-use crate::facts::{HostFacts, Rates};
+use crate::facts::{EngineBench, HostFacts, Phase, Rates, Terms};
 use crate::generation::Pace;
 use crate::units::{Bytes, TokensPerSec};
 
 /// The prompt that [`Speed::prompt`] is for, in tokens: what the fitted runs had.
-const PROMPT: f64 = 512.0;
+const PROMPT: u32 = 512;
+
+/// Tokens before the answer token that [`Speed::answer`] is for: the middle of the fitted
+/// runs' 128.
+const DEPTH: u32 = 64;
 
 /// What a figure rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,9 +21,9 @@ const PROMPT: f64 = 512.0;
 pub enum Basis {
     /// A prior for machines of which nothing is known.
     Estimated,
-    /// Constants fitted to runs on this kind of board.
+    /// Constants fitted to runs on this kind of board, or to what this host was measured at.
     Calibrated,
-    /// Measured on this host.
+    /// This model, measured on this host.
     Measured,
 }
 
@@ -35,7 +38,7 @@ impl Basis {
     }
 }
 
-/// A rate with the range it is expected in.
+/// A rate with the range it is expected in, nine times of ten.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
     /// The slowest to expect.
@@ -44,6 +47,14 @@ pub struct Interval {
     pub expected: TokensPerSec,
     /// The fastest to expect.
     pub high: TokensPerSec,
+}
+
+impl Interval {
+    /// Returns this interval with every rate multiplied.
+    fn times(self, factor: f64) -> Self {
+        let of = |rate: TokensPerSec| TokensPerSec(rate.0 * factor);
+        Self { low: of(self.low), expected: of(self.expected), high: of(self.high) }
+    }
 }
 
 /// How fast a model is on a host.
@@ -61,6 +72,9 @@ pub struct Speed {
     seconds_per_token: f64,
     /// Seconds that it takes for each token before it.
     seconds_per_pair: f64,
+    /// Seconds that an answer token takes for each token before it.
+    #[serde(default)]
+    seconds_per_depth: f64,
 }
 
 impl Speed {
@@ -68,7 +82,34 @@ impl Speed {
     /// with nothing else running.
     pub fn first_token_seconds(&self, prompt_tokens: u32) -> f64 {
         let n = f64::from(prompt_tokens);
-        n * (self.seconds_per_token + n * self.seconds_per_pair) + 1.0 / self.answer.expected.0.max(1e-9)
+        let answer = self.answer_at(prompt_tokens).expected;
+        n * (self.seconds_per_token + n * self.seconds_per_pair) + 1.0 / answer.0.max(1e-9)
+    }
+
+    /// Returns the answer tokens per second with `depth` tokens before.
+    pub fn answer_at(&self, depth: u32) -> Interval {
+        let more = f64::from(depth) - f64::from(DEPTH);
+        let near = 1.0 / self.answer.expected.0.max(1e-9);
+        let far = (near + more * self.seconds_per_depth).max(near / 2.0);
+        self.answer.times(near / far)
+    }
+
+    /// Returns these figures for when `busy` models of the host, this one among them, work at
+    /// the same time.
+    ///
+    /// They share the memory's bandwidth and the cores: each gets its part of both. What that
+    /// does to caches was not measured.
+    #[must_use]
+    pub fn shared(self, busy: u32) -> Self {
+        let busy = f64::from(busy.max(1));
+        Self {
+            prompt: self.prompt.times(1.0 / busy),
+            answer: self.answer.times(1.0 / busy),
+            seconds_per_token: self.seconds_per_token * busy,
+            seconds_per_pair: self.seconds_per_pair * busy,
+            seconds_per_depth: self.seconds_per_depth * busy,
+            ..self
+        }
     }
 
     /// Returns these figures with those that were measured on the host in place of the
@@ -110,55 +151,61 @@ pub(super) fn of(
     file: Bytes,
     repacked: Bytes,
 ) -> Speed {
-    let (rates, layouts) = (Rates::of(host), Layouts::of(host));
-    let layers = f64::from(model.layers);
-
-    // every weight is read once for each token, but for the rows of an embedding
-    let is_read = |tensor: &&Tensor| !tensor.is_embedding() || model.is_tied;
-    let read: f64 = candidate
-        .tensors
-        .iter()
-        .filter(is_read)
-        .map(|tensor| tensor.bytes as f64 / rates.decode(&tensor.tensor_type))
-        .sum();
-    let (layer, layer_slow) = rates.layer_seconds();
-    let expected = 1.0 / (read + layer * layers);
-    let (slow, fast) = rates.answer_spread;
-    let answer = Interval {
-        low: TokensPerSec((expected * slow).min(1.0 / (read + layer_slow * layers))),
-        expected: TokensPerSec(expected),
-        high: TokensPerSec(expected * fast),
+    let rates = Rates::of(host);
+    let work = work(model, candidate, serving, &host.cpu);
+    let interval = |phase, terms: &Terms| {
+        let rate = 1.0 / rates.seconds(phase, terms).max(1e-12);
+        let spread = rates.spread(phase, terms);
+        Interval {
+            low: TokensPerSec(rate * spread.slow),
+            expected: TokensPerSec(rate),
+            high: TokensPerSec(rate * spread.fast),
+        }
     };
-
-    // Of the last token only, the head's logits and the last block's feed-forward are computed.
-    let last = format!("blk.{}.ffn_", model.layers.saturating_sub(1));
-    let is_computed = |tensor: &&Tensor| {
-        tensor.is_product() && tensor.name != "output.weight" && !tensor.name.starts_with(&last)
-    };
-    let seconds_per_token: f64 = candidate
-        .tensors
-        .iter()
-        .filter(is_computed)
-        .map(|tensor| {
-            let is_repacked = serving.repack && layouts.has(tensor);
-            2.0 * tensor.elements() as f64 / rates.prefill(&tensor.tensor_type, is_repacked)
-        })
-        .sum();
-    let width = f64::from(model.heads) * f64::from(model.head_dim);
-    let seconds_per_pair = 4.0 * layers * width / rates.attention();
-    let expected = 1.0 / (seconds_per_token + PROMPT * seconds_per_pair);
-    let (slow, fast) = rates.prompt_spread;
-    let prompt = Interval {
-        low: TokensPerSec(expected * slow),
-        expected: TokensPerSec(expected),
-        high: TokensPerSec(expected * fast),
-    };
-    Speed {
-        prompt,
+    let mut answer = interval(Phase::Answer, &work.of_answer(DEPTH.into()));
+    if let Some(least) = rates.least_seconds(&work) {
+        answer = below(answer, 1.0 / least.max(1e-12));
+    }
+    let (near, far) = (work.of_prompt(0.0), work.of_prompt(1.0));
+    let seconds_per_token = rates.seconds(Phase::Prompt, &near);
+    let speed = Speed {
+        prompt: interval(Phase::Prompt, &work.of_prompt(PROMPT.into())),
         answer,
         load_seconds: file.0 as f64 / rates.storage.0 + repacked.0 as f64 / rates.repack(),
         basis: if rates.is_calibrated { Basis::Calibrated } else { Basis::Estimated },
         seconds_per_token,
-        seconds_per_pair,
+        seconds_per_pair: rates.seconds(Phase::Prompt, &far) - seconds_per_token,
+        seconds_per_depth: rates.seconds(Phase::Answer, &work.of_answer(1.0))
+            - rates.seconds(Phase::Answer, &work.of_answer(0.0)),
+    };
+    match measured(candidate, serving, host) {
+        Some(engine) => {
+            // the figure is for the depth that it was measured at
+            let near = speed.answer.expected.0 / speed.answer_at(depth_of(engine)).expected.0;
+            speed.measured(engine.prompt, TokensPerSec(engine.answer.0 * near))
+        }
+        None => speed,
     }
+}
+
+/// Nothing is faster than its ceiling.
+fn below(rate: Interval, ceiling: f64) -> Interval {
+    let of = |rate: TokensPerSec| TokensPerSec(rate.0.min(ceiling));
+    Interval { low: of(rate.low), expected: of(rate.expected), high: of(rate.high) }
+}
+
+/// Returns what these very weights were measured at on the host, with as many threads.
+fn measured<'a>(candidate: &Candidate, serving: &Serving, host: &'a HostFacts) -> Option<&'a EngineBench> {
+    let recipe = candidate.recipe?;
+    let bench = host.installed.as_ref()?.bench.as_ref()?;
+    let is_it = |engine: &&EngineBench| {
+        (engine.recipe, engine.threads, engine.repack) == (recipe, serving.threads, serving.repack)
+    };
+    bench.engines.iter().find(is_it)
+}
+
+fn depth_of(engine: &EngineBench) -> u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "two sums of small counts")]
+    let depth = engine.depth().round() as u32;
+    depth
 }

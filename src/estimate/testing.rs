@@ -90,6 +90,7 @@ pub(crate) fn model(widths: Widths) -> ModelFacts {
         has_chat_template: true,
         prompt_style: None,
         imatrix: None,
+        experts_used: None,
         stored: Stored::Checkpoint { tensors },
     }
 }
@@ -179,7 +180,7 @@ fn type_of(shape: &TensorShape, quant: Quant, model: &ModelFacts) -> &'static st
 pub(crate) fn candidate(model: &ModelFacts, quant: Quant) -> Candidate {
     let (Stored::Checkpoint { tensors } | Stored::Gguf { tensors, .. }) = &model.stored;
     let tensors = tensors.iter().map(|shape| tensor(shape, type_of(shape, quant, model))).collect();
-    Candidate { quant: Some(quant), tensors }
+    Candidate { quant: Some(quant), tensors, recipe: None }
 }
 
 /// Makes all candidates that the mixes above know, best first.

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::bench::Bench;
 use crate::generation::Definition;
 use crate::ids::{Digest, Generation, HostName};
 use crate::units::Bytes;
@@ -152,6 +153,9 @@ pub struct Installed {
     pub memory: Bytes,
     /// What is there and is not what was applied, one sentence each.
     pub drift: Vec<String>,
+    /// What the host was measured at, where it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bench: Option<Bench>,
 }
 
 /// The state of one service.

@@ -3,13 +3,17 @@
 //! An unknown fact is `None`, never a guess. What a host prints is foreign: it is bounded,
 //! and no control character of it gets into a fact.
 
+mod bench;
 mod board;
 mod host;
 mod parse;
 mod rates;
+mod table;
 #[cfg(test)]
 mod tests;
+mod work;
 
+pub use bench::{Bench, EngineBench, MemoryBench, StorageBench};
 pub use board::{planned, planned_names};
 pub use host::{
     Board, Cpu, Disk, HostFacts, Installed, Inventory, Memory, Privilege, ProbeFailure, ServiceState,
@@ -17,3 +21,5 @@ pub use host::{
 };
 pub use parse::{Error, parse_probe};
 pub use rates::Rates;
+pub use table::{Constant, Constants, Ground, Spread, Table};
+pub use work::{Phase, Term, Terms, Work};

@@ -1,7 +1,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::units::Bytes;
+use crate::ids::Digest;
+use crate::units::{Bytes, BytesPerSec, TokensPerSec};
 
 fn section(name: &str, text: &str) -> String {
     format!("\n@@ begin {name}\n{text}\n\n@@ end\n")
@@ -199,6 +200,18 @@ fn a_board_that_is_not_bought_yet_has_facts() {
     assert_eq!(planned("pi6-64gb"), None);
 }
 
+/// Reading 10^9 bytes of a type that every board knows.
+fn reading() -> Terms {
+    [(Term::weights("Q4_K"), 1e9)].into()
+}
+
+fn bench(memory: Option<MemoryBench>, engines: Vec<EngineBench>) -> Installed {
+    let installed = r#"{"current":null,"pending":null,"generations":[],"blobs":{},"programs":[],"partials":{},"services":{},"memory":0,"drift":[]}"#;
+    let installed: Installed = serde_json::from_str(installed).unwrap();
+    let bench = Bench { format: Bench::FORMAT, memory, storage: None, engines, notes: Vec::new() };
+    Installed { bench: Some(bench), ..installed }
+}
+
 #[test]
 fn an_unknown_machine_gets_a_wide_prior() {
     let mut host = planned("pi4-4gb").unwrap();
@@ -206,8 +219,87 @@ fn an_unknown_machine_gets_a_wide_prior() {
     host.board = None;
     let unknown = Rates::of(&host);
     assert!(known.is_calibrated && !unknown.is_calibrated);
-    let width = |rates: &Rates| rates.answer_spread.1 / rates.answer_spread.0;
+    let width = |rates: &Rates| {
+        let spread = rates.spread(Phase::Answer, &reading());
+        spread.fast / spread.slow
+    };
     assert!(width(&unknown) > 5.0 * width(&known));
+}
+
+#[test]
+fn a_type_that_no_run_has_gets_a_wider_range() {
+    let rates = Rates::of(&planned("pi4-4gb").unwrap());
+    let width = |name: &str| {
+        let spread = rates.spread(Phase::Answer, &[(Term::weights(name), 1e9)].into());
+        spread.fast / spread.slow
+    };
+    assert!(width("IQ1_S") > 1.5 * width("Q4_K"));
+}
+
+#[test]
+fn an_engine_that_was_measured_scales_every_model_and_narrows_the_range() {
+    let mut host = planned("pi5-8gb").unwrap();
+    let plain = Rates::of(&host);
+    let work = Work { answer: reading(), prompt: reading(), attention: 0.0 };
+    let rate = |seconds: f64| TokensPerSec(1.0 / seconds);
+    let engine = EngineBench {
+        model: "chat".parse().unwrap(),
+        recipe: Digest::of(b"chat"),
+        threads: 4,
+        repack: false,
+        prompt_tokens: 100,
+        prompt: rate(plain.seconds(Phase::Prompt, &reading())),
+        answer_tokens: 20,
+        // a fifth slower than the board's
+        answer: rate(1.25 * plain.seconds(Phase::Answer, &reading())),
+        work,
+    };
+    host.installed = Some(bench(None, vec![engine]));
+    let scaled = Rates::of(&host);
+    let other: Terms = [(Term::weights("Q8_0"), 3e9), (Term::Layer, 32.0)].into();
+    let slower = scaled.seconds(Phase::Answer, &other) / plain.seconds(Phase::Answer, &other);
+    assert!((slower - 1.25).abs() < 1e-9, "{slower}");
+    let same = scaled.seconds(Phase::Prompt, &reading()) / plain.seconds(Phase::Prompt, &reading());
+    assert!((same - 1.0).abs() < 1e-9, "{same}");
+    let (narrow, wide) = (scaled.spread(Phase::Answer, &other), plain.spread(Phase::Answer, &other));
+    assert!(narrow.fast / narrow.slow < wide.fast / wide.slow, "{narrow:?} {wide:?}");
+}
+
+#[test]
+fn memory_that_was_measured_is_a_ceiling_on_a_pi_and_a_hint_elsewhere() {
+    let memory = |gigabytes: f64| MemoryBench {
+        read: BytesPerSec(gigabytes * 1e9),
+        buffer: Bytes::mib(256),
+        threads: 4,
+    };
+    let work = Work { answer: reading(), ..Work::default() };
+    let mut pi = planned("pi5-8gb").unwrap();
+    let before = Rates::of(&pi);
+    pi.installed = Some(bench(Some(memory(5.0)), vec![]));
+    let after = Rates::of(&pi);
+    let seconds = |rates: &Rates| rates.seconds(Phase::Answer, &reading());
+    assert!((seconds(&after) - seconds(&before)).abs() < 1e-12);
+    assert_eq!((before.least_seconds(&work), after.least_seconds(&work)), (None, Some(0.2)));
+
+    let mut desk = pi;
+    desk.board = None;
+    let seconds = |gigabytes: f64| {
+        let installed = Some(bench(Some(memory(gigabytes)), vec![]));
+        Rates::of(&HostFacts { installed, ..desk.clone() }).seconds(Phase::Answer, &reading())
+    };
+    assert!((seconds(20.0) / seconds(40.0) - 2.0).abs() < 1e-9);
+    assert!(seconds(40.0) > 1.0 / 40.0, "nothing is read faster than memory gives it");
+}
+
+#[test]
+fn an_answer_from_before_there_was_a_bench_still_parses() {
+    let old = r#"{"current":null,"pending":null,"generations":[],"blobs":{},"programs":[],"partials":{},"services":{},"memory":7,"drift":[]}"#;
+    let installed: Installed = serde_json::from_str(old).unwrap();
+    assert_eq!(installed.bench, None);
+    assert_eq!(serde_json::to_string(&installed).unwrap(), old);
+    let with = bench(None, vec![]);
+    let text = serde_json::to_string(&with).unwrap();
+    assert_eq!(serde_json::from_str::<Installed>(&text).unwrap(), with);
 }
 
 proptest! {

@@ -15,6 +15,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::error::tame;
+use crate::openai::{TextReply, Timings};
 use crate::units::TokensPerSec;
 
 /// No answer to a question of ours is longer.
@@ -103,6 +104,18 @@ fn judge(body: &[u8], took: Duration) -> Result<Answer, String> {
         speed: speed.filter(|_| tokens.is_some_and(|tokens| tokens >= MIN_TOKENS)).map(TokensPerSec),
         first_token_ms: timings["prompt_ms"].as_f64().filter(|ms| ms.is_finite()),
     })
+}
+
+/// Lets an engine go on with `prompt` for `max_tokens`, and returns how long that took it.
+pub async fn time(socket: &Path, model: &str, prompt: &str, max_tokens: u32) -> Result<Timings, String> {
+    let plain = json!({ "model": model, "max_tokens": max_tokens, "temperature": 0.0, "prompt": prompt });
+    let reply = ask_unix(socket, post("/v1/completions", &plain)).await?;
+    if !reply.status.is_success() {
+        return Err(format!("{} {}", reply.status, tame(&String::from_utf8_lossy(&reply.body), 300)));
+    }
+    let whole: TextReply = serde_json::from_slice(&reply.body)
+        .map_err(|error| format!("answers what cannot be read: {error}"))?;
+    whole.timings.ok_or_else(|| "does not say how long it took".to_owned())
 }
 
 async fn ask_unix(socket: &Path, request: Result<Request<Full<Bytes>>, String>) -> Result<Reply, String> {

@@ -1,6 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
+use super::bench::kept_bench;
 use super::record::Pending;
 use super::stand::{self, Stand};
 use super::{Error, Supervisor, files};
@@ -47,6 +48,7 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         partials: sizes(&layout.root().join("partial"))?,
         services: found.iter().map(|(name, service)| (name.clone(), service.state)).collect(),
         memory: found.values().filter_map(|service| anonymous_memory(service.pid?)).sum(),
+        bench: kept_bench(layout),
         current: current.map(|stand| (stand.number, stand.definition)),
         blobs,
         programs,

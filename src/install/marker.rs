@@ -7,8 +7,10 @@ use crate::generation::Layout;
 use crate::ids::FleetName;
 
 /// What may be in a folder of ours. Of a folder without the mark, everything in it must be of these.
-const OURS: [&str; 12] = [
+const OURS: [&str; 14] = [
+    ".bench",
     ".bramble",
+    "bench.json",
     "blobs",
     "current",
     "generations",

@@ -11,6 +11,7 @@
 
 mod activate;
 mod ask;
+mod bench;
 mod change;
 mod error;
 mod files;
@@ -31,6 +32,8 @@ mod systemd;
 mod verb;
 
 pub use activate::{ActivateRequest, Activated, Measured, ProbeSpec, RollbackRequest, activate, rollback};
+pub use ask::time;
+pub use bench::{current_definition, keep_bench};
 pub use change::Changes;
 pub use error::Error;
 pub use guard::{Arming, GUARD_SCRIPT};

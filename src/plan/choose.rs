@@ -57,7 +57,8 @@ pub(crate) fn choose(
         if let (Ok(facts), Some(spec)) = (facts, inputs.manifest.models.get(model))
             && misfit(facts, spec).is_none()
         {
-            offers.insert(model, Offer { facts, spec, candidates: candidates(facts, spec) });
+            offers
+                .insert(model, Offer { facts, spec, candidates: candidates(facts, spec, inputs.converter) });
         }
     }
     let hosts_of = |model: &ModelName| {

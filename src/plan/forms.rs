@@ -1,16 +1,20 @@
 //! The forms that a model's weights could have: what is there, and what can be made of it.
 
-use crate::catalog::{ModelFacts, Stored, TensorShape};
-use crate::estimate::{Candidate, Tensor, loss_of};
+use crate::catalog::{ModelFacts, Stored};
+use crate::estimate::{Candidate, loss_of};
 use crate::manifest::{ModelSpec, QuantChoice};
 use crate::placement::{self, Quants};
-use crate::quant::{Quant, TensorType, mix};
+use crate::quant::{Quant, mix};
 use crate::source::Recipe;
 
 /// Returns every form that can be had; a file that can be used as it is comes first.
-pub(super) fn candidates(facts: &ModelFacts, spec: &ModelSpec) -> Vec<Candidate> {
-    let made = to_make(facts, spec).into_iter().map(|quant| quantized(facts, quant));
-    as_it_is(facts).into_iter().chain(made).collect()
+pub(super) fn candidates(facts: &ModelFacts, spec: &ModelSpec, converter: u32) -> Vec<Candidate> {
+    let made = to_make(facts, spec).into_iter().map(|quant| Candidate::quantized(facts, quant));
+    let with_recipe = |candidate: Candidate| {
+        let recipe = Some(recipe(facts, candidate.quant, converter).digest());
+        Candidate { recipe, ..candidate }
+    };
+    Candidate::as_it_is(facts).into_iter().chain(made).map(with_recipe).collect()
 }
 
 /// Returns which of the forms may be chosen, and by which rule.
@@ -74,9 +78,9 @@ pub(super) fn is_makeable(facts: &ModelFacts) -> bool {
 
 /// Returns the quants that are smaller than the file and no worse than the floor, best first.
 fn smaller(facts: &ModelFacts, floor: Quant) -> Vec<Quant> {
-    let Some(own) = as_it_is(facts) else { return Vec::new() };
+    let Some(own) = Candidate::as_it_is(facts) else { return Vec::new() };
     let bar = loss_of(facts, floor, None);
-    let is_smaller = |quant: &Quant| quantized(facts, *quant).file(facts) < own.file(facts);
+    let is_smaller = |quant: &Quant| Candidate::quantized(facts, *quant).file(facts) < own.file(facts);
     let loss = |quant: Quant| loss_of(facts, quant, None);
     let mut quants: Vec<Quant> =
         placement::auto_quants().filter(|quant| loss(*quant).is_within(&bar)).filter(is_smaller).collect();
@@ -84,43 +88,12 @@ fn smaller(facts: &ModelFacts, floor: Quant) -> Vec<Quant> {
     quants
 }
 
-/// Returns the form that a GGUF has; a checkpoint is not used as it is.
-fn as_it_is(facts: &ModelFacts) -> Option<Candidate> {
-    let Stored::Gguf { tensors, quant, .. } = &facts.stored else { return None };
-    let tensors = tensors.iter().filter_map(|shape| {
-        let name = shape.tensor_type.as_deref()?;
-        let tensor_type = TensorType::ALL.iter().find(|tensor_type| tensor_type.name() == name)?;
-        tensor(shape, *tensor_type)
-    });
-    Some(Candidate { quant: *quant, tensors: tensors.collect() })
-}
-
-fn quantized(facts: &ModelFacts, quant: Quant) -> Candidate {
-    let (Stored::Checkpoint { tensors } | Stored::Gguf { tensors, .. }) = &facts.stored;
-    let shapes: Vec<(&str, &[u64])> =
-        tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.shape.as_slice())).collect();
-    let mix_facts = mix::MixFacts {
-        architecture: &facts.architecture,
-        layers: facts.layers,
-        heads: facts.heads,
-        kv_heads: facts.kv_heads,
-        has_imatrix: facts.imatrix.is_some(),
-    };
-    let types = mix::plan(&shapes, mix_facts, quant);
-    let tensors = tensors.iter().zip(types).filter_map(|(shape, tensor_type)| tensor(shape, tensor_type));
-    Candidate { quant: Some(quant), tensors: tensors.collect() }
-}
-
-fn tensor(shape: &TensorShape, tensor_type: TensorType) -> Option<Tensor> {
-    let row = shape.shape.first().copied().unwrap_or(1);
-    Some(Tensor::new(shape, tensor_type.name(), tensor_type.row_bytes(row)?))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::testing::{Fleet, name};
     use super::super::types::{Action, Plan};
     use super::*;
+    use crate::catalog::TensorShape;
     use crate::ids::Digest;
     use crate::source::PinnedFile;
     use crate::units::Bytes;
@@ -134,7 +107,7 @@ mod tests {
                 bytes: Bytes::mib(138),
                 sha256: Digest::of(b"gguf"),
             }];
-            let tensors = quantized(facts, quant).tensors.into_iter().map(|tensor| TensorShape {
+            let tensors = Candidate::quantized(facts, quant).tensors.into_iter().map(|tensor| TensorShape {
                 tensor_type: Some(tensor.tensor_type.clone()),
                 name: tensor.name,
                 shape: tensor.shape,

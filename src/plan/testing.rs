@@ -190,6 +190,7 @@ impl Fleet {
                 services: BTreeMap::new(),
                 memory: Bytes::ZERO,
                 drift: Vec::new(),
+                bench: None,
             });
             // what our engines hold is no longer available to others
             facts.memory.available = facts.memory.available + installed.memory - Bytes::mib(90);

@@ -2,7 +2,7 @@
 
 use super::super::{Candidate, Serving, Tensor};
 use crate::catalog::ModelFacts;
-use crate::facts::HostFacts;
+use crate::facts::{Cpu, HostFacts};
 use crate::generation::LoadMode;
 use crate::units::Bytes;
 
@@ -95,7 +95,11 @@ pub(crate) struct Layouts {
 
 impl Layouts {
     pub(crate) fn of(host: &HostFacts) -> Self {
-        let has = |name: &str| host.cpu.features.contains(name);
+        Self::of_cpu(&host.cpu)
+    }
+
+    pub(crate) fn of_cpu(cpu: &Cpu) -> Self {
+        let has = |name: &str| cpu.features.contains(name);
         Self { has_avx2: has("avx2"), has_avx512: has("avx512f"), has_dot_product: has("asimddp") }
     }
 
