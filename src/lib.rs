@@ -23,6 +23,7 @@ pub mod yaml;
 pub mod catalog;
 pub mod estimate;
 pub mod facts;
+pub mod fit;
 pub mod lock;
 pub mod manifest;
 pub mod placement;
@@ -36,6 +37,7 @@ pub mod fetch;
 pub mod store;
 
 // doers
+pub mod bench;
 pub mod execute;
 pub mod install;
 pub mod keys;

@@ -235,8 +235,8 @@ fn help_is_there_for_every_verb() {
     let desk = Desk::new("");
     let mut text = desk.run(&["--help"]).with(0).stdout;
     for verb in [
-        "check", "plan", "fetch", "apply", "status", "chat", "rollback", "remove", "store", "catalog",
-        "schema",
+        "check", "plan", "fetch", "apply", "status", "bench", "chat", "rollback", "remove", "store",
+        "catalog", "fit", "schema",
     ] {
         text.push_str("\n----\n");
         text.push_str(&desk.run(&[verb, "--help"]).with(0).stdout);
@@ -502,4 +502,29 @@ fn what_a_killed_run_left_among_the_sockets_is_removed_by_the_next() {
     desk.run(&["plan"]).with(0);
     assert!(!left.exists() && used.is_dir());
     assert_eq!(fs::read_dir(desk.path("run")).unwrap().count(), 1, "its own are gone, too");
+}
+
+#[test]
+fn a_model_of_the_catalog_is_fitted_to_boards_without_a_network_or_a_manifest() {
+    let desk = Desk::new("");
+    fs::remove_file(desk.path("fleet.yaml")).unwrap();
+    let ended = desk.run(&["fit", "tinyllama-1.1b-chat", "--board", "pi4-8gb,pi5-8gb"]).with(0);
+    for expected in ["pi4-8gb", "pi5-8gb", "> Q", "TOK/S", "good", "trained for 2048 tokens", "auto takes"] {
+        assert!(ended.stdout.contains(expected), "{expected}: {}", ended.stdout);
+    }
+    let arguments = ["fit", "catalog:llama-2-13b-chat", "--json", "--board", "pi4-4gb", "--quant", "Q4_K_M"];
+    let fit: Value = serde_json::from_str(&desk.run(&arguments).with(0).stdout).unwrap();
+    let board = &fit["boards"][0];
+    assert_eq!((&board["pick"], &board["forms"][0]["verdict"]), (&Value::Null, &json!("no")));
+    assert!(board["why"].as_str().unwrap().contains("there is"), "{board}");
+    let refused = desk.run(&["fit", "tinyllama-1.1b-chat", "--board", "pi6-8gb"]).with(3);
+    assert!(refused.stderr.contains("pi5-8gb"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_host_without_bramble_cannot_be_measured_and_is_told_what_to_do() {
+    let desk = Desk::new(LOCAL);
+    let ended = desk.run(&["bench"]);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("run `bramble apply` first"), "{}{}", ended.stdout, ended.stderr);
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use bramble_fleet::causes::with_causes;
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::ModelName;
-use bramble_fleet::{engine, install, route, transfer, weights};
+use bramble_fleet::{bench, engine, install, route, transfer, weights};
 use clap::{Args, Parser, Subcommand};
 
 /// The longest request that a verb reads; a definition of a thousand routes has a tenth of it.
@@ -50,6 +50,8 @@ enum Verb {
     Receive(transfer::ReceiveArgs),
     /// Show what of Bramble is here, and how it differs from what was applied
     Inspect(Root),
+    /// Measure memory, storage and the engines that run, and keep that for plans
+    Bench(Root),
     /// Lay a generation out beside those that are here
     Install(Root),
     /// Bring a generation into force and prove that it works
@@ -85,6 +87,7 @@ fn main() -> ExitCode {
             }
             Verb::Receive(arguments) => transfer::run_receive(arguments),
             Verb::Inspect(root) => answer(install::Verb::Inspect, root).await,
+            Verb::Bench(root) => measure(root).await,
             Verb::Install(root) => answer(install::Verb::Install, root).await,
             Verb::Activate(root) => answer(install::Verb::Activate, root).await,
             Verb::Confirm(root) => answer(install::Verb::Confirm, root).await,
@@ -120,6 +123,19 @@ async fn answer(verb: install::Verb, root: Root) -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Measures this host; one JSON value to standard output.
+async fn measure(root: Root) -> ExitCode {
+    let bench = match bench::bench(&Layout::new(root.root)).await {
+        Ok(bench) => bench,
+        Err(error) => return ended(Err(error)),
+    };
+    let text = match serde_json::to_string(&bench) {
+        Ok(text) => text,
+        Err(error) => return ended(Err(error)),
+    };
+    ended(writeln!(std::io::stdout(), "{text}"))
 }
 
 fn ended(result: Result<(), impl Error + 'static>) -> ExitCode {

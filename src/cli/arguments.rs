@@ -55,6 +55,8 @@ pub(crate) enum Verb {
     Apply(Apply),
     /// Show what the hosts run, and how they are
     Status(Status),
+    /// Measure what hosts can do, for the plans to come
+    Bench(Bench),
     /// Ask a host's model, and say who answered
     Chat(Chat),
     /// Make hosts run the generation before
@@ -66,6 +68,8 @@ pub(crate) enum Verb {
     Store(StoreVerb),
     /// List the well-known models, and what they take
     Catalog,
+    /// Show how a model would do on boards, before there is a manifest
+    Fit(Fit),
     /// Print the manifest's JSON Schema, for editors
     Schema,
 }
@@ -217,6 +221,13 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Only these hosts
+    #[arg(value_name = "HOST")]
+    pub(crate) hosts: Vec<HostName>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Chat {
     /// The host to ask
     #[arg(value_name = "HOST")]
@@ -236,6 +247,38 @@ pub(crate) struct Chat {
     /// 0 always gives the likeliest answer
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub(crate) temperature: f32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Fit {
+    /// The model, as a manifest's source: `catalog:NAME`, `hf:ORG/REPO`, `file:PATH`; a plain name is the catalog's
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: AnySource,
+    /// A board such as `pi5-8gb`; may be given more than once
+    #[arg(short, long = "board", value_name = "BOARD", value_delimiter = ',')]
+    pub(crate) boards: Vec<String>,
+    /// Tokens that a conversation may have
+    #[arg(short, long, value_name = "N", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) context: u32,
+    /// Only these quants
+    #[arg(short, long = "quant", value_name = "QUANT", value_delimiter = ',')]
+    pub(crate) quants: Vec<Quant>,
+    /// Every quant that `auto` chooses among
+    #[arg(long, conflicts_with = "quants")]
+    pub(crate) all: bool,
+}
+
+/// A source, or a name of the catalog.
+#[derive(Debug, Clone)]
+pub(crate) struct AnySource(pub(crate) SourceRef);
+
+impl FromStr for AnySource {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        let source = if text.contains(':') { text.to_owned() } else { format!("catalog:{text}") };
+        Ok(Self(source.parse()?))
+    }
 }
 
 #[derive(Debug, Args)]

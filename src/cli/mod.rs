@@ -4,6 +4,7 @@
 
 mod apply;
 mod arguments;
+mod bench;
 mod catalog;
 mod chat;
 mod check;
@@ -11,6 +12,7 @@ mod convert;
 mod environment;
 mod exit;
 mod fetch;
+mod fit;
 mod fleet;
 mod output;
 mod plan;
@@ -69,6 +71,8 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,
         Verb::Store(verb) => store::run(&verb, global, environment),
         Verb::Catalog => catalog::run(global),
+        Verb::Bench(verb) => bench::run(&verb, global, environment).await,
+        Verb::Fit(verb) => fit::run(&verb, global, environment).await,
         Verb::Schema => schema::run(),
     }
 }

@@ -4,6 +4,8 @@
 //! whether there is colour come in with [`Style`].
 
 mod apply;
+mod bench;
+mod fit;
 mod plan;
 mod progress;
 mod status;
@@ -12,6 +14,8 @@ mod table;
 mod tests;
 
 pub use apply::report;
+pub use bench::bench;
+pub use fit::fit;
 pub use plan::plan;
 pub use progress::Progress;
 pub use status::status;

@@ -1,0 +1,67 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use serde::Serialize;
+
+use super::arguments::{Bench, Global};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::fleet::Fleet;
+use super::output;
+use crate::causes::with_causes;
+use crate::execute::{Subject, Verbs};
+use crate::facts;
+use crate::ids::HostName;
+use crate::view;
+
+/// A slow engine takes a minute for its prompt and answer, and a host may have several.
+const LIMIT: Duration = Duration::from_mins(15);
+
+/// What became of the hosts that were asked.
+#[derive(Serialize)]
+struct Measured {
+    measured: BTreeMap<HostName, facts::Bench>,
+    failed: BTreeMap<HostName, String>,
+}
+
+/// Measures hosts, all at once, and lets each remember it for the next plan.
+pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let fleet = Fleet::open(global, environment)?;
+    let hosts: Vec<HostName> = if verb.hosts.is_empty() {
+        fleet.ours().map(|(host, _)| host.clone()).collect()
+    } else {
+        verb.hosts.clone()
+    };
+    let (subjects, mut failed) = fleet.subjects(&hosts).await?;
+    for host in &hosts {
+        if !failed.contains_key(host) && !subjects.iter().any(|subject| subject.host == *host) {
+            failed.insert(host.clone(), "nothing of Bramble is on it: run `bramble apply` first".to_owned());
+        }
+    }
+    let mut measured = BTreeMap::new();
+    let mut all = subjects.iter().map(measure).collect::<futures_util::stream::FuturesUnordered<_>>();
+    while let Some((host, outcome)) = all.next().await {
+        match outcome {
+            Ok(bench) => {
+                measured.insert(host, bench);
+            }
+            Err(why) => {
+                failed.insert(host, why);
+            }
+        }
+    }
+    let all = Measured { measured, failed };
+    if global.json {
+        output::json(&all)?;
+    } else {
+        output::result(&view::bench(&all.measured, &all.failed, environment.style));
+    }
+    Ok(if all.failed.is_empty() { Exit::Done } else { Exit::Failed })
+}
+
+async fn measure(subject: &Subject) -> (HostName, Result<facts::Bench, String>) {
+    let verbs = Verbs::of_current(subject.connection.as_ref(), &subject.layout, subject.is_root);
+    let asked = verbs.run("bench", &serde_json::json!({}), LIMIT).await;
+    (subject.host.clone(), asked.map_err(|error| with_causes(&error)))
+}

@@ -1,0 +1,232 @@
+//! How a model would do on boards: every quant with its memory, speed and loss, a verdict by
+//! one rule, and what `auto` would pick.
+//!
+//! For deciding what to buy or to try, before there is a manifest. It stores nothing and
+//! decides nothing: the pick is [`crate::placement`]'s.
+
+mod verdict;
+
+#[cfg(test)]
+mod tests;
+
+use serde::Serialize;
+
+use crate::catalog::{ModelFacts, Stored};
+use crate::estimate::{self, Candidate, Loss, Speed};
+use crate::facts::HostFacts;
+use crate::generation::{KvType, LoadMode};
+use crate::placement::{self, Choice, Lean, Quants, Room, Want};
+use crate::quant::Quant;
+use crate::units::{Bytes, TokensPerSec};
+
+pub use verdict::{RULE, Verdict};
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Question {
+    /// Tokens that a conversation may have.
+    pub context: u32,
+    /// The quants to show, best first.
+    pub quants: Vec<Quant>,
+}
+
+/// The quants that say most for their number: one for each number of bits, and the old 4-bit one.
+pub const LADDER: [Quant; 7] =
+    [Quant::Q8_0, Quant::Q6K, Quant::Q5KM, Quant::Q4KM, Quant::Q4_0, Quant::Q3KM, Quant::Q2K];
+
+/// A model on boards.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Fit {
+    /// The model, as it was asked for.
+    pub model: String,
+    /// Its parameters.
+    pub parameters: u64,
+    /// Whether the figures are the catalog's, and its source was not asked.
+    pub is_forecast: bool,
+    /// Tokens that a conversation may have.
+    pub context: u32,
+    /// The tokens that the model was trained for, where the context is longer than these.
+    pub context_trained: Option<u32>,
+    /// By board, in the order asked.
+    pub boards: Vec<OnBoard>,
+}
+
+/// A model on one board.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct OnBoard {
+    /// The board's name: `pi5-8gb`.
+    pub board: String,
+    /// The memory that models may have there.
+    pub room: Bytes,
+    /// By quant, best first.
+    pub forms: Vec<Form>,
+    /// What `auto` takes; none where nothing that it may take fits.
+    pub pick: Option<String>,
+    /// Why it is that, or why it is nothing.
+    pub why: String,
+}
+
+/// A model in one quant on one board.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Form {
+    /// The quant's name, or `as is`.
+    pub quant: String,
+    /// The predicted size of the file.
+    pub file: Bytes,
+    /// The memory that it takes, served in the way that is fastest of those that fit; or the
+    /// least that it could do with.
+    pub need: Bytes,
+    /// The part of the board's memory that is left to other programs; below zero where it does not fit.
+    pub left: f64,
+    /// How fast it is, or would be with enough memory.
+    pub speed: Speed,
+    /// Seconds to the first token of an answer to a prompt of 512 tokens.
+    pub first_token_seconds: f64,
+    /// What it costs in quality, where that is known.
+    pub loss: Option<Loss>,
+    /// In one word.
+    pub verdict: Verdict,
+}
+
+/// The prompt that [`Form::first_token_seconds`] is for.
+pub const PROMPT: u32 = 512;
+
+/// Says how a model would do on `boards`.
+pub fn fit(
+    name: &str,
+    model: &ModelFacts,
+    is_forecast: bool,
+    question: &Question,
+    boards: &[(String, HostFacts)],
+) -> Fit {
+    let candidates = candidates(model, question);
+    Fit {
+        model: name.to_owned(),
+        parameters: model.parameters,
+        is_forecast,
+        context: question.context,
+        context_trained: (question.context > model.context_trained).then_some(model.context_trained),
+        boards: boards
+            .iter()
+            .map(|(board, host)| on_board(model, &candidates, question, board, host))
+            .collect(),
+    }
+}
+
+/// Returns the forms to show: the file itself where it is one, else what can be made of it.
+fn candidates(model: &ModelFacts, question: &Question) -> Vec<Candidate> {
+    match &model.stored {
+        Stored::Gguf { .. } => Candidate::as_it_is(model).into_iter().collect(),
+        Stored::Checkpoint { .. } => {
+            let mut quants: Vec<Quant> =
+                placement::auto_quants().chain(question.quants.iter().copied()).collect();
+            quants.sort_unstable();
+            quants.dedup();
+            quants.into_iter().map(|quant| Candidate::quantized(model, quant)).collect()
+        }
+    }
+}
+
+fn on_board(
+    model: &ModelFacts,
+    candidates: &[Candidate],
+    question: &Question,
+    board: &str,
+    host: &HostFacts,
+) -> OnBoard {
+    let room = Room { memory: estimate::room(host), disk: None };
+    let choose = |quants: Quants| {
+        placement::choose(model, candidates, &want(question, quants), host, room, &|_| Bytes::ZERO)
+    };
+    let is_file = matches!(model.stored, Stored::Gguf { .. });
+    let is_shown = |candidate: &&Candidate| {
+        is_file || candidate.quant.is_some_and(|quant| question.quants.contains(&quant))
+    };
+    let picked = choose(if is_file { Quants::AsIs } else { Quants::Auto });
+    let picked_name = picked.as_ref().ok().map(|choice| choice.quant.map_or("as is", Quant::name).to_owned());
+    let is_picked = |candidate: &&Candidate| Some(candidate.name()) == picked_name.as_deref();
+    let forms =
+        candidates.iter().filter(|candidate| is_shown(candidate) || is_picked(candidate)).map(|candidate| {
+            let quants = match candidate.quant {
+                Some(quant) if !is_file => Quants::OneOf(vec![quant]),
+                _ => Quants::AsIs,
+            };
+            form(model, candidate, choose(quants).ok().as_ref(), question, host, room)
+        });
+    let forms = forms.collect();
+    let why = match &picked {
+        Ok(choice) => choice.why.clone(),
+        Err(reason) => refusal(board, reason),
+    };
+    OnBoard { board: board.to_owned(), room: room.memory, forms, pick: picked_name, why }
+}
+
+fn form(
+    model: &ModelFacts,
+    candidate: &Candidate,
+    choice: Option<&Choice>,
+    question: &Question,
+    host: &HostFacts,
+    room: Room,
+) -> Form {
+    // what does not fit is shown as the leanest way to serve it would be
+    let estimate = choice.map_or_else(
+        || estimate::footprint(model, candidate, &leanest(question, host), host),
+        |choice| choice.estimate,
+    );
+    let fits = choice.is_some() && estimate.need <= room.memory;
+    let left =
+        (host.memory.available.0 as f64 - estimate.need.0 as f64) / (host.memory.total.0.max(1) as f64);
+    Form {
+        quant: candidate.name().to_owned(),
+        file: estimate.file,
+        need: estimate.need,
+        left,
+        speed: estimate.speed,
+        first_token_seconds: estimate.speed.first_token_seconds(PROMPT),
+        loss: candidate.loss(model),
+        verdict: Verdict::of(fits, left, estimate.speed.answer.expected),
+    }
+}
+
+fn leanest(question: &Question, host: &HostFacts) -> estimate::Serving {
+    estimate::Serving {
+        context: question.context,
+        slots: 1,
+        threads: host.cpu.cores.max(1),
+        micro_batch: 64,
+        load: LoadMode::Mmap,
+        repack: false,
+        kv: KvType::F16,
+    }
+}
+
+/// What a manifest says that says nothing but the context.
+fn want(question: &Question, quants: Quants) -> Want {
+    Want {
+        quants,
+        lean: Lean::Balanced,
+        context: question.context,
+        slots: 1,
+        floor_rate: TokensPerSec(0.5),
+        floor_quality: Quant::Q4_0,
+    }
+}
+
+fn refusal(board: &str, reason: &placement::Reason) -> String {
+    use placement::Reason as R;
+    match reason {
+        R::Memory { quant, need, room, remedies, .. } => {
+            let at = quant.map(|quant| format!(" even at {quant}")).unwrap_or_default();
+            let mut ways = Vec::new();
+            ways.extend(remedies.context.map(|context| format!("with --context {context}")));
+            ways.extend(remedies.below_floor.map(|quant| format!("at {quant}, which loses much")));
+            let ways = if ways.is_empty() { String::new() } else { format!("; fits {}", ways.join(", or ")) };
+            format!("needs {need}{at}, and there is {room}{ways}")
+        }
+        R::Slow { answer, floor, .. } => {
+            format!("may answer with only {:.2} tok/s, and `auto` wants {:.1} or more", answer.0, floor.0)
+        }
+        other => format!("{board}: {other:?}"),
+    }
+}

@@ -1,0 +1,48 @@
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::{Style, Table};
+use crate::facts::Bench;
+use crate::ids::HostName;
+
+/// Returns what hosts were measured at as tables, with what could not be measured below.
+pub fn bench(
+    measured: &BTreeMap<HostName, Bench>,
+    failed: &BTreeMap<HostName, String>,
+    style: Style,
+) -> String {
+    let mut text = String::new();
+    if !measured.is_empty() {
+        let mut table = Table::new(["HOST", "MEMORY", "THREADS", "STORAGE", "MODEL", "PROMPT", "ANSWER"]);
+        for (host, bench) in measured {
+            let none = || "-".to_owned();
+            let memory = bench.memory.map_or_else(none, |memory| memory.read.to_string());
+            let threads = bench.memory.map_or_else(none, |memory| memory.threads.to_string());
+            let storage = bench.storage.map_or_else(none, |storage| storage.read.to_string());
+            let mut first = [host.to_string(), memory, threads, storage];
+            if bench.engines.is_empty() {
+                let [host, memory, threads, storage] = first;
+                table.row([host, memory, threads, storage, none(), none(), none()]);
+                continue;
+            }
+            for engine in &bench.engines {
+                let [host, memory, threads, storage] = std::mem::take(&mut first);
+                let (prompt, answer) = (engine.prompt.to_string(), engine.answer.to_string());
+                table.row([host, memory, threads, storage, engine.model.to_string(), prompt, answer]);
+            }
+        }
+        text.push_str(&table.render(0));
+    }
+    for (host, bench) in measured {
+        for note in &bench.notes {
+            let _ = writeln!(text, "{} {host}: {note}", style.warn("!"));
+        }
+    }
+    for (host, why) in failed {
+        let _ = writeln!(text, "{} {host}: {why}", style.bad("x"));
+    }
+    if !measured.is_empty() {
+        text.push_str("The next `bramble plan` counts with these.\n");
+    }
+    text
+}

@@ -1,0 +1,106 @@
+use std::fmt::Write as _;
+
+use super::{Style, Table};
+use crate::estimate::{Basis, Interval};
+use crate::fit::{Fit, Form, OnBoard, RULE, Verdict};
+
+/// Returns how a model would do on boards: a table for each, with what `auto` picks.
+pub fn fit(fit: &Fit, style: Style) -> String {
+    let mut text = format!(
+        "{}  {} parameters, context {}",
+        style.bold(&fit.model),
+        parameters(fit.parameters),
+        fit.context
+    );
+    if fit.is_forecast {
+        text.push_str(", by the catalog's figures");
+    }
+    text.push('\n');
+    if let Some(trained) = fit.context_trained {
+        let _ = writeln!(text, "{} it was trained for {trained} tokens", style.warn("!"));
+    }
+    for board in &fit.boards {
+        text.push('\n');
+        on_board(board, style, &mut text);
+    }
+    let _ = write!(
+        text,
+        "\n{}\n",
+        style.dim(&format!(
+            "FIRST: seconds to the first token after a prompt of {} tokens. LOSS: divergence from the original, nats a token (~: corrected or derived).\n{RULE}.",
+            crate::fit::PROMPT
+        ))
+    );
+    text
+}
+
+fn on_board(on: &OnBoard, style: Style, text: &mut String) {
+    let basis = on.forms.first().map_or("", |form| match form.speed.basis {
+        Basis::Estimated => ", no run of such a board is known",
+        Basis::Calibrated | Basis::Measured => "",
+    });
+    let _ = writeln!(text, "{}  {} for models{basis}", style.bold(&on.board), on.room);
+    let mut table =
+        Table::new(["  QUANT", "FILE", "MEMORY", "LEFT", "TOK/S", "RANGE", "FIRST", "LOSS", "VERDICT"]);
+    for form in &on.forms {
+        let is_pick = on.pick.as_deref() == Some(form.quant.as_str());
+        let mark = if is_pick { style.good(">") } else { " ".to_owned() };
+        let rate = &form.speed.answer;
+        table.row([
+            format!("{mark} {}", form.quant),
+            form.file.to_string(),
+            form.need.to_string(),
+            left(form),
+            number(rate.expected.0),
+            range(rate),
+            seconds(form.first_token_seconds),
+            form.loss.map_or_else(|| "?".to_owned(), |loss| loss.to_string()),
+            verdict(form.verdict, style),
+        ]);
+    }
+    text.push_str(&table.render(0));
+    match &on.pick {
+        Some(_) => {
+            let _ = writeln!(text, "  {} auto takes {}", style.good(">"), on.why);
+        }
+        None => {
+            let _ = writeln!(text, "  {} {}", style.bad("x"), on.why);
+        }
+    }
+}
+
+fn left(form: &Form) -> String {
+    if form.verdict == Verdict::No { "-".to_owned() } else { format!("{:.0} %", form.left * 100.0) }
+}
+
+fn range(rate: &Interval) -> String {
+    format!("{} to {}", number(rate.low.0), number(rate.high.0))
+}
+
+fn verdict(verdict: Verdict, style: Style) -> String {
+    match verdict {
+        Verdict::Good => style.good(verdict.word()),
+        Verdict::Slow => verdict.word().to_owned(),
+        Verdict::Borderline => style.warn(verdict.word()),
+        Verdict::No => style.bad(verdict.word()),
+    }
+}
+
+/// Two digits: `0.93`, `4.5`, `23`.
+fn number(value: f64) -> String {
+    match value {
+        9.95.. => format!("{value:.0}"),
+        0.995..9.95 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+fn seconds(value: f64) -> String {
+    if value < 99.5 { format!("{} s", number(value)) } else { format!("{:.0} min", value / 60.0) }
+}
+
+/// Shows a number of parameters: `135 M`, `6.7 B`.
+fn parameters(count: u64) -> String {
+    let millions = count as f64 / 1e6;
+    if millions < 999.5 { format!("{millions:.0} M") } else { format!("{:.1} B", millions / 1e3) }
+}
