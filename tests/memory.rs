@@ -60,8 +60,8 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-fn context(context: u32, slots: u32, micro_batch: u32, has_blocks: bool, is_flash: bool) -> Context {
-    Context { context, slots, micro_batch, has_blocks, is_flash }
+fn context(tokens: u32, slots: u32, micro_batch: u32, has_blocks: bool, is_flash: bool) -> Context {
+    Context { tokens, slots, micro_batch, has_blocks, is_flash }
 }
 
 fn slice() -> Vec<Context> {
@@ -121,22 +121,21 @@ impl Planned {
         Self { facts, candidate }
     }
 
-    fn serving(&self, context: Context, load: Load) -> Serving {
-        let _ = self;
-        Serving {
-            context: context.context,
-            slots: context.slots,
-            threads: 4,
-            micro_batch: context.micro_batch,
-            load: if load.mmap { LoadMode::Mmap } else { LoadMode::Read },
-            repack: load.repack,
-            kv: if context.has_blocks { KvType::Q8_0 } else { KvType::F16 },
-        }
-    }
-
     fn buffers(&self, context: Context, load: Load, host: &HostFacts) -> Buffers {
         let attention = attention(context);
-        estimate::buffers(&self.facts, &self.candidate, &self.serving(context, load), host, attention)
+        estimate::buffers(&self.facts, &self.candidate, &serving(context, load), host, attention)
+    }
+}
+
+fn serving(context: Context, load: Load) -> Serving {
+    Serving {
+        context: context.tokens,
+        slots: context.slots,
+        threads: 4,
+        micro_batch: context.micro_batch,
+        load: if load.mmap { LoadMode::Mmap } else { LoadMode::Read },
+        repack: load.repack,
+        kv: if context.has_blocks { KvType::Q8_0 } else { KvType::F16 },
     }
 }
 
@@ -201,7 +200,7 @@ fn compare(family: &str, models: &[Published], quants: &[Quant], contexts: &[Con
             }
             for (context, made) in contexts.iter().zip(&verdict.contexts) {
                 let what = format!("{name} {context:?}");
-                let serving = planned.serving(*context, READ);
+                let serving = serving(*context, READ);
                 let refusal = estimate::refusal(&planned.facts, &serving, attention(*context));
                 if refusal == Some(Refusal::EncoderBlocks) {
                     continue;

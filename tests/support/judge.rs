@@ -40,7 +40,7 @@ pub(crate) struct Load {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(crate) struct Context {
     /// Tokens for each slot.
-    pub(crate) context: u32,
+    pub(crate) tokens: u32,
     pub(crate) slots: u32,
     pub(crate) micro_batch: u32,
     pub(crate) has_blocks: bool,
@@ -192,7 +192,7 @@ fn make(model: *mut sys::llama_model, context: Context) -> Option<Made> {
     let kv = if context.has_blocks { sys::GGML_TYPE_Q8_0 } else { sys::GGML_TYPE_F16 };
     // SAFETY: takes no arguments and returns a plain value.
     let mut params = unsafe { sys::llama_context_default_params() };
-    params.n_ctx = context.context * context.slots;
+    params.n_ctx = context.tokens * context.slots;
     params.n_seq_max = context.slots;
     params.n_batch = batch;
     params.n_ubatch = batch;
