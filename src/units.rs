@@ -60,6 +60,36 @@ impl fmt::Display for Bytes {
         f.pad(&text)
     }
 }
+
+/// A text that is no amount of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an amount is a number and MiB, GiB, MB or GB: `7.2 GiB`")]
+pub struct NoAmount;
+
+impl std::str::FromStr for Bytes {
+    type Err = NoAmount;
+
+    /// Reads `900 MiB`, `7.2 GiB`, `8 GB`: digits, at most three of a fraction, and a unit.
+    fn from_str(text: &str) -> Result<Self, NoAmount> {
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or(NoAmount)?;
+        let (number, name) = (&text[..end], text[end..].trim_start());
+        let unit: u64 = match name {
+            "MiB" => 1 << 20,
+            "GiB" => 1 << 30,
+            "MB" => 1_000_000,
+            "GB" => 1_000_000_000,
+            _ => return Err(NoAmount),
+        };
+        let (whole, part) = number.split_once('.').unwrap_or((number, "0"));
+        if whole.is_empty() || whole.len() > 6 || part.is_empty() || part.len() > 3 {
+            return Err(NoAmount);
+        }
+        let whole: u64 = whole.parse().map_err(|_| NoAmount)?;
+        let thousandths: u64 = format!("{part:0<3}").parse().map_err(|_| NoAmount)?;
+        Ok(Self(whole * unit + thousandths * unit / 1000))
+    }
+}
+
 impl Add for Bytes {
     type Output = Self;
     fn add(self, other: Self) -> Self {
@@ -126,6 +156,20 @@ mod tests {
         let shown: Vec<String> =
             [0, 512, 1536, 1_048_575, 230_686_720, 4_831_838_208].map(|n| Bytes(n).to_string()).into();
         assert_eq!(shown, ["0 B", "512 B", "1.5 KiB", "1.0 MiB", "220 MiB", "4.5 GiB"]);
+    }
+
+    #[test]
+    fn amounts_are_read_with_their_units() {
+        let read = |text: &str| text.parse::<Bytes>().map(|bytes| bytes.0);
+        assert_eq!(read("900 MiB"), Ok(900 << 20));
+        assert_eq!(read("7.5GiB"), Ok(15 << 29));
+        assert_eq!(read("8 GB"), Ok(8_000_000_000));
+        assert_eq!(read("0.25 MB"), Ok(250_000));
+        for bad in
+            ["", "GiB", "7", "7 TB", ".5 GiB", "7. GiB", "1.2345 GiB", "-1 GiB", "1234567 GiB", "1.2.3 GB"]
+        {
+            assert_eq!(read(bad), Err(NoAmount), "{bad}");
+        }
     }
 
     #[test]

@@ -44,6 +44,25 @@ done
 say cores "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
 say clock "$(date +%s)"
 
+say millicelsius "$(first_line /sys/class/thermal/thermal_zone0/temp)"
+throttled=$(vcgencmd get_throttled 2>/dev/null </dev/null)
+for file in /sys/devices/platform/soc*/soc*:firmware/get_throttled; do
+    [ -n "$throttled" ] || throttled=$(first_line "$file")
+done
+say throttled "${throttled#throttled=}"
+
+# the interface of the default route
+link=$(while read -r name to rest; do
+    [ "$to" = 00000000 ] && printf '%s' "$name" && break
+done </proc/net/route 2>/dev/null)
+if [ -n "$link" ]; then
+    say link "$link"
+    say link_speed "$(first_line "/sys/class/net/$link/speed")"
+    if [ -d "/sys/class/net/$link/wireless" ] || [ -e "/sys/class/net/$link/phy80211" ]; then
+        say link_wireless 1
+    fi
+fi
+
 if [ "$(id -u)" = 0 ]; then
     login=root
 elif sudo -n true </dev/null >/dev/null 2>&1; then
@@ -64,6 +83,28 @@ while [ ! -d "$place" ] && [ "$place" != / ] && [ -n "$place" ]; do
 done
 say disk_path "$place"
 
+# the block device below it; filesystems over several have none
+device=$(readlink -f "/sys/dev/block/$(stat -c %Hd:%Ld "$place" 2>/dev/null)" 2>/dev/null)
+if [ -d "$device" ]; then
+    say device "$device"
+    say rotational "$(cat "$device/queue/rotational" "$device/../queue/rotational" 2>/dev/null | head -n 1)"
+fi
+
+gpus() {
+    for card in /sys/class/drm/card[0-9]; do
+        # what has no vendor is part of the processor's chip
+        [ -r "$card/device/vendor" ] &&
+            printf '%s %s\n' "$(first_line "$card/device/vendor")" "$(first_line "$card/device/mem_info_vram_total")"
+    done
+}
+nvidia() {
+    # a driver that hangs holds nobody up
+    timeout 5 nvidia-smi --query-gpu=memory.total,name --format=csv,noheader,nounits </dev/null
+}
+section gpus gpus
+if command -v nvidia-smi >/dev/null 2>&1; then
+    section nvidia nvidia
+fi
 section cpuinfo head -n 2000 /proc/cpuinfo
 section meminfo head -n 100 /proc/meminfo
 section swaps head -n 100 /proc/swaps

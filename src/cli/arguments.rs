@@ -82,6 +82,9 @@ pub(crate) struct Plan {
     /// Keep the plan in this file, for `bramble apply FILE`
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Write the plan into this file as a page for a browser
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
     /// Exit with 2 when there is something to do, 0 when there is not
     #[arg(long)]
     pub(crate) exit_code: bool,

@@ -32,6 +32,11 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     } else {
         output::result(&view::plan(&plan, &problems, execute::left(&plan, &fetcher).ok(), environment.style));
     }
+    if let Some(path) = &verb.html {
+        let page = view::html(&plan, &problems, execute::left(&plan, &fetcher).ok())?;
+        fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
+        output::say(&format!("The page is in {}.", path.display()));
+    }
     if !problems.is_empty() {
         return Ok(Exit::Refused);
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::health::Health;
 use super::host::{Board, Cpu, HostFacts, Memory, Privilege, Supervision};
 use crate::units::Bytes;
 
@@ -57,6 +58,39 @@ const PLANNED: &[(&str, Board, u64, u64)] = &[
     ("pi500-plus", Board::Pi5, 16220, 15400),
 ];
 
+/// The name of a machine that is no board: x86, with AVX2, eight cores, and any amount of memory.
+const DESKTOP: &str = "desktop";
+
+/// Returns the names of machines that can be planned for.
+pub fn board_names() -> impl Iterator<Item = &'static str> {
+    planned_names().chain([DESKTOP])
+}
+
+/// Returns what a machine will be that is not bought yet: a board by its name, or a `desktop`. `memory`
+/// is what it leaves to models, where that is stated; none where the name is not known, or a
+/// `desktop` comes without.
+pub fn stated(name: &str, memory: Option<Bytes>) -> Option<HostFacts> {
+    if name != DESKTOP {
+        let mut facts = planned(name)?;
+        if let Some(memory) = memory {
+            facts.memory.available = memory;
+            facts.memory.total = facts.memory.total.max(memory);
+        }
+        return Some(facts);
+    }
+    let memory = memory?;
+    // the instructions that every desktop sold since 2013 has, but for some Celerons and Atoms
+    let features = ["sse4_2", "avx", "avx2", "fma", "f16c", "bmi2"];
+    Some(HostFacts {
+        machine: "x86_64".into(),
+        board: None,
+        cpu: Cpu { cores: 8, features: features.map(str::to_owned).into(), model: None },
+        page_size: Some(4096),
+        memory: Memory { total: memory, available: memory, swap: Bytes::ZERO, zram: Bytes::ZERO },
+        ..planned("pi5-8gb")?
+    })
+}
+
 /// Returns the names that [`planned`] knows.
 pub fn planned_names() -> impl Iterator<Item = &'static str> {
     PLANNED.iter().map(|row| row.0)
@@ -99,6 +133,9 @@ pub fn planned(name: &str) -> Option<HostFacts> {
         os: None,
         supervision: Supervision::Systemd { version: 252 },
         memory_cgroup: None,
+        health: Health::default(),
+        gpus: Vec::new(),
+        link: None,
         privilege: Privilege::Sudo,
         installed: None,
     })

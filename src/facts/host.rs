@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use super::bench::Bench;
+use super::health::{Gpu, Health, Link, Medium};
 use crate::generation::Definition;
 use crate::ids::{Digest, Generation, HostName};
 use crate::units::Bytes;
@@ -50,6 +51,15 @@ pub struct HostFacts {
     pub supervision: Supervision,
     /// Whether limits on memory work (`memory` among the enabled cgroup controllers).
     pub memory_cgroup: Option<bool>,
+    /// How it is at the moment.
+    #[serde(default)]
+    pub health: Health,
+    /// Graphics processors, which are seen and not used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<Gpu>,
+    /// What it reaches others by.
+    #[serde(default)]
+    pub link: Option<Link>,
     /// What we may do there.
     pub privilege: Privilege,
     /// What of ours is there; none on a bare host.
@@ -103,6 +113,9 @@ pub struct Disk {
     pub free: Bytes,
     /// Its size.
     pub total: Bytes,
+    /// What it lies on, where the kernel says.
+    #[serde(default)]
+    pub medium: Option<Medium>,
     /// Files that may still be made; none where the filesystem has no such limit.
     pub inodes_free: Option<u64>,
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use super::health::{Gpu, Health, Link, Medium, Throttled};
 use super::host::{Board, Cpu, Disk, HostFacts, Installed, Memory, Privilege, Supervision};
 use crate::units::Bytes;
 
@@ -76,6 +77,9 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
         os: os(&printed),
         supervision: supervision(&printed),
         memory_cgroup: memory_cgroup(&printed),
+        health: health(&printed),
+        gpus: gpus(&printed),
+        link: link(&printed),
         privilege: match printed.value("login").as_deref() {
             Some("root") => Privilege::Root,
             Some("sudo") => Privilege::Sudo,
@@ -216,11 +220,72 @@ fn disk(printed: &Printed<'_>) -> Option<Disk> {
     let (total, free) = df_columns(printed, "df")?;
     Some(Disk {
         path: printed.value("disk_path")?,
+        medium: printed.value("device").and_then(|device| {
+            let rotational = printed.value("rotational");
+            Medium::of(&device, rotational.map(|text| text == "1"))
+        }),
         free: Bytes(free.saturating_mul(1024)),
         total: Bytes(total.saturating_mul(1024)),
         // vfat and btrfs count none
         inodes_free: df_columns(printed, "df_inodes").filter(|(all, _)| *all > 0).map(|(_, free)| free),
     })
+}
+
+fn health(printed: &Printed<'_>) -> Health {
+    let millicelsius = printed.value("millicelsius").and_then(|text| text.parse::<i32>().ok());
+    let throttled = printed.value("throttled").and_then(|text| {
+        // vcgencmd writes 0x50005, the kernel's file 50005
+        u32::from_str_radix(text.strip_prefix("0x").unwrap_or(&text), 16).ok()
+    });
+    Health {
+        // what is outside of this is a sensor that is not there
+        celsius: millicelsius.map(|n| f64::from(n) / 1000.0).filter(|c| (-40.0..=150.0).contains(c)),
+        throttled: throttled.map(Throttled),
+        clock_ahead: None,
+    }
+}
+
+/// Returns when the host's clock said that it was, in seconds since 1970, for comparing it with another.
+pub fn probe_clock(output: &[u8]) -> Option<i64> {
+    let text = String::from_utf8_lossy(output.get(..MOST.min(output.len()))?);
+    Printed::split(&text).ok()?.value("clock")?.parse().ok()
+}
+
+/// The most graphics processors that are believed.
+const MOST_GPUS: usize = 16;
+
+/// Reads the cards that the kernel knows, and of NVIDIA's what their own tool says of them.
+fn gpus(printed: &Printed<'_>) -> Vec<Gpu> {
+    let lines = |name| printed.section(name).unwrap_or_default().lines().take(MOST_GPUS);
+    let mut nvidia: Vec<Gpu> = lines("nvidia")
+        .filter_map(|line| {
+            let (mib, name) = line.split_once(',')?;
+            let memory = mib.trim().parse::<u64>().ok().filter(|mib| *mib < 1 << 24).map(Bytes::mib);
+            Some(Gpu { name: clean(name), memory })
+        })
+        .collect();
+    let has_tool = !nvidia.is_empty();
+    let known = lines("gpus").filter_map(|line| {
+        let mut words = line.split_ascii_whitespace();
+        let name = match words.next()? {
+            "0x10de" if has_tool => return None,
+            "0x10de" => "NVIDIA",
+            "0x1002" => "AMD",
+            "0x8086" => "Intel",
+            _ => return None,
+        };
+        let memory = words.next().and_then(|bytes| bytes.parse().ok()).map(Bytes);
+        Some(Gpu { name: name.to_owned(), memory })
+    });
+    nvidia.extend(known);
+    nvidia
+}
+
+fn link(printed: &Printed<'_>) -> Option<Link> {
+    let is_wireless = printed.value("link_wireless").is_some();
+    // an interface that is down or virtual says -1
+    let megabits = printed.number("link_speed").filter(|n| (1..=1_000_000).contains(n));
+    Some(Link { name: printed.value("link")?, is_wireless, megabits: megabits.filter(|_| !is_wireless) })
 }
 
 fn glibc(text: &str) -> Option<(u32, u32)> {

@@ -324,3 +324,59 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn how_a_host_is_and_what_else_is_in_it_is_read() {
+    let text = printed(
+        "machine=x86_64\nclock=1795437749\nmillicelsius=81250\nthrottled=0x50005\nlink=wlan0\nlink_speed=-1\nlink_wireless=1\ndisk_path=/\ndevice=/sys/devices/platform/emmc2bus/fe340000.mmc/mmc_host/mmc0/mmc0:aaaa/block/mmcblk0/mmcblk0p2\nrotational=0",
+        &[
+            ("meminfo", MEMINFO),
+            ("df", "Filesystem 1024-blocks Used Available Capacity Mounted on\n/dev/root 100 40 60 40% /"),
+            ("gpus", "0x10de \n0x1002 17163091968\n0x1af4 \n"),
+            ("nvidia", "24576, NVIDIA GeForce RTX 3090\n"),
+        ],
+    );
+    let facts = parse_probe(text.as_bytes()).unwrap();
+    assert_eq!(facts.health.celsius, Some(81.25));
+    let throttled = facts.health.throttled.unwrap();
+    assert!(throttled.is_under_voltage() && throttled.is_slowed());
+    assert_eq!(probe_clock(text.as_bytes()), Some(1_795_437_749));
+    let link = Link { name: "wlan0".to_owned(), is_wireless: true, megabits: None };
+    assert_eq!(facts.link, Some(link));
+    assert_eq!(facts.disk.unwrap().medium, Some(Medium::Card));
+    let gpus: Vec<_> = facts.gpus.iter().map(|gpu| (gpu.name.as_str(), gpu.memory)).collect();
+    assert_eq!(
+        gpus,
+        [("NVIDIA GeForce RTX 3090", Some(Bytes::mib(24576))), ("AMD", Some(Bytes(17_163_091_968)))]
+    );
+
+    // the kernel's own form, bits of before only, a cable
+    let text = printed(
+        "machine=aarch64\nmillicelsius=999999\nthrottled=20000\nlink=eth0\nlink_speed=1000",
+        &[("meminfo", MEMINFO)],
+    );
+    let facts = parse_probe(text.as_bytes()).unwrap();
+    assert_eq!(facts.health.celsius, None);
+    let throttled = facts.health.throttled.unwrap();
+    assert!(!throttled.is_under_voltage() && throttled.is_slowed());
+    assert_eq!(facts.link.map(|link| link.megabits), Some(Some(1000)));
+
+    // unknown stays unknown
+    let bare =
+        parse_probe(printed("machine=aarch64\nthrottled=\nlink=\n", &[("meminfo", MEMINFO)]).as_bytes())
+            .unwrap();
+    assert_eq!((bare.health, bare.gpus, bare.link), (Health::default(), vec![], None));
+}
+
+#[test]
+fn a_disk_is_known_by_its_path_in_the_kernel() {
+    let of = |path: &str, spins| Medium::of(path, spins);
+    let pci = "/sys/devices/platform/axi/1000110000.pcie/pci0000:00/0000:00:00.0/0000:01:00.0/nvme/nvme0/nvme0n1/nvme0n1p2";
+    assert_eq!(of(pci, Some(false)), Some(Medium::Nvme));
+    let usb = "/sys/devices/platform/scb/fd500000.pcie/pci0000:00/0000:01:00.0/usb2/2-1/2-1:1.0/host0/target0:0:0/0:0:0:0/block/sda/sda1";
+    assert_eq!(of(usb, Some(true)), Some(Medium::Usb));
+    let sata = "/sys/devices/pci0000:00/0000:00:17.0/ata1/host0/target0:0:0/0:0:0:0/block/sda/sda1";
+    assert_eq!(of(sata, Some(true)), Some(Medium::Spinning));
+    assert_eq!(of(sata, Some(false)), Some(Medium::Ssd));
+    assert_eq!(of("/sys/devices/virtual/block/dm-0", Some(false)), None);
+}

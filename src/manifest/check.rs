@@ -9,6 +9,7 @@ use super::schema::{
 };
 use super::written;
 use crate::catalog;
+use crate::facts;
 use crate::generation::Layout;
 use crate::ids::{HostName, ModelName};
 use crate::quant::Quant;
@@ -301,10 +302,10 @@ fn host(
         }
     };
     let foreign: &[&str] = match kind {
-        "address" if keys.has("connect") => &["ssh", "key", "models"],
-        "address" => &["key", "models"],
+        "address" if keys.has("connect") => &["ssh", "memory", "key", "models"],
+        "address" => &["memory", "key", "models"],
         "board" => &["connect", "ssh", "wake", "key", "models"],
-        _ => &["connect", "ssh", "dir", "wake"],
+        _ => &["connect", "ssh", "dir", "wake", "memory"],
     };
     for key in foreign {
         if let Some(place) = keys.place(key) {
@@ -320,12 +321,7 @@ fn host(
     }
     let labels = labels(host.labels, place("labels"), faults);
     let via = match kind {
-        "board" => {
-            let problem =
-                Problem::new(Kind::NotYet, place("board"), "planning for a board that is not bought");
-            faults.push(problem.help("leave this host out until it has an address"));
-            Via::Board { board: host.board?.value.0 }
-        }
+        "board" => board(host.board?, host.memory, faults)?,
         "upstream" => {
             let entries = host.models.map(|table| table.0).unwrap_or_default();
             let mut names = BTreeMap::new();
@@ -375,6 +371,33 @@ fn host(
     })
 }
 
+/// Checks a board that is planned for, and what is stated of it.
+fn board(
+    board: Spanned<written::Label>,
+    memory: Option<Spanned<written::Amount>>,
+    faults: &mut Faults,
+) -> Option<Via> {
+    // what is no amount has its fault already
+    let memory = memory.and_then(|memory| memory.value.0.parse().ok());
+    let Spanned { value: written::Label(board), span } = board;
+    if facts::stated(&board, memory).is_some() {
+        return Some(Via::Board { board, memory });
+    }
+    let problem = if facts::board_names().any(|name| name == board) {
+        Problem::new(Kind::Missing, span, format!("`memory` is missing: a {board} has any amount of it"))
+            .help("such as `memory: 28 GiB`, what models may have of it")
+    } else {
+        let names: Vec<&str> = facts::board_names().collect();
+        let help = match nearest(&board, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("known are {}", names.join(", ")),
+        };
+        Problem::new(Kind::UnknownName, span, format!("no board `{board}` is known")).help(help)
+    };
+    faults.push(problem);
+    None
+}
+
 fn labels(labels: Option<Vec<written::Label>>, place: Span, faults: &mut Faults) -> Vec<String> {
     let labels = labels.unwrap_or_default();
     if labels.len() > MAX_LABELS {
@@ -404,6 +427,8 @@ fn dir_is_ours(dir: Spanned<written::Dir>, faults: &mut Faults) -> Option<String
 #[derive(Default)]
 struct Homes {
     lines: HashMap<(ModelName, HostName), usize>,
+    /// Models that go to a number of hosts.
+    counted: HashMap<ModelName, usize>,
     /// Models whose deploys could not all be read: "none" cannot be said of them.
     unsure: BTreeSet<ModelName>,
     is_unsure: bool,
@@ -422,7 +447,8 @@ fn deploy(
     homes: &mut Homes,
     faults: &mut Faults,
 ) -> Option<Deploy> {
-    let (line, _) = faults.line_and_column(entry.keys().span.start);
+    let entry_place = entry.keys().span;
+    let (line, _) = faults.line_and_column(entry_place.start);
     if let Some(model) = entry.model.as_ref().filter(|model| !models.contains(&model.value.0)) {
         unknown_model(&model.value.0, model.span, models, faults);
         // it may be any of them that was meant
@@ -437,9 +463,18 @@ fn deploy(
         homes.unsure.insert(model);
         return None;
     };
+    let is_counted = matches!(on, On::Count(..));
+    if is_counted && let Some(first) = homes.counted.insert(model.clone(), line) {
+        let place = matched.first().map_or(entry_place, |(_, span)| *span);
+        let problem = Problem::new(Kind::Conflict, place, format!("{model} goes to a number of hosts twice"));
+        faults.push(problem.help(format!("add the number to that of the deploy on line {first}")));
+    }
     for (host, span) in matched {
         if let Some((Some(spec), _)) = hosts.known.get(&host) {
             socket_fits(&model, spec, span, faults);
+        }
+        if is_counted {
+            continue;
         }
         if let Some(first) = homes.lines.insert((model.clone(), host.clone()), line) {
             let message = format!("{model} goes to {host} twice");
@@ -491,13 +526,18 @@ fn on_hosts(on: Spanned<written::On>, hosts: &Hosts, faults: &mut Faults) -> Opt
             Some((On::Every(selector), matched))
         }
         written::On::Count(count) => {
-            let place = count.count.as_ref().map_or(span, |count| count.span);
-            let problem = Problem::new(Kind::NotYet, place, "choosing hosts by number");
-            faults.push(
-                problem.help("name the hosts, `on: [a, b]`, or take all of a role, `on: { role: pi }`"),
-            );
             let selector = selector(count.r#where?, span, faults)?;
-            Some((On::Count(count.count?.value.0, selector), Vec::new()))
+            let Spanned { value: Whole(number), span: place } = count.count?;
+            let matched: Matched = hosts.matching(&selector).map(|name| (name.clone(), span)).collect();
+            let most = u32::try_from(matched.len()).unwrap_or(u32::MAX);
+            if hosts.are_whole() && matched.is_empty() {
+                faults.push(nobody(&selector, span, hosts));
+            } else if hosts.are_whole() && most < number {
+                let message = format!("{number} hosts are wanted, and {most} match");
+                let problem = Problem::new(Kind::Conflict, place, message);
+                faults.push(problem.help("ask for fewer, or match more of them"));
+            }
+            Some((On::Count(number, selector), matched))
         }
     }
 }
@@ -625,6 +665,7 @@ fn is_answered(model: &ModelName, hosts: &Hosts, homes: &Homes) -> bool {
     let is_foreign =
         |host: &HostSpec| matches!(&host.via, Via::Upstream { models, .. } if models.contains_key(model));
     homes.lines.keys().any(|(home, _)| home == model)
+        || homes.counted.contains_key(model)
         || hosts.known.values().filter_map(|(host, _)| host.as_ref()).any(is_foreign)
 }
 

@@ -103,6 +103,8 @@ fn some_json() -> impl Strategy<Value = serde_json::Value> {
         "X",
         "local-first",
         "aa:bb:cc:dd:ee:ff",
+        "pi5-8gb",
+        "3.5 GiB",
     ];
     prop_oneof![
         prop::sample::select(words.to_vec()).prop_map(|word| json!(word)),
@@ -139,6 +141,7 @@ fn some_mutation() -> impl Strategy<Value = Mutation> {
         "ssh",
         "connect",
         "board",
+        "memory",
         "role",
         "labels",
         "dir",

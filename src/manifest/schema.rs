@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{FleetName, HostName, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
+use crate::units::Bytes;
 
 /// A whole manifest, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -181,6 +182,8 @@ pub enum Via {
     Board {
         /// A name of the board table: `pi5-8gb`.
         board: String,
+        /// What it leaves to models of its memory, where that is stated.
+        memory: Option<Bytes>,
     },
     /// `upstream`: a server that is not ours; no SSH.
     Upstream {
@@ -239,7 +242,8 @@ pub enum On {
     Hosts(Vec<HostName>),
     /// Every host that matches.
     Every(Selector),
-    /// This many of those that match (`{ count, where }`).
+    /// This many of those that match (`{ count, where }`), beside the hosts that other deploys name
+    /// for the model.
     Count(u32, Selector),
 }
 

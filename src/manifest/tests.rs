@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::units::Bytes;
 
 /// A manifest without faults, to break in one place.
 pub(super) const GOOD: &str = "\
@@ -543,19 +544,50 @@ fn what_cannot_be_acted_on_yet_is_refused_with_words() {
         "8:47 NotYet: waking a host | leave `wake` out, and keep the host awake",
     );
     check(
-        "{ address: kitchen.local }",
-        "{ board: pi5-8gb }",
-        "7:14 NotYet: planning for a board that is not bought | leave this host out until it has an address",
-    );
-    check(
-        "on: { role: pi }",
-        "on: { count: 3, where: { role: pi } }",
-        "11:33 NotYet: choosing hosts by number | name the hosts, `on: [a, b]`, or take all of a role, `on: { role: pi }`",
-    );
-    check(
         "gaming] }",
         "gaming], continue_on: [desk] }",
         "14:41 NotYet: continuing an answer that broke off | leave `continue_on` out; such an answer ends with an error that says so",
+    );
+}
+
+#[test]
+fn a_board_is_one_that_is_known_and_a_desktop_says_its_memory() {
+    let with = |host: &str| GOOD.replace("{ address: kitchen.local }", host);
+    let via = |host: &str| {
+        let manifest = parse("fleet.yaml", &with(host)).unwrap_or_else(|problems| panic!("{problems}"));
+        manifest.hosts.values().find(|spec| matches!(spec.via, Via::Board { .. })).unwrap().via.clone()
+    };
+    let board = |board: &str, memory| Via::Board { board: board.to_owned(), memory };
+    assert_eq!(via("{ board: pi5-8gb }"), board("pi5-8gb", None));
+    assert_eq!(via("{ board: pi4-4gb, memory: 3.5 GiB }"), board("pi4-4gb", Some(Bytes::mib(3584))));
+    assert_eq!(via("{ board: desktop, memory: 28 GiB }"), board("desktop", Some(Bytes::gib(28))));
+    check(
+        "{ address: kitchen.local }",
+        "{ board: pi5-9gb }",
+        "7:21 UnknownName: no board `pi5-9gb` is known | did you mean `pi5-2gb`?",
+    );
+    check(
+        "{ address: kitchen.local }",
+        "{ board: desktop }",
+        "7:21 Missing: `memory` is missing: a desktop has any amount of it | such as `memory: 28 GiB`, what models may have of it",
+    );
+    check(
+        "{ address: kitchen.local }",
+        "{ address: kitchen.local, memory: 3 GiB }",
+        "7:38 Conflict: `memory` does not go with `address` | leave it out",
+    );
+}
+
+#[test]
+fn a_number_of_hosts_is_at_most_the_number_that_match() {
+    let counted = |count| format!("on: {{ count: {count}, where: {{ role: pi }} }}");
+    let good = GOOD.replace("on: { role: pi }", &counted(1));
+    let manifest = parse("fleet.yaml", &good).unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(manifest.deploy.iter().any(|deploy| matches!(deploy.on, On::Count(1, _))));
+    check(
+        "on: { role: pi }",
+        &counted(3),
+        "11:33 Conflict: 3 hosts are wanted, and 1 match | ask for fewer, or match more of them",
     );
 }
 

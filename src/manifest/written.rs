@@ -11,6 +11,7 @@ use super::schema::{Prefer, Role, RouteMode, Supervisor, Tls};
 use crate::ids::{FleetName, HostName, ModelName, is_name};
 use crate::quant::Quant;
 use crate::source::SourceRef;
+use crate::units::Bytes;
 use crate::yaml::record_parts::read_word;
 use crate::yaml::{
     Faults, Kind, Maybe, Node, Problem, Read, Spanned, Table, Value, Whole, expected, nearest, quoted,
@@ -134,8 +135,10 @@ record! {
         may connect: Spanned<Connect>;
         /// SSH options of this host, over those of `defaults`.
         may ssh: Ssh;
-        /// A board that is not bought yet, to plan for: `pi5-8gb`.
+        /// A board that is not bought yet, to plan for: `pi5-8gb`, or `desktop`.
         may board: Spanned<Label>;
+        /// What the board will leave to models of its memory: `7.2 GiB`. Without it: what a Lite system leaves.
+        may memory: Spanned<Amount>;
         /// What the host is for. Without it: `pi`, and `desktop` for an upstream.
         may role: Role;
         /// Free words to select by.
@@ -582,6 +585,14 @@ text! {
         parts.is_some_and(|parts| parts.len() >= 2 && parts.into_iter().all(is_folder))
     },
     hint |_| Some("such as `/var/lib/bramble`".to_owned())
+}
+
+text! {
+    /// An amount of memory.
+    Amount: "an amount such as `7.2 GiB`",
+    pattern "^[0-9]{1,6}(\\.[0-9]{1,3})? ?(MiB|GiB|MB|GB)$",
+    check |text| text.len() <= 16 && text.parse::<Bytes>().is_ok_and(|amount| amount > Bytes::ZERO),
+    hint no_hint
 }
 
 text! {

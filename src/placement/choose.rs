@@ -1,111 +1,28 @@
 //! One model, one host: which quant, and how it is served.
 
+use super::candid::{Bars, Candid, options};
 use super::refusal::{Reason, Remedies};
-use super::{Choice, Lean, Quants, Room, Step, Want};
+use super::{Choice, Quants, Room, Step, Want};
 use crate::catalog::ModelFacts;
-use crate::estimate::{Candidate, Estimate, Loss, Serving, footprint, is_repacking, loss_of};
+use crate::estimate::{Candidate, Estimate, Serving};
 use crate::facts::HostFacts;
-use crate::generation::{KvType, LoadMode};
+use crate::generation::KvType;
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};
 
-/// Micro-batches to choose from, largest first. 512 is llama.cpp's own default; smaller
-/// ones only make the compute buffer smaller: at 64 tokens, weights are still read once
-/// for many tokens.
-const MICRO_BATCHES: [u32; 4] = [512, 256, 128, 64];
-
-/// Answer rates closer than this part count as equal: the decode formula's own error on
-/// the board it was fitted to is 2 to 4 %.
-const RATE_ERROR: f64 = 0.03;
-
-/// Returns the quants that `auto` chooses among: those whose loss is measured for
-/// quantizing without an importance matrix, and that are smaller than the original.
-pub fn auto_quants() -> impl Iterator<Item = Quant> {
-    let is_out =
-        |quant: &Quant| matches!(quant, Quant::F32 | Quant::F16 | Quant::Bf16 | Quant::Iq4Nl | Quant::Iq4Xs);
-    Quant::ALL.iter().copied().filter(move |quant| !is_out(quant))
-}
-
-/// A candidate, with what it would take and give.
-struct Candid<'a> {
-    candidate: &'a Candidate,
-    loss: Option<Loss>,
-    /// The servings, fastest first. Never empty.
-    servings: Vec<(Serving, Estimate)>,
-}
-
-impl<'a> Candid<'a> {
-    fn new(model: &ModelFacts, candidate: &'a Candidate, want: &Want, host: &HostFacts) -> Self {
-        // A CPU that copies weights into its own layout would hold them twice if the file
-        // were mapped as well; without copies, mapped pages survive a restart of the engine.
-        let repacked = is_repacking(model, candidate, host).then_some((LoadMode::Read, true));
-        let ways = repacked.into_iter().chain([(LoadMode::Mmap, false)]);
-        let servings = ways.flat_map(|(load, repack)| {
-            let serving = |micro_batch| Serving {
-                context: want.context,
-                slots: want.slots,
-                threads: host.cpu.cores.max(1),
-                micro_batch,
-                load,
-                repack,
-                kv: KvType::F16,
-            };
-            let estimate = footprint(model, candidate, &serving(MICRO_BATCHES[0]), host);
-            MICRO_BATCHES.map(|size| (serving(size), estimate.with_micro_batch(model, &serving(size))))
-        });
-        let servings = servings.collect();
-        Self { candidate, loss: candidate.loss(model), servings }
-    }
-
-    /// Returns the fastest serving that fits.
-    fn fit(&self, room: Room, held: Bytes) -> Option<(Serving, Estimate)> {
-        let has_disk = |estimate: &Estimate| room.disk.is_none_or(|disk| estimate.file - held <= disk);
-        self.servings.iter().find(|(_, e)| e.need <= room.memory && has_disk(e)).copied()
-    }
-
-    /// Returns the least memory that it can do with.
-    fn least(&self) -> Bytes {
-        self.servings.iter().map(|(_, estimate)| estimate.need).min().unwrap_or_default()
-    }
-
-    /// Returns the answer rate for comparing quants. It does not depend on the serving.
-    fn answer(&self) -> TokensPerSec {
-        self.servings.first().map_or(TokensPerSec(0.0), |(_, estimate)| estimate.speed.answer.expected)
-    }
-
-    fn slowest(&self) -> TokensPerSec {
-        self.servings.first().map_or(TokensPerSec(0.0), |(_, estimate)| estimate.speed.answer.low)
-    }
-
-    fn file(&self) -> Bytes {
-        self.servings.first().map_or(Bytes::ZERO, |(_, estimate)| estimate.file)
-    }
-
-    fn is_no_worse_than(&self, bar: &Loss) -> bool {
-        self.loss.is_some_and(|loss| loss.is_within(bar))
-    }
-}
-
-/// Returns the loss that `auto` stays within if it can: that of `Q4_K_M` from 3 thousand
-/// million parameters up, `Q5_K_M` below, `Q8_0` below half of one; a lean moves it one step.
-fn target(model: &ModelFacts, lean: Lean) -> Quant {
-    const LADDER: [Quant; 5] = [Quant::Q8_0, Quant::Q6K, Quant::Q5KM, Quant::Q4KM, Quant::Q4_0];
-    let step: usize = match model.parameters {
-        3_000_000_000.. => 3,
-        500_000_000.. => 2,
-        _ => 0,
-    };
-    LADDER[match lean {
-        Lean::Balanced => step,
-        // above Q8_0 there is nothing that could be told from it
-        Lean::Quality => step.saturating_sub(1),
-        Lean::Speed => step + 1,
-    }]
-}
-
-fn loss_on(model: &ModelFacts, quant: Quant, candidates: &[Candidate]) -> Loss {
-    let known = candidates.iter().find(|candidate| candidate.quant == Some(quant));
-    loss_of(model, quant, known.map(|candidate| candidate.tensors.as_slice()))
+/// What a choice is made of.
+#[derive(Clone, Copy)]
+pub(super) struct Case<'a> {
+    pub(super) model: &'a ModelFacts,
+    pub(super) candidates: &'a [Candidate],
+    pub(super) want: &'a Want,
+    pub(super) host: &'a HostFacts,
+    /// What there is, less what other models of the host take.
+    pub(super) room: Room,
+    /// How many models the host has got beside this one, which share its bandwidth.
+    pub(super) others: u32,
+    /// How much of a candidate's file is on the host already.
+    pub(super) held: &'a dyn Fn(Option<Quant>) -> Bytes,
 }
 
 /// Chooses a quant and how to serve it on `host`, within `room`, which has what other
@@ -119,158 +36,164 @@ pub fn choose(
     room: Room,
     held: &dyn Fn(Option<Quant>) -> Bytes,
 ) -> Result<Choice, Reason> {
-    userland(host)?;
-    let options = options(model, candidates, want, host)?;
-    let fit = |option: &Candid<'_>| option.fit(room, held(option.candidate.quant));
-
-    let Rules { target, floor } = Rules::of(model, candidates, want);
-    let is_fast = |option: &&Candid<'_>| option.slowest() >= want.floor_rate;
-    let (chosen, rule) = if let (Some((goal, good)), Some((floor_quant, bad))) = (&target, &floor) {
-        let fitting: Vec<&Candid<'_>> = options.iter().filter(|o| fit(o).is_some()).filter(is_fast).collect();
-        let within = fitting.iter().filter(|o| o.is_no_worse_than(good)).copied();
-        let below = fitting.iter().filter(|o| o.is_no_worse_than(bad)).copied();
-        let fastest = fastest(within.collect());
-        let rule = match fastest {
-            Some(_) => format!("the fastest that loses no more than {goal}"),
-            None => format!("the best that fits; {goal} does not, {floor_quant} is the floor"),
-        };
-        (fastest.or_else(|| best(below.collect())), rule)
-    } else {
-        let rule = match want.quants {
-            Quants::AsIs => "the file as it is".to_owned(),
-            Quants::AsIsOr(_) => "the file as it is, or the best of it that fits".to_owned(),
-            _ if options.len() == 1 => "as asked for".to_owned(),
-            _ => "the first of the list that fits".to_owned(),
-        };
-        (options.iter().find(|option| fit(option).is_some()), rule)
-    };
-    let Some((chosen, (serving, estimate))) = chosen.and_then(|option| Some((option, fit(option)?))) else {
-        return Err(refuse(model, candidates, want, host, room, held, &options));
-    };
-    let why = why(chosen, &serving, &estimate, room, &rule);
-    let step = |other: Option<&Candid<'_>>| other.and_then(|other| compare(chosen, &estimate, other, &fit));
-    Ok(Choice {
-        quant: chosen.candidate.quant,
-        loss: chosen.loss,
-        step_up: step(next(&options, chosen, true)),
-        step_down: step(next(&options, chosen, false)),
-        serving,
-        estimate,
-        why,
-    })
+    Case { model, candidates, want, host, room, others: 0, held }.choose()
 }
 
-/// Returns the least memory and disk with which [`choose`] would place the model on this
-/// host; none where it never would.
-pub fn smallest(
-    model: &ModelFacts,
-    candidates: &[Candidate],
-    want: &Want,
-    host: &HostFacts,
-    held: &dyn Fn(Option<Quant>) -> Bytes,
-) -> Option<Room> {
-    userland(host).ok()?;
-    let options = options(model, candidates, want, host).ok()?;
-    let allowed = allowed(model, candidates, want, &options);
-    let least = allowed.into_iter().min_by_key(|option| option.least())?;
-    Some(Room { memory: least.least(), disk: Some(least.file() - held(least.candidate.quant)) })
-}
-
-/// The bars of `auto`, with the quants that they are named for; none for explicit choices.
-struct Rules {
-    target: Option<(Quant, Loss)>,
-    floor: Option<(Quant, Loss)>,
-}
-
-impl Rules {
-    fn of(model: &ModelFacts, candidates: &[Candidate], want: &Want) -> Self {
-        if want.quants != Quants::Auto {
-            return Self { target: None, floor: None };
+impl Case<'_> {
+    pub(super) fn choose(&self) -> Result<Choice, Reason> {
+        let options = options(self.model, self.candidates, self.want, self.host)?;
+        let ways = options.iter().flat_map(|option| {
+            (0..option.servings.len()).filter_map(move |way| Some((option.cost_of(way)?, option, way)))
+        });
+        let fitting = ways.filter(|(_, option, way)| self.has_room(option, *way));
+        match fitting.min_by(|a, b| a.0.total_cmp(&b.0)) {
+            Some((_, chosen, way)) => Ok(self.describe(&options, chosen, chosen.servings[way], 1)),
+            None => Err(self.refuse(&options)),
         }
-        let named = |quant: Quant| (quant, loss_on(model, quant, candidates));
-        let floor = named(want.floor_quality);
-        let target = named(target(model, want.lean));
-        // a floor above the target is the target
-        let target = if target.1.divergence > floor.1.divergence { floor } else { target };
-        Self { target: Some(target), floor: Some(floor) }
     }
-}
 
-/// The options that the rules allow, whatever the room.
-fn allowed<'a, 'b>(
-    model: &ModelFacts,
-    candidates: &[Candidate],
-    want: &Want,
-    options: &'b [Candid<'a>],
-) -> Vec<&'b Candid<'a>> {
-    let rules = Rules::of(model, candidates, want);
-    let is_allowed = |option: &&Candid<'_>| match &rules.floor {
-        Some((_, bad)) => option.is_no_worse_than(bad) && option.slowest() >= want.floor_rate,
-        None => true,
-    };
-    options.iter().filter(is_allowed).collect()
-}
-
-fn userland(host: &HostFacts) -> Result<(), Reason> {
-    let is_64 = ["aarch64", "x86_64"].contains(&host.machine.as_str());
-    if !is_64 || host.userland_bits == Some(32) {
-        return Err(Reason::Userland { machine: host.machine.clone(), bits: host.userland_bits });
+    fn has_room(&self, option: &Candid<'_>, way: usize) -> bool {
+        let (_, estimate) = &option.servings[way];
+        let file = estimate.file - (self.held)(option.candidate.quant);
+        estimate.need <= self.room.memory && self.room.disk.is_none_or(|disk| file <= disk)
     }
-    Ok(())
-}
 
-fn options<'a>(
-    model: &ModelFacts,
-    candidates: &'a [Candidate],
-    want: &Want,
-    host: &HostFacts,
-) -> Result<Vec<Candid<'a>>, Reason> {
-    let with = |candidate| Candid::new(model, candidate, want, host);
-    let find = |quant: &Quant| candidates.iter().find(|candidate| candidate.quant == Some(*quant));
-    let options: Vec<_> = match &want.quants {
-        Quants::AsIs => candidates.iter().take(1).map(with).collect(),
-        Quants::AsIsOr(list) => {
-            candidates.iter().take(1).chain(list.iter().filter_map(find)).map(with).collect()
+    fn fit(&self, option: &Candid<'_>) -> Option<(Serving, Estimate)> {
+        option.fit(self.room, (self.held)(option.candidate.quant))
+    }
+
+    /// Whether an option still answers at its floor beside what the host has got.
+    fn bears_others(&self, option: &Candid<'_>) -> bool {
+        option.most_together(self.want) > self.others
+    }
+
+    /// Puts an option that was taken into words. `together` models share the host, this one included.
+    pub(super) fn describe(
+        &self,
+        options: &[Candid<'_>],
+        chosen: &Candid<'_>,
+        (serving, estimate): (Serving, Estimate),
+        together: usize,
+    ) -> Choice {
+        let step = |other: Option<&Candid<'_>>| {
+            other.and_then(|other| compare(chosen, &estimate, other, &|option| self.fit(option)))
+        };
+        Choice {
+            quant: chosen.candidate.quant,
+            loss: chosen.loss,
+            step_up: step(next(options, chosen, true)),
+            step_down: step(next(options, chosen, false)),
+            serving,
+            estimate,
+            why: self.why(options, chosen, &serving, &estimate, together),
         }
-        Quants::OneOf(list) => list.iter().filter_map(find).map(with).collect(),
-        Quants::Auto => {
-            let all = auto_quants().filter_map(|q| candidates.iter().find(|c| c.quant == Some(q)));
-            without_dominated(all.map(with).collect())
+    }
+
+    fn rule(&self, options: &[Candid<'_>], chosen: &Candid<'_>) -> String {
+        match (Bars::of(self.model, self.candidates, self.want), &self.want.quants) {
+            (Some(Bars { target: (goal, good), floor: (floor, _) }), _) => {
+                if chosen.is_no_worse_than(&good) {
+                    format!("the fastest that loses no more than {goal}")
+                } else {
+                    format!("the best that fits; {goal} does not, {floor} is the floor")
+                }
+            }
+            (None, Quants::AsIs) => "the file as it is".to_owned(),
+            (None, Quants::AsIsOr(_)) => "the file as it is, or the best of it that fits".to_owned(),
+            (None, _) if options.len() == 1 => "as asked for".to_owned(),
+            (None, _) => "the first of the list that fits".to_owned(),
         }
-    };
-    if options.is_empty() { Err(Reason::NoCandidate) } else { Ok(options) }
-}
+    }
 
-/// Drops what needs at least as much memory as another and loses at least as much: what is
-/// left, more memory can only make better.
-fn without_dominated(mut options: Vec<Candid<'_>>) -> Vec<Candid<'_>> {
-    let divergence = |option: &Candid<'_>| option.loss.map_or(f64::INFINITY, |loss| loss.divergence);
-    options.sort_by(|a, b| a.least().cmp(&b.least()).then(divergence(a).total_cmp(&divergence(b))));
-    let mut best = f64::INFINITY;
-    options.retain(|option| {
-        let is_better = divergence(option) < best;
-        best = best.min(divergence(option));
-        is_better
-    });
-    options.reverse();
-    options
-}
+    fn why(
+        &self,
+        options: &[Candid<'_>],
+        chosen: &Candid<'_>,
+        serving: &Serving,
+        estimate: &Estimate,
+        together: usize,
+    ) -> String {
+        let speed = &estimate.speed;
+        let layout = if serving.repack { ", repacked" } else { "" };
+        let kv = match serving.kv {
+            KvType::F16 => "",
+            KvType::Q8_0 => ", keys and values in Q8_0, whose loss is not known",
+        };
+        let loss = chosen.loss.map_or(String::new(), |loss| format!(", loss {loss}"));
+        let shared = match together {
+            0 | 1 => String::new(),
+            n => {
+                format!(", {:.1} while all {n} models of the host answer", speed.answer.expected.0 / n as f64)
+            }
+        };
+        format!(
+            "{name}: {rule}; needs {need} of {room}{layout}{kv}; answers {expected} ({low:.1} to {high:.1}, {basis}){shared}, prompts {prompt}{loss}",
+            name = chosen.candidate.name(),
+            rule = self.rule(options, chosen),
+            need = estimate.need,
+            room = self.room.memory,
+            expected = speed.answer.expected,
+            low = speed.answer.low.0,
+            high = speed.answer.high.0,
+            basis = speed.basis.word(),
+            prompt = speed.prompt.expected,
+        )
+    }
 
-/// The fastest; among those as fast, the one that loses least.
-fn fastest<'a, 'b>(options: Vec<&'b Candid<'a>>) -> Option<&'b Candid<'a>> {
-    let top = options.iter().map(|option| option.answer().0).fold(0.0, f64::max);
-    let as_fast = options.into_iter().filter(|option| option.answer().0 >= top * (1.0 - RATE_ERROR));
-    as_fast.min_by(|a, b| by_loss(a, b))
-}
+    /// Says why none of the options can be taken: the bound that was hit, by the option that comes nearest.
+    pub(super) fn refuse(&self, options: &[Candid<'_>]) -> Reason {
+        let is_auto = self.want.quants == Quants::Auto;
+        let bars = Bars::of(self.model, self.candidates, self.want);
+        let is_good =
+            |option: &&Candid<'_>| bars.as_ref().is_none_or(|bars| option.is_no_worse_than(&bars.floor.1));
+        let good: Vec<&Candid<'_>> = options.iter().filter(is_good).collect();
+        let Some(smallest) = good.iter().min_by_key(|option| option.least()) else {
+            return Reason::NoCandidate;
+        };
+        let least = smallest.least();
+        if least > self.room.memory {
+            let below = options.iter().filter(|_| is_auto);
+            let below = below.filter(|option| self.bears_others(option) && self.fit(option).is_some());
+            let below = below.min_by(|a, b| a.divergence().total_cmp(&b.divergence()));
+            return Reason::Memory {
+                quant: smallest.candidate.quant,
+                is_floor: is_auto,
+                need: least,
+                room: self.room.memory,
+                remedies: Remedies {
+                    elsewhere: Vec::new(),
+                    below_floor: below.and_then(|option| option.candidate.quant),
+                    context: self.shorter(smallest.candidate),
+                },
+            };
+        }
+        let missing = |option: &Candid<'_>| option.file() - (self.held)(option.candidate.quant);
+        let fitting = good.iter().filter(|option| option.least() <= self.room.memory);
+        if let Some(nearest) = fitting.min_by_key(|option| missing(option)) {
+            let need = missing(nearest);
+            if let Some(disk) = self.room.disk.filter(|disk| need > *disk) {
+                let path =
+                    self.host.disk.as_ref().map_or_else(|| "its disk".to_owned(), |disk| disk.path.clone());
+                return Reason::Disk { quant: nearest.candidate.quant, need, room: disk, path };
+            }
+        }
+        let rates = good.iter().map(|option| option.slowest());
+        let answer = rates.fold(TokensPerSec(0.0), |a, b| if b > a { b } else { a });
+        Reason::Slow { quant: smallest.candidate.quant, answer, floor: self.want.floor_rate }
+    }
 
-/// The one that loses least.
-fn best<'a, 'b>(options: Vec<&'b Candid<'a>>) -> Option<&'b Candid<'a>> {
-    options.into_iter().min_by(|a, b| by_loss(a, b))
-}
-
-fn by_loss(a: &Candid<'_>, b: &Candid<'_>) -> std::cmp::Ordering {
-    let divergence = |option: &Candid<'_>| option.loss.map_or(f64::INFINITY, |loss| loss.divergence);
-    divergence(a).total_cmp(&divergence(b)).then(a.least().cmp(&b.least()))
+    /// Returns the longest context, halved from the wanted one, with which `candidate` would fit.
+    fn shorter(&self, candidate: &Candidate) -> Option<u32> {
+        // below this, a chat template and one question hardly fit
+        const SHORTEST: u32 = 512;
+        let halves = std::iter::successors(Some(self.want.context / 2), |context| Some(context / 2));
+        halves.take_while(|context| *context >= SHORTEST).find(|context| {
+            let want = Want { context: *context, ..self.want.clone() };
+            let shorter = Candid::new(self.model, candidate, &want, self.host);
+            let shorter = shorter.with_packed(self.model, &want, self.host);
+            self.bears_others(&shorter) && self.fit(&shorter).is_some()
+        })
+    }
 }
 
 /// The neighbour in quality.
@@ -302,89 +225,4 @@ fn compare(
     let fits = if fitting.is_some() { "" } else { ", does not fit" };
     let text = format!("{quant}: {rate:+.1} tok/s, {sign}{bytes}, loss {old} -> {loss}{fits}");
     Some(Step { quant, answer, need, loss, fits: fitting.is_some(), text })
-}
-
-fn why(chosen: &Candid<'_>, serving: &Serving, estimate: &Estimate, room: Room, rule: &str) -> String {
-    let speed = &estimate.speed;
-    let layout = if serving.repack { ", repacked" } else { "" };
-    let loss = chosen.loss.map_or(String::new(), |loss| format!(", loss {loss}"));
-    format!(
-        "{name}: {rule}; needs {need} of {room}{layout}; answers {expected} ({low:.1} to {high:.1}, {basis}), prompts {prompt}{loss}",
-        name = chosen.candidate.name(),
-        need = estimate.need,
-        room = room.memory,
-        expected = speed.answer.expected,
-        low = speed.answer.low.0,
-        high = speed.answer.high.0,
-        basis = speed.basis.word(),
-        prompt = speed.prompt.expected,
-    )
-}
-
-/// Nothing could be chosen: says which bound it was, by the option that comes nearest.
-fn refuse(
-    model: &ModelFacts,
-    candidates: &[Candidate],
-    want: &Want,
-    host: &HostFacts,
-    room: Room,
-    held: &dyn Fn(Option<Quant>) -> Bytes,
-    options: &[Candid<'_>],
-) -> Reason {
-    let is_auto = want.quants == Quants::Auto;
-    let rules = Rules::of(model, candidates, want);
-    let good: Vec<&Candid<'_>> = match &rules.floor {
-        Some((_, bad)) => options.iter().filter(|option| option.is_no_worse_than(bad)).collect(),
-        None => options.iter().collect(),
-    };
-    let Some(smallest) = good.iter().min_by_key(|option| option.least()) else {
-        return Reason::NoCandidate;
-    };
-    let least = smallest.least();
-    if least > room.memory {
-        let below = is_auto
-            .then(|| options.iter().filter(|o| o.fit(room, held(o.candidate.quant)).is_some()).collect())
-            .and_then(best)
-            .and_then(|option| option.candidate.quant);
-        return Reason::Memory {
-            quant: smallest.candidate.quant,
-            is_floor: is_auto,
-            need: least,
-            room: room.memory,
-            remedies: Remedies {
-                elsewhere: Vec::new(),
-                below_floor: below,
-                context: shorter(model, smallest.candidate, want, host, room, held),
-            },
-        };
-    }
-    let fitting = |o: &&&Candid<'_>| o.least() <= room.memory;
-    if let Some(nearest) = good.iter().filter(fitting).min_by_key(|o| o.file() - held(o.candidate.quant)) {
-        let need = nearest.file() - held(nearest.candidate.quant);
-        if let Some(disk) = room.disk.filter(|disk| need > *disk) {
-            let path = host.disk.as_ref().map_or_else(|| "its disk".to_owned(), |disk| disk.path.clone());
-            return Reason::Disk { quant: nearest.candidate.quant, need, room: disk, path };
-        }
-    }
-    let answer =
-        good.iter().map(|option| option.slowest()).fold(TokensPerSec(0.0), |a, b| if b > a { b } else { a });
-    Reason::Slow { quant: smallest.candidate.quant, answer, floor: want.floor_rate }
-}
-
-/// Returns the longest context, halved from the wanted one, with which `candidate` would fit.
-fn shorter(
-    model: &ModelFacts,
-    candidate: &Candidate,
-    want: &Want,
-    host: &HostFacts,
-    room: Room,
-    held: &dyn Fn(Option<Quant>) -> Bytes,
-) -> Option<u32> {
-    // below this, a chat template and one question hardly fit
-    const SHORTEST: u32 = 512;
-    let halves = std::iter::successors(Some(want.context / 2), |context| Some(context / 2));
-    halves.take_while(|context| *context >= SHORTEST).find(|context| {
-        let want = Want { context: *context, ..want.clone() };
-        Candid::new(model, candidate, &want, host).fit(room, held(candidate.quant)).is_some()
-    })
 }

@@ -4,17 +4,21 @@
 //! host has: memory for what runs at the same time, disk for what has to lie there. It
 //! knows nothing of manifests, files or connections.
 //!
-//! Hosts are filled one by one, by rule, not by a joint optimum over the fleet.
+//! The whole fleet is solved at once, exactly, with a bound that proves it ([`optimum`]): as many
+//! placements as there can be, then at the least cost by each demand's own rule ([`candid`]), then
+//! with the fewest moves.
 
+mod candid;
 mod choose;
-#[cfg_attr(not(test), expect(dead_code, reason = "for `solve`, which still fills hosts by rule"))]
+mod fleet;
 mod optimum;
 mod refusal;
+mod short;
 mod solve;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +29,8 @@ use crate::ids::{HostName, ModelName};
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};
 
-pub use choose::{auto_quants, choose, smallest};
+pub use candid::auto_quants;
+pub use choose::choose;
 pub use refusal::{Reason, Refusal, Remedies};
 pub use solve::solve;
 
@@ -71,7 +76,7 @@ pub enum Lean {
 }
 
 /// What a host has left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Room {
     /// Memory for engines.
     pub memory: Bytes,
@@ -105,6 +110,8 @@ pub struct Capacity<'a> {
     pub facts: &'a HostFacts,
     /// Disk that is needed beside weights: a new bundle, packed and unpacked.
     pub disk_reserved: Bytes,
+    /// The models that run there now.
+    pub runs: BTreeSet<ModelName>,
     /// Bytes of weights that are there already, whole or in part.
     pub held: BTreeMap<(ModelName, Option<Quant>), Bytes>,
 }

@@ -65,6 +65,17 @@ pub enum Reason {
         /// What is wanted at least.
         floor: TokensPerSec,
     },
+    /// One model more would be too many: they share the memory's bandwidth.
+    Shared {
+        /// How many the host has got.
+        others: u32,
+        /// The model that would be too slow: this one, or one of those.
+        slow: ModelName,
+        /// What would be left for it while all of them answer, by the low end of the prediction.
+        answer: TokensPerSec,
+        /// What is wanted of it at least.
+        floor: TokensPerSec,
+    },
 }
 
 /// The nearest things that would fit.
@@ -120,12 +131,29 @@ impl fmt::Display for Refusal {
                 let at = quant.map(|quant| format!(", even at {quant}")).unwrap_or_default();
                 write!(
                     f,
-                    "{model} may answer with only {:.2} tok/s on {host}{at}, and its floor is {:.2} tok/s",
-                    answer.0, floor.0
+                    "{model} may answer with only {answer:.2} tok/s on {host}{at}, and its floor is {floor:.2} tok/s; fits with a floor of {lower}",
+                    answer = answer.0,
+                    floor = floor.0,
+                    lower = floor_at(*answer),
+                )
+            }
+            Reason::Shared { others, slow, answer, floor } => {
+                let models = if *others == 1 { "model" } else { "models" };
+                write!(
+                    f,
+                    "{model} is one too many on {host} beside the {others} {models} that it has got: {slow} may answer with only {answer:.2} tok/s while all of them do, and its floor is {floor:.2} tok/s; fits with a floor of {lower} for {slow}",
+                    answer = answer.0,
+                    floor = floor.0,
+                    lower = floor_at(*answer),
                 )
             }
         }
     }
+}
+
+/// Returns the floor that a rate just meets, as it is written in a manifest.
+pub(super) fn floor_at(answer: TokensPerSec) -> f64 {
+    (answer.0 * 1000.0).floor() / 1000.0
 }
 
 impl Remedies {

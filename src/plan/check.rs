@@ -67,6 +67,12 @@ pub fn check(plan: &Plan) -> Vec<String> {
             Action::PushProgram { .. } | Action::Prune | Action::Fetch { .. } | Action::Make { .. } => {}
         }
     }
+    for planned in &plan.planned {
+        let memory: crate::units::Bytes = planned.choices.iter().map(|chosen| chosen.memory).sum();
+        if memory > planned.room {
+            notes.push(format!("{} would need {memory} and has room for {}", planned.host, planned.room));
+        }
+    }
     for host in &plan.hosts {
         let memory: crate::units::Bytes = host.choices.iter().map(|chosen| chosen.memory).sum();
         if memory > host.room {

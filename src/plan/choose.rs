@@ -10,6 +10,7 @@ use super::make::Inputs;
 use super::misfit::misfit;
 use super::stay::{Standing, stay, tolerance};
 use super::types::{Chosen, Problem};
+use super::wishes::Wishes;
 use crate::catalog::{ModelFacts, Stored};
 use crate::estimate::{self, Basis, Candidate, Serving, Speed};
 use crate::facts::HostFacts;
@@ -45,12 +46,25 @@ struct Offer<'a> {
     candidates: Vec<Candidate>,
 }
 
+impl Offer<'_> {
+    fn demand(&self, name: &ModelName, hosts: Vec<HostName>, count: Option<u32>) -> Demand<'_> {
+        Demand {
+            name: name.clone(),
+            model: self.facts,
+            candidates: &self.candidates,
+            want: want(self),
+            hosts,
+            count,
+        }
+    }
+}
+
 /// Places every model on the hosts that shall run it, as far as that is possible.
 pub(crate) fn choose(
     inputs: &Inputs<'_>,
     able: &BTreeMap<&HostName, &HostFacts>,
     reserved: &BTreeMap<HostName, Bytes>,
-    wanted: &BTreeMap<HostName, BTreeSet<ModelName>>,
+    wishes: &Wishes,
 ) -> Choices {
     let mut offers: BTreeMap<&ModelName, Offer<'_>> = BTreeMap::new();
     for (model, facts) in inputs.models {
@@ -61,32 +75,29 @@ pub(crate) fn choose(
                 .insert(model, Offer { facts, spec, candidates: candidates(facts, spec, inputs.converter) });
         }
     }
-    let hosts_of = |model: &ModelName| {
-        let wanting = wanted.iter().filter(|(_, models)| models.contains(model));
-        wanting.map(|(host, _)| host.clone()).collect::<Vec<_>>()
-    };
-    let demands: Vec<Demand<'_>> = offers
-        .iter()
-        .map(|(model, offer)| Demand {
-            name: (*model).clone(),
-            model: offer.facts,
-            candidates: &offer.candidates,
-            want: want(offer),
-            hosts: hosts_of(model),
-            count: None,
-        })
-        .collect();
+    let mut demands: Vec<Demand<'_>> = Vec::new();
+    for (model, offer) in &offers {
+        let hosts = wishes.hosts_of(model);
+        if !hosts.is_empty() {
+            demands.push(offer.demand(model, hosts, None));
+        }
+        if let Some(counted) = wishes.counted.get(*model).filter(|counted| counted.count > 0) {
+            let hosts = counted.hosts.iter().cloned().collect();
+            demands.push(offer.demand(model, hosts, Some(counted.count)));
+        }
+    }
     let capacities: Vec<Capacity<'_>> = able
         .iter()
         .map(|(host, facts)| Capacity {
             name: (*host).clone(),
             facts,
             disk_reserved: reserved.get(*host).copied().unwrap_or(Bytes::ZERO),
+            runs: running(facts),
             held: held(inputs, facts, &offers),
         })
         .collect();
     let mut placement = placement::solve(&demands, &capacities);
-    let standing = standing(inputs, able, wanted, &offers);
+    let standing = standing(inputs, able, wishes, &offers);
     stay(&mut placement, &demands, &capacities, &standing);
 
     let mut choices = Choices {
@@ -94,7 +105,7 @@ pub(crate) fn choose(
         recipes: BTreeMap::new(),
         chosen: BTreeMap::new(),
         rooms: able.iter().map(|(host, facts)| ((*host).clone(), room(facts, host, &placement))).collect(),
-        problems: placement.refused.iter().map(problem).collect(),
+        problems: problems(&placement),
     };
     for placed in &placement.placed {
         if let Some(offer) = offers.get(&placed.model) {
@@ -116,15 +127,18 @@ fn room(facts: &HostFacts, host: &HostName, placement: &Placement) -> Bytes {
 fn standing(
     inputs: &Inputs<'_>,
     able: &BTreeMap<&HostName, &HostFacts>,
-    wanted: &BTreeMap<HostName, BTreeSet<ModelName>>,
+    wishes: &Wishes,
     offers: &BTreeMap<&ModelName, Offer<'_>>,
 ) -> Standing {
     let mut all = Standing::new();
     for (host, facts) in able {
         let installed = facts.installed.as_ref().and_then(|installed| installed.current.as_ref());
-        let (Some((_, definition)), Some(models)) = (installed, wanted.get(*host)) else { continue };
-        let running: Option<BTreeMap<ModelName, Choice>> = models
+        let (Some((_, definition)), Some(fixed)) = (installed, wishes.fixed.get(*host)) else { continue };
+        let runs = definition.engines.iter().map(|engine| &engine.model);
+        let counted = runs.filter(|model| wishes.may(host, model) && !fixed.contains(*model));
+        let running: Option<BTreeMap<ModelName, Choice>> = fixed
             .iter()
+            .chain(counted)
             .map(|model| {
                 let engine = definition.engines.iter().find(|engine| engine.model == *model)?;
                 let offer = offers.get(model)?;
@@ -223,6 +237,7 @@ impl Choices {
             file: bytes,
             pace,
             speed: speed(&choice.estimate.speed),
+            loss: choice.loss,
             why,
         });
         self.engines.entry(placed.host.clone()).or_default().insert(placed.model.clone(), engine);
@@ -253,6 +268,13 @@ fn want(offer: &Offer<'_>) -> Want {
     }
 }
 
+/// Returns the models that run on a host now.
+fn running(facts: &HostFacts) -> BTreeSet<ModelName> {
+    let current = facts.installed.as_ref().and_then(|installed| installed.current.as_ref());
+    let engines = current.iter().flat_map(|(_, definition)| &definition.engines);
+    engines.map(|engine| engine.model.clone()).collect()
+}
+
 /// Returns the bytes of weights that a host has already, by model and quant.
 fn held(
     inputs: &Inputs<'_>,
@@ -274,12 +296,21 @@ fn held(
     held
 }
 
-fn problem(refusal: &Refusal) -> Problem {
-    Problem {
+/// Returns what could not be placed: host by host where each host was asked for, else one for
+/// the number of hosts that is missing.
+fn problems(placement: &Placement) -> Vec<Problem> {
+    let is_counted = |refusal: &&Refusal| placement.short.iter().any(|short| short.model == refusal.model);
+    let one_by_one = placement.refused.iter().filter(|refusal| !is_counted(refusal)).map(|refusal| Problem {
         host: Some(refusal.host.clone()),
         model: Some(refusal.model.clone()),
         message: refusal.to_string(),
-    }
+    });
+    let by_number = placement.short.iter().map(|short| Problem {
+        host: None,
+        model: Some(short.model.clone()),
+        message: short.message(&placement.refused),
+    });
+    one_by_one.chain(by_number).collect()
 }
 
 /// Returns the speed in words: `85 tok/s (62 to 110, estimated)`.

@@ -3,15 +3,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::choose::{self, Choices};
 use super::door::{Answerers, Away, Engines, door, unanswered};
 use super::misfit::misfit;
+use super::notes::notes;
 use super::suit::{is_root, suit, supervision};
-use super::types::{Artifact, FORMAT, HostPlan, Plan, Problem, Skipped};
+use super::types::{Artifact, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped};
+use super::wishes::Wishes;
 use super::{diff, waves};
 use crate::catalog::ModelFacts;
-use crate::facts::{HostFacts, Inventory, Supervision};
+use crate::facts::{self, HostFacts, Inventory, Supervision};
 use crate::generation::{self, Bundle, Definition, Layout};
 use crate::ids::{Digest, Generation, HostName, ModelName};
 use crate::lock::Lock;
-use crate::manifest::{HostSpec, Manifest, On, Via};
+use crate::manifest::{HostSpec, Manifest, Via};
 use crate::unit;
 use crate::units::Bytes;
 
@@ -66,20 +68,21 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
             None => skipped.push(Skipped { host: host.clone(), why: "it was not looked at".to_owned() }),
         }
     }
-    let demands: BTreeMap<HostName, BTreeSet<ModelName>> =
-        able.iter().map(|(host, able)| ((*host).clone(), wanted(inputs.manifest, host, able.spec))).collect();
-    let away: Away = skipped
-        .iter()
-        .map(|left| {
-            (left.host.clone(), wanted(inputs.manifest, &left.host, &inputs.manifest.hosts[&left.host]))
-        })
-        .collect();
+    let planned = planned(inputs.manifest);
+    let known = able.iter().map(|(host, able)| (*host, able.facts.installed.as_ref()));
+    let known = known.chain(planned.keys().map(|host| (*host, None))).collect();
+    let wishes = Wishes::of(inputs.manifest, inputs.lock, &known);
+    let away: Away =
+        skipped.iter().map(|left| (left.host.clone(), wishes.of_away(inputs.manifest, &left.host))).collect();
     let reserved = able.iter().map(|(host, able)| ((*host).clone(), program_bytes(able))).collect();
-    let choices = choose::choose(inputs, &able_facts(&able), &reserved, &demands);
+    let mut facts = able_facts(&able);
+    facts.extend(planned.iter().map(|(host, (_, facts))| (*host, facts)));
+    let choices = choose::choose(inputs, &facts, &reserved, &wishes);
     problems.extend(choices.problems.iter().cloned());
 
     let mut engines = engines_with_content(inputs, &choices);
-    keep_unplaced(&able, &demands, &mut engines);
+    engines.retain(|host, _| !planned.contains_key(host));
+    keep_unplaced(&able, &wishes, &mut engines);
     let hosts: Vec<HostPlan> = able
         .iter()
         .filter_map(|(host, able)| match host_plan(inputs, host, able, &choices, (&engines, &away)) {
@@ -117,11 +120,34 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
         inventory: fingerprint(inputs.inventory),
         artifacts,
         hosts,
+        planned: planned
+            .iter()
+            .map(|(host, (board, facts))| PlannedHost {
+                host: (*host).clone(),
+                board: (*board).to_owned(),
+                memory: facts.memory.total,
+                room: choices.rooms.get(*host).copied().unwrap_or(Bytes::ZERO),
+                choices: choices.chosen.get(*host).cloned().unwrap_or_default(),
+            })
+            .collect(),
         waves,
         skipped,
         orphans,
     };
     (plan, problems)
+}
+
+/// Returns the hosts that are not bought yet, each with the name of its board and what it will be.
+fn planned(manifest: &Manifest) -> BTreeMap<&HostName, (&str, HostFacts)> {
+    let mut planned = BTreeMap::new();
+    for (host, spec) in &manifest.hosts {
+        if let Via::Board { board, memory } = &spec.via
+            && let Some(facts) = facts::stated(board, *memory)
+        {
+            planned.insert(host, (board.as_str(), facts));
+        }
+    }
+    planned
 }
 
 /// A host that can carry Bramble.
@@ -162,15 +188,6 @@ fn model_problems(inputs: &Inputs<'_>) -> Vec<Problem> {
     inputs.models.iter().filter_map(failed).collect()
 }
 
-/// Returns which models a host shall run.
-fn wanted(manifest: &Manifest, host: &HostName, spec: &HostSpec) -> BTreeSet<ModelName> {
-    let is_chosen = |on: &On| match on {
-        On::Hosts(names) => names.contains(host),
-        On::Every(selector) | On::Count(_, selector) => selector.matches(spec),
-    };
-    manifest.deploy.iter().filter(|deploy| is_chosen(&deploy.on)).map(|deploy| deploy.model.clone()).collect()
-}
-
 /// Returns the chosen engines, with the digests of weights that were made before.
 fn engines_with_content(inputs: &Inputs<'_>, choices: &Choices) -> Engines {
     let mut engines = choices.engines.clone();
@@ -185,17 +202,30 @@ fn engines_with_content(inputs: &Inputs<'_>, choices: &Choices) -> Engines {
 
 /// What could not be placed anew goes on as it is where it runs: a hub that does not answer, or a
 /// wish that cannot be met, takes no engine away.
-fn keep_unplaced(
-    able: &BTreeMap<&HostName, Able<'_>>,
-    demands: &BTreeMap<HostName, BTreeSet<ModelName>>,
-    engines: &mut Engines,
-) {
-    for (host, models) in demands {
-        let installed = able.get(host).and_then(|able| able.facts.installed.as_ref());
-        let Some((_, running)) = installed.and_then(|installed| installed.current.as_ref()) else { continue };
-        let placed = engines.entry(host.clone()).or_default();
-        for engine in running.engines.iter().filter(|engine| models.contains(&engine.model)) {
-            placed.entry(engine.model.clone()).or_insert_with(|| engine.clone());
+fn keep_unplaced(able: &BTreeMap<&HostName, Able<'_>>, wishes: &Wishes, engines: &mut Engines) {
+    for (host, able) in able {
+        let Some(installed) = &able.facts.installed else { continue };
+        let Some((_, running)) = &installed.current else { continue };
+        for engine in &running.engines {
+            let model = &engine.model;
+            let keeps = match wishes.counted.get(model) {
+                _ if wishes.is_fixed(host, model) => true,
+                // one of a number that is short, or could not be chosen at all
+                Some(counted) if counted.hosts.contains(*host) => {
+                    let has =
+                        |host: &&HostName| engines.get(*host).is_some_and(|own| own.contains_key(model));
+                    let placed = counted.hosts.iter().filter(has).count();
+                    placed < usize::try_from(counted.count).unwrap_or(usize::MAX)
+                }
+                _ => false,
+            };
+            if keeps {
+                engines
+                    .entry((*host).clone())
+                    .or_default()
+                    .entry(model.clone())
+                    .or_insert_with(|| engine.clone());
+            }
         }
     }
 }
@@ -265,9 +295,11 @@ fn host_plan(
         deadline_seconds: deadline(&definition),
         definition,
         units,
+        memory: able.facts.memory.total,
         room: choices.rooms.get(host).copied().unwrap_or(Bytes::ZERO),
         choices: choices.chosen.get(host).cloned().unwrap_or_default(),
         reasons,
+        notes: notes(able.facts),
     })
 }
 

@@ -11,16 +11,20 @@ mod door;
 mod forms;
 mod make;
 mod misfit;
+mod notes;
 mod stay;
 mod suit;
 mod types;
 mod waves;
+mod wishes;
 
 pub use check::check;
 pub use door::door_url;
 pub use make::{Inputs, fingerprint, make};
 pub use suit::is_root;
-pub use types::{Action, Artifact, Chosen, FORMAT, HostPlan, Plan, Problem, Skipped, Step, Wave};
+pub use types::{
+    Action, Artifact, Chosen, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped, Step, Wave,
+};
 
 #[cfg(test)]
 pub(crate) mod testing;

@@ -56,12 +56,23 @@ pub(crate) fn stay(
         };
         let need: Bytes = running.values().map(|choice| choice.estimate.need).sum();
         let fits = need <= estimate::room(capacity.facts) + tolerance(capacity.facts);
+        // where one of a number of hosts is another now, it was chosen so
+        let is_counted = |model: &ModelName| {
+            demands.iter().any(|d| d.count.is_some() && d.name == *model && d.hosts.contains(host))
+        };
+        let has = |choices: Option<&BTreeMap<ModelName, Choice>>, model: &ModelName| {
+            choices.is_some_and(|choices| choices.contains_key(model))
+        };
+        let is_moved = running
+            .keys()
+            .chain(fresh.get(host).into_iter().flat_map(BTreeMap::keys))
+            .any(|model| is_counted(model) && has(Some(running), model) != has(fresh.get(host), model));
         let lies_between = running.iter().all(|(model, choice)| {
             let at =
                 |all: &BTreeMap<HostName, BTreeMap<ModelName, Choice>>| all.get(host)?.get(model).cloned();
             is_between(choice, at(&less).as_ref(), at(&more).as_ref())
         });
-        if fits && lies_between {
+        if fits && lies_between && !is_moved {
             placement.placed.retain(|placed| placed.host != *host);
             placement.refused.retain(|refused| refused.host != *host);
             placement.placed.extend(running.iter().map(|(model, choice)| Placed {

@@ -65,7 +65,13 @@ fn bare(board: &str, board_name: &str, available: Bytes) -> HostFacts {
     HostFacts {
         board_name: Some(board_name.to_owned()),
         glibc: Some((2, 36)),
-        disk: Some(Disk { path, free: Bytes::gib(20), total: Bytes::gib(29), inodes_free: Some(1_000_000) }),
+        disk: Some(Disk {
+            path,
+            free: Bytes::gib(20),
+            total: Bytes::gib(29),
+            medium: None,
+            inodes_free: Some(1_000_000),
+        }),
         ..host(board, available)
     }
 }

@@ -563,3 +563,99 @@ fn the_deadline_is_three_times_the_planned_load_and_probe_and_never_below_two_mi
     definition.engines.push(definition.engines[0].clone());
     assert_eq!(super::make::deadline(&definition), 6 * (100 + 20 + 32), "engines may load one after another");
 }
+
+/// The hosts that run the model.
+fn homes(plan: &Plan) -> Vec<String> {
+    let has = |host: &&super::HostPlan| !host.definition.engines.is_empty();
+    plan.hosts.iter().filter(has).map(|host| host.host.to_string()).collect()
+}
+
+#[test]
+fn a_number_of_hosts_is_chosen_and_the_model_stays_where_it_runs() {
+    let mut fleet = Fleet::with("on: { role: pi }", "on: { count: 1, where: { role: pi } }");
+    let plan = fleet.apply();
+    assert_eq!(homes(&plan), ["attic", "desk"], "the faster of the two has it");
+    assert!(fleet.plan().is_empty(), "{}", outline(&fleet.plan()));
+
+    // it moves only where it no longer fits
+    fleet.facts("attic").memory.available = Bytes::mib(60);
+    fleet.facts("attic").memory.total = Bytes::mib(600);
+    let moved = fleet.plan();
+    assert_eq!(homes(&moved), ["desk", "shed"]);
+    assert_eq!(check(&moved), Vec::<String>::new());
+}
+
+#[test]
+fn a_host_that_sleeps_keeps_its_part_of_a_number() {
+    let mut fleet = Fleet::with("on: { role: pi }", "on: { count: 1, where: { role: pi } }");
+    fleet.apply();
+    fleet.lose("attic");
+    // it was never applied from here: somebody else takes the model
+    assert_eq!(homes(&fleet.plan()), ["desk", "shed"]);
+    let address = "10.0.0.11".to_owned();
+    let locked = crate::lock::LockedHost {
+        address,
+        user: None,
+        port: None,
+        identity: None,
+        is_local: false,
+        dir: None,
+        is_process: false,
+    };
+    fleet.lock.hosts.insert(name("attic"), locked);
+    let plan = fleet.plan();
+    assert_eq!(homes(&plan), ["desk"]);
+    let on_shed = plan.host(&name("shed")).unwrap();
+    assert!(on_shed.generation.is_none() || on_shed.definition.engines.is_empty());
+}
+
+#[test]
+fn too_few_hosts_for_a_number_are_counted_by_what_they_lack() {
+    let mut fleet = Fleet::with("on: { role: pi }", "on: { count: 2, where: { role: pi } }");
+    fleet.facts("shed").memory.available = Bytes::mib(100);
+    let (plan, problems) = fleet.make();
+    assert_eq!(homes(&plan), ["attic", "desk"]);
+    assert_eq!(problems.len(), 1);
+    insta::assert_snapshot!(problems[0].message, @"chat is wanted on 2 hosts and fits on 1; others that may have it: 1 with too little memory (nearest shed, short by 93.6 MiB at Q4_0); or ask for 1");
+}
+
+#[test]
+fn a_board_that_is_not_bought_gets_choices_and_nothing_is_done_for_it() {
+    let mut fleet = Fleet::with(
+        "  desk: {",
+        "  next: { board: pi4-2gb }\n  tower: { board: desktop, memory: 28 GiB, role: desktop }\n  desk: {",
+    );
+    let plan = fleet.apply();
+    let planned: Vec<_> =
+        plan.planned.iter().map(|p| (p.host.as_str(), p.board.as_str(), p.choices.len())).collect();
+    assert_eq!(planned, [("next", "pi4-2gb", 1), ("tower", "desktop", 0)]);
+    assert!(plan.steps().all(|step| step.host != Some(name("next"))));
+    assert_eq!(check(&plan), Vec::<String>::new());
+    assert!(fleet.plan().is_empty(), "what is planned for never wants a change");
+    // nobody is sent to ask a machine that is not there
+    let doors = plan.hosts.iter().flat_map(|host| &host.definition.door.upstreams);
+    assert!(doors.map(|upstream| upstream.name.as_str()).all(|name| name != "next" && name != "tower"));
+}
+
+#[test]
+fn what_is_worth_knowing_of_a_host_is_said_and_keeps_nothing_from_being_done() {
+    let mut fleet = Fleet::new();
+    let desk = fleet.facts("desk");
+    desk.gpus = vec![crate::facts::Gpu { name: "AMD".to_owned(), memory: Some(Bytes::gib(16)) }];
+    desk.health.clock_ahead = Some(-4000);
+    let shed = fleet.facts("shed");
+    shed.health.throttled = Some(crate::facts::Throttled(0x50005));
+    shed.health.celsius = Some(81.0);
+    let plan = fleet.plan();
+    let notes = |host| plan.host(&name(host)).unwrap().notes.join("\n");
+    insta::assert_snapshot!(notes("desk"), @"
+    a graphics processor is there (AMD with 16.0 GiB) and is not used
+    its clock is 4000 s behind this machine's: let it set its time (timedatectl)
+    ");
+    insta::assert_snapshot!(notes("shed"), @"
+    its power supply gives too little voltage, or has: take the one that belongs to the board
+    it is clocked lower for heat or power, or has been: it may answer a fifth slower than predicted
+    its processor is at 81 degrees and slows down from 80 on: give it a fan
+    ");
+    assert_eq!(notes("attic"), "");
+}

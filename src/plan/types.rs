@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use crate::estimate::Loss;
 use crate::facts::Supervision;
 use crate::generation::{Definition, Pace};
 use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
@@ -26,6 +27,9 @@ pub struct Plan {
     pub artifacts: Vec<Artifact>,
     /// What each host that can be reached shall run, changed or not, by name.
     pub hosts: Vec<HostPlan>,
+    /// What hosts that are not bought yet would run, by name. Nothing is done for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub planned: Vec<PlannedHost>,
     /// What will be done. Empty when every host already runs what it shall.
     pub waves: Vec<Wave>,
     /// Hosts that are left out, with the reason: the others are served all the same.
@@ -97,12 +101,34 @@ pub struct HostPlan {
     pub units: Vec<Unit>,
     /// Seconds after which the host goes back by itself if nobody confirms.
     pub deadline_seconds: u64,
-    /// Memory that the plan counts on: room, and what it fills.
+    /// All of its memory.
+    #[serde(default)]
+    pub memory: Bytes,
+    /// What engines may have of it.
     pub room: Bytes,
     /// Why each model got what it got, by model.
     pub choices: Vec<Chosen>,
     /// Why the host changes, one sentence each; empty when nothing changes.
     pub reasons: Vec<String>,
+    /// What is worth knowing of the host, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// What a host that is not bought yet would run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedHost {
+    /// The host.
+    pub host: HostName,
+    /// Its board: `pi5-8gb`.
+    pub board: String,
+    /// All of its memory.
+    #[serde(default)]
+    pub memory: Bytes,
+    /// What engines may have of it.
+    pub room: Bytes,
+    /// What it would run, by model.
+    pub choices: Vec<Chosen>,
 }
 
 /// One model on one host, with the numbers behind the choice.
@@ -120,6 +146,9 @@ pub struct Chosen {
     pub pace: Pace,
     /// The expected speed with its interval and where it comes from, in words.
     pub speed: String,
+    /// The expected loss; none where it is not known.
+    #[serde(default)]
+    pub loss: Option<Loss>,
     /// The reason in numbers.
     pub why: String,
 }

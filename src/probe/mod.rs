@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 
 use crate::causes::with_causes;
+use crate::clock;
 use crate::connect::{self, Connection, Script, Stdin, quote};
 use crate::facts::{self, HostFacts, Inventory, ProbeFailure};
 use crate::ids::HostName;
@@ -40,6 +41,7 @@ async fn look(root: &str, connection: &dyn Connection) -> Result<HostFacts, Prob
     let text = format!("set -- {}\n{SCRIPT}", quote(root));
     let script = Script { text, is_root: false, timeout: TIMEOUT };
     let output = connection.run(&script, Stdin::Empty).await.map_err(|error| unreachable(&error))?;
+    let now = clock::unix_seconds();
     if output.status != 0 {
         let host = connection.describe();
         let said = last_line(&output.stderr);
@@ -52,10 +54,13 @@ async fn look(root: &str, connection: &dyn Connection) -> Result<HostFacts, Prob
             is_transient: false,
         });
     }
-    facts::parse_probe(&output.stdout).map_err(|error| ProbeFailure {
+    let mut facts = facts::parse_probe(&output.stdout).map_err(|error| ProbeFailure {
         message: format!("{}: {}", connection.describe(), with_causes(&error)),
         is_transient: matches!(error, facts::Error::Truncated { .. }),
-    })
+    })?;
+    facts.health.clock_ahead =
+        facts::probe_clock(&output.stdout).map(|there| there - i64::try_from(now).unwrap_or(i64::MAX));
+    Ok(facts)
 }
 
 fn unreachable(error: &connect::Error) -> ProbeFailure {

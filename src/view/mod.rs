@@ -6,6 +6,7 @@
 mod apply;
 mod bench;
 mod fit;
+mod html;
 mod plan;
 mod progress;
 mod status;
@@ -16,6 +17,7 @@ mod tests;
 pub use apply::report;
 pub use bench::bench;
 pub use fit::fit;
+pub use html::html;
 pub use plan::plan;
 pub use progress::Progress;
 pub use status::status;

@@ -3,7 +3,7 @@ use std::fmt::Write as _;
 use super::{Style, Table, count};
 use crate::execute::Left;
 use crate::generation::{Definition, EngineSpec, RouteSpec};
-use crate::plan::{Action, HostPlan, Plan, Problem};
+use crate::plan::{Action, Chosen, HostPlan, Plan, Problem};
 use crate::units::Bytes;
 
 /// Returns the plan as a page: hosts with their changes, what was left out, what is wrong.
@@ -15,6 +15,15 @@ pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style)
         text.push_str(&host_block(host, style));
     }
     if plan.hosts.last().is_some_and(|host| host.generation.is_none()) {
+        text.push('\n');
+    }
+    for planned in &plan.planned {
+        let about = format!("{}, not bought yet", planned.board);
+        let _ = writeln!(text, "  {}  {}", style.bold(planned.host.as_str()), style.dim(&about));
+        if planned.choices.is_empty() {
+            text.push_str("      nothing to run\n");
+        }
+        text.push_str(&choices(&planned.choices, planned.room, style));
         text.push('\n');
     }
     for skipped in &plan.skipped {
@@ -61,37 +70,40 @@ fn host_block(host: &HostPlan, style: Style) -> String {
     for reason in &host.reasons {
         let _ = writeln!(text, "      {}", style.dim(reason));
     }
+    for note in &host.notes {
+        let _ = writeln!(text, "      {} {note}", style.warn("!"));
+    }
     for line in changes(host.before.as_ref(), &host.definition, style) {
         let _ = writeln!(text, "    {line}");
     }
-    text.push_str(&choices(host, style));
+    text.push_str(&choices(&host.choices, host.room, style));
     text.push('\n');
     text
 }
 
-fn choices(host: &HostPlan, style: Style) -> String {
-    if host.choices.is_empty() {
+fn choices(all: &[Chosen], room: Bytes, style: Style) -> String {
+    if all.is_empty() {
         return String::new();
     }
     let mut table = Table::new(["MODEL", "QUANT", "FILE", "MEMORY", "SPEED"]);
-    for chosen in &host.choices {
+    for chosen in all {
         table.row([
             chosen.model.to_string(),
             chosen.quant.clone(),
             chosen.file.to_string(),
-            format!("{} of {}", chosen.memory, host.room),
+            format!("{} of {room}", chosen.memory),
             chosen.speed.clone(),
         ]);
     }
     let mut text = table.render(6);
-    for chosen in &host.choices {
+    for chosen in all {
         let _ = writeln!(text, "      {}", style.dim(&format!("{}: {}", chosen.model, chosen.why)));
     }
     text
 }
 
 /// Returns one line for each thing that is added, changed or removed.
-fn changes(before: Option<&Definition>, after: &Definition, style: Style) -> Vec<String> {
+pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: Style) -> Vec<String> {
     let mut lines = Vec::new();
     let old_engines: &[EngineSpec] = before.map_or(&[], |before| &before.engines);
     for engine in &after.engines {
@@ -168,12 +180,15 @@ fn describe_route(route: &RouteSpec) -> String {
     format!("{}: {}{overflow}", route.model, hops.join(" then "))
 }
 
-fn totals(plan: &Plan, problems: &[Problem], left: Option<Left>) -> String {
+pub(super) fn totals(plan: &Plan, problems: &[Problem], left: Option<Left>) -> String {
     let changed = plan.hosts.iter().filter(|host| host.generation.is_some()).count();
     if !problems.is_empty() {
         return format!("Refused: {}. Nothing was changed.\n", count(problems.len(), "problem"));
     }
     if plan.is_empty() {
+        if plan.hosts.is_empty() && plan.skipped.is_empty() && !plan.planned.is_empty() {
+            return format!("Planned for {} that nobody bought yet.\n", count(plan.planned.len(), "host"));
+        }
         return match plan.skipped.len() {
             0 => "Nothing to do.\n".to_owned(),
             n => format!("Nothing to do on the hosts that answer; {} left out.\n", count(n, "host")),

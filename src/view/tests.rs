@@ -24,6 +24,32 @@ fn a_first_plan_shows_every_host_with_its_numbers() {
 }
 
 #[test]
+fn the_page_shows_every_host_and_takes_no_markup_from_outside() {
+    let mut fleet = Fleet::with("  desk: {", "  next: { board: pi5-8gb }\n  desk: {");
+    fleet.lose("shed");
+    let problems = [crate::plan::Problem {
+        host: None,
+        model: None,
+        message: "<script>alert('x')</script> & more".to_owned(),
+    }];
+    let page = super::html(&fleet.plan(), &problems, None).unwrap();
+    for host in ["attic", "shed", "desk", "next"] {
+        assert!(page.contains(&format!(">{host}</span>")), "{host}");
+    }
+    assert!(page.contains("pi5-8gb, not bought yet") && page.contains("left out: shed cannot be reached"));
+    assert!(!page.contains("<script") && page.contains("&lt;script&gt;"));
+    // nothing is fetched from anywhere
+    assert!(!page.contains("://") && !page.contains("src=") && !page.contains("@import"));
+    // each bar fills its host's memory exactly
+    for bar in page.split("<div class=\"bar\"").skip(1) {
+        let bar = bar.split("</div>").next().unwrap();
+        let widths = bar.split("width:").skip(1).map(|part| part.split('%').next().unwrap());
+        let sum: f64 = widths.map(|width| width.parse::<f64>().unwrap()).sum();
+        assert!((sum - 100.0).abs() < 0.1, "{sum} in {bar}");
+    }
+}
+
+#[test]
 fn a_changed_plan_shows_what_was_and_what_will_be() {
     let mut fleet = Fleet::new();
     fleet.apply();

@@ -1,0 +1,39 @@
+//! What is worth knowing of a host before it is counted on, and keeps nothing from being done.
+
+use crate::facts::HostFacts;
+
+/// A clock this many seconds off makes certificates and logs wrong; what a login takes is far less.
+const CLOCK: i64 = 120;
+
+/// Raspberry Pis begin to slow down at 80 degrees.
+const HOT: f64 = 78.0;
+
+/// Returns a sentence for each thing that is worth knowing of a host.
+pub(super) fn notes(facts: &HostFacts) -> Vec<String> {
+    let mut notes = Vec::new();
+    for gpu in &facts.gpus {
+        let memory = gpu.memory.map(|memory| format!(" with {memory}")).unwrap_or_default();
+        notes.push(format!("a graphics processor is there ({}{memory}) and is not used", gpu.name));
+    }
+    if let Some(throttled) = facts.health.throttled {
+        if throttled.is_under_voltage() {
+            notes.push(
+                "its power supply gives too little voltage, or has: take the one that belongs to the board"
+                    .to_owned(),
+            );
+        }
+        if throttled.is_slowed() {
+            notes.push("it is clocked lower for heat or power, or has been: it may answer a fifth slower than predicted".to_owned());
+        }
+    }
+    if let Some(celsius) = facts.health.celsius.filter(|celsius| *celsius >= HOT) {
+        notes.push(format!(
+            "its processor is at {celsius:.0} degrees and slows down from 80 on: give it a fan"
+        ));
+    }
+    if let Some(ahead) = facts.health.clock_ahead.filter(|ahead| ahead.abs() > CLOCK) {
+        let (by, word) = (ahead.abs(), if ahead > 0 { "ahead of" } else { "behind" });
+        notes.push(format!("its clock is {by} s {word} this machine's: let it set its time (timedatectl)"));
+    }
+    notes
+}
