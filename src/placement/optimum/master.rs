@@ -19,8 +19,6 @@ pub(super) struct Goal {
     pub(super) hosts: Vec<u32>,
     /// The most placements of each demand; none where hosts do not share them.
     pub(super) quotas: Vec<Option<u32>>,
-    /// Every demand has to have its quota in full, on every host that can where it has none.
-    pub(super) is_whole: bool,
     /// The fewest placements of all demands together.
     pub(super) least: Option<u64>,
     /// What a placement earns beyond its cost.
@@ -40,6 +38,16 @@ pub(super) struct Prices {
     pub(super) host: Vec<f64>,
     /// The value of the program.
     pub(super) value: f64,
+    /// How often each column is taken, in fractions.
+    pub(super) taken: Vec<f64>,
+}
+
+impl Prices {
+    /// Whether any price of `other` is further away than `reach`.
+    pub(super) fn is_beyond(&self, other: &Self, reach: f64) -> bool {
+        let quotas = self.quota.iter().zip(&other.quota);
+        quotas.chain([(&self.least, &other.least)]).any(|(own, other)| (own - other).abs() > reach)
+    }
 }
 
 impl Goal {
@@ -62,7 +70,13 @@ impl Goal {
 ///
 /// An interior-point method, as its prices lie in the middle of the optimal ones: a
 /// simplex returns corners, between which column generation wanders.
-pub(super) fn solve(goal: &Goal, columns: &[Column], most: f64, accuracy: f64) -> Option<Prices> {
+pub(super) fn solve(
+    goal: &Goal,
+    columns: &[Column],
+    most: f64,
+    near: Option<&(Prices, f64)>,
+    accuracy: f64,
+) -> Option<Prices> {
     let demands: Vec<usize> = (0..goal.quotas.len()).filter(|d| goal.quotas[*d].is_some()).collect();
     let mut place = vec![usize::MAX; goal.quotas.len()];
     for (at, demand) in demands.iter().enumerate() {
@@ -96,10 +110,14 @@ pub(super) fn solve(goal: &Goal, columns: &[Column], most: f64, accuracy: f64) -
         row += 1;
     }
     for at in 0..first {
+        let price = |prices: &Prices| demands.get(at).map_or(prices.least, |demand| prices.quota[*demand]);
+        let (low, high) = near.map_or((0.0, most), |(prices, reach)| {
+            ((price(prices) - reach).max(0.0), (price(prices) + reach).min(most))
+        });
         put(row, at, 1.0);
-        right.push(most);
+        right.push(high);
         put(row + 1, at, -1.0);
-        right.push(if goal.is_whole { most } else { 0.0 });
+        right.push(-low);
         row += 2;
     }
     let size = first + classes;
@@ -120,12 +138,13 @@ pub(super) fn solve(goal: &Goal, columns: &[Column], most: f64, accuracy: f64) -
     if found.x.iter().any(|x| !x.is_finite()) {
         return None;
     }
-    let within = |x: f64| x.clamp(if goal.is_whole { -most } else { 0.0 }, most);
+    let within = |x: f64| x.clamp(0.0, most);
     let quota = place.iter().map(|at| if *at == usize::MAX { 0.0 } else { within(found.x[*at]) });
     Some(Prices {
         quota: quota.collect(),
         least: if has_least { within(found.x[demands.len()]) } else { 0.0 },
         host: found.x[first..].to_vec(),
         value: -found.obj_val,
+        taken: found.z[..columns.len()].to_vec(),
     })
 }

@@ -7,7 +7,7 @@
 use super::shelf::{Group, Rung, Shelf};
 
 /// After so many nodes a search of one host ends, and its bound stays above its value.
-const MOST_NODES: u64 = 50_000;
+const MOST_NODES: u64 = 20_000;
 
 /// Profits closer than this are equal.
 const EQUAL: f64 = 1e-10;
@@ -93,9 +93,28 @@ pub(super) struct Search<'a> {
     disk_price: f64,
     /// The sum of what the first items bring at the prices.
     sums: Vec<f64>,
+    /// The most that one of the items from a place on brings with rooms free.
+    tops: Vec<f64>,
     nodes: u64,
     now: Vec<(usize, usize)>,
+    /// A sharper bound, once a search is long.
+    table: Option<Table>,
 }
+
+/// What the items from a place on could bring, by dynamic programming over memory in coarse
+/// units. Sizes are rounded down, so that it is a bound; disk is left out.
+struct Table {
+    /// Bytes.
+    unit: u64,
+    /// By place, then by how many may be taken, then by units of memory.
+    most: Vec<f64>,
+}
+
+/// Units of memory that a table has.
+const UNITS: usize = 128;
+
+/// Nodes after which a search is long.
+const LONG: u64 = 200;
 
 impl<'a> Search<'a> {
     /// Of demands that could only lower the profit, takes none but with `takes_all`.
@@ -115,8 +134,10 @@ impl<'a> Search<'a> {
             memory_price: 0.0,
             disk_price: 0.0,
             sums: Vec::new(),
+            tops: Vec::new(),
             nodes: 0,
             now: Vec::new(),
+            table: None,
         }
     }
 
@@ -127,7 +148,7 @@ impl<'a> Search<'a> {
 
     fn run(&mut self, host: &Shelf, best: &mut Best, share: &dyn Fn(usize) -> f64) {
         self.price_rooms(host);
-        self.go(0, self.k, 0.0, host.memory, host.disk, best, share);
+        self.go(host, 0, self.k, 0.0, host.memory, host.disk, best, share);
     }
 
     fn fits(&self, way: &Rung) -> bool {
@@ -165,6 +186,52 @@ impl<'a> Search<'a> {
             sum += item.reduced.max(0.0);
             self.sums.push(sum);
         }
+        self.tops = vec![0.0; self.items.len() + 1];
+        for at in (0..self.items.len()).rev() {
+            self.tops[at] = self.tops[at + 1].max(self.items[at].top);
+        }
+    }
+
+    fn make_table(&mut self, host: &Shelf) {
+        let unit = host.memory / UNITS as u64 + 1;
+        let (width, layer) = (UNITS + 1, (self.k + 1) * (UNITS + 1));
+        let mut most = vec![0.0_f64; (self.items.len() + 1) * layer];
+        for at in (0..self.items.len()).rev() {
+            let item = &self.items[at];
+            let (own, after) = most.split_at_mut((at + 1) * layer);
+            let own = &mut own[at * layer..];
+            own.copy_from_slice(&after[..layer]);
+            let mut least = usize::MAX;
+            for way in item.ways.iter().filter(|way| self.fits(way)) {
+                let (units, gain) =
+                    (usize::try_from(way.memory / unit).unwrap_or(UNITS), item.value - way.cost);
+                // a dearer way that takes no less helps nowhere
+                if units >= least || gain <= 0.0 {
+                    continue;
+                }
+                least = units;
+                for count in 1..=self.k {
+                    let (to, from) = (count * width, (count - 1) * width);
+                    for room in units..width {
+                        let sum = gain + after[from + room - units];
+                        own[to + room] = own[to + room].max(sum);
+                    }
+                }
+            }
+        }
+        self.table = Some(Table { unit, most });
+    }
+
+    /// The most that `left` items from a place on can bring in this room.
+    fn rest(&self, at: usize, left: usize, memory: u64, disk: u64) -> f64 {
+        let end = (at + left).min(self.items.len());
+        let priced = self.room(memory, disk) + self.sums[end] - self.sums[at];
+        let mut least = priced.min(left as f64 * self.tops[at]);
+        if let Some(table) = &self.table {
+            let room = usize::try_from(memory / table.unit).unwrap_or(UNITS).min(UNITS);
+            least = least.min(table.most[(at * (self.k + 1) + left) * (UNITS + 1) + room]);
+        }
+        least
     }
 
     /// What the `k` of largest ways would take of the disk.
@@ -234,6 +301,7 @@ impl<'a> Search<'a> {
     #[expect(clippy::too_many_arguments, reason = "the state of a recursion")]
     fn go(
         &mut self,
+        host: &Shelf,
         at: usize,
         left: usize,
         value: f64,
@@ -251,10 +319,11 @@ impl<'a> Search<'a> {
         if left == 0 {
             return;
         }
-        let room = self.room(memory, disk);
+        if self.nodes > LONG && self.table.is_none() {
+            self.make_table(host);
+        }
         for i in at..self.items.len() {
-            let end = (i + left).min(self.items.len());
-            let bound = value - self.share + room + self.sums[end] - self.sums[i];
+            let bound = value - self.share + self.rest(i, left, memory, disk);
             if bound <= best.profit + EQUAL || i + left > self.items.len() {
                 return;
             }
@@ -262,23 +331,34 @@ impl<'a> Search<'a> {
                 best.bound = best.bound.max(bound);
                 return;
             }
-            let rest = value - self.share + room + self.sums[end] - self.sums[i + 1];
             let (demand, worth, ways) = (self.items[i].demand, self.items[i].value, self.items[i].ways);
             for way in ways {
                 if way.memory > memory || way.disk > disk || !self.fits(way) {
                     continue;
                 }
                 let gain = worth - way.cost;
-                if gain <= 0.0 {
+                if gain <= 0.0
+                    || value - self.share + gain + (left - 1) as f64 * self.tops[i + 1] <= best.profit + EQUAL
+                {
                     break;
                 }
-                if rest + gain - self.rent(way) <= best.profit + EQUAL {
+                let rest = self.rest(i + 1, left - 1, memory - way.memory, disk - way.disk);
+                if value - self.share + gain + rest <= best.profit + EQUAL {
                     continue;
                 }
                 self.now.push((demand, way.index));
-                self.go(i + 1, left - 1, value + gain, memory - way.memory, disk - way.disk, best, share);
+                self.go(
+                    host,
+                    i + 1,
+                    left - 1,
+                    value + gain,
+                    memory - way.memory,
+                    disk - way.disk,
+                    best,
+                    share,
+                );
                 self.now.pop();
-                // nothing follows that room could be kept for
+                // nothing follows that the room could be kept for
                 if left == 1 {
                     break;
                 }

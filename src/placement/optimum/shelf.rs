@@ -3,6 +3,7 @@
 use super::{Class, Way};
 
 /// One host of a class, with everything that could be put on it.
+#[derive(Clone)]
 pub(super) struct Shelf {
     /// How many hosts are like it.
     pub(super) hosts: u32,
@@ -15,6 +16,7 @@ pub(super) struct Shelf {
 }
 
 /// The ways of one demand.
+#[derive(Clone)]
 pub(super) struct Group {
     pub(super) demand: usize,
     /// By cost. None is dominated, each fits alone.

@@ -38,16 +38,9 @@ pub(super) fn solve(
     for (terms, hosts) in of_class.iter().zip(&goal.hosts) {
         problem.add_constraint(terms.as_slice(), ComparisonOp::Eq, f64::from(*hosts));
     }
-    let comparison = if goal.is_whole { ComparisonOp::Eq } else { ComparisonOp::Le };
     for (terms, quota) in of_demand.iter().zip(&goal.quotas) {
-        if let Some(quota) = quota.filter(|quota| !terms.is_empty() || *quota > 0) {
-            if terms.is_empty() {
-                if goal.is_whole {
-                    return None;
-                }
-                continue;
-            }
-            problem.add_constraint(terms.as_slice(), comparison, f64::from(quota));
+        if let Some(quota) = quota.filter(|_| !terms.is_empty()) {
+            problem.add_constraint(terms.as_slice(), ComparisonOp::Le, f64::from(quota));
         }
     }
     if let Some(least) = goal.least {
@@ -77,6 +70,11 @@ pub(super) fn solve(
 }
 
 impl Goal {
+    pub(super) fn is_met_by(&self, taken: &[(Column, u32)]) -> bool {
+        let (columns, counts): (Vec<Column>, Vec<u32>) = taken.iter().cloned().unzip();
+        self.is_met(&columns, &counts)
+    }
+
     /// Whether a choice is what the goal asks for, in whole numbers.
     pub(super) fn is_met(&self, columns: &[Column], counts: &[u32]) -> bool {
         let (mut hosts, mut placed) = (vec![0_u64; self.hosts.len()], vec![0_u64; self.quotas.len()]);
@@ -88,7 +86,6 @@ impl Goal {
         }
         let has_hosts = hosts.iter().zip(&self.hosts).all(|(used, hosts)| *used == u64::from(*hosts));
         let has_quotas = placed.iter().zip(&self.quotas).all(|(placed, quota)| match quota {
-            Some(quota) if self.is_whole => *placed == u64::from(*quota),
             Some(quota) => *placed <= u64::from(*quota),
             None => true,
         });
