@@ -83,9 +83,15 @@ word!(Prompt: Prompt::Own, Prompt::Alpaca, Prompt::Vicuna, Prompt::None);
 /// Returns the model that the catalog has under `name`.
 pub fn find(name: &str) -> Result<&'static KnownModel, Error> {
     let known = KNOWN.as_ref().map_err(|problems| Error::ReadCatalog(problems.clone()))?;
-    known.get(name).ok_or_else(|| Error::NotInCatalog {
-        name: name.chars().take(80).collect(),
-        near: nearest(name, known.keys().map(String::as_str)).map(str::to_owned),
+    known.get(name).ok_or_else(|| {
+        let names = || known.keys().map(String::as_str);
+        // who writes `llama-3.2-1b` means its instructed form, not another that is spelled alike
+        let longer =
+            names().filter(|full| !name.is_empty() && full.starts_with(name)).min_by_key(|n| n.len());
+        Error::NotInCatalog {
+            name: name.chars().take(80).collect(),
+            near: longer.or_else(|| nearest(name, names())).map(str::to_owned),
+        }
     })
 }
 
@@ -405,6 +411,13 @@ mod tests {
             "the catalog has no model \"llama-3.2-1b-instuct\": did you mean \"llama-3.2-1b-instruct\"?"
         );
         assert_eq!(find("x").expect_err("unknown").suggestion(), None);
+        let near = |name: &str| match find(name) {
+            Err(Error::NotInCatalog { near, .. }) => near,
+            _ => None,
+        };
+        assert_eq!(near("llama-3.2-1b").as_deref(), Some("llama-3.2-1b-instruct"));
+        assert_eq!(near("qwen2.5-3").as_deref(), Some("qwen2.5-3b-instruct"));
+        assert_eq!(near(""), None);
     }
 
     #[test]
