@@ -274,7 +274,7 @@ fn plan(weights: &Path, spec: &EngineSpec) -> (Estimate, Buffers) {
         tensor_type: tensor.tensor_type.name().to_owned(),
         bytes: tensor.bytes,
     });
-    let candidate = Candidate { quant: None, tensors: tensors.collect() };
+    let candidate = Candidate { quant: None, tensors: tensors.collect(), recipe: None };
     let mut host = planned("pi4-8gb").unwrap();
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let flags = cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features")).unwrap();

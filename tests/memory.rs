@@ -117,7 +117,7 @@ impl Planned {
             tensor_type: tensor.tensor_type.name().to_owned(),
             bytes: tensor.bytes,
         });
-        let candidate = Candidate { quant: None, tensors: tensors.collect() };
+        let candidate = Candidate { quant: None, tensors: tensors.collect(), recipe: None };
         Self { facts, candidate }
     }
 
