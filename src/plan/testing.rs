@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Inputs, Plan, Problem, make};
 use crate::catalog::ModelFacts;
-use crate::estimate::testing::{SMOLLM2_135M, host, model};
+use crate::estimate::testing::{LLAMA32_1B, LLAMA32_3B, MISTRAL_7B, SMOLLM2_135M, TINYLLAMA, host, model};
 use crate::facts::{Disk, HostFacts, Installed, Inventory, Privilege, ProbeFailure, Supervision};
 use crate::generation::{Bundle, Definition};
 use crate::ids::{Digest, Generation, HostName, ModelName};
@@ -60,7 +60,7 @@ fn bundle(machine: &str) -> Bundle {
     }
 }
 
-fn bare(board: &str, board_name: &str, available: Bytes) -> HostFacts {
+pub(crate) fn bare(board: &str, board_name: &str, available: Bytes) -> HostFacts {
     let path = "/var/lib".to_owned();
     HostFacts {
         board_name: Some(board_name.to_owned()),
@@ -118,6 +118,44 @@ impl Fleet {
             manifest,
         };
         fleet.learn_models();
+        fleet
+    }
+
+    /// Makes a fleet of so many hosts, of five boards by turns, and a desktop, with six models that go to
+    /// every Pi, to a number of them, or to the desktop.
+    pub(crate) fn of_many(hosts: usize) -> Self {
+        let name_of = |n: usize| format!("h{n}");
+        let line = |n: usize| format!("  {}: {{ address: 10.1.{}.{} }}\n", name_of(n), n / 250, n % 250 + 1);
+        let count = (hosts / 3).max(1);
+        let model = |name: &str| format!("  {name}: {{ source: hf:org/{name}, context: 2048 }}\n");
+        let some = |name: &str| {
+            format!("  - {{ model: {name}, on: {{ count: {count}, where: {{ role: pi }} }} }}\n")
+        };
+        let text = [
+            MANIFEST.split("models:").next().unwrap_or_default().to_owned(),
+            format!("models:\n{}", ["a", "b", "c", "d", "e", "f"].map(model).concat()),
+            format!("hosts:\n{}", (0..hosts).map(line).collect::<String>()),
+            "  desk: { address: 10.0.0.1, connect: local, role: desktop, dir: /srv/bramble, supervisor: process }\n".to_owned(),
+            format!("deploy:\n  - {{ model: a, on: {{ role: pi }} }}\n{}", ["b", "c", "d", "e"].map(some).concat()),
+            "  - { model: f, on: [desk] }\n".to_owned(),
+        ]
+        .concat();
+        let mut fleet = Self::of(&text);
+        let boards =
+            [("pi4-2gb", 1500), ("pi4-4gb", 3300), ("pi4-8gb", 7200), ("pi5-4gb", 3500), ("pi5-8gb", 7300)];
+        for n in 0..hosts {
+            let (board, available) = boards[n % boards.len()];
+            // no two hosts have quite the same left
+            let facts = bare(board, "", Bytes::mib(available - (n as u64 * 7) % 200));
+            fleet.inventory.hosts.insert(name(&name_of(n)), Ok(facts));
+        }
+        let sizes = [SMOLLM2_135M, TINYLLAMA, LLAMA32_1B, LLAMA32_1B, LLAMA32_3B, MISTRAL_7B];
+        for (facts, widths) in fleet.models.values_mut().zip(sizes) {
+            if let Ok(facts) = facts {
+                *facts =
+                    ModelFacts { source: facts.source.clone(), ..crate::estimate::testing::model(widths) };
+            }
+        }
         fleet
     }
 

@@ -659,3 +659,35 @@ fn what_is_worth_knowing_of_a_host_is_said_and_keeps_nothing_from_being_done() {
     ");
     assert_eq!(notes("attic"), "");
 }
+
+#[test]
+fn a_fleet_of_many_is_planned_whole_and_stays_as_it_is() {
+    let mut fleet = Fleet::of_many(9);
+    let plan = fleet.plan();
+    assert_eq!(check(&plan), Vec::<String>::new());
+    let on = |model: &str| {
+        let has = |host: &&super::HostPlan| host.definition.engines.iter().any(|e| e.model.as_str() == model);
+        plan.hosts.iter().filter(has).count()
+    };
+    assert_eq!(["a", "b", "c", "d", "e", "f"].map(on), [9, 3, 3, 3, 3, 1]);
+    fleet.applied(&plan);
+    assert!(fleet.plan().is_empty(), "{}", outline(&fleet.plan()));
+}
+
+/// Not a test but a figure, for `scripts/figures planning`.
+#[test]
+#[ignore = "measures"]
+fn figures() {
+    let fleet = Fleet::of_many(32);
+    let mut times: Vec<f64> = (0..5)
+        .map(|_| {
+            let begun = std::time::Instant::now();
+            let (plan, problems) = fleet.make();
+            let took = begun.elapsed().as_secs_f64() * 1000.0;
+            assert_eq!((problems.len(), plan.hosts.len()), (0, 33));
+            took
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    println!("plan.32_hosts.ms = {:.0}", times[2]);
+}

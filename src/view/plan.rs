@@ -113,6 +113,14 @@ pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: St
                 let (was, is) = (describe(old), describe(engine));
                 if was != is {
                     lines.push(format!("{} engine {was} -> {is}", style.warn("~")));
+                } else if old.pace != engine.pace {
+                    // deadlines go by it
+                    let (was, is) = (old.pace.answer, engine.pace.answer);
+                    lines.push(format!(
+                        "{} engine {}: expected {was} -> {is}",
+                        style.warn("~"),
+                        engine.model
+                    ));
                 }
             }
         }

@@ -2,8 +2,8 @@
 # shellcheck shell=bash
 before=$(generation kitchen) others="$(generation shed) $(generation desk)"
 on kitchen cat /var/lib/bramble/current/models/chat.gguf >whole.gguf
-# one tensor has another name: the header can be read, and llama.cpp finds a tensor missing
-LC_ALL=C sed 's/blk\.0\.attn_q\.weight/blk.0.attn_x.weight/' whole.gguf >broken.gguf
+# its way to cut text has another name: all is there, and llama.cpp does not know that name
+LC_ALL=C sed 's/smollm/smollx/' whole.gguf >broken.gguf
 edit "s|^hosts:|  odd: { source: \"file:$PWD/broken.gguf\", context: 1024 }\nhosts:|; s|^deploy:|deploy:\n  - { model: odd, on: [kitchen] }|"
 run 1 apply --yes
 says "kitchen"
@@ -12,7 +12,12 @@ says "went back to generation $before"
 ask kitchen
 says "answered by kitchen"
 [ "$(generation shed) $(generation desk)" = "$others" ] || die "another host was changed"
-# a file that is cut off is refused before a byte moves
+# a file that lacks a tensor, or is cut off, is refused before a byte moves
+restore_manifest
+LC_ALL=C sed 's/blk\.0\.attn_q\.weight/blk.0.attn_x.weight/' whole.gguf >lacking.gguf
+edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/lacking.gguf|"
+run 3 apply --yes
+says 'no tensor "blk.0.attn_q.weight"'
 head -c 60000000 whole.gguf >cut.gguf
 restore_manifest
 edit "s|hf:HuggingFaceTB/SmolLM2-135M-Instruct|file:$PWD/cut.gguf|"
