@@ -79,8 +79,15 @@ impl<'a> Candid<'a> {
 
     /// Returns the fastest serving that fits.
     pub(super) fn fit(&self, room: Room, held: Bytes) -> Option<(Serving, Estimate)> {
-        let has_disk = |estimate: &Estimate| room.disk.is_none_or(|disk| estimate.file - held <= disk);
-        self.servings.iter().find(|(_, e)| e.need <= room.memory && has_disk(e)).copied()
+        let way = (0..self.servings.len()).find(|way| self.has_room(*way, room, held))?;
+        self.servings.get(way).copied()
+    }
+
+    /// Returns whether the serving of this number fits.
+    pub(super) fn has_room(&self, way: usize, room: Room, held: Bytes) -> bool {
+        self.servings.get(way).is_some_and(|(_, estimate)| {
+            estimate.need <= room.memory && room.disk.is_none_or(|disk| estimate.file - held <= disk)
+        })
     }
 
     /// Returns the least memory that it can do with.

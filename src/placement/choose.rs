@@ -45,17 +45,12 @@ impl Case<'_> {
         let ways = options.iter().flat_map(|option| {
             (0..option.servings.len()).filter_map(move |way| Some((option.cost_of(way)?, option, way)))
         });
-        let fitting = ways.filter(|(_, option, way)| self.has_room(option, *way));
+        let fitting = ways
+            .filter(|(_, option, way)| option.has_room(*way, self.room, (self.held)(option.candidate.quant)));
         match fitting.min_by(|a, b| a.0.total_cmp(&b.0)) {
             Some((_, chosen, way)) => Ok(self.describe(&options, chosen, chosen.servings[way], 1)),
             None => Err(self.refuse(&options)),
         }
-    }
-
-    fn has_room(&self, option: &Candid<'_>, way: usize) -> bool {
-        let (_, estimate) = &option.servings[way];
-        let file = estimate.file - (self.held)(option.candidate.quant);
-        estimate.need <= self.room.memory && self.room.disk.is_none_or(|disk| file <= disk)
     }
 
     fn fit(&self, option: &Candid<'_>) -> Option<(Serving, Estimate)> {
