@@ -279,15 +279,7 @@ fn plan(weights: &Path, spec: &EngineSpec) -> (Estimate, Buffers) {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap();
     let flags = cpu.lines().find(|line| line.starts_with("flags") || line.starts_with("Features")).unwrap();
     host.cpu.features = flags.split_whitespace().map(str::to_owned).collect();
-    let serving = Serving {
-        context: spec.context,
-        slots: spec.slots,
-        threads: spec.threads,
-        micro_batch: spec.micro_batch,
-        load: spec.load,
-        repack: spec.repack,
-        kv: spec.kv,
-    };
+    let serving = Serving::from(spec);
     let buffers = estimate::buffers(&facts, &candidate, &serving, &host, Attention::Flash);
     (estimate::footprint(&facts, &candidate, &serving, &host), buffers)
 }

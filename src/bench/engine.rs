@@ -76,15 +76,7 @@ fn work(layout: &Layout, spec: &EngineSpec) -> Result<Work, String> {
     let source = Pinned { uri: format!("file:{}", path.display()), files: vec![file], license: None };
     let facts = ModelFacts::from_gguf(source, &header).map_err(|error| error.to_string())?;
     let candidate = Candidate::as_it_is(&facts).ok_or("its weights are no GGUF")?;
-    let serving = Serving {
-        context: spec.context,
-        slots: spec.slots,
-        threads: spec.threads,
-        micro_batch: spec.micro_batch,
-        load: spec.load,
-        repack: spec.repack,
-        kv: spec.kv,
-    };
+    let serving = Serving::from(spec);
     Ok(estimate::work(&facts, &candidate, &serving, &here()))
 }
 

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::{ModelFacts, TensorShape};
 use crate::facts::HostFacts;
-use crate::generation::{KvType, LoadMode};
+use crate::generation::{EngineSpec, KvType, LoadMode};
 use crate::units::Bytes;
 
 pub use candidate::Candidate;
@@ -93,6 +93,21 @@ pub struct Serving {
     pub repack: bool,
     /// How keys and values are held.
     pub kv: KvType,
+}
+
+impl From<&EngineSpec> for Serving {
+    /// Takes how an engine serves.
+    fn from(engine: &EngineSpec) -> Self {
+        Self {
+            context: engine.context,
+            slots: engine.slots,
+            threads: engine.threads,
+            micro_batch: engine.micro_batch,
+            load: engine.load,
+            repack: engine.repack,
+            kv: engine.kv,
+        }
+    }
 }
 
 /// What a model takes and gives on a host.

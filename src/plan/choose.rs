@@ -159,15 +159,7 @@ fn as_choice(engine: &EngineSpec, offer: &Offer<'_>, facts: &HostFacts, converte
         recipe(offer.facts, candidate.quant, converter).digest() == engine.weights.recipe
     };
     let candidate = offer.candidates.iter().find(is_same)?;
-    let serving = Serving {
-        context: engine.context,
-        slots: engine.slots,
-        threads: engine.threads,
-        micro_batch: engine.micro_batch,
-        load: engine.load,
-        repack: engine.repack,
-        kv: engine.kv,
-    };
+    let serving = Serving::from(engine);
     let estimate = estimate::footprint(offer.facts, candidate, &serving, facts);
     Some(Choice {
         quant: candidate.quant,
