@@ -135,6 +135,16 @@ impl fmt::Display for TokensPerSec {
 #[derive(Debug, Clone, Copy, Default, PartialEq, PartialOrd, Serialize, Deserialize, JsonSchema)]
 pub struct BytesPerSec(pub f64);
 
+impl std::str::FromStr for BytesPerSec {
+    type Err = NoAmount;
+
+    /// Reads `48 GB/s`: an amount as of [`Bytes`], and `/s`.
+    fn from_str(text: &str) -> Result<Self, NoAmount> {
+        let amount: Bytes = text.strip_suffix("/s").ok_or(NoAmount)?.parse()?;
+        Ok(Self(amount.0 as f64))
+    }
+}
+
 impl fmt::Display for BytesPerSec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         #[expect(
@@ -170,6 +180,8 @@ mod tests {
         {
             assert_eq!(read(bad), Err(NoAmount), "{bad}");
         }
+        assert_eq!("48.5 GB/s".parse(), Ok(BytesPerSec(48.5e9)));
+        assert_eq!("48.5 GB".parse::<BytesPerSec>(), Err(NoAmount));
     }
 
     #[test]

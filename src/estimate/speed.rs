@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Candidate, Serving, work};
 use crate::catalog::ModelFacts;
-use crate::facts::{EngineBench, HostFacts, Phase, Rates, Terms};
+use crate::facts::{Basis, EngineBench, HostFacts, Phase, Rates, Terms};
 use crate::generation::Pace;
 use crate::units::{Bytes, TokensPerSec};
 
@@ -14,29 +14,6 @@ const PROMPT: u32 = 512;
 /// Tokens before the answer token that [`Speed::answer`] is for: the middle of the fitted
 /// runs' 128.
 const DEPTH: u32 = 64;
-
-/// What a figure rests on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Basis {
-    /// A prior for machines of which nothing is known.
-    Estimated,
-    /// Constants fitted to runs on this kind of board, or to what this host was measured at.
-    Calibrated,
-    /// This model, measured on this host.
-    Measured,
-}
-
-impl Basis {
-    /// Returns the word for people.
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Estimated => "estimated",
-            Self::Calibrated => "calibrated on this board",
-            Self::Measured => "measured on this host",
-        }
-    }
-}
 
 /// A rate with the range it is expected in, nine times of ten.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -57,7 +34,7 @@ impl Interval {
     }
 }
 
-/// How fast a model is on a host.
+/// How fast a model is on a host. Of an unknown basis, it only tells which of two models is faster there.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
     /// Prompt tokens per second, for a prompt of 512 tokens.
@@ -78,6 +55,12 @@ pub struct Speed {
 }
 
 impl Speed {
+    /// Returns the answer tokens per second that can be counted on; none where the host's speed is
+    /// unknown.
+    pub fn least(&self) -> Option<TokensPerSec> {
+        (self.basis != Basis::Unknown).then_some(self.answer.low)
+    }
+
     /// Returns the seconds to the first token of an answer to a prompt of this many tokens,
     /// with nothing else running.
     pub fn first_token_seconds(&self, prompt_tokens: u32) -> f64 {
@@ -172,7 +155,7 @@ pub(super) fn of(
         prompt: interval(Phase::Prompt, &work.of_prompt(PROMPT.into())),
         answer,
         load_seconds: file.0 as f64 / rates.storage.0 + repacked.0 as f64 / rates.repack(),
-        basis: if rates.is_calibrated { Basis::Calibrated } else { Basis::Estimated },
+        basis: rates.basis,
         seconds_per_token,
         seconds_per_pair: rates.seconds(Phase::Prompt, &far) - seconds_per_token,
         seconds_per_depth: rates.seconds(Phase::Answer, &work.of_answer(1.0))

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::testing::*;
 use super::*;
 use crate::catalog::Stored;
-use crate::facts::{EngineBench, Installed, planned};
+use crate::facts::{Basis, EngineBench, Installed, planned};
 use crate::ids::Digest;
 use crate::quant::Quant;
 use crate::units::TokensPerSec;

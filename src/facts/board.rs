@@ -2,9 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use serde::{Deserialize, Serialize};
+
 use super::health::Health;
 use super::host::{Board, Cpu, HostFacts, Memory, Privilege, Supervision};
-use crate::units::Bytes;
+use crate::units::{Bytes, BytesPerSec};
 
 impl Board {
     /// Finds the board by the name that its firmware gives it: "Raspberry Pi 5 Model B Rev 1.0".
@@ -66,19 +68,32 @@ pub fn board_names() -> impl Iterator<Item = &'static str> {
     planned_names().chain([DESKTOP])
 }
 
-/// Returns what a machine will be that is not bought yet: a board by its name, or a `desktop`. `memory`
-/// is what it leaves to models, where that is stated; none where the name is not known, or a
-/// `desktop` comes without.
-pub fn stated(name: &str, memory: Option<Bytes>) -> Option<HostFacts> {
-    if name != DESKTOP {
-        let mut facts = planned(name)?;
-        if let Some(memory) = memory {
+/// What is known of a machine that is not bought yet.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Stated {
+    /// A name of [`board_names`].
+    pub board: String,
+    /// What it leaves to models, where that is stated.
+    pub memory: Option<Bytes>,
+    /// What all its cores together read of memory, where that is stated.
+    pub bandwidth: Option<BytesPerSec>,
+}
+
+impl Stated {
+    /// Returns what the machine will be; none where its name is not known, or a `desktop` comes
+    /// without its memory.
+    pub fn facts(&self) -> Option<HostFacts> {
+        let mut facts = if self.board == DESKTOP { desktop(self.memory?)? } else { planned(&self.board)? };
+        if let Some(memory) = self.memory {
             facts.memory.available = memory;
             facts.memory.total = facts.memory.total.max(memory);
         }
-        return Some(facts);
+        facts.memory.bandwidth = self.bandwidth;
+        Some(facts)
     }
-    let memory = memory?;
+}
+
+fn desktop(memory: Bytes) -> Option<HostFacts> {
     // the instructions that every desktop sold since 2013 has, but for some Celerons and Atoms
     let features = ["sse4_2", "avx", "avx2", "fma", "f16c", "bmi2"];
     Some(HostFacts {
@@ -86,7 +101,7 @@ pub fn stated(name: &str, memory: Option<Bytes>) -> Option<HostFacts> {
         board: None,
         cpu: Cpu { cores: 8, features: features.map(str::to_owned).into(), model: None },
         page_size: Some(4096),
-        memory: Memory { total: memory, available: memory, swap: Bytes::ZERO, zram: Bytes::ZERO },
+        memory: Memory { total: memory, available: memory, ..Memory::default() },
         ..planned("pi5-8gb")?
     })
 }
@@ -122,12 +137,7 @@ pub fn planned(name: &str) -> Option<HostFacts> {
         },
         // the default kernel of the Pi 5 has pages of 16 KiB
         page_size: Some(if board == Board::Pi5 { 16384 } else { 4096 }),
-        memory: Memory {
-            total: Bytes::mib(total),
-            available: Bytes::mib(available),
-            swap: Bytes::ZERO,
-            zram: Bytes::ZERO,
-        },
+        memory: Memory { total: Bytes::mib(total), available: Bytes::mib(available), ..Memory::default() },
         disk: None,
         glibc: None,
         os: None,

@@ -6,7 +6,7 @@ use super::bench::Bench;
 use super::health::{Gpu, Health, Link, Medium};
 use crate::generation::Definition;
 use crate::ids::{Digest, Generation, HostName};
-use crate::units::Bytes;
+use crate::units::{Bytes, BytesPerSec};
 
 /// The facts of all hosts that were asked; one answer or one failure for each.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -92,7 +92,7 @@ pub struct Cpu {
 }
 
 /// A host's memory.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Memory {
     /// `MemTotal`.
     pub total: Bytes,
@@ -102,6 +102,9 @@ pub struct Memory {
     pub swap: Bytes,
     /// Swap in compressed memory. Never room for weights.
     pub zram: Bytes,
+    /// What all cores together read of it, where somebody stated it; a probe does not find it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<BytesPerSec>,
 }
 
 /// A host's filesystem.

@@ -15,13 +15,13 @@ mod tests;
 mod work;
 
 pub use bench::{Bench, EngineBench, MemoryBench, StorageBench};
-pub use board::{board_names, planned, planned_names, stated};
+pub use board::{Stated, board_names, planned, planned_names};
 pub use health::{Gpu, Health, Link, Medium, Throttled};
 pub use host::{
     Board, Cpu, Disk, HostFacts, Installed, Inventory, Memory, Privilege, ProbeFailure, ServiceState,
     Supervision,
 };
 pub use parse::{Error, parse_probe, probe_clock};
-pub use rates::Rates;
+pub use rates::{Basis, Rates};
 pub use table::{Constant, Constants, Ground, Spread, Table};
 pub use work::{Phase, Term, Terms, Work};

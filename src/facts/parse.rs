@@ -190,7 +190,7 @@ fn cpu(machine: &str, printed: &Printed<'_>) -> Cpu {
 fn memory(printed: &Printed<'_>) -> Option<Memory> {
     let total = printed.meminfo("MemTotal").filter(|total| *total > Bytes::ZERO)?;
     let available = printed.meminfo("MemAvailable")?.min(total);
-    let mut memory = Memory { total, available, swap: Bytes::ZERO, zram: Bytes::ZERO };
+    let mut memory = Memory { total, available, ..Memory::default() };
     // Filename  Type  Size  Used  Priority, under a line of headings
     for line in printed.section("swaps").unwrap_or_default().lines().skip(1) {
         let mut words = line.split_ascii_whitespace();

@@ -1,6 +1,9 @@
 //! How fast a host computes: by its board's table, by what it was measured at, or a wide prior.
 
-use super::bench::{Bench, EngineBench, MemoryBench};
+use serde::{Deserialize, Serialize};
+
+use super::bench::{Bench, EngineBench};
+use super::health::Medium;
 use super::host::{Board, HostFacts};
 use super::table::{Constants, Spread, Table};
 use super::work::{Phase, Terms, Work};
@@ -12,8 +15,8 @@ use crate::units::BytesPerSec;
 /// second; prompts are computed in blocks, so theirs are operations per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// Whether they rest on runs on this kind of board, or on this host; else they are a prior.
-    pub is_calibrated: bool,
+    /// What they rest on; never [`Basis::Measured`], which is said of a model.
+    pub basis: Basis,
     table: &'static Table,
     answer: Scale,
     prompt: Scale,
@@ -21,6 +24,21 @@ pub struct Rates {
     ceiling: Option<BytesPerSec>,
     /// What the storage reads in sequence.
     pub storage: BytesPerSec,
+}
+
+/// What a figure of speed rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Basis {
+    /// On nothing but the processor's instructions and cores: good for comparing models with one
+    /// another on this host, not for promising anything.
+    Unknown,
+    /// On a board's memory against that of boards with runs, or on the memory's bandwidth.
+    Estimated,
+    /// On constants fitted to runs on this kind of board, or to what this host was measured at.
+    Calibrated,
+    /// On this model, measured on this host.
+    Measured,
 }
 
 /// How a host compares with its board's table.
@@ -46,7 +64,13 @@ impl Rates {
     /// Returns the rates of `host`: by an engine that was measured there, else of its board,
     /// else a prior by what its processor can do.
     pub fn of(host: &HostFacts) -> Self {
-        let rates = Self::of_board(host);
+        let mut rates = Self::of_board(host);
+        if let Some(rate) = host.disk.as_ref().and_then(|disk| storage(host.board, disk.medium?)) {
+            rates.storage = rate;
+        }
+        if let Some(bandwidth) = host.memory.bandwidth {
+            rates.take_bandwidth(bandwidth, host);
+        }
         match host.installed.as_ref().and_then(|installed| installed.bench.as_ref()) {
             Some(bench) => rates.with(bench, host),
             None => rates,
@@ -55,7 +79,7 @@ impl Rates {
 
     fn of_board(host: &HostFacts) -> Self {
         let own = |table: &'static Table| Self {
-            is_calibrated: true,
+            basis: Basis::Calibrated,
             table,
             answer: Scale { factor: 1.0, spread: table.answer.board },
             prompt: Scale { factor: 1.0, spread: table.prompt.board },
@@ -84,14 +108,14 @@ impl Rates {
         };
         // a core with these instructions does at least about what the Pi's core with the like does
         let prompt = f64::from(host.cpu.cores.clamp(1, 16)) / 4.0;
-        Self::prior(table, (answer, prompt), (0.35, 4.0), 200e6)
+        Self { basis: Basis::Unknown, ..Self::prior(table, (answer, prompt), (0.35, 4.0), 200e6) }
     }
 
     /// Takes a table by factors for answers and prompts, with a range and the storage's rate.
     fn prior(table: &'static Table, factors: (f64, f64), range: (f64, f64), storage: f64) -> Self {
         let scale = |factor| Scale { factor, spread: Spread { slow: range.0, fast: range.1 } };
         Self {
-            is_calibrated: false,
+            basis: Basis::Estimated,
             table,
             answer: scale(factors.0),
             prompt: scale(factors.1),
@@ -106,7 +130,7 @@ impl Rates {
             self.storage = storage.read;
         }
         if let Some(memory) = bench.memory {
-            self.take_memory(&memory, host);
+            self.take_bandwidth(memory.read, host);
         }
         let answer = |engine: &EngineBench| {
             self.table.answer.seconds(&engine.work.of_answer(engine.depth())) * engine.answer.0
@@ -118,7 +142,7 @@ impl Rates {
         let of = |part: &dyn Fn(&EngineBench) -> f64| mean(bench.engines.iter().map(part));
         let (answer, prompt) = (of(&answer), of(&prompt));
         if let Some(factor) = answer {
-            self.is_calibrated = true;
+            self.basis = Basis::Calibrated;
             self.answer = Scale { factor, spread: self.table.answer.host };
         }
         if let Some(factor) = prompt {
@@ -130,12 +154,13 @@ impl Rates {
     /// A read test is no figure of decoding. On a Pi no run is known where both were measured,
     /// so there it is a ceiling and nothing else; elsewhere the prior is so wide that even a
     /// rough relation narrows it.
-    fn take_memory(&mut self, memory: &MemoryBench, host: &HostFacts) {
-        self.ceiling = Some(memory.read);
+    fn take_bandwidth(&mut self, read: BytesPerSec, host: &HostFacts) {
+        self.ceiling = Some(read);
         if host.board.is_none() {
             let table = self.table.answer.other.value * 1e9;
+            self.basis = Basis::Estimated;
             self.answer = Scale {
-                factor: memory.read.0 * PART_OF_READ.expected / table,
+                factor: read.0 * PART_OF_READ.expected / table,
                 spread: Spread { slow: PART_OF_READ.slow, fast: PART_OF_READ.fast },
             };
         }
@@ -173,6 +198,24 @@ impl Rates {
             Phase::Prompt => &self.prompt,
         }
     }
+}
+
+/// What a disk other than the board's usual one reads in sequence; none where that is the usual one.
+///
+/// Of these, `NVMe` on a Pi 5 is published (416 MB/s by hdparm, one lane of the second generation,
+/// blog.jeanbruenn.info); the rest are priors.
+const fn storage(board: Option<Board>, medium: Medium) -> Option<BytesPerSec> {
+    let megabytes = match (board, medium) {
+        // USB 2 carries no more
+        (Some(Board::Pi3 | Board::PiZero2W), Medium::Usb) | (Some(_), Medium::Card) => return None,
+        (None, Medium::Card) => 80.0,
+        (Some(_), Medium::Nvme) => 416.0,
+        (None, Medium::Nvme) => 1500.0,
+        (_, Medium::Usb) => 300.0,
+        (_, Medium::Ssd) => 400.0,
+        (_, Medium::Spinning) => 120.0,
+    };
+    Some(BytesPerSec(megabytes * 1e6))
 }
 
 /// The geometric mean of factors that can be; none of none.

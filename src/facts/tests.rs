@@ -218,12 +218,37 @@ fn an_unknown_machine_gets_a_wide_prior() {
     let known = Rates::of(&host);
     host.board = None;
     let unknown = Rates::of(&host);
-    assert!(known.is_calibrated && !unknown.is_calibrated);
+    assert_eq!((known.basis, unknown.basis), (Basis::Calibrated, Basis::Unknown));
     let width = |rates: &Rates| {
         let spread = rates.spread(Phase::Answer, &reading());
         spread.fast / spread.slow
     };
     assert!(width(&unknown) > 5.0 * width(&known));
+}
+
+#[test]
+fn a_stated_bandwidth_makes_an_unknown_speed_an_estimate() {
+    let stated = |bandwidth| Stated { board: "desktop".into(), memory: Some(Bytes::gib(28)), bandwidth };
+    let rates = |bandwidth| Rates::of(&stated(bandwidth).facts().unwrap());
+    let (unknown, slow, fast) = (rates(None), rates(Some(BytesPerSec(20e9))), rates(Some(BytesPerSec(40e9))));
+    assert_eq!((unknown.basis, slow.basis, fast.basis), (Basis::Unknown, Basis::Estimated, Basis::Estimated));
+    let seconds = |rates: &Rates| rates.seconds(Phase::Answer, &reading());
+    assert!((seconds(&slow) / seconds(&fast) - 2.0).abs() < 1e-9);
+    // 10^9 bytes at three quarters of 20 GB/s, but for what the type differs from all types
+    assert!((seconds(&slow) * 15.0 - 1.0).abs() < 0.2, "{}", seconds(&slow));
+}
+
+#[test]
+fn a_disk_other_than_the_boards_usual_one_loads_as_such_disks_do() {
+    let storage = |medium| {
+        let mut host = planned("pi5-8gb").unwrap();
+        let (free, total) = (Bytes::gib(100), Bytes::gib(120));
+        host.disk = Some(Disk { path: "/".into(), free, total, medium, inodes_free: None });
+        Rates::of(&host).storage
+    };
+    assert_eq!(storage(None), storage(Some(Medium::Card)));
+    assert_eq!(storage(Some(Medium::Nvme)), BytesPerSec(416e6));
+    assert!(storage(Some(Medium::Spinning)).0 < storage(Some(Medium::Usb)).0);
 }
 
 #[test]

@@ -202,7 +202,7 @@ impl Hosts {
                 let (address, port) = match &host.via {
                     Via::Ssh { address, ssh } => (address, ssh.port),
                     Via::Local { address } => (address, None),
-                    Via::Board { .. } | Via::Upstream { .. } => continue,
+                    Via::Board(_) | Via::Upstream { .. } => continue,
                 };
                 let is_here = matches!(host.via, Via::Local { .. });
                 if is_here && !is_alone && (address == "localhost" || address.starts_with("127.")) {
@@ -302,10 +302,10 @@ fn host(
         }
     };
     let foreign: &[&str] = match kind {
-        "address" if keys.has("connect") => &["ssh", "memory", "key", "models"],
-        "address" => &["memory", "key", "models"],
+        "address" if keys.has("connect") => &["ssh", "memory", "bandwidth", "key", "models"],
+        "address" => &["memory", "bandwidth", "key", "models"],
         "board" => &["connect", "ssh", "wake", "key", "models"],
-        _ => &["connect", "ssh", "dir", "wake", "memory"],
+        _ => &["connect", "ssh", "dir", "wake", "memory", "bandwidth"],
     };
     for key in foreign {
         if let Some(place) = keys.place(key) {
@@ -321,7 +321,7 @@ fn host(
     }
     let labels = labels(host.labels, place("labels"), faults);
     let via = match kind {
-        "board" => board(host.board?, host.memory, faults)?,
+        "board" => board(host.board?, host.memory, host.bandwidth, faults)?,
         "upstream" => {
             let entries = host.models.map(|table| table.0).unwrap_or_default();
             let mut names = BTreeMap::new();
@@ -375,14 +375,20 @@ fn host(
 fn board(
     board: Spanned<written::Label>,
     memory: Option<Spanned<written::Amount>>,
+    bandwidth: Option<Spanned<written::Bandwidth>>,
     faults: &mut Faults,
 ) -> Option<Via> {
-    // what is no amount has its fault already
-    let memory = memory.and_then(|memory| memory.value.0.parse().ok());
     let Spanned { value: written::Label(board), span } = board;
-    if facts::stated(&board, memory).is_some() {
-        return Some(Via::Board { board, memory });
+    let stated = facts::Stated {
+        board,
+        // what is no amount has its fault already
+        memory: memory.and_then(|memory| memory.value.0.parse().ok()),
+        bandwidth: bandwidth.and_then(|bandwidth| bandwidth.value.0.parse().ok()),
+    };
+    if stated.facts().is_some() {
+        return Some(Via::Board(stated));
     }
+    let board = stated.board;
     let problem = if facts::board_names().any(|name| name == board) {
         Problem::new(Kind::Missing, span, format!("`memory` is missing: a {board} has any amount of it"))
             .help("such as `memory: 28 GiB`, what models may have of it")
@@ -697,7 +703,7 @@ fn checked_order(
         };
         let Some(spec) = spec else { continue };
         let (message, help) = match &spec.via {
-            Via::Board { .. } => (
+            Via::Board(_) => (
                 format!("`{name}` is not bought yet and cannot answer"),
                 "remove it from the order".to_owned(),
             ),

@@ -142,6 +142,7 @@ fn some_mutation() -> impl Strategy<Value = Mutation> {
         "connect",
         "board",
         "memory",
+        "bandwidth",
         "role",
         "labels",
         "dir",

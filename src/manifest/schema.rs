@@ -3,10 +3,10 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::facts::Stated;
 use crate::ids::{FleetName, HostName, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
-use crate::units::Bytes;
 
 /// A whole manifest, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -179,12 +179,7 @@ pub enum Via {
         address: String,
     },
     /// `board`: planned for, not bought yet.
-    Board {
-        /// A name of the board table: `pi5-8gb`.
-        board: String,
-        /// What it leaves to models of its memory, where that is stated.
-        memory: Option<Bytes>,
-    },
+    Board(Stated),
     /// `upstream`: a server that is not ours; no SSH.
     Upstream {
         /// The base URL, up to and with `/v1`.

@@ -1,7 +1,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::units::Bytes;
+use crate::facts::Stated;
+use crate::units::{Bytes, BytesPerSec};
 
 /// A manifest without faults, to break in one place.
 pub(super) const GOOD: &str = "\
@@ -555,12 +556,14 @@ fn a_board_is_one_that_is_known_and_a_desktop_says_its_memory() {
     let with = |host: &str| GOOD.replace("{ address: kitchen.local }", host);
     let via = |host: &str| {
         let manifest = parse("fleet.yaml", &with(host)).unwrap_or_else(|problems| panic!("{problems}"));
-        manifest.hosts.values().find(|spec| matches!(spec.via, Via::Board { .. })).unwrap().via.clone()
+        manifest.hosts.values().find(|spec| matches!(spec.via, Via::Board(_))).unwrap().via.clone()
     };
-    let board = |board: &str, memory| Via::Board { board: board.to_owned(), memory };
+    let board = |board: &str, memory| Via::Board(Stated { board: board.to_owned(), memory, bandwidth: None });
     assert_eq!(via("{ board: pi5-8gb }"), board("pi5-8gb", None));
     assert_eq!(via("{ board: pi4-4gb, memory: 3.5 GiB }"), board("pi4-4gb", Some(Bytes::mib(3584))));
     assert_eq!(via("{ board: desktop, memory: 28 GiB }"), board("desktop", Some(Bytes::gib(28))));
+    let Via::Board(stated) = via("{ board: desktop, memory: 28 GiB, bandwidth: 48 GB/s }") else { panic!() };
+    assert_eq!(stated.bandwidth, Some(BytesPerSec(48e9)));
     check(
         "{ address: kitchen.local }",
         "{ board: pi5-9gb }",

@@ -11,7 +11,7 @@ use super::schema::{Prefer, Role, RouteMode, Supervisor, Tls};
 use crate::ids::{FleetName, HostName, ModelName, is_name};
 use crate::quant::Quant;
 use crate::source::SourceRef;
-use crate::units::Bytes;
+use crate::units::{Bytes, BytesPerSec};
 use crate::yaml::record_parts::read_word;
 use crate::yaml::{
     Faults, Kind, Maybe, Node, Problem, Read, Spanned, Table, Value, Whole, expected, nearest, quoted,
@@ -139,6 +139,9 @@ record! {
         may board: Spanned<Label>;
         /// What the board will leave to models of its memory: `7.2 GiB`. Without it: what a Lite system leaves.
         may memory: Spanned<Amount>;
+        /// What all cores of the board together read of its memory: `48 GB/s`. Without it a desktop's
+        /// speed is unknown.
+        may bandwidth: Spanned<Bandwidth>;
         /// What the host is for. Without it: `pi`, and `desktop` for an upstream.
         may role: Role;
         /// Free words to select by.
@@ -592,6 +595,14 @@ text! {
     Amount: "an amount such as `7.2 GiB`",
     pattern "^[0-9]{1,6}(\\.[0-9]{1,3})? ?(MiB|GiB|MB|GB)$",
     check |text| text.len() <= 16 && text.parse::<Bytes>().is_ok_and(|amount| amount > Bytes::ZERO),
+    hint no_hint
+}
+
+text! {
+    /// What a machine reads of its memory in a second.
+    Bandwidth: "a rate such as `48 GB/s`",
+    pattern "^[0-9]{1,6}(\\.[0-9]{1,3})? ?(MiB|GiB|MB|GB)/s$",
+    check |text| text.len() <= 18 && text.parse::<BytesPerSec>().is_ok_and(|rate| rate.0 > 0.0),
     hint no_hint
 }
 

@@ -100,8 +100,12 @@ impl<'a> Candid<'a> {
         self.servings.first().map_or(TokensPerSec(0.0), |(_, estimate)| estimate.speed.answer.expected)
     }
 
+    /// Returns the rate that is held against floors: without end where nothing is known of the
+    /// host's speed, as no floor can be held against that.
     pub(super) fn slowest(&self) -> TokensPerSec {
-        self.servings.first().map_or(TokensPerSec(0.0), |(_, estimate)| estimate.speed.answer.low)
+        const BEYOND_FLOORS: TokensPerSec = TokensPerSec(f64::INFINITY);
+        let speed = self.servings.first().map(|(_, estimate)| &estimate.speed);
+        speed.map_or(TokensPerSec(0.0), |speed| speed.least().unwrap_or(BEYOND_FLOORS))
     }
 
     /// Returns with how many models on its host, itself counted, it still answers at its floor while

@@ -4,8 +4,8 @@ use super::candid::{Bars, Candid, options};
 use super::refusal::{Reason, Remedies};
 use super::{Choice, Quants, Room, Step, Want};
 use crate::catalog::ModelFacts;
-use crate::estimate::{Candidate, Estimate, Serving};
-use crate::facts::HostFacts;
+use crate::estimate::{Candidate, Estimate, Serving, Speed};
+use crate::facts::{Basis, HostFacts};
 use crate::generation::KvType;
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};
@@ -115,23 +115,41 @@ impl Case<'_> {
             KvType::Q8_0 => ", keys and values in Q8_0, whose loss is not known",
         };
         let loss = chosen.loss.map_or(String::new(), |loss| format!(", loss {loss}"));
-        let shared = match together {
-            0 | 1 => String::new(),
-            n => {
-                format!(", {:.1} while all {n} models of the host answer", speed.answer.expected.0 / n as f64)
-            }
-        };
         format!(
-            "{name}: {rule}; needs {need} of {room}{layout}{kv}; answers {expected} ({low:.1} to {high:.1}, {basis}){shared}, prompts {prompt}{loss}",
+            "{name}: {rule}; needs {need} of {room}{layout}{kv}; {speed}{loss}",
             name = chosen.candidate.name(),
             rule = self.rule(options, chosen),
             need = estimate.need,
             room = self.room.memory,
-            expected = speed.answer.expected,
-            low = speed.answer.low.0,
-            high = speed.answer.high.0,
-            basis = speed.basis.word(),
-            prompt = speed.prompt.expected,
+            speed = self.speed(speed, together),
+        )
+    }
+
+    fn speed(&self, speed: &Speed, together: usize) -> String {
+        let (answer, basis) = (
+            &speed.answer,
+            match speed.basis {
+                Basis::Unknown => {
+                    let unchecked = match self.want.floor_rate.0 {
+                        floor if floor > 0.0 && self.want.quants == Quants::Auto => {
+                            format!(" (its floor of {floor} tok/s is not checked)")
+                        }
+                        _ => String::new(),
+                    };
+                    return format!("speed unknown until `bramble bench` measures it{unchecked}");
+                }
+                Basis::Estimated => "estimated",
+                Basis::Calibrated => "calibrated on this board",
+                Basis::Measured => "measured on this host",
+            },
+        );
+        let shared = match together {
+            0 | 1 => String::new(),
+            n => format!(", {:.1} while all {n} models of the host answer", answer.expected.0 / n as f64),
+        };
+        format!(
+            "answers {} ({:.1} to {:.1}, {basis}){shared}, prompts {}",
+            answer.expected, answer.low.0, answer.high.0, speed.prompt.expected
         )
     }
 
@@ -214,10 +232,14 @@ fn compare(
     let fitting = fit(other);
     let (need, answer) =
         fitting.map_or((other.least(), other.answer()), |(_, e)| (e.need, e.speed.answer.expected));
-    let rate = answer.0 - estimate.speed.answer.expected.0;
+    let (speed, old_answer) = (&estimate.speed, estimate.speed.answer.expected);
+    let rate = match speed.least() {
+        Some(_) => format!("{:+.1} tok/s", answer.0 - old_answer.0),
+        None => format!("{:.2} times as fast", answer.0 / old_answer.0.max(1e-9)),
+    };
     let (sign, bytes) =
         if need >= estimate.need { ('+', need - estimate.need) } else { ('-', estimate.need - need) };
     let fits = if fitting.is_some() { "" } else { ", does not fit" };
-    let text = format!("{quant}: {rate:+.1} tok/s, {sign}{bytes}, loss {old} -> {loss}{fits}");
+    let text = format!("{quant}: {rate}, {sign}{bytes}, loss {old} -> {loss}{fits}");
     Some(Step { quant, answer, need, loss, fits: fitting.is_some(), text })
 }

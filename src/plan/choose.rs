@@ -12,8 +12,8 @@ use super::stay::{Standing, stay, tolerance};
 use super::types::{Chosen, Problem};
 use super::wishes::Wishes;
 use crate::catalog::{ModelFacts, Stored};
-use crate::estimate::{self, Basis, Candidate, Serving, Speed};
-use crate::facts::HostFacts;
+use crate::estimate::{self, Candidate, Serving, Speed};
+use crate::facts::{Basis, HostFacts};
 use crate::generation::{EngineSpec, Weights};
 use crate::ids::{Digest, HostName, ModelName};
 use crate::manifest::{ModelSpec, Prefer};
@@ -305,9 +305,10 @@ fn problems(placement: &Placement) -> Vec<Problem> {
     one_by_one.chain(by_number).collect()
 }
 
-/// Returns the speed in words: `85 tok/s (62 to 110, estimated)`.
+/// Returns the speed in words: `85 tok/s (62 to 110, estimated)`, `unknown`.
 fn speed(speed: &Speed) -> String {
     let basis = match speed.basis {
+        Basis::Unknown => return "unknown".to_owned(),
         Basis::Estimated => "estimated",
         Basis::Calibrated => "calibrated",
         Basis::Measured => "measured",

@@ -9,7 +9,7 @@ use super::types::{Artifact, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipp
 use super::wishes::Wishes;
 use super::{diff, waves};
 use crate::catalog::ModelFacts;
-use crate::facts::{self, HostFacts, Inventory, Supervision};
+use crate::facts::{HostFacts, Inventory, Supervision};
 use crate::generation::{self, Bundle, Definition, Layout};
 use crate::ids::{Digest, Generation, HostName, ModelName};
 use crate::lock::Lock;
@@ -141,10 +141,10 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
 fn planned(manifest: &Manifest) -> BTreeMap<&HostName, (&str, HostFacts)> {
     let mut planned = BTreeMap::new();
     for (host, spec) in &manifest.hosts {
-        if let Via::Board { board, memory } = &spec.via
-            && let Some(facts) = facts::stated(board, *memory)
+        if let Via::Board(stated) = &spec.via
+            && let Some(facts) = stated.facts()
         {
-            planned.insert(host, (board.as_str(), facts));
+            planned.insert(host, (stated.board.as_str(), facts));
         }
     }
     planned

@@ -51,7 +51,7 @@ impl Wishes {
                 })
                 .collect();
             // what is not bought yet takes no part while there are hosts that are
-            let is_planned = |spec: &HostSpec| matches!(spec.via, Via::Board { .. });
+            let is_planned = |spec: &HostSpec| matches!(spec.via, Via::Board(_));
             if able.iter().any(|(_, spec)| !is_planned(spec)) {
                 able.retain(|(_, spec)| !is_planned(spec));
             }

@@ -1,7 +1,8 @@
 use std::fmt::Write as _;
 
 use super::{Style, Table};
-use crate::estimate::{Basis, Interval};
+use crate::estimate::Interval;
+use crate::facts::Basis;
 use crate::fit::{Fit, Form, OnBoard, RULE, Verdict};
 
 /// Returns how a model would do on boards: a table for each, with what `auto` picks.
@@ -36,7 +37,7 @@ pub fn fit(fit: &Fit, style: Style) -> String {
 
 fn on_board(on: &OnBoard, style: Style, text: &mut String) {
     let basis = on.forms.first().map_or("", |form| match form.speed.basis {
-        Basis::Estimated => ", no run of such a board is known",
+        Basis::Unknown | Basis::Estimated => ", no run of such a board is known",
         Basis::Calibrated | Basis::Measured => "",
     });
     let _ = writeln!(text, "{}  {} for models{basis}", style.bold(&on.board), on.room);
