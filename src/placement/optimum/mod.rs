@@ -106,15 +106,17 @@ pub(crate) struct Optimum {
 
 /// Finds the most placements and, among those, the least cost.
 pub(crate) fn solve(problem: &Problem) -> Optimum {
-    let quotas = shared_quotas(problem);
     let shelves: Vec<Shelf> = problem.classes.iter().map(|class| Shelf::new(class, false)).collect();
+    let hosts = hosts_for(&shelves, problem.quotas.len());
+    let quotas = shared_quotas(problem, &hosts);
+    let all = all(&hosts, &quotas);
     if let Some(optimum) = apart(problem, &shelves, &quotas) {
         return optimum;
     }
     let start = greedy(&shelves, &quotas);
-    let (bound, columns) = most_bound(problem, &shelves, &quotas, &start);
+    let (bound, columns) = most_bound(problem, &shelves, &quotas, &start, all);
     let (mut placed, mut placed_bound) = (bound, bound);
-    let is_short = bound < all(problem, &quotas);
+    let is_short = bound < all;
     let mut outcome = least(&shelves, &quotas, start.clone(), columns.clone(), placed, is_short);
     if let Some((taken, bound)) = outcome.nearest.take().filter(|(taken, _)| count(taken) >= count(&start)) {
         placed = count(&taken);
@@ -122,7 +124,7 @@ pub(crate) fn solve(problem: &Problem) -> Optimum {
         (outcome.taken, outcome.bound) = (taken, bound);
     }
     if outcome.value.is_infinite() {
-        let (start, bound) = most(problem, &shelves, &quotas, start);
+        let (start, bound) = most(problem, &shelves, &quotas, start, all);
         (placed, placed_bound) = (count(&start), bound);
         outcome = least(&shelves, &quotas, start, columns, placed, is_short);
     }
@@ -136,24 +138,28 @@ pub(crate) fn solve(problem: &Problem) -> Optimum {
 }
 
 /// The quotas that hosts have to share: those below what there are hosts for.
-fn shared_quotas(problem: &Problem) -> Vec<Option<u32>> {
-    let quotas = problem.quotas.iter().enumerate().map(|(demand, quota)| match quota {
-        Quota::Count(count) if u64::from(*count) < hosts_for(problem, demand) => Some(*count),
+fn shared_quotas(problem: &Problem, hosts: &[u64]) -> Vec<Option<u32>> {
+    let quotas = problem.quotas.iter().zip(hosts).map(|(quota, hosts)| match quota {
+        Quota::Count(count) if u64::from(*count) < *hosts => Some(*count),
         _ => None,
     });
     quotas.collect()
 }
 
-fn hosts_for(problem: &Problem, demand: usize) -> u64 {
-    let is_for = |class: &&Class| Shelf::new(class, true).groups.iter().any(|group| group.demand == demand);
-    problem.classes.iter().filter(is_for).map(|class| u64::from(class.hosts)).sum()
+/// Returns by demand how many hosts have a way for it.
+fn hosts_for(shelves: &[Shelf], demands: usize) -> Vec<u64> {
+    let mut hosts = vec![0; demands];
+    for shelf in shelves {
+        for group in &shelf.groups {
+            hosts[group.demand] += u64::from(shelf.hosts);
+        }
+    }
+    hosts
 }
 
 /// All that could be placed if every host had room for everything.
-fn all(problem: &Problem, quotas: &[Option<u32>]) -> u64 {
-    let each =
-        |(demand, quota): (usize, &Option<u32>)| quota.map_or_else(|| hosts_for(problem, demand), u64::from);
-    quotas.iter().enumerate().map(each).sum()
+fn all(hosts: &[u64], quotas: &[Option<u32>]) -> u64 {
+    quotas.iter().zip(hosts).map(|(quota, hosts)| quota.map_or(*hosts, u64::from)).sum()
 }
 
 /// More than any set of this class can cost.
@@ -193,8 +199,8 @@ fn most_bound(
     shelves: &[Shelf],
     quotas: &[Option<u32>],
     start: &[(Column, u32)],
+    all: u64,
 ) -> (u64, Vec<Column>) {
-    let all = all(problem, quotas);
     if count(start) == all {
         return (all, Vec::new());
     }
@@ -212,6 +218,7 @@ fn most(
     shelves: &[Shelf],
     quotas: &[Option<u32>],
     start: Vec<(Column, u32)>,
+    all: u64,
 ) -> (Vec<(Column, u32)>, u64) {
     let free: Vec<Shelf> = problem.classes.iter().map(|class| Shelf::new(class, true)).collect();
     let stage = count_stage(&free, quotas);
@@ -220,7 +227,7 @@ fn most(
     let outcome = stage.solve(sets.collect(), Vec::new());
     let cheap =
         outcome.taken.iter().filter_map(|(set, hosts)| Some((with_ways(shelves, set, true)?, *hosts)));
-    (cheap.collect(), whole_bound(outcome.bound).min(all(problem, quotas)))
+    (cheap.collect(), whole_bound(outcome.bound).min(all))
 }
 
 fn count_stage<'a>(free: &'a [Shelf], quotas: &[Option<u32>]) -> Stage<'a> {
@@ -231,7 +238,7 @@ fn count_stage<'a>(free: &'a [Shelf], quotas: &[Option<u32>]) -> Stage<'a> {
         reward: 1.0,
         is_shared: false,
     };
-    Stage { shelves: free, goal, most: 1.0, step: 1.0 }
+    Stage { shelves: free, goal, most: 1.0, step: 1.0, is_sample: false }
 }
 
 /// The number of placements that a bound on minus that number allows.
@@ -269,7 +276,7 @@ fn least(
     };
     // where not all can be placed, the last placements displace many others
     let most = dearest * if is_short { 16.0 } else { 3.0 };
-    Stage { shelves, goal, most, step: 0.0 }.solve(start, columns)
+    Stage { shelves, goal, most, step: 0.0, is_sample: false }.solve(start, columns)
 }
 
 fn count(taken: &[(Column, u32)]) -> u64 {

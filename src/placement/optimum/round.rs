@@ -4,9 +4,13 @@ use super::master::{Column, Goal, Prices};
 use super::search::{best, cheapest, sharing};
 use super::shelf::Shelf;
 
+/// Of the ways to make room for a demand that is short, so many are tried.
+const MOST_TRIES: usize = 60;
+
 /// Takes each column as often as the linear program does (`fractions`), rounded down; fills the hosts
 /// that are left with what is worth most at its prices and still short; and adds what is
-/// short then to hosts with room, where it costs least.
+/// short then to hosts with room, where it costs least, in the end in the place of others that find
+/// room elsewhere.
 pub(super) fn round(
     shelves: &[Shelf],
     goal: &Goal,
@@ -40,6 +44,10 @@ pub(super) fn round(
     for demand in 0..goal.quotas.len() {
         fill.insert(demand);
     }
+    for demand in 0..goal.quotas.len() {
+        fill.displace(demand);
+    }
+    fill.taken.retain(|(_, count)| *count > 0);
     fill.taken
 }
 
@@ -103,6 +111,48 @@ impl Fill<'_> {
             self.left[demand] -= count;
             self.taken.push((with, count));
         }
-        self.taken.retain(|(_, count)| *count > 0);
+    }
+
+    /// Adds a demand that is short in the place of another that still finds room elsewhere.
+    fn displace(&mut self, demand: usize) {
+        if self.goal.quotas[demand].is_none() || self.left[demand] == 0 {
+            return;
+        }
+        let mut choices: Vec<(f64, usize, usize, Column)> = Vec::new();
+        for (at, (column, count)) in self.taken.iter().enumerate() {
+            if *count == 0 || column.items.iter().any(|(other, _)| *other == demand) {
+                continue;
+            }
+            for (moved, _) in column.items.iter().filter(|(other, _)| self.goal.quotas[*other].is_some()) {
+                let rest = column.items.iter().map(|(other, _)| *other).filter(|other| other != moved);
+                let demands: Vec<usize> = rest.chain([demand]).collect();
+                if let Some((_, items)) = cheapest(&self.shelves[column.class], &demands) {
+                    let with = self.column(column.class, items);
+                    choices.push((with.cost - column.cost, at, *moved, with));
+                }
+            }
+        }
+        choices.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
+        for (_, at, moved, with) in choices.into_iter().take(MOST_TRIES) {
+            if self.left[demand] == 0 {
+                return;
+            }
+            if self.taken[at].1 == 0 {
+                continue;
+            }
+            let short = self.left[moved];
+            self.taken[at].1 -= 1;
+            self.taken.push((with, 1));
+            self.left[demand] -= 1;
+            self.left[moved] += 1;
+            self.insert(moved);
+            if self.left[moved] > short {
+                // it found none: nothing was added after
+                self.taken.pop();
+                self.taken[at].1 += 1;
+                self.left[demand] += 1;
+                self.left[moved] -= 1;
+            }
+        }
     }
 }

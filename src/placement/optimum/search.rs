@@ -31,9 +31,27 @@ pub(super) struct Best {
 /// Searches the best set, where each demand is worth `value`; a demand of no or negative
 /// worth is never taken. `is_shared` counts what sharing the host costs.
 pub(super) fn best(shelf: &Shelf, value: &dyn Fn(usize) -> f64, is_shared: bool) -> Best {
+    better(shelf, value, is_shared, &[], 0.0)
+}
+
+/// Searches as [`best`] does from a set that is known, for one that is better by more than `least`.
+pub(super) fn better(
+    shelf: &Shelf,
+    value: &dyn Fn(usize) -> f64,
+    is_shared: bool,
+    known: &[(usize, usize)],
+    least: f64,
+) -> Best {
     let groups: Vec<(f64, &Group)> = shelf.groups.iter().map(|g| (value(g.demand), g)).collect();
-    let mut best = Best { profit: 0.0, bound: 0.0, items: Vec::new() };
     let share = |k| if is_shared { sharing(k) } else { 0.0 };
+    let worth: f64 = known.iter().map(|(demand, _)| value(*demand)).sum();
+    let profit = worth - shelf.cost(known) - share(known.len());
+    let mut best = if profit > 0.0 {
+        Best { profit, bound: 0.0, items: known.to_vec() }
+    } else {
+        Best { profit: 0.0, bound: 0.0, items: Vec::new() }
+    };
+    let least = least.max(EQUAL);
     let mut searches: Vec<Search<'_>> = Vec::new();
     for k in 1..=groups.len() {
         let search = Search::new(&groups, k, share(k), false);
@@ -44,12 +62,13 @@ pub(super) fn best(shelf: &Shelf, value: &dyn Fn(usize) -> f64, is_shared: bool)
     }
     searches.sort_by(|a, b| b.quick_bound().total_cmp(&a.quick_bound()));
     for mut search in searches {
-        if search.quick_bound() <= best.profit + EQUAL {
+        search.step = least;
+        if search.quick_bound() <= best.profit + least {
             continue;
         }
         search.run(shelf, &mut best, &share);
     }
-    best.bound = best.bound.max(best.profit);
+    best.bound = best.bound.max(best.profit + if least > EQUAL { least } else { 0.0 });
     best
 }
 
@@ -96,6 +115,8 @@ pub(super) struct Search<'a> {
     /// The most that one of the items from a place on brings with rooms free.
     tops: Vec<f64>,
     nodes: u64,
+    /// What is better by no more than this is not sought.
+    step: f64,
     now: Vec<(usize, usize)>,
     /// A sharper bound, once a search is long.
     table: Option<Table>,
@@ -136,6 +157,7 @@ impl<'a> Search<'a> {
             sums: Vec::new(),
             tops: Vec::new(),
             nodes: 0,
+            step: EQUAL,
             now: Vec::new(),
             table: None,
         }
@@ -324,7 +346,7 @@ impl<'a> Search<'a> {
         }
         for i in at..self.items.len() {
             let bound = value - self.share + self.rest(i, left, memory, disk);
-            if bound <= best.profit + EQUAL || i + left > self.items.len() {
+            if bound <= best.profit + self.step || i + left > self.items.len() {
                 return;
             }
             if self.nodes > MOST_NODES {
@@ -338,12 +360,13 @@ impl<'a> Search<'a> {
                 }
                 let gain = worth - way.cost;
                 if gain <= 0.0
-                    || value - self.share + gain + (left - 1) as f64 * self.tops[i + 1] <= best.profit + EQUAL
+                    || value - self.share + gain + (left - 1) as f64 * self.tops[i + 1]
+                        <= best.profit + self.step
                 {
                     break;
                 }
                 let rest = self.rest(i + 1, left - 1, memory - way.memory, disk - way.disk);
-                if value - self.share + gain + rest <= best.profit + EQUAL {
+                if value - self.share + gain + rest <= best.profit + self.step {
                     continue;
                 }
                 self.now.push((demand, way.index));

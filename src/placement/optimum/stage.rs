@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use super::hosts_for;
 use super::master::{self, Column, Goal, Prices};
 use super::round::round;
-use super::search::{best, sharing};
+use super::search::{Best, best, better, sharing};
 use super::sets::sets;
 use super::shelf::Shelf;
 use super::whole;
@@ -21,14 +22,27 @@ const MOST_CLASSES: usize = 150;
 /// Classes of a sample whose prices begin those of a larger fleet.
 const SAMPLE: usize = 70;
 
+/// Classes of a sample of that sample.
+const SMALL_SAMPLE: usize = 12;
+
+/// With more classes than this, a sample is sampled itself.
+const MOST_SAMPLED: usize = 40;
+
+/// By how much a sample has more hosts than the classes in it, so that the parts of the quotas are
+/// whole numbers.
+const SCALE: u32 = 100;
+
 /// Relative gap at which a sample's prices are good enough.
 const SAMPLE_ACCURACY: f64 = 1e-3;
 
 /// How many of the last prices of a sample leave their columns.
-const RECENT: usize = 5;
+const RECENT: usize = 3;
 
 /// Relative gap at which a large fleet's bound is good enough.
-const ENOUGH: f64 = 1e-5;
+const ENOUGH: f64 = 3e-5;
+
+/// Corners of a large fleet's linear program that are rounded, at most.
+const CORNERS: u32 = 3;
 
 /// Columns over which the integer program is solved, at most.
 const MOST_COLUMNS: usize = 6_000;
@@ -36,8 +50,8 @@ const MOST_COLUMNS: usize = 6_000;
 /// Steps in listing the sets that could be part of an optimum.
 const MOST_STEPS: u64 = 400_000;
 
-/// Nodes of an integer program.
-const MOST_NODES: u64 = 2_000;
+/// Nodes of an integer program times its columns: seconds.
+const MOST_WORK: usize = 1_500_000;
 
 /// Relative distance at which two values are one.
 const EQUAL: f64 = 1e-10;
@@ -61,6 +75,8 @@ pub(super) struct Stage<'a> {
     pub(super) most: f64,
     /// All values are multiples of this, if of anything.
     pub(super) step: f64,
+    /// Whether it stands for a larger one, whose prices it is to begin.
+    pub(super) is_sample: bool,
 }
 
 impl Stage<'_> {
@@ -106,9 +122,33 @@ impl Stage<'_> {
         outcome
     }
 
+    fn is_large(&self) -> bool {
+        self.shelves.len() > MOST_CLASSES
+    }
+
     /// The relative gap that is small enough.
     fn enough(&self) -> f64 {
-        if self.shelves.len() > MOST_CLASSES { ENOUGH } else { 0.0 }
+        if self.is_large() { ENOUGH } else { 0.0 }
+    }
+
+    /// How many classes to sample first, where that is worth while.
+    fn sample_size(&self) -> Option<usize> {
+        if self.is_sample {
+            (self.shelves.len() > MOST_SAMPLED).then_some(SMALL_SAMPLE)
+        } else {
+            self.is_large().then_some(SAMPLE)
+        }
+    }
+
+    /// How far from a sample's prices those sought are looked for at first. Tried on fleets
+    /// of 10,000 hosts: twice as far or half as far takes more rounds.
+    fn reach(&self) -> f64 {
+        let part = match (self.is_sample, self.step > 0.0) {
+            (true, _) => 100.0,
+            (false, true) => 40.0,
+            (false, false) => 2000.0,
+        };
+        self.most / part
     }
 
     /// The value below which nothing better lies.
@@ -133,12 +173,35 @@ impl Stage<'_> {
         column.cost - self.goal.reward * column.items.len() as f64
     }
 
-    /// Prices every class: returns the bound, and the best set of each with its profit.
-    fn price(&self, prices: &Prices) -> (f64, Vec<(f64, Column)>) {
+    /// Prices every class: returns the bound, and the best set of each with its profit. The
+    /// search begins at the sets that are `known`, by class, and leaves there what it found.
+    fn price(&self, prices: &Prices, known: &mut Vec<Vec<(usize, usize)>>) -> (f64, Vec<(f64, Column)>) {
+        known.resize(self.shelves.len(), Vec::new());
+        // what all hosts lose by it together stays well within what is enough
+        let least = self.enough() * self.most / 200.0;
+        let worth = |demand| self.goal.worth(prices, demand);
+        let search = |from: usize, known: &[Vec<(usize, usize)>]| -> Vec<Best> {
+            let each = self.shelves[from..].iter().zip(known);
+            each.map(|(shelf, known)| better(shelf, &worth, self.goal.is_shared, known, least)).collect()
+        };
+        let found = if self.is_large() {
+            let middle = self.shelves.len() / 2;
+            std::thread::scope(|scope| {
+                let first = scope.spawn(|| search(0, &known[..middle]));
+                let second = search(middle, &known[middle..]);
+                match first.join() {
+                    Ok(first) => first.into_iter().chain(second).collect(),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            })
+        } else {
+            search(0, known)
+        };
         let mut bound = self.goal.constant(prices);
-        let bests = self.shelves.iter().enumerate().map(|(class, shelf)| {
-            let found = best(shelf, &|demand| self.goal.worth(prices, demand), self.goal.is_shared);
+        let each = found.into_iter().zip(known).zip(self.shelves).enumerate();
+        let bests = each.map(|(class, ((found, known), shelf))| {
             bound -= f64::from(shelf.hosts) * found.bound;
+            known.clone_from(&found.items);
             (found.profit, self.column(class, found.items))
         });
         let bests = bests.collect();
@@ -147,20 +210,32 @@ impl Stage<'_> {
 
     /// Solves for a part of the classes, with as large a part of the quotas: its last prices
     /// are near those of the whole, the best last.
-    fn sample(&self) -> Vec<Prices> {
-        let hosts =
-            |classes: &mut dyn Iterator<Item = &u32>| classes.map(|hosts| u64::from(*hosts)).sum::<u64>();
-        let kept: Vec<usize> = (0..self.shelves.len()).step_by((self.shelves.len() / SAMPLE) | 1).collect();
-        let sampled: Vec<Shelf> = kept.iter().map(|class| self.shelves[*class].clone()).collect();
-        let own: Vec<u32> = kept.iter().map(|class| self.goal.hosts[*class]).collect();
-        let part = hosts(&mut own.iter()) as f64 / hosts(&mut self.goal.hosts.iter()).max(1) as f64;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a u32")]
-        let share = |quota: u32| (f64::from(quota) * part).round() as u32;
-        let quotas: Vec<Option<u32>> = self.goal.quotas.iter().map(|quota| quota.map(share)).collect();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a part of a u64")]
-        let least = self.goal.least.map(|least| (least as f64 * part) as u64);
-        let goal = Goal { hosts: own, quotas, least, ..self.goal };
-        let stage = Stage { shelves: &sampled, goal, most: self.most, step: 0.0 };
+    fn sample(&self, size: usize) -> Vec<Prices> {
+        let step = (self.shelves.len() / size) | 1;
+        let sampled = self.shelves.iter().step_by(step);
+        let sampled: Vec<Shelf> = sampled
+            .map(|shelf| Shelf { hosts: shelf.hosts.saturating_mul(SCALE), ..shelf.clone() })
+            .collect();
+        let demands = self.goal.quotas.len();
+        let (all, part) = (hosts_for(self.shelves, demands), hosts_for(&sampled, demands));
+        let share =
+            |demand: usize, count: u64| count as f64 * part[demand] as f64 / all[demand].max(1) as f64;
+        let wanted = self.goal.quotas.iter().zip(&all).map(|(quota, all)| quota.map_or(*all, u64::from));
+        let (mut total, mut shared) = (0.0, 0.0);
+        for (demand, wanted) in wanted.enumerate() {
+            total += wanted as f64;
+            shared += share(demand, wanted).floor();
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        let goal = Goal {
+            hosts: sampled.iter().map(|shelf| shelf.hosts).collect(),
+            quotas: (self.goal.quotas.iter().enumerate())
+                .map(|(demand, quota)| quota.map(|quota| share(demand, quota.into()) as u32))
+                .collect(),
+            least: self.goal.least.map(|least| (least as f64 * shared / f64::max(total, 1.0)) as u64),
+            ..self.goal
+        };
+        let stage = Stage { shelves: &sampled, goal, most: self.most, step: 0.0, is_sample: true };
         let mut columns = stage.pool(&[], Vec::new());
         let mut outcome =
             Outcome { taken: Vec::new(), value: f64::INFINITY, bound: f64::NEG_INFINITY, nearest: None };
@@ -179,15 +254,16 @@ impl Stage<'_> {
         let mut near: Option<(Prices, f64)> = None;
         let mut last: Vec<Prices> = Vec::new();
         let mut highest = f64::NEG_INFINITY;
-        if self.shelves.len() > MOST_CLASSES {
-            for prices in self.sample() {
-                let (bound, bests) = self.price(&prices);
+        let mut known = Vec::new();
+        if let Some(size) = self.sample_size() {
+            for prices in self.sample(size) {
+                let (bound, bests) = self.price(&prices, &mut known);
                 for (_, column) in bests {
                     columns.add(column);
                 }
                 if bound > highest {
                     highest = bound;
-                    near = Some((prices, self.most / 40.0));
+                    near = Some((prices, self.reach()));
                 }
             }
             outcome.bound = outcome.bound.max(highest);
@@ -197,7 +273,7 @@ impl Stage<'_> {
             let Some(prices) = master::solve(&self.goal, &columns.list, most, near.as_ref(), accuracy) else {
                 break;
             };
-            let (bound, bests) = self.price(&prices);
+            let (bound, bests) = self.price(&prices, &mut known);
             let mut is_new = false;
             for (profit, column) in bests {
                 let host = prices.host[column.class];
@@ -213,7 +289,7 @@ impl Stage<'_> {
                     if is_edge {
                         *reach *= 3.0;
                     }
-                } else if !is_edge || *reach > self.most / 400.0 {
+                } else if is_new && (!is_edge || *reach > self.most / 400.0) {
                     *reach *= 0.6;
                 }
             }
@@ -237,6 +313,9 @@ impl Stage<'_> {
             if enough == 0.0 && gap < accuracy && prices.least > 0.98 * most && most < 100.0 * self.most {
                 // what is asked for pays more than that
                 most *= 4.0;
+                continue;
+            }
+            if is_edge && !is_new {
                 continue;
             }
             if !is_new || (gap < accuracy && !is_edge) {
@@ -285,35 +364,46 @@ impl Stage<'_> {
         column.cost - worth - hosts[column.class]
     }
 
-    /// Rounds the linear program's choice.
+    /// Rounds the linear program's choice, of a large fleet at several corners.
     fn round(&self, columns: &[Column], prices: &Prices, outcome: &mut Outcome) {
-        let taken = round(self.shelves, &self.goal, columns, &self.corner(columns), prices);
-        let value = self.value(&taken);
-        if value < outcome.value {
-            (outcome.value, outcome.taken) = (value, taken);
-        } else if outcome.value.is_infinite() && self.shelves.len() > MOST_CLASSES {
-            let placed: u64 = taken.iter().map(|(column, n)| column.items.len() as u64 * u64::from(*n)).sum();
-            let short = self.goal.least.map_or(0, |least| least.saturating_sub(placed));
-            // each placement less changes the bound by its price
-            outcome.nearest = Some((taken, self.price(prices).0 - prices.least * short as f64));
+        let most = if self.is_large() { CORNERS } else { 1 };
+        for turn in 0..most {
+            let Some(corner) = self.corner(columns, turn) else { continue };
+            let taken = round(self.shelves, &self.goal, columns, &corner, prices);
+            let value = self.value(&taken);
+            if value < outcome.value {
+                (outcome.value, outcome.taken) = (value, taken);
+            } else if outcome.value.is_infinite() && outcome.nearest.is_none() && self.is_large() {
+                let placed: u64 =
+                    taken.iter().map(|(column, n)| column.items.len() as u64 * u64::from(*n)).sum();
+                let short = self.goal.least.map_or(0, |least| least.saturating_sub(placed));
+                // each placement less changes the bound by its price
+                let bound = self.price(prices, &mut Vec::new()).0 - prices.least * short as f64;
+                outcome.nearest = Some((taken, bound));
+            }
+            if outcome.value - outcome.bound <= 2.0 * self.enough() * outcome.value.abs() {
+                break;
+            }
         }
     }
 
-    /// The linear program's choice at a corner, with fewer fractions: costs are moved by a
-    /// little, so that hardly two choices cost the same.
-    fn corner(&self, columns: &[Column]) -> Vec<f64> {
+    /// The linear program's choice at one of the corners about its optimum, with fewer fractions:
+    /// costs are moved by a little, so that hardly two choices cost the same.
+    fn corner(&self, columns: &[Column], turn: u32) -> Option<Vec<f64>> {
         let moved = columns.iter().enumerate().map(|(at, column)| {
-            // the golden ratio spreads the parts evenly
-            let part = (at as f64 * 0.618_033_988_749_894_9).fract();
+            // multiples of the golden ratio spread the parts evenly
+            let part = (at as f64 * f64::from(turn + 1) * 0.618_033_988_749_894_9).fract();
             Column { cost: column.cost + part * self.most * 1e-5, ..column.clone() }
         });
         let moved: Vec<Column> = moved.collect();
-        master::solve(&self.goal, &moved, self.most, None, 1e-9).map_or(Vec::new(), |corner| corner.taken)
+        let solved = |accuracy| master::solve(&self.goal, &moved, self.most, None, accuracy);
+        // where the last digits cannot be had
+        Some(solved(1e-9).or_else(|| solved(1e-6))?.taken)
     }
 
     /// Solves in whole numbers over those known columns that could be part of something better.
     fn improve_near(&self, columns: &[Column], prices: &Prices, outcome: &mut Outcome) {
-        if self.shelves.len() > MOST_CLASSES {
+        if self.is_large() {
             return;
         }
         let gap = outcome.value - outcome.bound;
@@ -337,7 +427,8 @@ impl Stage<'_> {
         };
         let start: Vec<u32> = columns.iter().map(count).collect();
         let start = self.goal.is_met(columns, &start).then_some(start);
-        let whole = whole::solve(&self.goal, columns, start.as_deref(), MOST_NODES)?;
+        let whole =
+            whole::solve(&self.goal, columns, start.as_deref(), (MOST_WORK / columns.len().max(1)) as u64)?;
         let taken = columns.iter().cloned().zip(whole.counts).filter(|(_, count)| *count > 0);
         let taken: Vec<(Column, u32)> = taken.collect();
         let value = self.value(&taken);
@@ -349,7 +440,7 @@ impl Stage<'_> {
 
     /// Proves the value, or finds a better one: over every column that could be part of it.
     fn close(&self, prices: &Prices, outcome: &mut Outcome) -> Option<()> {
-        if self.shelves.len() > MOST_CLASSES || outcome.value.is_infinite() {
+        if self.is_large() || outcome.value.is_infinite() {
             return None;
         }
         let value = |demand: usize| self.goal.worth(prices, demand);
