@@ -5,13 +5,6 @@ use super::{Error, ModelFacts, Stored, windows};
 use crate::gguf::{Array, Value};
 use crate::source::Pinned;
 
-/// Architectures that may come with a sliding window which llama.cpp's graph of them leaves
-/// out: longer contexts than the window are not what the model computes.
-///
-/// Every other architecture whose files name a window reads the key (`src/models/*.cpp` of the
-/// llama.cpp in llama-cpp-sys-2 0.1.161); Phi-3's graph reads it and switches it off.
-const WINDOW_LEFT_OUT: [&str; 5] = ["gpt2", "llama", "phi3", "qwen2", "qwen3"];
-
 /// A GGUF's keys, read one by one.
 pub(super) struct Keys<'a>(pub(super) &'a [(String, Value)]);
 
@@ -110,7 +103,7 @@ pub(super) fn facts(
         _ => keys.optional(&window_key, limits::CONTEXT)?,
     };
     let context_trained = keys.number(&of("context_length"), limits::CONTEXT)?;
-    let is_left_out = WINDOW_LEFT_OUT.contains(&architecture);
+    let is_left_out = windows::is_left_out(architecture);
     let windowed = windows::windowed(keys, architecture, layers)?;
     let window = window.or_else(|| windows::usual(architecture).filter(|_| !windowed.is_empty()));
     let decoder_layers = keys.optional(&of("decoder_block_count"), limits::LAYERS)?;

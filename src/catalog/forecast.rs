@@ -1,6 +1,6 @@
 //! Facts of a model from the sizes that are known of it, before its source is asked.
 
-use super::{Family, Figures, ModelFacts, Stored, TensorShape};
+use super::{Family, Figures, ModelFacts, Stored, TensorShape, windows};
 use crate::source::Pinned;
 
 impl Figures {
@@ -26,10 +26,14 @@ impl Figures {
             vocab: self.vocab,
             context_trained: self.context,
             window: self.window,
-            // which blocks look back less is in the source's keys: without them, none does
-            windowed: Vec::new(),
+            windowed: match self.window {
+                Some(_) => windows::turns(self.family.architecture(), self.layers),
+                None => Vec::new(),
+            },
             is_side_by_side: false,
-            context_exact: None,
+            context_exact: self
+                .window
+                .filter(|window| windows::is_left_out(self.family.architecture()) && *window <= self.context),
             is_tied: self.is_tied,
             has_chat_template: true,
             prompt_style: None,

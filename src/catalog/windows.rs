@@ -12,6 +12,29 @@ use crate::gguf::{Array, Value};
 /// nothing, since what they save is not measured.
 const TURNS: [(&str, usize, Option<u32>); 2] = [("gemma2", 2, Some(4096)), ("gemma3", 6, None)];
 
+/// Architectures that may come with a sliding window which llama.cpp's graph of them leaves
+/// out: longer contexts than the window are not what the model computes.
+///
+/// Every other architecture whose files name a window reads the key (`src/models/*.cpp` of the
+/// llama.cpp in llama-cpp-sys-2 0.1.161); Phi-3's graph reads it and switches it off.
+const WINDOW_LEFT_OUT: [&str; 5] = ["gpt2", "llama", "phi3", "qwen2", "qwen3"];
+
+/// Returns whether llama.cpp's graph of an architecture leaves a window out.
+pub(super) fn is_left_out(architecture: &str) -> bool {
+    WINDOW_LEFT_OUT.contains(&architecture)
+}
+
+/// Returns for each block whether it looks back through the window only, by the turns that are
+/// usual; empty where none does.
+pub(super) fn turns(architecture: &str, layers: u32) -> Vec<bool> {
+    let turn = TURNS.iter().find(|(name, ..)| *name == architecture).map(|(_, turn, _)| *turn);
+    turn.map_or(Vec::new(), |turn| in_turns(turn, layers))
+}
+
+fn in_turns(turn: usize, layers: u32) -> Vec<bool> {
+    (0..layers as usize).map(|block| block % turn < turn - 1).collect()
+}
+
 /// Returns the window that llama.cpp takes where the file names none.
 pub(super) fn usual(architecture: &str) -> Option<u32> {
     TURNS.iter().find(|(name, ..)| *name == architecture).and_then(|(_, _, window)| *window)
@@ -34,7 +57,7 @@ pub(super) fn windowed(keys: &Keys<'_>, architecture: &str, layers: u32) -> Resu
         None => {
             let named = keys.optional(&key, limits::LAYERS)?;
             let turn = named.map_or(*turn, |turn| turn as usize);
-            (0..layers as usize).map(|block| block % turn < turn - 1).collect()
+            in_turns(turn, layers)
         }
     };
     if windowed.len() == layers as usize { Ok(windowed) } else { Err(wrong()) }

@@ -23,7 +23,7 @@ use crate::units::Bytes;
 
 pub use candidate::Candidate;
 pub use memory::{Attention, Buffers, Parts, Refusal, buffers, is_repacking, refusal, room};
-pub use quality::{Loss, LossBasis, loss_of};
+pub use quality::{Loss, LossBasis, PACKED_KV, loss_of};
 pub use speed::{Interval, Speed};
 pub use work::work;
 

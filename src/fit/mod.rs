@@ -45,8 +45,8 @@ pub struct Fit {
     pub is_forecast: bool,
     /// Tokens that a conversation may have.
     pub context: u32,
-    /// The tokens that the model was trained for, where the context is longer than these.
-    pub context_trained: Option<u32>,
+    /// What stands against it on any board.
+    pub notes: Vec<String>,
     /// By board, in the order asked.
     pub boards: Vec<OnBoard>,
 }
@@ -76,7 +76,9 @@ pub struct Form {
     /// The memory that it takes, served in the way that is fastest of those that fit; or the
     /// least that it could do with.
     pub need: Bytes,
-    /// The part of the board's memory that is left to other programs; below zero where it does not fit.
+    /// Whether that is with keys and values in `Q8_0`, as with those in `F16` it would not fit.
+    pub is_packed: bool,
+    /// The part of the memory for models that is left; below zero where it does not fit.
     pub left: f64,
     /// How fast it is, or would be with enough memory.
     pub speed: Speed,
@@ -105,12 +107,30 @@ pub fn fit(
         parameters: model.parameters,
         is_forecast,
         context: question.context,
-        context_trained: (question.context > model.context_trained).then_some(model.context_trained),
+        notes: notes(model, question.context),
         boards: boards
             .iter()
             .map(|(board, host)| on_board(model, &candidates, question, board, host))
             .collect(),
     }
+}
+
+fn notes(model: &ModelFacts, context: u32) -> Vec<String> {
+    let mut notes = Vec::new();
+    if model.decoder_layers.is_some() {
+        notes.push(
+            "a plan refuses it: it reads with an encoder, which the engine cannot serve yet".to_owned(),
+        );
+    }
+    if let Some(exact) = model.context_exact.filter(|exact| context > *exact) {
+        notes.push(format!(
+            "a plan refuses this context: llama.cpp computes the model rightly up to {exact} tokens only"
+        ));
+    }
+    if context > model.context_trained {
+        notes.push(format!("it was trained for {} tokens", model.context_trained));
+    }
+    notes
 }
 
 /// Returns the forms to show: the file itself where it is one, else what can be made of it.
@@ -151,7 +171,7 @@ fn on_board(
                 Some(quant) if !is_file => Quants::OneOf(vec![quant]),
                 _ => Quants::AsIs,
             };
-            form(model, candidate, choose(quants).ok().as_ref(), question, host, room)
+            form(model, candidate, &choose(quants), question, host, room)
         });
     let forms = forms.collect();
     let why = match &picked {
@@ -164,23 +184,29 @@ fn on_board(
 fn form(
     model: &ModelFacts,
     candidate: &Candidate,
-    choice: Option<&Choice>,
+    choice: &Result<Choice, placement::Reason>,
     question: &Question,
     host: &HostFacts,
     room: Room,
 ) -> Form {
-    // what does not fit is shown as the leanest way to serve it would be
-    let estimate = choice.map_or_else(
-        || estimate::footprint(model, candidate, &leanest(question, host), host),
-        |choice| choice.estimate,
-    );
-    let fits = choice.is_some() && estimate.need <= room.memory;
-    let left =
-        (host.memory.available.0 as f64 - estimate.need.0 as f64) / (host.memory.total.0.max(1) as f64);
+    let (estimate, need, is_packed) = match choice {
+        Ok(choice) => (choice.estimate, choice.estimate.need, choice.serving.kv != KvType::F16),
+        // what does not fit is shown as the leanest way to serve it would be
+        Err(reason) => {
+            let estimate = estimate::footprint(model, candidate, &leanest(question, host), host);
+            match reason {
+                placement::Reason::Memory { need, is_packed, .. } => (estimate, *need, *is_packed),
+                _ => (estimate, estimate.need, false),
+            }
+        }
+    };
+    let fits = choice.is_ok() && need <= room.memory;
+    let left = (room.memory.0 as f64 - need.0 as f64) / (room.memory.0.max(1) as f64);
     Form {
         quant: candidate.name().to_owned(),
         file: estimate.file,
-        need: estimate.need,
+        need,
+        is_packed,
         left,
         speed: estimate.speed,
         first_token_seconds: estimate.speed.first_token_seconds(PROMPT),
@@ -216,8 +242,9 @@ fn want(question: &Question, quants: Quants) -> Want {
 fn refusal(board: &str, reason: &placement::Reason) -> String {
     use placement::Reason as R;
     match reason {
-        R::Memory { quant, need, room, remedies, .. } => {
-            let at = quant.map(|quant| format!(" even at {quant}")).unwrap_or_default();
+        R::Memory { quant, is_packed, need, room, remedies, .. } => {
+            let kv = if *is_packed { " with keys and values in Q8_0" } else { "" };
+            let at = quant.map(|quant| format!(" even at {quant}{kv}")).unwrap_or_default();
             let mut ways = Vec::new();
             ways.extend(remedies.context.map(|context| format!("with --context {context}")));
             ways.extend(remedies.below_floor.map(|quant| format!("at {quant}, which loses much")));

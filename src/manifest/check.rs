@@ -703,10 +703,6 @@ fn checked_order(
         };
         let Some(spec) = spec else { continue };
         let (message, help) = match &spec.via {
-            Via::Board(_) => (
-                format!("`{name}` is not bought yet and cannot answer"),
-                "remove it from the order".to_owned(),
-            ),
             Via::Upstream { models, .. } if is_known && !models.contains_key(model) => (
                 format!("`{name}` does not say what it calls `{model}`"),
                 format!("add `{model}: ITS-NAME` to `models` of `{name}`"),

@@ -26,12 +26,12 @@ const SLOWEST: f64 = 1e-6;
 /// The cost of an option, for comparing it with others of the same demand, and for weighing
 /// demands against each other where they share hosts. Its terms, each small against the one before it:
 ///
-/// - [`PACKED_KV`] where keys and values are packed: what that costs is not known, so that it is done
-///   only to the smallest that is allowed, where nothing fits without;
 /// - [`BELOW`], and five times the logarithm of the loss against the target's, where the loss is
 ///   beyond the target; of a list, [`BELOW`] for each that stands before it;
 /// - less the logarithm of the answer rate, in steps of [`RATE_ERROR`];
 /// - [`BY_LOSS`] for each option of the same step that loses less;
+/// - [`PACKED_KV`] where keys and values are packed: that loses less than any step between quants does, so
+///   that it comes before the next quant, and after every other way to serve this one;
 /// - [`BY_SERVING`] for each way of serving it that is faster.
 ///
 /// So twice as fast is worth 0.69, on any host, and a model that leaves its target costs as much
@@ -39,9 +39,9 @@ const SLOWEST: f64 = 1e-6;
 mod costs {
     /// Keeps every cost above zero: no rate exceeds e^10 tokens per second.
     pub(super) const BASE: f64 = 10.0;
-    pub(super) const PACKED_KV: f64 = 1000.0;
     pub(super) const BELOW: f64 = 20.0;
     pub(super) const BY_LOSS: f64 = 1e-3;
+    pub(super) const PACKED_KV: f64 = 3e-4;
     pub(super) const BY_SERVING: f64 = 4e-5;
 }
 
@@ -65,16 +65,11 @@ pub(super) struct Candid<'a> {
 
 impl<'a> Candid<'a> {
     pub(super) fn new(model: &ModelFacts, candidate: &'a Candidate, want: &Want, host: &HostFacts) -> Self {
-        let servings = servings(model, candidate, want, host, KvType::F16);
-        Self { candidate, loss: candidate.loss(model), servings, cost: None }
-    }
-
-    /// Adds the servings with packed keys and values, the last resort, where llama.cpp can.
-    pub(super) fn with_packed(mut self, model: &ModelFacts, want: &Want, host: &HostFacts) -> Self {
-        let packed = servings(model, self.candidate, want, host, KvType::Q8_0).into_iter();
-        self.servings
-            .extend(packed.filter(|(serving, _)| refusal(model, serving, Attention::Flash).is_none()));
-        self
+        let mut all = servings(model, candidate, want, host, KvType::F16);
+        // where llama.cpp can
+        let packed = servings(model, candidate, want, host, KvType::Q8_0).into_iter();
+        all.extend(packed.filter(|(serving, _)| refusal(model, serving, Attention::Flash).is_none()));
+        Self { candidate, loss: candidate.loss(model), servings: all, cost: None }
     }
 
     /// Returns the fastest serving that fits.
@@ -92,7 +87,12 @@ impl<'a> Candid<'a> {
 
     /// Returns the least memory that it can do with.
     pub(super) fn least(&self) -> Bytes {
-        self.servings.iter().map(|(_, estimate)| estimate.need).min().unwrap_or_default()
+        self.leanest().map(|(_, estimate)| estimate.need).unwrap_or_default()
+    }
+
+    /// Returns the serving that takes least.
+    pub(super) fn leanest(&self) -> Option<&(Serving, Estimate)> {
+        self.servings.iter().min_by_key(|(_, estimate)| estimate.need)
     }
 
     /// Returns the answer rate for comparing quants. It does not depend on the serving.
@@ -247,12 +247,6 @@ pub(super) fn options<'a>(
     }
     let key = |option: &Candid<'_>| option.cost.unwrap_or(f64::INFINITY);
     options.sort_by(|a, b| key(a).total_cmp(&key(b)));
-    // packed only where nothing smaller is allowed, so that less memory never gives a better quant
-    let allowed = options.iter().enumerate().filter(|(_, option)| option.cost.is_some());
-    if let Some((at, _)) = allowed.min_by_key(|(_, option)| option.least()) {
-        let smallest = options.remove(at).with_packed(model, want, host);
-        options.insert(at, smallest);
-    }
     Ok(options)
 }
 

@@ -4,7 +4,7 @@ use super::candid::{Bars, Candid, options};
 use super::refusal::{Reason, Remedies};
 use super::{Choice, Quants, Room, Step, Want};
 use crate::catalog::ModelFacts;
-use crate::estimate::{Candidate, Estimate, Serving, Speed};
+use crate::estimate::{self, Candidate, Estimate, Serving, Speed};
 use crate::facts::{Basis, HostFacts};
 use crate::generation::KvType;
 use crate::quant::Quant;
@@ -111,16 +111,17 @@ impl Case<'_> {
         let speed = &estimate.speed;
         let layout = if serving.repack { ", repacked" } else { "" };
         let kv = match serving.kv {
-            KvType::F16 => "",
-            KvType::Q8_0 => ", keys and values in Q8_0, whose loss is not known",
+            KvType::F16 => String::new(),
+            KvType::Q8_0 => format!(", keys and values in Q8_0 (~{} more loss)", estimate::PACKED_KV),
         };
         let loss = chosen.loss.map_or(String::new(), |loss| format!(", loss {loss}"));
         format!(
-            "{name}: {rule}; needs {need} of {room}{layout}{kv}; {speed}{loss}",
+            "{name}: {rule}; needs {need} of {room}{left}{layout}{kv}; {speed}{loss}",
             name = chosen.candidate.name(),
             rule = self.rule(options, chosen),
             need = estimate.need,
             room = self.room.memory,
+            left = if together > 1 { " that the others leave" } else { "" },
             speed = self.speed(speed, together),
         )
     }
@@ -171,8 +172,10 @@ impl Case<'_> {
             return Reason::Memory {
                 quant: smallest.candidate.quant,
                 is_floor: is_auto,
+                is_packed: smallest.leanest().is_some_and(|(serving, _)| serving.kv != KvType::F16),
                 need: least,
                 room: self.room.memory,
+                others: self.others,
                 remedies: Remedies {
                     elsewhere: Vec::new(),
                     below_floor: below.and_then(|option| option.candidate.quant),
@@ -195,17 +198,24 @@ impl Case<'_> {
         Reason::Slow { quant: smallest.candidate.quant, answer, floor: self.want.floor_rate }
     }
 
-    /// Returns the longest context, halved from the wanted one, with which `candidate` would fit.
+    /// Returns the longest context, in whole steps, with which `candidate` would fit.
     fn shorter(&self, candidate: &Candidate) -> Option<u32> {
-        // below this, a chat template and one question hardly fit
-        const SHORTEST: u32 = 512;
-        let halves = std::iter::successors(Some(self.want.context / 2), |context| Some(context / 2));
-        halves.take_while(|context| *context >= SHORTEST).find(|context| {
-            let want = Want { context: *context, ..self.want.clone() };
+        // below two of them, a chat template and one question hardly fit
+        const STEP: u32 = 256;
+        let fits = |steps: u32| {
+            let want = Want { context: steps * STEP, ..self.want.clone() };
             let shorter = Candid::new(self.model, candidate, &want, self.host);
-            let shorter = shorter.with_packed(self.model, &want, self.host);
             self.bears_others(&shorter) && self.fit(&shorter).is_some()
-        })
+        };
+        let (mut most, mut too_many) = (2, self.want.context.div_ceil(STEP));
+        if too_many <= most || !fits(most) {
+            return None;
+        }
+        while too_many - most > 1 {
+            let middle = u32::midpoint(most, too_many);
+            if fits(middle) { most = middle } else { too_many = middle }
+        }
+        Some(most * STEP)
     }
 }
 

@@ -38,10 +38,14 @@ pub enum Reason {
         quant: Option<Quant>,
         /// Whether it was the floor that kept smaller ones out.
         is_floor: bool,
+        /// Whether it is counted with keys and values in `Q8_0`.
+        is_packed: bool,
         /// What it needs.
         need: Bytes,
-        /// What there is.
+        /// What there is, less what the others take.
         room: Bytes,
+        /// How many models the host has got beside this one.
+        others: u32,
         /// What would help.
         remedies: Remedies,
     },
@@ -111,12 +115,20 @@ impl fmt::Display for Refusal {
                     "{model} cannot be made in any of the quants that are allowed on {host}; name others under `quant`"
                 )
             }
-            Reason::Memory { quant, is_floor, need, room, remedies } => {
+            Reason::Memory { quant, is_floor, is_packed, need, room, others, remedies } => {
                 write!(f, "{model} needs {need} on {host}, which has {room}")?;
+                match others {
+                    0 => {}
+                    1 => f.write_str(" left beside another model")?,
+                    n => write!(f, " left beside {n} other models")?,
+                }
                 match quant {
                     Some(quant) if *is_floor => write!(f, ", even at its floor {quant}")?,
                     Some(quant) => write!(f, ", at {quant}")?,
                     None => {}
+                }
+                if *is_packed {
+                    f.write_str(" with keys and values in Q8_0")?;
                 }
                 remedies.write(f, host)
             }

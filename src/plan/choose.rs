@@ -210,6 +210,11 @@ impl Choices {
         if let Some(exact) = offer.facts.context_exact {
             let _ = write!(why, "; context {} of {exact}, up to which llama.cpp is exact", engine.context);
         }
+        let trained = offer.facts.context_trained;
+        if engine.context > trained {
+            let _ =
+                write!(why, "; context {} goes beyond the {trained} that it was trained for", engine.context);
+        }
         if let Some(imatrix) = &recipe.imatrix {
             let _ = write!(why, "; with the importance matrix {}", imatrix.path);
         }
@@ -229,6 +234,10 @@ impl Choices {
             file: bytes,
             pace,
             speed: speed(&choice.estimate.speed),
+            prompt: match choice.estimate.speed.basis {
+                Basis::Unknown => "unknown".to_owned(),
+                _ => choice.estimate.speed.prompt.expected.to_string(),
+            },
             loss: choice.loss,
             why,
         });

@@ -80,7 +80,9 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     let choices = choose::choose(inputs, &facts, &reserved, &wishes);
     problems.extend(choices.problems.iter().cloned());
 
-    let mut engines = engines_with_content(inputs, &choices);
+    // with those of hosts that are not bought yet, which answer nobody but each other
+    let all_engines = engines_with_content(inputs, &choices);
+    let mut engines = all_engines.clone();
     engines.retain(|host, _| !planned.contains_key(host));
     keep_unplaced(&able, &wishes, &mut engines);
     let hosts: Vec<HostPlan> = able
@@ -93,8 +95,8 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
             }
         })
         .collect();
-    for host in able.keys() {
-        let there = Answerers { engines: &engines, away: &away, before: None };
+    let there = Answerers { engines: &all_engines, away: &away, before: None };
+    for host in able.keys().chain(planned.keys()) {
         for (model, _) in unanswered(inputs.manifest, host, &there) {
             // a model that could not be placed has its own problem already
             if problems.iter().all(|problem| problem.model.as_ref() != Some(model)) {
@@ -128,6 +130,7 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
                 memory: facts.memory.total,
                 room: choices.rooms.get(*host).copied().unwrap_or(Bytes::ZERO),
                 choices: choices.chosen.get(*host).cloned().unwrap_or_default(),
+                routes: door(inputs.manifest, host, &there).routes,
             })
             .collect(),
         waves,

@@ -6,7 +6,7 @@ use super::testing::{Fleet, MANIFEST, generation, name};
 use super::types::{Action, Plan};
 use super::{check, door_url, fingerprint};
 use crate::facts::{Privilege, ServiceState};
-use crate::generation::{DoorSpec, UpstreamKind};
+use crate::generation::{DoorSpec, RouteSpec, UpstreamKind};
 use crate::ids::{Digest, Generation};
 use crate::units::Bytes;
 
@@ -635,6 +635,21 @@ fn a_board_that_is_not_bought_gets_choices_and_nothing_is_done_for_it() {
     // nobody is sent to ask a machine that is not there
     let doors = plan.hosts.iter().flat_map(|host| &host.definition.door.upstreams);
     assert!(doors.map(|upstream| upstream.name.as_str()).all(|name| name != "next" && name != "tower"));
+}
+
+#[test]
+fn a_board_may_stand_in_a_route_and_only_boards_ask_it() {
+    let with = MANIFEST.replace("  desk: {", "  next: { board: pi4-2gb }\n  desk: {");
+    let plan = Fleet::of(&with.replace("[local, desk]", "[local, next, desk]")).plan();
+    let hops = |routes: &[RouteSpec]| -> Vec<String> {
+        routes.iter().flat_map(|route| &route.order).map(|hop| hop.upstream.clone()).collect()
+    };
+    assert_eq!(hops(&plan.host(&name("shed")).unwrap().definition.door.routes), ["local", "desk"]);
+    assert_eq!(hops(&plan.planned[0].routes), ["local", "desk"]);
+    let (plan, problems) = Fleet::of(&with.replace("[local, desk]", "[next]")).make();
+    assert_eq!(problems, [], "what is bought waits for what is not");
+    assert_eq!(hops(&plan.planned[0].routes), ["local"]);
+    assert!(plan.host(&name("shed")).unwrap().definition.door.routes.is_empty());
 }
 
 #[test]

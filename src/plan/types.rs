@@ -2,7 +2,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::estimate::Loss;
 use crate::facts::Supervision;
-use crate::generation::{Definition, Pace};
+use crate::generation::{Definition, Pace, RouteSpec};
 use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
 use crate::source::Recipe;
 use crate::unit::Unit;
@@ -129,6 +129,9 @@ pub struct PlannedHost {
     pub room: Bytes,
     /// What it would run, by model.
     pub choices: Vec<Chosen>,
+    /// What its door would offer.
+    #[serde(default)]
+    pub routes: Vec<RouteSpec>,
 }
 
 /// One model on one host, with the numbers behind the choice.
@@ -146,6 +149,9 @@ pub struct Chosen {
     pub pace: Pace,
     /// The expected speed with its interval and where it comes from, in words.
     pub speed: String,
+    /// How fast it reads a prompt of 512 tokens, in words.
+    #[serde(default)]
+    pub prompt: String,
     /// The expected loss; none where it is not known.
     #[serde(default)]
     pub loss: Option<Loss>,

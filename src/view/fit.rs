@@ -17,8 +17,8 @@ pub fn fit(fit: &Fit, style: Style) -> String {
         text.push_str(", by the catalog's figures");
     }
     text.push('\n');
-    if let Some(trained) = fit.context_trained {
-        let _ = writeln!(text, "{} it was trained for {trained} tokens", style.warn("!"));
+    for note in &fit.notes {
+        let _ = writeln!(text, "{} {note}", style.warn("!"));
     }
     for board in &fit.boards {
         text.push('\n');
@@ -50,7 +50,7 @@ fn on_board(on: &OnBoard, style: Style, text: &mut String) {
         table.row([
             format!("{mark} {}", form.quant),
             form.file.to_string(),
-            form.need.to_string(),
+            format!("{}{}", form.need, if form.is_packed { "*" } else { "" }),
             left(form),
             number(rate.expected.0),
             range(rate),
@@ -60,6 +60,13 @@ fn on_board(on: &OnBoard, style: Style, text: &mut String) {
         ]);
     }
     text.push_str(&table.render(0));
+    if on.forms.iter().any(|form| form.is_packed) {
+        let _ = writeln!(
+            text,
+            "  * with keys and values in Q8_0 (~{} more loss): in F16 there is not room enough",
+            crate::estimate::PACKED_KV
+        );
+    }
     match &on.pick {
         Some(_) => {
             let _ = writeln!(text, "  {} auto takes {}", style.good(">"), on.why);

@@ -5,7 +5,7 @@ use minijinja::Environment;
 use serde::Serialize;
 
 use super::Style;
-use super::plan::{changes, totals};
+use super::plan::{changes, describe_route, totals};
 use crate::execute::Left;
 use crate::plan::{Chosen, Plan, Problem};
 use crate::units::Bytes;
@@ -103,7 +103,7 @@ fn hosts(plan: &Plan) -> Vec<Host> {
         total: host.memory.to_string(),
         bar: bar(host.memory, host.room, &host.choices),
         models: host.choices.iter().map(model).collect(),
-        changes: Vec::new(),
+        changes: host.routes.iter().map(|route| format!("route {}", describe_route(route))).collect(),
     });
     let skipped = plan.skipped.iter().map(|host| Host {
         name: host.host.to_string(),
@@ -146,7 +146,7 @@ fn model(chosen: &Chosen) -> Model {
         file: chosen.file.to_string(),
         memory: chosen.memory.to_string(),
         speed: chosen.speed.clone(),
-        prompt: chosen.pace.prompt.to_string(),
+        prompt: chosen.prompt.clone(),
         load: format!("{:.0} s", chosen.pace.load_seconds.ceil()),
         loss: chosen.loss.map_or_else(|| "unknown".to_owned(), |loss| loss.to_string()),
         why: chosen.why.split("; ").map(str::to_owned).collect(),

@@ -20,6 +20,9 @@ pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style)
     for planned in &plan.planned {
         let about = format!("{}, not bought yet", planned.board);
         let _ = writeln!(text, "  {}  {}", style.bold(planned.host.as_str()), style.dim(&about));
+        for route in &planned.routes {
+            let _ = writeln!(text, "    + route  {}", describe_route(route));
+        }
         if planned.choices.is_empty() {
             text.push_str("      nothing to run\n");
         }
@@ -182,7 +185,7 @@ fn describe(engine: &EngineSpec) -> String {
     )
 }
 
-fn describe_route(route: &RouteSpec) -> String {
+pub(super) fn describe_route(route: &RouteSpec) -> String {
     let hops: Vec<&str> = route.order.iter().map(|hop| hop.upstream.as_str()).collect();
     let overflow = route.overflow_queue.map(|n| format!(", on at queue > {n}")).unwrap_or_default();
     format!("{}: {}{overflow}", route.model, hops.join(" then "))

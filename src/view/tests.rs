@@ -70,7 +70,7 @@ fn what_is_on_this_machine_already_is_not_counted() {
     let cached = last(Left { fetch: Bytes::ZERO, make: 1 });
     assert!(cached.starts_with("Plan: 3 hosts to change, 1 file to quantize, "), "{cached}");
     let begun = last(Left { fetch: Bytes::mib(7), make: 0 });
-    assert!(begun.starts_with("Plan: 3 hosts to change, 7.0 MiB to fetch, 404 MiB"), "{begun}");
+    assert!(begun.starts_with("Plan: 3 hosts to change, 7.0 MiB to fetch, 410 MiB"), "{begun}");
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn engines_and_routes_that_go_away_are_shown() {
     fleet.apply();
     fleet.change("on: { role: pi }", "on: [attic]");
     let text = plan(&fleet.plan(), &[], None, PLAIN);
-    assert!(text.contains("    - engine chat Q4_K_M (context 1024, 1 slot)\n"), "{text}");
+    assert!(text.contains("    - engine chat Q5_K_M (context 1024, 1 slot)\n"), "{text}");
     assert!(text.contains("    ~ route  chat: local then desk -> chat: desk\n"), "{text}");
 }
 
