@@ -193,7 +193,7 @@ record! {
     /// A number of hosts of a selection.
     Number: "a number of hosts" {
         /// How many.
-        need count: Spanned<Whole<1, 1000>>;
+        need count: Spanned<Whole<1, 10_000>>;
         /// Of which.
         need r#where: Selector;
     }

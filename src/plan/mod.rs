@@ -27,6 +27,8 @@ pub use types::{
 };
 
 #[cfg(test)]
+mod bad_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

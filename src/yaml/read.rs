@@ -10,8 +10,8 @@ use serde_json::Value as Json;
 use super::node::{Key, Node, Span, Value};
 use super::problem::{Kind, MAX_KEPT, Problem, Problems, clean, line_and_column};
 
-/// The most entries of one mapping or list, of a thousand hosts each.
-const MAX_ENTRIES: usize = 1000;
+/// The most entries of one mapping or list: hosts of a large fleet.
+const MAX_ENTRIES: usize = 10_000;
 
 /// The longest word that a suggestion is looked for.
 const MAX_SUGGEST: usize = 64;
@@ -134,12 +134,18 @@ impl Read for bool {
     }
 }
 
+fn too_many<T>(entries: usize, node: &Node, faults: &mut Faults) -> Option<T> {
+    let message = format!("{entries} entries, and at most {MAX_ENTRIES} are read");
+    faults.push(Problem::new(Kind::Invalid, node.span, message));
+    None
+}
+
 /// A list; what could not be read of it is left out.
 impl<T: Read> Read for Vec<T> {
     fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
         let Value::List(items) = &node.value else { return expected("a list", node, faults) };
         if items.len() > MAX_ENTRIES {
-            return expected(&format!("at most {MAX_ENTRIES} entries"), node, faults);
+            return too_many(items.len(), node, faults);
         }
         Some(items.iter().filter_map(|item| T::read(item, faults)).collect())
     }
@@ -184,7 +190,7 @@ impl<K: Read, T: Read> Read for Table<K, T> {
             return expected("a mapping from names", node, faults);
         };
         if entries.len() > MAX_ENTRIES {
-            return expected(&format!("at most {MAX_ENTRIES} entries"), node, faults);
+            return too_many(entries.len(), node, faults);
         }
         let entries = entries.iter().filter_map(|(key, node)| {
             let name = Node { span: key.span, value: Value::Text(key.text.clone()) };

@@ -1,0 +1,91 @@
+//! What no fleet should be asked for, and hosts of which nothing is known: each is refused with words,
+//! all at once.
+
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use super::testing::{Fleet, MANIFEST, name};
+use crate::facts::{Disk, Memory};
+use crate::manifest;
+use crate::units::Bytes;
+
+#[test]
+fn a_floor_that_nothing_reaches_is_refused_with_the_one_that_would_be() {
+    let floor = "context: 1024, floor: { tokens_per_second: 5000 }";
+    let mut fleet = Fleet::with("context: 1024", floor);
+    let problems = fleet.problems();
+    // the desktop's speed is unknown, so that no floor is held against it
+    assert_eq!(problems.len(), 2, "{problems:#?}");
+    for problem in &problems {
+        assert!(problem.contains("and its floor is 5000.00 tok/s; fits with a floor of "), "{problem}");
+    }
+    let lower = problems[1].rsplit(' ').next().unwrap();
+    fleet.change("context: 1024", &format!("context: 1024, floor: {{ tokens_per_second: {lower} }}"));
+    assert!(fleet.problems().iter().all(|problem| !problem.contains("on shed")), "{:?}", fleet.problems());
+}
+
+#[test]
+fn a_host_of_which_nothing_is_known_is_refused_and_breaks_nothing() {
+    let mut fleet = Fleet::new();
+    let shed = fleet.facts("shed");
+    (shed.board, shed.board_name, shed.page_size) = (None, None, None);
+    shed.cpu = crate::facts::Cpu { cores: 0, ..Default::default() };
+    shed.memory = Memory::default();
+    shed.disk = Some(Disk {
+        path: "/".into(),
+        free: Bytes::ZERO,
+        total: Bytes::ZERO,
+        medium: None,
+        inodes_free: None,
+    });
+    let (plan, problems) = fleet.make();
+    let on_shed = problems.iter().filter(|problem| problem.host == Some(name("shed")));
+    assert!(on_shed.clone().count() > 0 && on_shed.count() == problems.len(), "{problems:#?}");
+    assert!(plan.host(&name("attic")).is_some_and(|host| !host.choices.is_empty()));
+}
+
+#[test]
+fn pins_that_contradict_each_other_are_named_together() {
+    let text = MANIFEST
+        .replace("  - { model: chat, on: [desk] }", "  - { model: chat, on: [desk, shed] }\n  - { model: chat, on: { count: 2, where: { role: pi } } }")
+        .replace("order: [local, desk]", "order: [local, desk], mode: local-only");
+    let problems = manifest::parse("fleet.yaml", &text).unwrap_err();
+    let problems = format!("{problems:?}");
+    for words in ["chat goes to shed twice", "`local-only` asks nobody else"] {
+        assert!(problems.contains(words), "{words}: {problems}");
+    }
+}
+
+/// Each of two Pis names the other: what one passes on, the other answers itself or not at all, as
+/// the router's own tests show.
+#[test]
+fn hosts_that_fall_back_on_each_other_are_planned_without_a_circle() {
+    let plan = Fleet::with("[local, desk]", "[attic, shed]").plan();
+    for host in ["attic", "shed"] {
+        let door = &plan.host(&name(host)).unwrap().definition.door;
+        let order = door.routes[0].order.iter().map(|hop| hop.upstream.as_str()).collect::<Vec<_>>();
+        let other = if host == "attic" { ["local", "shed"] } else { ["attic", "local"] };
+        assert_eq!(order, other, "a host is its own `local`");
+    }
+}
+
+#[test]
+fn ten_thousand_hosts_are_read_and_planned() {
+    let mut text = String::from("bramble: 1\nfleet: home\nserve: { port: 8080, tls: off }\nmodels:\n");
+    text += "  chat: { source: hf:org/chat, context: 1024 }\nhosts:\n";
+    for n in 0..10_000 {
+        let board = ["pi4-2gb", "pi4-8gb", "pi5-4gb", "pi5-8gb"][n % 4];
+        writeln!(text, "  h{n}: {{ board: {board} }}").unwrap();
+    }
+    text += "deploy:\n  - { model: chat, on: { role: pi } }\n";
+    let begun = Instant::now();
+    let plan = Fleet::of(&text).plan();
+    assert_eq!(plan.planned.len(), 10_000);
+    assert!(plan.planned.iter().all(|host| host.choices.len() == 1));
+    // many times what it takes
+    assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
+
+    let more = text.replacen("  h0:", "  more: { board: pi4-2gb }\n  h0:", 1);
+    let problems = manifest::parse("fleet.yaml", &more).unwrap_err();
+    assert!(format!("{problems:?}").contains("10001 entries, and at most 10000 are read"), "{problems}");
+}
