@@ -70,8 +70,9 @@ fn convert(folder: &Path) -> (PathBuf, Vec<(String, Value)>) {
     let mut all = vec![("general.architecture".to_owned(), Value::from("llama"))];
     all.extend(keys.clone());
     let path = folder.join("vocabulary.gguf");
-    // tests run at the same time, each in a process of its own
-    let partial = folder.join(format!("vocabulary.{}.partial", std::process::id()));
+    // tests run at the same time, in a process of their own or in threads of one
+    let me = std::thread::current().id();
+    let partial = folder.join(format!("vocabulary.{}.{me:?}.partial", std::process::id()));
     Writer::start(File::create(&partial).unwrap(), &all, &[]).unwrap().finish().unwrap();
     fs::rename(partial, &path).unwrap();
     (path, keys)

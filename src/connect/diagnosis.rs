@@ -23,6 +23,7 @@ pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) 
     } else if has("Connection refused")
         || has("kex_exchange_identification")
         || has("Connection reset by peer")
+        || was_closed(stderr)
         || has("Bad remote protocol version")
         || has("Unable to negotiate")
     {
@@ -30,6 +31,13 @@ pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) 
     } else {
         Error::Unreachable { host, said }
     }
+}
+
+/// Returns whether the other end hung up before it said anything; where a jump host did not get that
+/// far, `ssh` names no port of it.
+fn was_closed(stderr: &str) -> bool {
+    let is_it = |line: &str| line.starts_with("Connection closed by ") && !line.contains("UNKNOWN");
+    stderr.lines().any(is_it)
 }
 
 /// Returns whether the host showed a key that no file of known hosts names.
@@ -88,6 +96,8 @@ mod tests {
             ("Connection timed out during banner exchange", "unreachable"),
             ("ssh: connect to host pi port 22: Connection refused", "refused"),
             ("kex_exchange_identification: Connection closed by remote host", "refused"),
+            ("Connection closed by 10.0.0.7 port 22", "refused"),
+            ("Connection closed by UNKNOWN port 65535", "unreachable"),
             ("pi@pi: Permission denied (publickey,password).", "authentication"),
             (
                 "Received disconnect from 1.2.3.4 port 22:2: Too many authentication failures",

@@ -202,6 +202,9 @@ impl Ssh {
         if status == 0 {
             return Ok(());
         }
+        // OpenSSH 10 does not count a connection that is closed at once among its errors
+        let said =
+            if said.trim().is_empty() { self.in_more_words("INFO").await.unwrap_or(said) } else { said };
         let is_unknown = diagnosis::is_unknown_key(&said);
         let fingerprint = if is_unknown { self.shown_fingerprint().await } else { None };
         Err(diagnosis::of_login(self.host.clone(), &said, fingerprint))
@@ -210,11 +213,16 @@ impl Ssh {
     /// Connects once more to learn which key the host shows: `ssh` itself asks, so that
     /// jump hosts and the choice among several keys are as they were.
     async fn shown_fingerprint(&self) -> Option<String> {
+        diagnosis::fingerprint(&self.in_more_words("DEBUG1").await?)
+    }
+
+    /// Connects once more, for a connection that fails, and returns what `ssh` says of it.
+    async fn in_more_words(&self, level: &str) -> Option<String> {
         let mut ssh = Command::new("ssh");
-        ssh.args(["-o", "LogLevel=DEBUG1"]);
+        ssh.args(["-o", &format!("LogLevel={level}")]);
         ssh.args(self.connecting().as_std().get_args()).env("LC_ALL", "C").args(["-N", "-S", "none"]);
         let (_, said) = self.connect(ssh, "verbose").await.ok()?;
-        diagnosis::fingerprint(&said)
+        Some(said)
     }
 
     /// Runs an `ssh` that connects; returns its status and its words. These go to a file:
