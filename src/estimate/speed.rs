@@ -111,11 +111,16 @@ impl Speed {
         }
     }
 
-    /// Returns the expected figures to two significant digits.
+    /// Returns the expected figures to two significant digits; where the speed is unknown, the slowest
+    /// to expect, since they become deadlines.
     pub fn pace(&self) -> Pace {
+        let of = |rate: Interval| match self.basis {
+            Basis::Unknown => rate.low,
+            _ => rate.expected,
+        };
         Pace {
-            prompt: TokensPerSec(two_digits(self.prompt.expected.0)),
-            answer: TokensPerSec(two_digits(self.answer.expected.0)),
+            prompt: TokensPerSec(two_digits(of(self.prompt).0)),
+            answer: TokensPerSec(two_digits(of(self.answer).0)),
             load_seconds: two_digits(self.load_seconds),
         }
     }
