@@ -10,7 +10,7 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
@@ -206,6 +206,30 @@ fn five_faults_are_named_at_once_and_exit_with_3() {
         let words = ["`contxt`", "dekstop", "dask", "80", "Home"];
         let ended = words.into_iter().fold(ended, Ended::complains);
         assert_eq!(ended.stdout, "");
+    }
+    assert_eq!(desk.left_behind(), Vec::<String>::new());
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_nothing_and_a_full_disk_is_an_error() {
+    let desk = Desk::new(LOCAL).with_bundle().with_checkpoint(|_| {});
+    for (arguments, code) in [
+        (vec!["check"], 0),
+        (vec!["check", "--json"], 0),
+        (vec!["catalog"], 0),
+        (vec!["plan", "--exit-code"], 2),
+        (vec!["apply"], 3),
+        (vec!["check", "-f", "none.yaml"], 1),
+        (vec!["--help"], 0),
+    ] {
+        let mut run = desk.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop((run.stdout.take(), run.stderr.take()));
+        assert_eq!(run.wait().unwrap().code(), Some(code), "{arguments:?}");
+        if code == 0 && arguments != ["--help"] {
+            let mut full = desk.command(&arguments);
+            let ended = Ended::of(full.stdout(fs::File::create("/dev/full").unwrap())).with(1);
+            ended.complains("error: cannot write the result to standard output: No space left on device");
+        }
     }
     assert_eq!(desk.left_behind(), Vec::<String>::new());
 }

@@ -346,6 +346,26 @@ fn two_runs_at_once_on_one_store_make_weights_once() {
 }
 
 #[test]
+fn an_apply_goes_on_to_its_end_when_nobody_reads_what_it_says() {
+    let bench = Bench::new();
+    let cache = |name: &str| bench.desk.path(name);
+    let (_read, mut command) = applying(&cache("read"));
+    let expected = command.output().unwrap();
+    let (desk, mut command) = applying(&cache("unread"));
+    let mut run = command.spawn().unwrap();
+    drop((run.stdout.take(), run.stderr.take()));
+    assert_eq!(run.wait().unwrap().code(), expected.status.code(), "{}", said(&expected));
+    assert!(made(&desk, &cache("unread")) == bench.right["model-Q8_0.gguf"]);
+    assert_tidy(&cache("unread"));
+    // a full disk is found out before anything is done
+    let (desk, mut command) = applying(&cache("full"));
+    let ended = command.stdout(fs::File::create("/dev/full").unwrap()).output().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    assert!(said(&ended).contains("error: cannot write the result to standard output: "), "{}", said(&ended));
+    assert!(!desk.path("bramble.lock").exists());
+}
+
+#[test]
 fn an_apply_that_is_killed_at_any_point_is_taken_up_by_the_next() {
     let bench = Bench::new();
     let right = &bench.right["model-Q8_0.gguf"];

@@ -158,6 +158,8 @@ fn start_log() {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_target(false)
+        // its own words about a standard error that nobody reads would be a panic
+        .log_internal_errors(false)
         .init();
 }
 

@@ -42,7 +42,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
                 &problems,
                 execute::left(&plan, &fetcher).ok(),
                 environment.style,
-            ));
+            ))?;
         }
         if !problems.is_empty() && !verb.partial {
             if global.json {
@@ -88,13 +88,15 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
 
     remember(&mut fleet, &plan, &report);
     fleet.save_lock()?;
-    output::report(&report, global, environment)?;
+    let printed = output::report(&report, global, environment);
     if let Some(key) = new_key {
         output::say(&format!(
             "The key for clients of the fleet {}, shown this once:\n  {}",
             fleet.manifest.fleet, key.0
         ));
     }
+    // only after the key, which is shown once
+    printed?;
     Ok(exit_of(&report))
 }
 

@@ -55,7 +55,7 @@ pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment
     if global.json {
         output::json(&all)?;
     } else {
-        output::result(&view::bench(&all.measured, &all.failed, environment.style));
+        output::result(&view::bench(&all.measured, &all.failed, environment.style))?;
     }
     Ok(if all.failed.is_empty() { Exit::Done } else { Exit::Failed })
 }

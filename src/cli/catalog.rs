@@ -42,7 +42,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
     let mut text = table.render(0);
     text.push_str("\nForecasts, without the vocabulary. ?: not seen in the published configuration. ");
     text.push_str("What a source says counts more: `bramble plan` asks it.\n");
-    output::result(&text);
+    output::result(&text)?;
     Ok(Exit::Done)
 }
 

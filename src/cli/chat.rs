@@ -107,7 +107,7 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
     if global.json {
         output::json(&answer)?;
     } else {
-        output::result(&format!("{}\n", answer.answer.trim_end()));
+        output::result(&format!("{}\n", answer.answer.trim_end()))?;
         output::say(&environment.style.dim(&who(&answer)));
     }
     Ok(Exit::Done)

@@ -17,7 +17,7 @@ pub(crate) fn run(_verb: &Check, global: &Global, _environment: &Environment) ->
             count(manifest.models.len(), "model"),
             count(manifest.hosts.len(), "host"),
             count(manifest.deploy.len(), "deploy"),
-        ));
+        ))?;
     }
     Ok(Exit::Done)
 }

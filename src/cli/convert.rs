@@ -161,7 +161,7 @@ impl<'a> Work<'a> {
                     output::json(&serde_json::json!({ "made": made }))?;
                 } else {
                     let line = |made: &weights::Made| format!("{}: {}\n", made.path.display(), made.bytes);
-                    output::result(&made.iter().map(line).collect::<String>());
+                    output::result(&made.iter().map(line).collect::<String>())?;
                 }
                 Ok(Exit::Done)
             }

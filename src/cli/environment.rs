@@ -79,6 +79,8 @@ impl Environment {
             .with_writer(std::io::stderr)
             .with_ansi(self.is_terminal)
             .without_time()
+            // its own words about a standard error that nobody reads would be a panic
+            .log_internal_errors(false)
             .try_init();
     }
 

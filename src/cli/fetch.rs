@@ -69,7 +69,11 @@ pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment
         for (what, fetched) in done {
             match fetched {
                 Ok(Fetched { pinned, bytes, folder }) => {
-                    output::result(&format!("{what}: {bytes} from {} in {}\n", pinned.uri, folder.display()));
+                    output::result(&format!(
+                        "{what}: {bytes} from {} in {}\n",
+                        pinned.uri,
+                        folder.display()
+                    ))?;
                 }
                 Err(error) => output::say(&format!("{what}: {error}")),
             }

@@ -23,7 +23,7 @@ pub(crate) async fn run(verb: &Fit, global: &Global, environment: &Environment) 
     if global.json {
         output::json(&fit)?;
     } else {
-        output::result(&view::fit(&fit, environment.style));
+        output::result(&view::fit(&fit, environment.style))?;
     }
     Ok(Exit::Done)
 }

@@ -30,7 +30,12 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {
-        output::result(&view::plan(&plan, &problems, execute::left(&plan, &fetcher).ok(), environment.style));
+        output::result(&view::plan(
+            &plan,
+            &problems,
+            execute::left(&plan, &fetcher).ok(),
+            environment.style,
+        ))?;
     }
     if let Some(path) = &verb.html {
         let page = view::html(&plan, &problems, execute::left(&plan, &fetcher).ok())?;

@@ -32,7 +32,7 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
     if global.json {
         output::json(&snapshot)?;
     } else {
-        output::result(&view::status(&snapshot, environment.style));
+        output::result(&view::status(&snapshot, environment.style))?;
     }
     Ok(Exit::Done)
 }

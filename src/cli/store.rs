@@ -51,8 +51,8 @@ fn list(store: &Store, global: &Global) -> anyhow::Result<Exit> {
         table.row([blob.digest.short(), blob.bytes.to_string(), needed.to_owned(), name]);
     }
     let total: Bytes = blobs.iter().map(|blob| blob.bytes).sum();
-    output::result(&table.render(0));
-    output::result(&format!("{} in {}, {total}\n", count(blobs.len(), "blob"), store.root().display()));
+    output::result(&table.render(0))?;
+    output::result(&format!("{} in {}, {total}\n", count(blobs.len(), "blob"), store.root().display()))?;
     Ok(Exit::Done)
 }
 
@@ -78,9 +78,9 @@ fn verify(store: &Store, global: &Global) -> anyhow::Result<Exit> {
             let names = if names.is_empty() { String::new() } else { format!(" ({})", names.join(", ")) };
             output::result(&format!(
                 "DAMAGED{names}: {error}: remove it, and the next run fetches or makes it again\n"
-            ));
+            ))?;
         }
-        output::result(&format!("{} verified, {} damaged\n", count(blobs.len(), "blob"), damaged.len()));
+        output::result(&format!("{} verified, {} damaged\n", count(blobs.len(), "blob"), damaged.len()))?;
     }
     Ok(if damaged.is_empty() { Exit::Done } else { Exit::Failed })
 }
@@ -90,7 +90,7 @@ fn prune(root: &Path, verb: &Prune, global: &Global, environment: &Environment) 
         let store = Store::open(root)?;
         let shown = store.unused(&needed(&store, global)?.0)?;
         if !global.json {
-            output::result(&told(&store, &shown));
+            output::result(&told(&store, &shown))?;
         }
         shown
     };

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -73,9 +74,9 @@ impl Progress {
         self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    #[expect(clippy::print_stderr, reason = "progress is what this type is for")]
     fn line(&self, text: &str) {
-        self.bars.suspend(|| eprintln!("{text}"));
+        // what is being done goes on where nobody reads how it goes
+        let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{text}"));
     }
 }
 
