@@ -85,12 +85,9 @@ pub fn find(name: &str) -> Result<&'static KnownModel, Error> {
     let known = KNOWN.as_ref().map_err(|problems| Error::ReadCatalog(problems.clone()))?;
     known.get(name).ok_or_else(|| {
         let names = || known.keys().map(String::as_str);
-        // who writes `llama-3.2-1b` means its instructed form, not another that is spelled alike
-        let longer =
-            names().filter(|full| !name.is_empty() && full.starts_with(name)).min_by_key(|n| n.len());
         Error::NotInCatalog {
             name: name.chars().take(80).collect(),
-            near: longer.or_else(|| nearest(name, names())).map(str::to_owned),
+            near: nearest(name, names()).map(str::to_owned),
         }
     })
 }
@@ -408,7 +405,7 @@ mod tests {
         assert_eq!(error.suggestion(), Some("llama-3.2-1b-instruct"));
         assert_eq!(
             error.to_string(),
-            "the catalog has no model \"llama-3.2-1b-instuct\": did you mean \"llama-3.2-1b-instruct\"?"
+            "the catalog has no model \"llama-3.2-1b-instuct\": did you mean \"llama-3.2-1b-instruct\"? `bramble catalog` lists them all"
         );
         assert_eq!(find("x").expect_err("unknown").suggestion(), None);
         let near = |name: &str| match find(name) {
@@ -416,7 +413,18 @@ mod tests {
             _ => None,
         };
         assert_eq!(near("llama-3.2-1b").as_deref(), Some("llama-3.2-1b-instruct"));
-        assert_eq!(near("qwen2.5-3").as_deref(), Some("qwen2.5-3b-instruct"));
+        for (written, meant) in [
+            ("qwen2.5-3", "qwen2.5-3b-instruct"),
+            ("Qwen-2.5-0.5B", "qwen2.5-0.5b-instruct"),
+            ("llama-3-8b", "llama-3.2-3b-instruct"),
+            ("llama-2-7b-chta", "llama-2-7b-chat"),
+            ("mistral", "mistral-7b-instruct-v0.3"),
+            ("phi4-mini", "phi-4-mini-instruct"),
+            ("gemma3-1b", "gemma-3-1b-it"),
+            ("tinyllama-1.1b-chat-v1.0", "tinyllama-1.1b-chat"),
+        ] {
+            assert_eq!(near(written).as_deref(), Some(meant), "{written}");
+        }
         assert_eq!(near(""), None);
     }
 

@@ -21,7 +21,7 @@ pub use model::{ModelFacts, Stored, TensorShape};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// No model of that name is in the catalog.
-    #[error("the catalog has no model {name:?}{}", near.as_ref().map_or_else(String::new, |near| format!(": did you mean {near:?}?")))]
+    #[error("the catalog has no model {name:?}{} `bramble catalog` lists them all", near.as_ref().map_or_else(|| ":".to_owned(), |near| format!(": did you mean {near:?}?")))]
     NotInCatalog {
         /// The name that was asked for.
         name: String,

@@ -567,7 +567,7 @@ fn a_board_is_one_that_is_known_and_a_desktop_says_its_memory() {
     check(
         "{ address: kitchen.local }",
         "{ board: pi5-9gb }",
-        "7:21 UnknownName: no board `pi5-9gb` is known | did you mean `pi5-2gb`?",
+        "7:21 UnknownName: no board `pi5-9gb` is known | did you mean `pi5-8gb`?",
     );
     check(
         "{ address: kitchen.local }",

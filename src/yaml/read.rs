@@ -2,6 +2,7 @@
 //! JSON Schema says: a field or a pattern stands in one place.
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -84,20 +85,54 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 /// Returns the candidate that is nearest to `word`, where one is near enough to be meant.
+///
+/// Case and punctuation do not count. First comes what is the same, then what begins with
+/// `word`, then what, or whose beginning, can be typed as `word` by few mistakes, and last what `word` begins
+/// with. Of several, the one that agrees for longest, then the shortest, then that of the greatest number, as
+/// `8gb` before `4gb` and `v0.3` before `v0.1`.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > MAX_SUGGEST {
         return None;
     }
-    let fold = |text: &str| text.to_ascii_lowercase().replace('-', "_");
-    let word = fold(word);
-    let limit = (word.chars().count() / 3).max(1);
-    let distance = |candidate: &str| {
-        let candidate = fold(candidate);
-        let is_beginning = word.len() >= 2 && candidate.starts_with(&word);
-        if is_beginning { limit } else { strsim::damerau_levenshtein(&word, &candidate) }
+    let fold = |text: &str| {
+        text.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect::<Vec<char>>()
     };
-    let scored = candidates.into_iter().filter(|text| text.len() <= MAX_SUGGEST).map(|c| (distance(c), c));
-    scored.filter(|&(far, _)| far <= limit).min_by_key(|&(far, _)| far).map(|(_, candidate)| candidate)
+    let word = fold(word);
+    let rank = |candidate: &str| {
+        let folded = fold(candidate);
+        let tier = if word == folded {
+            (0, 0)
+        } else if word.len() >= 2 && folded.starts_with(&word) {
+            (1, 0)
+        } else if let Some(mistakes) = mistakes(&word, &folded) {
+            (2, mistakes)
+        } else if folded.len() >= 4 && word.starts_with(&folded) {
+            (3, 0)
+        } else {
+            return None;
+        };
+        let agreeing = word.iter().zip(&folded).take_while(|(a, b)| a == b).count();
+        let number: String = folded[agreeing..].iter().filter(|c| c.is_numeric()).collect();
+        Some((tier, Reverse(agreeing), folded.len(), Reverse(number)))
+    };
+    let known = candidates.into_iter().filter(|text| text.len() <= MAX_SUGGEST);
+    let ranked = known.filter_map(|candidate| Some((rank(candidate)?, candidate)));
+    ranked.min_by(|(a, _), (b, _)| a.cmp(b)).map(|(_, candidate)| candidate)
+}
+
+/// Returns by how many mistakes `word` may have been typed for `candidate`, or for its beginning where that is no
+/// guess at all; none where they are too many: one in three letters.
+fn mistakes(word: &[char], candidate: &[char]) -> Option<usize> {
+    let distance = |other: &[char]| strsim::generic_damerau_levenshtein(word, other);
+    let whole = distance(candidate);
+    let beginnings = if word.len() >= 4 && word.first() == candidate.first() {
+        let lengths = word.len().saturating_sub(2)..=candidate.len().min(word.len() + 2);
+        lengths.filter_map(|length| candidate.get(..length)).map(distance).min()
+    } else {
+        None
+    };
+    let least = beginnings.map_or(whole, |beginning| beginning.min(whole));
+    (least <= (word.len() / 3).max(1)).then_some(least)
 }
 
 /// A value with its place.
@@ -532,5 +567,49 @@ impl<const MIN: u32, const MAX: u32> JsonSchema for Whole<MIN, MAX> {
 impl<T: serde::Serialize> serde::Serialize for Spanned<T> {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.value.serialize(serializer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_is_what_was_probably_meant() {
+        const WORDS: [&str; 12] = [
+            "pi4-1gb",
+            "pi4-2gb",
+            "pi4-4gb",
+            "pi4-8gb",
+            "pi5-2gb",
+            "pi5-4gb",
+            "pi5-8gb",
+            "pi5-16gb",
+            "context",
+            "tokens_per_second",
+            "Q4_K_M",
+            "Q4_0",
+        ];
+        for (word, meant) in [
+            ("pi5-8g", Some("pi5-8gb")),
+            ("pi4-8g", Some("pi4-8gb")),
+            ("PI5_8GB", Some("pi5-8gb")),
+            ("pi5 8", Some("pi5-8gb")),
+            ("pi5-1", Some("pi5-16gb")),
+            ("pi5", Some("pi5-8gb")),
+            ("pi6-8gb", Some("pi5-8gb")),
+            ("contxt", Some("context")),
+            ("context_length", Some("context")),
+            ("tokens-per-secnd", Some("tokens_per_second")),
+            ("token_per", Some("tokens_per_second")),
+            ("q4km", Some("Q4_K_M")),
+            ("q40", Some("Q4_0")),
+            ("desktop", None),
+            ("x", None),
+            ("", None),
+            ("-", None),
+        ] {
+            assert_eq!(nearest(word, WORDS), meant, "{word}");
+        }
     }
 }
