@@ -246,6 +246,37 @@ fn a_manifest_that_is_not_there_is_named_with_the_next_move() {
 }
 
 #[test]
+fn what_is_typed_wrong_exits_with_1_and_what_the_manifest_cannot_have_with_3() {
+    let desk = Desk::new(LOCAL).with_bundle();
+    for arguments in [
+        vec![],
+        vec!["bogus"],
+        vec!["plan", "--bogus"],
+        vec!["plan", "-f", "none.yaml"],
+        vec!["apply", "none.plan"],
+        vec!["status", "nobody"],
+        vec!["remove", "nobody"],
+        vec!["rollback", "nobody"],
+        vec!["bench", "nobody"],
+        vec!["chat", "nobody", "Hello"],
+        vec!["fetch", "nothing"],
+        vec!["fit", "nothing"],
+        vec!["fit", "smollm3-3b", "--board", "pi6-8gb"],
+        vec!["convert", "nothing", "--quant", "Q8_0"],
+    ] {
+        let ended = desk.run(&arguments).with(1);
+        assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{arguments:?}");
+    }
+    desk.run(&["check", "other.yaml"]).with(1).complains("`-f other.yaml`");
+    // there is no such folder, and no such hub
+    desk.run(&["plan"]).with(3);
+    desk.write(&with_model("source: \"hf:org/chat\", context: 256"));
+    desk.run(&["plan"]).with(3);
+    desk.write(&LOCAL.replace("on: [desk]", "on: [dask]"));
+    desk.run(&["check"]).with(3);
+}
+
+#[test]
 fn the_schema_is_json() {
     let desk = Desk::new("");
     let ended = desk.run(&["schema"]).with(0);
@@ -266,7 +297,6 @@ fn help_is_there_for_every_verb() {
         text.push_str(&desk.run(&[verb, "--help"]).with(0).stdout);
     }
     insta::assert_snapshot!(text);
-    desk.run(&["bogus"]).with(2);
 }
 
 #[test]
@@ -427,15 +457,15 @@ fn a_fleet_without_anything_on_it_has_a_status_and_nothing_to_remove() {
     );
     desk.run(&["remove", "desk"]).with(0);
     desk.run(&["remove", "nobody"])
-        .with(3)
+        .with(1)
         .complains("neither the manifest nor its lock knows a host nobody");
-    desk.run(&["remove"]).with(2).complains("HOST");
+    desk.run(&["remove"]).with(1).complains("<HOST|--all>");
 }
 
 #[test]
-fn a_question_to_a_fleet_that_was_never_applied_is_refused() {
+fn a_question_to_a_fleet_that_was_never_applied_fails() {
     let desk = Desk::new(LOCAL);
-    desk.run(&["chat", "desk", "Hello"]).with(3).complains("the fleet home was never applied from here");
+    desk.run(&["chat", "desk", "Hello"]).with(1).complains("the fleet home was never applied from here");
     desk.run(&["chat", "attic", "Hello"]).with(1).complains("the manifest has no host attic");
 }
 
@@ -541,7 +571,7 @@ fn a_model_of_the_catalog_is_fitted_to_boards_without_a_network_or_a_manifest() 
     let board = &fit["boards"][0];
     assert_eq!((&board["pick"], &board["forms"][0]["verdict"]), (&Value::Null, &json!("no")));
     assert!(board["why"].as_str().unwrap().contains("there is"), "{board}");
-    let refused = desk.run(&["fit", "tinyllama-1.1b-chat", "--board", "pi6-8gb"]).with(3);
+    let refused = desk.run(&["fit", "tinyllama-1.1b-chat", "--board", "pi6-8gb"]).with(1);
     assert!(refused.stderr.contains("pi5-8gb"), "{}", refused.stderr);
 }
 

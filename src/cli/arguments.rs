@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::ids::{Generation, HostName, ModelName};
 use crate::quant::Quant;
@@ -298,12 +298,13 @@ pub(crate) struct Rollback {
 }
 
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["hosts", "all"])))]
 pub(crate) struct Remove {
     /// These hosts
-    #[arg(value_name = "HOST", required_unless_present = "all")]
+    #[arg(value_name = "HOST")]
     pub(crate) hosts: Vec<HostName>,
     /// Every host of the manifest
-    #[arg(long, conflicts_with = "hosts")]
+    #[arg(long)]
     pub(crate) all: bool,
     /// Do not ask
     #[arg(short, long)]

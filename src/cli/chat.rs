@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::arguments::{Chat, Global};
 use super::environment::Environment;
-use super::exit::{Exit, Expected};
+use super::exit::Exit;
 use super::{fleet, output};
 use crate::keys::FleetKeys;
+use crate::manifest::Via;
 use crate::plan::door_url;
 use crate::units::TokensPerSec;
 
@@ -37,16 +38,16 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
     let manifest = fleet::load(&global.file)?;
     let spec =
         manifest.hosts.get(&verb.host).with_context(|| format!("the manifest has no host {}", verb.host))?;
-    let address = spec.via.address().with_context(|| {
-        format!("{} is not a host of ours: ask it through another host's route", verb.host)
+    let address = spec.via.address().with_context(|| match &spec.via {
+        Via::Board(stated) => fleet::not_bought(&verb.host, &stated.board),
+        _ => format!("{} is not a host of ours: ask it through another host's route", verb.host),
     })?;
     let model = match &verb.model {
         Some(model) => model,
         None => manifest.models.keys().next().context("the manifest has no model")?,
     };
-    let keys = FleetKeys::load(&FleetKeys::path(&environment.state, &manifest.fleet))?.ok_or_else(|| {
-        Expected::Refused(format!("the fleet {} was never applied from here", manifest.fleet))
-    })?;
+    let keys = FleetKeys::load(&FleetKeys::path(&environment.state, &manifest.fleet))?
+        .with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
     let prompt = if let Some(prompt) = &verb.prompt {
         prompt.clone()
     } else {

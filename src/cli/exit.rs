@@ -1,11 +1,14 @@
 use std::process::ExitCode;
 
 /// How a command ended. The numbers are a promise: scripts test them.
+///
+/// What is wrong on the command line (an option, a name, a file that is not there) is a failure; what the manifest
+/// wants and the fleet, the hub or a person does not allow is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// 0: all is as wanted.
     Done,
-    /// 1: it failed.
+    /// 1: it failed, or the command line is wrong.
     Failed,
     /// 2: changes are pending (`plan --exit-code`), or were made in part (`apply`).
     Partly,

@@ -1,6 +1,8 @@
+use anyhow::Context as _;
+
 use super::arguments::{Fit, Global};
 use super::environment::Environment;
-use super::exit::{Exit, Expected};
+use super::exit::Exit;
 use super::{fleet, output};
 use crate::catalog::{self, ModelFacts};
 use crate::events::Events;
@@ -51,9 +53,9 @@ fn boards(names: &[String]) -> anyhow::Result<Vec<(String, HostFacts)>> {
     let names: Vec<&str> =
         if names.is_empty() { BOARDS.to_vec() } else { names.iter().map(String::as_str).collect() };
     let one = |name: &str| {
-        let host = facts::planned(name).ok_or_else(|| {
+        let host = facts::planned(name).with_context(|| {
             let known: Vec<&str> = facts::planned_names().collect();
-            Expected::Refused(format!("no board {name:?} is known; there are {}", known.join(", ")))
+            format!("no board {name:?} is known; there are {}", known.join(", "))
         })?;
         Ok((name.to_owned(), host))
     };

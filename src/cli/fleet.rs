@@ -9,7 +9,6 @@ use anyhow::Context as _;
 
 use super::arguments::Global;
 use super::environment::{self, Environment};
-use super::exit::Expected;
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
 use crate::causes::with_causes;
@@ -108,14 +107,12 @@ impl<'a> Fleet<'a> {
         &self,
         hosts: &[HostName],
     ) -> anyhow::Result<(Vec<Subject>, BTreeMap<HostName, String>)> {
+        self.check_logins(hosts)?;
+        let specs: BTreeMap<HostName, HostSpec> =
+            hosts.iter().filter_map(|host| Some((host.clone(), self.spec(host)?))).collect();
         let mut connections: BTreeMap<HostName, Arc<dyn Connection>> = BTreeMap::new();
-        let mut specs = BTreeMap::new();
-        for host in hosts {
-            let spec = self.spec(host).ok_or_else(|| {
-                Expected::Refused(format!("neither the manifest nor its lock knows a host {host}"))
-            })?;
-            connections.insert(host.clone(), self.connect(&spec)?);
-            specs.insert(host.clone(), spec);
+        for (host, spec) in &specs {
+            connections.insert(host.clone(), self.connect(spec)?);
         }
         let inventory = self.inventory(&connections).await;
         let (mut subjects, mut failures) = (Vec::new(), BTreeMap::new());
@@ -161,6 +158,21 @@ impl<'a> Fleet<'a> {
 
     fn connect(&self, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {
         connect(spec, self.settings())
+    }
+
+    /// Refuses hosts that nobody can log in to, all that were named at once.
+    pub(crate) fn check_logins(&self, hosts: &[HostName]) -> anyhow::Result<()> {
+        let fault = |host: &HostName| match self.spec(host).map(|spec| spec.via) {
+            None => Some(format!("neither the manifest nor its lock knows a host {host}")),
+            Some(Via::Board(stated)) => Some(not_bought(host, &stated.board)),
+            Some(Via::Upstream { .. }) => {
+                Some(format!("{host} is a server that is not ours: there is nothing of Bramble on it"))
+            }
+            Some(Via::Ssh { .. } | Via::Local { .. }) => None,
+        };
+        let faults: Vec<String> = hosts.iter().filter_map(fault).collect();
+        anyhow::ensure!(faults.is_empty(), "{}", faults.join("; "));
+        Ok(())
     }
 
     fn settings(&self) -> Settings {
@@ -295,6 +307,13 @@ pub(crate) fn brambled(
             "there is no bundle for this machine ({machine}), which must make weights: make one with scripts/bundle"
         ),
     }
+}
+
+/// Says why nothing can be asked of a host that is planned for.
+pub(crate) fn not_bought(host: &HostName, board: &str) -> String {
+    format!(
+        "{host} is not bought yet: the manifest plans for a {board} there; give it an `address` once it is"
+    )
 }
 
 /// Returns what the lock remembers of a host, so that it can be reached after it has left the

@@ -22,9 +22,11 @@ mod schema;
 mod status;
 mod store;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use arguments::{Arguments, Verb};
 use environment::Environment;
@@ -32,7 +34,10 @@ use exit::Exit;
 
 /// Runs the command and returns its exit code ([`Exit`]).
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error).into(),
+    };
     let environment = Environment::read();
     environment.start_log();
     // the HTTP client is built without a TLS library of its own choice; a second call changes nothing
@@ -54,6 +59,22 @@ pub fn main() -> ExitCode {
             exit::of_error(&error).into()
         }
     }
+}
+
+/// Prints help, the version, or what is wrong with the command line.
+fn usage(error: &clap::Error) -> Exit {
+    // where nobody reads there is nobody to tell
+    let _ = error.print();
+    if !error.use_stderr() {
+        return Exit::Done;
+    }
+    if let Some(ContextValue::String(extra)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::UnknownArgument
+        && Path::new(extra).extension().is_some_and(|extension| extension == "yaml")
+    {
+        output::say(&format!("\nThe manifest is named with --file: `-f {extra}`."));
+    }
+    Exit::Failed
 }
 
 async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<Exit> {

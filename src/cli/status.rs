@@ -14,6 +14,7 @@ use crate::view;
 pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let fleet = Fleet::open(global, environment)?;
     let mut connections = fleet.connections()?;
+    fleet.check_logins(&verb.hosts)?;
     if !verb.hosts.is_empty() {
         connections.retain(|host, _| verb.hosts.contains(host));
     }
@@ -26,9 +27,9 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
         })
         .collect();
     let mut snapshot = status::gather(&inventory, &doors).await;
-    if verb.hosts.is_empty() {
-        snapshot.add_orphans(&fleet.orphans());
-    }
+    let mut orphans = fleet.orphans();
+    orphans.retain(|host| verb.hosts.is_empty() || verb.hosts.contains(host));
+    snapshot.add_orphans(&orphans);
     if global.json {
         output::json(&snapshot)?;
     } else {
