@@ -636,3 +636,25 @@ fn the_documented_manifest_is_refused_only_for_what_is_not_there_yet() {
     assert!(problems.are_all(ProblemKind::NotYet), "{problems}");
     insta::assert_snapshot!(problems);
 }
+
+#[test]
+fn the_documented_manifest_has_every_key() {
+    fn keys(schema: &serde_json::Value, found: &mut Vec<String>) {
+        match schema {
+            serde_json::Value::Object(entries) => {
+                if let Some(properties) = entries.get("properties").and_then(|entry| entry.as_object()) {
+                    found.extend(properties.keys().cloned());
+                }
+                entries.values().for_each(|value| keys(value, found));
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| keys(item, found)),
+            _ => {}
+        }
+    }
+    let text = repository_file("manifests/full.yaml");
+    let mut known = Vec::new();
+    keys(&json_schema(), &mut known);
+    assert!(known.len() > 40, "{known:?}");
+    known.retain(|key| !text.contains(&format!("{key}: ")) && !text.contains(&format!("{key}:\n")));
+    assert_eq!(known, Vec::<String>::new());
+}
