@@ -412,9 +412,18 @@ fn a_model_that_is_not_there_is_refused_with_its_path() {
 #[test]
 fn without_a_bundle_a_host_is_refused() {
     let desk = Desk::new(LOCAL).with_checkpoint(|_| {});
-    desk.run(&["plan"])
-        .with(3)
-        .says("there is no bundle for that (there is none): make one with scripts/bundle");
+    let ended = desk.run(&["plan"]).with(3).says("there is no bundle for that (there is none in ");
+    // the folders that were looked in
+    let ended = ended.says(&desk.path("bundles").display().to_string()).says("/share/bramble/bundles, ");
+    ended.says(&format!("{}): make one with scripts/bundle", desk.path("data/bramble/bundles").display()));
+}
+
+#[test]
+fn a_bundle_is_found_where_scripts_bundle_puts_it() {
+    let desk = Desk::new(LOCAL).with_bundle().with_checkpoint(|_| {});
+    fs::create_dir_all(desk.path("data/bramble")).unwrap();
+    fs::rename(desk.path("bundles"), desk.path("data/bramble/bundles")).unwrap();
+    desk.run(&["plan"]).with(0).says("+ desk  generation 1 (first)\n");
 }
 
 #[test]

@@ -55,8 +55,9 @@ impl Environment {
         {
             brambled = Some(folder.join("brambled")).filter(|path| path.is_file());
             bundles.push(folder.join("bundles"));
-            bundles.push(folder.join("../share/bramble/bundles"));
+            bundles.push(folder.with_file_name("share").join("bramble/bundles"));
         }
+        bundles.push(folder("XDG_DATA_HOME", ".local/share").join("bramble/bundles"));
         Self {
             state: folder("XDG_STATE_HOME", ".local/state").join("bramble"),
             bundles,

@@ -237,6 +237,7 @@ impl<'a> Fleet<'a> {
             models,
             lock: &self.lock,
             bundles: &bundles,
+            bundle_folders: &self.environment.bundles,
             converter: convert::VERSION,
         });
         let room = execute::check_room(&plan, fetcher);
@@ -303,9 +304,14 @@ pub(crate) fn brambled(
     match (bundles.iter().find(|found| found.bundle.machine == machine), &environment.brambled) {
         (Some(found), _) => Ok(bundle::unpack(found, &store.root().join("programs"))?),
         (None, Some(beside)) => Ok(beside.clone()),
-        (None, None) => anyhow::bail!(
-            "there is no bundle for this machine ({machine}), which must make weights: make one with scripts/bundle"
-        ),
+        (None, None) => {
+            let folders: Vec<String> =
+                environment.bundles.iter().map(|folder| folder.display().to_string()).collect();
+            anyhow::bail!(
+                "there is no bundle for this machine ({machine}), which must make weights, in {}: make one with scripts/bundle",
+                folders.join(", ")
+            )
+        }
     }
 }
 

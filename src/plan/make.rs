@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::choose::{self, Choices};
 use super::door::{Answerers, Away, Engines, door, unanswered};
@@ -29,6 +30,8 @@ pub struct Inputs<'a> {
     pub lock: &'a Lock,
     /// The bundles there are.
     pub bundles: &'a [Bundle],
+    /// Where they were looked for, for a refusal.
+    pub bundle_folders: &'a [PathBuf],
     /// The version of the converter whose output hosts will get.
     pub converter: u32,
 }
@@ -52,16 +55,19 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     let mut able: BTreeMap<&HostName, Able<'_>> = BTreeMap::new();
     for (host, spec) in ours(inputs.manifest) {
         match inputs.inventory.hosts.get(host) {
-            Some(Ok(facts)) => match suit(&inputs.manifest.fleet, host, spec, facts, inputs.bundles) {
-                Ok(bundle) => {
-                    able.insert(host, Able { spec, facts, bundle });
+            Some(Ok(facts)) => {
+                let Inputs { manifest, bundles, bundle_folders, .. } = inputs;
+                match suit(&manifest.fleet, host, spec, facts, bundles, bundle_folders) {
+                    Ok(bundle) => {
+                        able.insert(host, Able { spec, facts, bundle });
+                    }
+                    Err(faults) => problems.extend(faults.into_iter().map(|message| Problem {
+                        host: Some(host.clone()),
+                        model: None,
+                        message,
+                    })),
                 }
-                Err(faults) => problems.extend(faults.into_iter().map(|message| Problem {
-                    host: Some(host.clone()),
-                    model: None,
-                    message,
-                })),
-            },
+            }
             Some(Err(failure)) => {
                 skipped.push(Skipped { host: host.clone(), why: failure.message.clone() });
             }

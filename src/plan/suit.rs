@@ -1,5 +1,7 @@
 //! Whether a host can carry Bramble at all, before any model is considered.
 
+use std::path::PathBuf;
+
 use crate::facts::{HostFacts, Privilege, Supervision};
 use crate::generation::Bundle;
 use crate::ids::{FleetName, HostName};
@@ -12,6 +14,7 @@ pub(crate) fn suit<'a>(
     spec: &HostSpec,
     facts: &HostFacts,
     bundles: &'a [Bundle],
+    bundle_folders: &[PathBuf],
 ) -> Result<&'a Bundle, Vec<String>> {
     let mut faults = Vec::new();
     if facts.userland_bits == Some(32) {
@@ -38,9 +41,12 @@ pub(crate) fn suit<'a>(
         (None, _) => {
             let there: Vec<&str> = bundles.iter().map(|bundle| bundle.machine.as_str()).collect();
             let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+            let folders: Vec<String> =
+                bundle_folders.iter().map(|folder| folder.display().to_string()).collect();
             faults.push(format!(
-                "{host} is an {} machine, and there is no bundle for that (there is {there}): make one with scripts/bundle",
-                facts.machine
+                "{host} is an {machine} machine, and there is no bundle for that (there is {there} in {}): make one with scripts/bundle on an {machine} machine, and bring it into one of these folders",
+                folders.join(", "),
+                machine = facts.machine
             ));
         }
         (Some(bundle), Some(glibc)) if bundle.glibc_version().is_some_and(|wanted| wanted > glibc) => {

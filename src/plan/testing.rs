@@ -2,6 +2,7 @@
 //! are available (`shed`), and an x86 desktop (`desk`), with SmolLM2-135M on each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use super::{Inputs, Plan, Problem, make};
 use crate::catalog::ModelFacts;
@@ -194,6 +195,7 @@ impl Fleet {
             models: &self.models,
             lock: &self.lock,
             bundles: &self.bundles,
+            bundle_folders: &[PathBuf::from("/usr/share/bramble/bundles"), PathBuf::from("/home/pi/bundles")],
             converter: 1,
         })
     }

@@ -272,7 +272,7 @@ fn what_keeps_a_host_out_of_the_fleet_is_said_with_the_next_move() {
     assert_eq!(
         fleet.problems(),
         [
-            "attic is an aarch64 machine, and there is no bundle for that (there is x86_64): make one with scripts/bundle"
+            "attic is an aarch64 machine, and there is no bundle for that (there is x86_64 in /usr/share/bramble/bundles, /home/pi/bundles): make one with scripts/bundle on an aarch64 machine, and bring it into one of these folders"
         ]
     );
     let mut fleet = Fleet::new();
