@@ -321,7 +321,13 @@ fn host(
     }
     let labels = labels(host.labels, place("labels"), faults);
     let via = match kind {
-        "board" => board(host.board?, host.memory, host.bandwidth, faults)?,
+        "board" => {
+            // what is no amount has its fault already
+            if keys.has("memory") && host.memory.is_none() {
+                return None;
+            }
+            board(host.board?, host.memory, host.bandwidth, faults)?
+        }
         "upstream" => {
             let entries = host.models.map(|table| table.0).unwrap_or_default();
             let mut names = BTreeMap::new();
@@ -381,7 +387,6 @@ fn board(
     let Spanned { value: written::Label(board), span } = board;
     let stated = facts::Stated {
         board,
-        // what is no amount has its fault already
         memory: memory.and_then(|memory| memory.value.0.parse().ok()),
         bandwidth: bandwidth.and_then(|bandwidth| bandwidth.value.0.parse().ok()),
     };
@@ -588,6 +593,8 @@ fn nobody(selector: &Selector, span: Span, hosts: &Hosts) -> Problem {
     match missing {
         Some(label) => match nearest(label, labels.iter().copied()) {
             Some(near) => problem.help(format!("no host has the label `{label}`: did you mean `{near}`?")),
+            None if labels.is_empty() => problem
+                .help(format!("no host has a label: write `labels: [{label}]` at those that are meant")),
             None => problem.help(format!(
                 "no host has the label `{label}`; the labels are {}",
                 listed(labels.iter().copied())

@@ -219,6 +219,11 @@ fn values_of_the_wrong_form_say_what_is_expected() {
     );
     check(
         "{ tls: off }",
+        "{ tls: false }",
+        "3:15 Invalid: expected one of `fleet`, `files`, `off`; found the truth value false | write `off`",
+    );
+    check(
+        "{ tls: off }",
         "{ tls: of }",
         "3:15 Invalid: expected one of `fleet`, `files`, `off`; found `of` | did you mean `off`?",
     );
@@ -445,7 +450,7 @@ fn deploys_that_cannot_be_are_refused() {
     check(
         "on: { role: pi }",
         "on: { labels: [fast] }",
-        "11:24 UnknownName: no host matches this selection | no host has the label `fast`; the labels are none",
+        "11:24 UnknownName: no host matches this selection | no host has a label: write `labels: [fast]` at those that are meant",
     );
     let labelled = GOOD
         .replace("kitchen.local }", "k, labels: [indoors] }")
@@ -493,7 +498,7 @@ fn routes_that_cannot_be_are_refused() {
     check(
         "gaming] }",
         "gaming], from: { labels: [x] } }",
-        "14:47 UnknownName: no host matches this selection | no host has the label `x`; the labels are none",
+        "14:47 UnknownName: no host matches this selection | no host has a label: write `labels: [x]` at those that are meant",
     );
     let second = GOOD.replace("org/repo }", "org/repo }\n  big: { source: hf:org/big }");
     let route = |order: &str| faults(&format!("{second}  big: {{ order: [{order}] }}\n"));
@@ -574,6 +579,17 @@ fn a_board_is_one_that_is_known_and_a_desktop_says_its_memory() {
         "{ board: desktop }",
         "7:21 Missing: `memory` is missing: a desktop has any amount of it | such as `memory: 28 GiB`, what models may have of it",
     );
+    for (written, fault) in [
+        (
+            "28",
+            "7:38 Invalid: expected an amount such as `28 GiB`, found the number 28 | with its unit: `28 GiB`",
+        ),
+        ("\"28\"", "7:38 Invalid: expected an amount such as `28 GiB`, found `28` | with its unit: `28 GiB`"),
+        ("much", "7:38 Invalid: expected an amount such as `28 GiB`, found `much`"),
+        ("-1", "7:38 Invalid: expected an amount such as `28 GiB`, found the number -1"),
+    ] {
+        check("{ address: kitchen.local }", &format!("{{ board: desktop, memory: {written} }}"), fault);
+    }
     check(
         "{ address: kitchen.local }",
         "{ address: kitchen.local, memory: 3 GiB }",

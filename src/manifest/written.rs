@@ -524,6 +524,12 @@ fn no_hint(_: &str) -> Option<String> {
     None
 }
 
+/// The hint for a number that lacks its unit.
+fn needs_unit(text: &str, unit: &str) -> Option<String> {
+    let is_number = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    (is_number && text.len() <= 6).then(|| format!("with its unit: `{text} {unit}`"))
+}
+
 text! {
     /// What reaches `ssh`'s command line and other hosts' URLs: never an option, never two words.
     Address: "a host name or an IPv4 address",
@@ -592,10 +598,10 @@ text! {
 
 text! {
     /// An amount of memory.
-    Amount: "an amount such as `7.2 GiB`",
+    Amount: "an amount such as `28 GiB`",
     pattern "^[0-9]{1,6}(\\.[0-9]{1,3})? ?(MiB|GiB|MB|GB)$",
     check |text| text.len() <= 16 && text.parse::<Bytes>().is_ok_and(|amount| amount > Bytes::ZERO),
-    hint no_hint
+    hint |text| needs_unit(text, "GiB")
 }
 
 text! {
@@ -603,7 +609,7 @@ text! {
     Bandwidth: "a rate such as `48 GB/s`",
     pattern "^[0-9]{1,6}(\\.[0-9]{1,3})? ?(MiB|GiB|MB|GB)/s$",
     check |text| text.len() <= 18 && text.parse::<BytesPerSec>().is_ok_and(|rate| rate.0 > 0.0),
-    hint no_hint
+    hint |text| needs_unit(text, "GB/s")
 }
 
 text! {

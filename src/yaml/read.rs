@@ -471,8 +471,14 @@ macro_rules! text {
                     }
                     Value::Int(_) | Value::Float(_) | Value::Bool(_) => {
                         let message = format!("expected {}, found {}", $noun, node.value.describe());
-                        let problem = Problem::new(Kind::Invalid, node.span, message);
-                        faults.push(problem.help("put it in quotes to make it a text"));
+                        let mut problem = Problem::new(Kind::Invalid, node.span, message);
+                        let text = node.value.to_json().to_string();
+                        problem.help = if check(&text) {
+                            Some("put it in quotes to make it a text".to_owned())
+                        } else {
+                            hint(&text)
+                        };
+                        faults.push(problem);
                         None
                     }
                     _ => $crate::yaml::expected($noun, node, faults),
@@ -530,7 +536,10 @@ pub(crate) fn read_word<T: serde::Serialize + Copy>(
         Value::Text(text) => nearest(text, words.iter().map(String::as_str)),
         _ => None,
     };
-    faults.push(Problem::new(Kind::Invalid, node.span, message).did_you_mean(near));
+    let problem = Problem::new(Kind::Invalid, node.span, message);
+    // YAML 1.1 took `off` for false, and some editors still write it so
+    let is_off = node.value == Value::Bool(false) && words.iter().any(|word| word == "off");
+    faults.push(if is_off { problem.help("write `off`") } else { problem.did_you_mean(near) });
     None
 }
 
