@@ -20,7 +20,8 @@ const BOARDS: [&str; 2] = ["pi4-8gb", "pi5-8gb"];
 /// of it is enough for a forecast.
 pub(crate) async fn run(verb: &Fit, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let (model, is_forecast) = facts(&verb.model.0).await?;
-    let question = Question { context: verb.context, quants: quants(verb) };
+    let is_only = !verb.quants.is_empty();
+    let question = Question { context: verb.context, quants: quants(verb), is_only };
     let fit = fit::fit(&verb.model.0.to_string(), &model, is_forecast, &question, &boards(&verb.boards)?);
     if global.json {
         output::json(&fit)?;

@@ -28,6 +28,8 @@ pub struct Question {
     pub context: u32,
     /// The quants to show, best first.
     pub quants: Vec<Quant>,
+    /// Whether one of these is picked, and none that `auto` would take else.
+    pub is_only: bool,
 }
 
 /// The quants that say most for their number: one for each number of bits, and the old 4-bit one.
@@ -47,6 +49,8 @@ pub struct Fit {
     pub context: u32,
     /// What stands against it on any board.
     pub notes: Vec<String>,
+    /// Whether one of the quants that were asked for was picked, and not by `auto`.
+    pub is_only: bool,
     /// By board, in the order asked.
     pub boards: Vec<OnBoard>,
 }
@@ -60,7 +64,7 @@ pub struct OnBoard {
     pub room: Bytes,
     /// By quant, best first.
     pub forms: Vec<Form>,
-    /// What `auto` takes; none where nothing that it may take fits.
+    /// What `auto` takes, or the first that fits of those that were asked for; none where nothing fits.
     pub pick: Option<String>,
     /// Why it is that, or why it is nothing.
     pub why: String,
@@ -108,6 +112,7 @@ pub fn fit(
         is_forecast,
         context: question.context,
         notes: notes(model, question.context),
+        is_only: question.is_only,
         boards: boards
             .iter()
             .map(|(board, host)| on_board(model, &candidates, question, board, host))
@@ -162,7 +167,11 @@ fn on_board(
     let is_shown = |candidate: &&Candidate| {
         is_file || candidate.quant.is_some_and(|quant| question.quants.contains(&quant))
     };
-    let picked = choose(if is_file { Quants::AsIs } else { Quants::Auto });
+    let picked = choose(match (is_file, question.is_only) {
+        (true, _) => Quants::AsIs,
+        (false, true) => Quants::OneOf(question.quants.clone()),
+        (false, false) => Quants::Auto,
+    });
     let picked_name = picked.as_ref().ok().map(|choice| choice.quant.map_or("as is", Quant::name).to_owned());
     let is_picked = |candidate: &&Candidate| Some(candidate.name()) == picked_name.as_deref();
     let forms =

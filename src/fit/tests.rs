@@ -6,7 +6,7 @@ use crate::source::Pinned;
 fn on(board: &str, name: &str, quants: &[Quant]) -> OnBoard {
     let known = catalog::find(name).unwrap();
     let source = Pinned { uri: format!("catalog:{name}"), files: vec![], license: None };
-    let question = Question { context: 2048, quants: quants.to_vec() };
+    let question = Question { context: 2048, quants: quants.to_vec(), is_only: false };
     let boards = [(board.to_owned(), planned(board).unwrap())];
     fit(name, &known.figures.facts(source), true, &question, &boards).boards.remove(0)
 }

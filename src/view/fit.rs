@@ -22,7 +22,7 @@ pub fn fit(fit: &Fit, style: Style) -> String {
     }
     for board in &fit.boards {
         text.push('\n');
-        on_board(board, style, &mut text);
+        on_board(board, fit.is_only, style, &mut text);
     }
     let _ = write!(
         text,
@@ -35,7 +35,7 @@ pub fn fit(fit: &Fit, style: Style) -> String {
     text
 }
 
-fn on_board(on: &OnBoard, style: Style, text: &mut String) {
+fn on_board(on: &OnBoard, is_only: bool, style: Style, text: &mut String) {
     let basis = on.forms.first().map_or("", |form| match form.speed.basis {
         Basis::Unknown | Basis::Estimated => ", no run of such a board is known",
         Basis::Calibrated | Basis::Measured => "",
@@ -69,7 +69,8 @@ fn on_board(on: &OnBoard, style: Style, text: &mut String) {
     }
     match &on.pick {
         Some(_) => {
-            let _ = writeln!(text, "  {} auto takes {}", style.good(">"), on.why);
+            let by = if is_only { "" } else { "auto takes " };
+            let _ = writeln!(text, "  {} {by}{}", style.good(">"), on.why);
         }
         None => {
             let _ = writeln!(text, "  {} {}", style.bad("x"), on.why);
