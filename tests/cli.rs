@@ -207,6 +207,9 @@ fn five_faults_are_named_at_once_and_exit_with_3() {
         let ended = words.into_iter().fold(ended, Ended::complains);
         assert_eq!(ended.stdout, "");
     }
+    let ended = desk.run(&["check", "--json"]).with(3).complains("`contxt`");
+    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((&told["count"], &told["problems"][0]["line"]), (&json!(5), &json!(2)));
     assert_eq!(desk.left_behind(), Vec::<String>::new());
 }
 
@@ -238,7 +241,10 @@ fn a_reader_that_goes_away_changes_nothing_and_a_full_disk_is_an_error() {
 fn a_manifest_that_is_not_there_is_named_with_the_next_move() {
     let desk = Desk::new(LOCAL);
     let ended = desk.run(&["check", "--file", "none.yaml"]).with(1);
-    ended.complains("error: cannot read the manifest none.yaml: name it with --file: No such file");
+    ended.complains("error: cannot read the manifest none.yaml: No such file");
+    fs::remove_file(desk.path("fleet.yaml")).unwrap();
+    let ended = desk.run(&["check"]).with(1);
+    ended.complains("error: cannot read the manifest fleet.yaml: name it with --file: No such file");
     fs::write(desk.path("fleet.yaml"), [0xff, 0xfe, 0x00]).unwrap();
     desk.run(&["check"]).with(3).complains("UTF-16");
     fs::write(desk.path("fleet.yaml"), vec![b' '; (1 << 20) + 1]).unwrap();
@@ -464,7 +470,8 @@ fn a_fleet_without_anything_on_it_has_a_status_and_nothing_to_remove() {
         (&value["hosts"][0]["host"], value["hosts"].as_array().map(Vec::len)),
         (&json!("desk"), Some(1))
     );
-    desk.run(&["remove", "desk"]).with(0);
+    desk.run(&["remove", "desk"]).with(0).says("ok desk  nothing of Bramble was on it\nRemoved: 1 host.\n");
+    desk.run(&["rollback"]).with(1).complains("there is no generation to go back to");
     desk.run(&["remove", "nobody"])
         .with(1)
         .complains("neither the manifest nor its lock knows a host nobody");
@@ -472,9 +479,37 @@ fn a_fleet_without_anything_on_it_has_a_status_and_nothing_to_remove() {
 }
 
 #[test]
+fn a_fleet_of_boards_says_that_they_are_not_bought_yet() {
+    let boards = LOCAL.split("hosts:").next().unwrap().to_owned()
+        + "hosts:\n  next: { board: pi5-8gb }\n  far: { upstream: \"http://far.local:1/v1\", models: { chat: x } }\n\
+           deploy:\n  - { model: chat, on: [next] }\n";
+    let desk = Desk::new(&boards).with_checkpoint(|_| {});
+    for verb in ["status", "bench"] {
+        desk.run(&[verb])
+            .with(0)
+            .says("There is no host to look at: boards of the manifest are not bought yet");
+    }
+    desk.run(&["chat", "next", "Hello"])
+        .with(1)
+        .complains("next is not bought yet: the manifest plans for a pi5-8gb");
+    let ended = desk.run(&["remove", "next", "nope", "far"]).with(1).complains("next is not bought yet");
+    ended.complains("knows a host nope").complains("far is a server that is not ours");
+    desk.run(&["plan", "--out", "kept.json"]).with(0).says("Planned for 1 host that nobody bought yet.");
+    let ended = desk.run(&["apply", "kept.json"]).with(0);
+    ended.says("Planned for 1 host that nobody bought yet.");
+    desk.write(&boards.replace("context: 256", "context: 512"));
+    let ended = desk.run(&["apply", "kept.json"]).with(0);
+    ended.complains("The manifest has changed since this plan was made: the plan is carried out as it is.");
+}
+
+#[test]
 fn a_question_to_a_fleet_that_was_never_applied_fails() {
     let desk = Desk::new(LOCAL);
     desk.run(&["chat", "desk", "Hello"]).with(1).complains("the fleet home was never applied from here");
+    fs::create_dir_all(desk.path("state/bramble/fleets/home")).unwrap();
+    let keys = json!({ "format": 1, "peer_key": "x", "operator_key": "y", "clients": [] });
+    fs::write(desk.path("state/bramble/fleets/home/keys.json"), keys.to_string()).unwrap();
+    desk.run(&["chat", "desk"]).with(1).complains("there is nothing to ask: give a prompt");
     desk.run(&["chat", "attic", "Hello"]).with(1).complains("the manifest has no host attic");
 }
 
@@ -582,6 +617,36 @@ fn a_model_of_the_catalog_is_fitted_to_boards_without_a_network_or_a_manifest() 
     assert!(board["why"].as_str().unwrap().contains("there is"), "{board}");
     let refused = desk.run(&["fit", "tinyllama-1.1b-chat", "--board", "pi6-8gb"]).with(1);
     assert!(refused.stderr.contains("pi5-8gb"), "{}", refused.stderr);
+}
+
+#[test]
+fn a_fit_of_some_quants_shows_and_takes_only_these() {
+    let desk = Desk::new("");
+    let arguments = ["fit", "qwen3-4b", "--board", "pi5-8gb", "-q", "Q2_K,Q8_0"];
+    let ended = desk.run(&arguments).with(0).says("> Q2_K ").says("\n  > Q2_K: ");
+    assert!(!ended.stdout.contains("Q4_K_M") && !ended.stdout.contains("auto takes"), "{}", ended.stdout);
+}
+
+#[test]
+fn a_source_is_named_alike_everywhere() {
+    let desk = Desk::new(LOCAL).with_checkpoint(|_| {});
+    for source in ["model", "./model", "file:model"] {
+        desk.run(&["fit", source, "--board", "pi5-8gb"]).with(0).says("pi5-8gb  ");
+        desk.run(&["convert", source, "--quant", "Q8_0"]).with(0).says("model-Q8_0.gguf: ");
+        desk.run(&["fetch", source]).with(0).says("model: ");
+    }
+    // a model of the manifest comes first
+    desk.run(&["fetch", "chat"]).with(0).says("chat: ");
+    // it is in the catalog, and no hub is there
+    desk.run(&["fetch", "smollm3-3b"]).with(1).complains("smollm3-3b: http://127.0.0.1:1 cannot be reached");
+    for verb in [vec!["fit"], vec!["convert", "--quant", "Q8_0"], vec!["fetch"]] {
+        let ended = desk.run(&[verb, vec!["smollm3-3"]].concat()).with(1);
+        ended.complains("did you mean \"smollm3-3b\"? `bramble catalog` lists them all");
+    }
+    fs::remove_file(desk.path("fleet.yaml")).unwrap();
+    desk.run(&["fetch", "chatt"])
+        .with(1)
+        .complains("no manifest fleet.yaml has a model chatt: the catalog has no");
 }
 
 #[test]

@@ -19,8 +19,7 @@ use crate::ids::HostName;
 use crate::keys::FleetKeys;
 use crate::lock::Made;
 use crate::plan::{self, Plan};
-use crate::units::Bytes;
-use crate::view::{self, Progress};
+use crate::view::{self, Deed, Progress};
 
 /// Makes the hosts run what the manifest says.
 pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
@@ -31,7 +30,15 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     let connections = fleet.connections()?;
     let plan = if let Some(path) = &verb.plan {
         let plan = saved(path, &fleet.inventory(&connections).await)?;
+        if plan.manifest.is_some_and(|digest| digest != plan::manifest_digest(&fleet.manifest)) {
+            output::say(
+                "The manifest has changed since this plan was made: the plan is carried out as it is.",
+            );
+        }
         execute::check_room(&plan, &fetcher).map_err(Expected::Refused)?;
+        if plan.is_empty() && !global.json {
+            output::result(&view::plan(&plan, &[], None, environment.style))?;
+        }
         plan
     } else {
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
@@ -88,7 +95,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
 
     remember(&mut fleet, &plan, &report);
     fleet.save_lock()?;
-    let printed = output::report(&report, global, environment);
+    let printed = output::report(&report, Deed::Apply, global, environment);
     if let Some(key) = new_key {
         output::say(&format!(
             "The key for clients of the fleet {}, shown this once:\n  {}",
@@ -139,9 +146,7 @@ pub(crate) fn may_change(question: &str, environment: &Environment) -> anyhow::R
 /// Adds hosts that could not be reached to a report.
 pub(crate) fn with_failures(mut report: Report, failures: BTreeMap<HostName, String>) -> Report {
     for (host, why) in failures {
-        let state = State::NotStarted { why };
-        let outcome = Outcome { state, generation: None, measured: Vec::new(), bytes_sent: Bytes::ZERO };
-        report.hosts.insert(host, outcome);
+        report.hosts.insert(host, Outcome::without_generation(State::NotStarted { why }));
     }
     report
 }

@@ -1,4 +1,4 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
@@ -16,6 +16,9 @@ Examples:
   bramble chat kitchen 'Hello'      ask a host
   bramble status                    how are they?";
 
+/// The manifest where none is named.
+pub(crate) const DEFAULT_MANIFEST: &str = "fleet.yaml";
+
 /// Deploy language models to a fleet of Raspberry Pis
 #[derive(Debug, Parser)]
 #[command(name = "bramble", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -29,7 +32,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Args)]
 pub(crate) struct Global {
     /// The manifest
-    #[arg(short, long, global = true, value_name = "FILE", default_value = "fleet.yaml")]
+    #[arg(short, long, global = true, value_name = "FILE", default_value = DEFAULT_MANIFEST)]
     pub(crate) file: PathBuf,
     /// Print the result as JSON
     #[arg(long, global = true)]
@@ -92,7 +95,7 @@ pub(crate) struct Plan {
 
 #[derive(Debug, Args)]
 pub(crate) struct Fetch {
-    /// Only these models; or sources, without a manifest, as `hf:ORG/REPO`
+    /// Only these models; or sources, without a manifest: `hf:ORG/REPO`, a path, a name of the catalog
     #[arg(value_name = "MODEL or SOURCE")]
     pub(crate) wanted: Vec<Wanted>,
     /// At most this many bytes a second for everything together, as `5MB` or `512KiB`
@@ -106,9 +109,9 @@ pub(crate) struct Fetch {
 /// What to fetch.
 #[derive(Debug, Clone)]
 pub(crate) enum Wanted {
-    /// A model of the manifest.
-    Model(ModelName),
-    /// A source; every form of one has a colon, and no name of a model has.
+    /// A model of the manifest; where it has none of that name, a source.
+    Name(ModelName),
+    /// A source.
     Source(SourceRef),
 }
 
@@ -116,7 +119,10 @@ impl FromStr for Wanted {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        if text.contains(':') { Ok(Self::Source(text.parse()?)) } else { Ok(Self::Model(text.parse()?)) }
+        Ok(match text.parse() {
+            Ok(name) => Self::Name(name),
+            Err(_) => Self::Source(text.parse::<AnySource>()?.0),
+        })
     }
 }
 
@@ -165,9 +171,9 @@ pub(crate) struct Prune {
 
 #[derive(Debug, Args)]
 pub(crate) struct Convert {
-    /// A folder with a checkpoint, or what a manifest may name as a source
+    /// A source as a manifest names it: `hf:ORG/REPO`, `catalog:NAME`; a path; or a plain name of the catalog
     #[arg(value_name = "SOURCE")]
-    pub(crate) source: String,
+    pub(crate) source: AnySource,
     #[command(flatten)]
     pub(crate) making: Making,
     /// Accept the licence of this name, where the source wants that
@@ -254,7 +260,7 @@ pub(crate) struct Chat {
 
 #[derive(Debug, Args)]
 pub(crate) struct Fit {
-    /// The model, as a manifest's source: `catalog:NAME`, `hf:ORG/REPO`, `file:PATH`; a plain name is the catalog's
+    /// The model: a source as a manifest names it, `hf:ORG/REPO`; a path; or a plain name of the catalog
     #[arg(value_name = "MODEL")]
     pub(crate) model: AnySource,
     /// A board such as `pi5-8gb`; may be given more than once
@@ -271,7 +277,7 @@ pub(crate) struct Fit {
     pub(crate) all: bool,
 }
 
-/// A source, or a name of the catalog.
+/// A source as a manifest names it, the path of what is here, or a name of the catalog.
 #[derive(Debug, Clone)]
 pub(crate) struct AnySource(pub(crate) SourceRef);
 
@@ -279,8 +285,14 @@ impl FromStr for AnySource {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
-        let source = if text.contains(':') { text.to_owned() } else { format!("catalog:{text}") };
-        Ok(Self(source.parse()?))
+        let is_gguf = || Path::new(text).extension().is_some_and(|extension| extension == "gguf");
+        let is_path = || text.contains('/') || is_gguf() || Path::new(text).exists();
+        let scheme = match text {
+            _ if text.contains(':') => "",
+            _ if is_path() => "file:",
+            _ => "catalog:",
+        };
+        Ok(Self(format!("{scheme}{text}").parse()?))
     }
 }
 

@@ -55,6 +55,10 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
         std::io::stdin().lock().take(LONGEST_PROMPT).read_to_string(&mut text)?;
         text
     };
+    anyhow::ensure!(
+        !prompt.trim().is_empty(),
+        "there is nothing to ask: give a prompt, or write it to standard input"
+    );
     let system = verb.system.iter().map(|text| serde_json::json!({ "role": "system", "content": text }));
     let question = serde_json::json!({ "role": "user", "content": prompt });
     let messages: Vec<serde_json::Value> = system.chain([question]).collect();

@@ -28,7 +28,7 @@ pub(crate) async fn convert(
 ) -> anyhow::Result<Exit> {
     let making = Work::new(environment)?;
     let given =
-        making.source(&verb.source, verb.accept_license.as_deref(), verb.making.imatrix.as_deref()).await?;
+        making.source(&verb.source.0, verb.accept_license.as_deref(), verb.making.imatrix.as_deref()).await?;
     making.run(&verb.making, given, false, global).await
 }
 
@@ -73,18 +73,11 @@ impl<'a> Work<'a> {
     /// Brings a source here.
     async fn source(
         &self,
-        text: &str,
+        source: &SourceRef,
         license: Option<&str>,
         imatrix: Option<&Path>,
     ) -> anyhow::Result<Given> {
-        let source = match text.parse() {
-            Ok(SourceRef::Catalog(name)) => catalog::find(&name)?.source.clone(),
-            Ok(source) => source,
-            Err(_) if Path::new(text).exists() => SourceRef::File(text.to_owned()),
-            Err(error) => {
-                return Err(error).with_context(|| format!("{text:?} is neither a folder nor a source"));
-            }
-        };
+        let source = fleet::resolve(source)?;
         let name = match &source {
             SourceRef::File(path) => {
                 let path = Path::new(path);

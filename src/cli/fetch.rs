@@ -1,10 +1,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
 
-use super::arguments::{Fetch, Global, Wanted};
+use super::arguments::{AnySource, Fetch, Global, Wanted};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::{self, Fleet};
@@ -22,11 +23,20 @@ use crate::view::Progress;
 pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let progress = Arc::new(Progress::new(environment.is_terminal));
     let events = Events::new(move |event| progress.show(event));
+    let has_name = verb.wanted.iter().any(|wanted| matches!(wanted, Wanted::Name(_)));
+    let mut fleet = if verb.wanted.is_empty() || (has_name && global.file.exists()) {
+        Some(Fleet::open(global, environment)?)
+    } else {
+        None
+    };
     let (mut models, mut sources) = (Vec::new(), Vec::new());
     for wanted in &verb.wanted {
-        match wanted {
-            Wanted::Model(model) => models.push(model),
-            Wanted::Source(source) => sources.push(source),
+        match (wanted, &fleet) {
+            (Wanted::Name(name), Some(fleet)) if fleet.manifest.models.contains_key(name) => {
+                models.push(name);
+            }
+            (Wanted::Name(name), _) => sources.push(elsewhere(name, global)?),
+            (Wanted::Source(source), _) => sources.push(source.clone()),
         }
     }
     let mut found: Vec<Found> = Vec::new();
@@ -34,15 +44,16 @@ pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment
         let settings = Settings { limit_rate: verb.limit_rate, ..Settings::from_env() };
         let fetcher = Fetcher::new(settings, events.clone())?;
         for source in sources {
-            let pinned = alone(&fetcher, source, verb.accept_license.as_deref()).await;
+            let pinned = alone(&fetcher, &source, verb.accept_license.as_deref()).await;
             found.push((source.to_string(), fetcher.clone(), pinned));
         }
     }
-    if verb.wanted.is_empty() || !models.is_empty() {
-        let mut fleet = Fleet::open(global, environment)?;
+    if let Some(fleet) = &mut fleet
+        && (verb.wanted.is_empty() || !models.is_empty())
+    {
         let settings = Settings { limit_rate: verb.limit_rate, ..fleet.settings_of_fetch()? };
         let fetcher = Fetcher::new(settings, events)?;
-        found.extend(of_manifest(&mut fleet, &fetcher, &models).await?);
+        found.extend(of_manifest(fleet, &fetcher, &models).await);
         fleet.save_lock()?;
     }
     // for all of it, before the first byte
@@ -97,19 +108,18 @@ type Done = Vec<(String, Result<Fetched, String>)>;
 /// A source, what brings it, and what it is.
 type Found = (String, Fetcher, Result<Pinned, String>);
 
-async fn of_manifest(
-    fleet: &mut Fleet<'_>,
-    fetcher: &Fetcher,
-    wanted: &[&ModelName],
-) -> anyhow::Result<Vec<Found>> {
-    if let Some(model) = wanted.iter().find(|model| !fleet.manifest.models.contains_key(**model)) {
-        anyhow::bail!(
-            "the manifest has no model {model}: name one of its models, or a source such as hf:ORG/REPO"
-        );
-    }
+/// Returns the source that a name is which the manifest does not have.
+fn elsewhere(name: &ModelName, global: &Global) -> anyhow::Result<SourceRef> {
+    let AnySource(source) = name.as_str().parse()?;
+    fleet::resolve(&source)
+        .with_context(|| format!("no manifest {} has a model {name}", global.file.display()))?;
+    Ok(source)
+}
+
+async fn of_manifest(fleet: &mut Fleet<'_>, fetcher: &Fetcher, wanted: &[&ModelName]) -> Vec<Found> {
     let models = fleet.models(fetcher).await;
     let models = models.into_iter().filter(|(model, _)| wanted.is_empty() || wanted.contains(&model));
-    Ok(models.map(|(model, facts)| (model.to_string(), fetcher.clone(), facts.map(|f| f.source))).collect())
+    models.map(|(model, facts)| (model.to_string(), fetcher.clone(), facts.map(|f| f.source))).collect()
 }
 
 async fn alone(fetcher: &Fetcher, source: &SourceRef, accepted: Option<&str>) -> Result<Pinned, String> {

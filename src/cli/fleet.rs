@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::arguments::Global;
+use super::arguments::{DEFAULT_MANIFEST, Global};
 use super::environment::{self, Environment};
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
@@ -50,8 +50,9 @@ pub(crate) struct Fleet<'a> {
 
 /// Reads and checks a manifest.
 pub(crate) fn load(path: &Path) -> anyhow::Result<Manifest> {
+    let next = if path == Path::new(DEFAULT_MANIFEST) { ": name it with --file" } else { "" };
     let size = fs::metadata(path)
-        .with_context(|| format!("cannot read the manifest {}: name it with --file", path.display()))?
+        .with_context(|| format!("cannot read the manifest {}{next}", path.display()))?
         .len();
     anyhow::ensure!(
         size <= LONGEST_MANIFEST,

@@ -32,6 +32,8 @@ use arguments::{Arguments, Verb};
 use environment::Environment;
 use exit::Exit;
 
+use crate::manifest::Problems;
+
 /// Runs the command and returns its exit code ([`Exit`]).
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
@@ -42,6 +44,7 @@ pub fn main() -> ExitCode {
     environment.start_log();
     // the HTTP client is built without a TLS library of its own choice; a second call changes nothing
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let is_json = arguments.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -56,6 +59,10 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(error) => {
             output::error(&error);
+            if let (true, Some(problems)) = (is_json, error.downcast_ref::<Problems>()) {
+                // its exit code says that it failed, whether or not this can be written
+                let _ = output::json(&problems.to_json());
+            }
             exit::of_error(&error).into()
         }
     }

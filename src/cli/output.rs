@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::arguments::Global;
 use super::environment::Environment;
 use crate::execute::Report;
-use crate::view;
+use crate::view::{self, Deed};
 
 /// Prints a result.
 pub(crate) fn result(text: &str) -> anyhow::Result<()> {
@@ -32,11 +32,16 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 }
 
 /// Prints what became of hosts.
-pub(crate) fn report(report: &Report, global: &Global, environment: &Environment) -> anyhow::Result<()> {
+pub(crate) fn report(
+    report: &Report,
+    deed: Deed,
+    global: &Global,
+    environment: &Environment,
+) -> anyhow::Result<()> {
     if global.json {
         return json(report);
     }
-    result(&view::report(report, environment.style))
+    result(&view::report(report, deed, environment.style))
 }
 
 /// Says something beside the result.

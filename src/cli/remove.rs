@@ -6,9 +6,9 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
 use crate::events::Events;
-use crate::execute::{self, State};
+use crate::execute::{self, Outcome, State};
 use crate::ids::HostName;
-use crate::view::Progress;
+use crate::view::{Deed, Progress};
 
 /// Takes everything of Bramble off hosts.
 pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
@@ -26,7 +26,7 @@ pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environmen
     }
     let progress = Arc::new(Progress::new(environment.is_terminal));
     let events = Events::new(move |event| progress.show(event));
-    let report = execute::remove(&subjects, &fleet.manifest.fleet, &events).await;
+    let mut report = execute::remove(&subjects, &fleet.manifest.fleet, &events).await;
     for host in &hosts {
         let is_gone = match report.hosts.get(host) {
             Some(outcome) => outcome.state == State::Done,
@@ -37,7 +37,13 @@ pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environmen
         }
     }
     fleet.save_lock()?;
+    for host in hosts {
+        let was_bare = !report.hosts.contains_key(&host) && !failures.contains_key(&host);
+        if was_bare {
+            report.hosts.insert(host, Outcome::without_generation(State::Unchanged));
+        }
+    }
     let report = apply::with_failures(report, failures);
-    output::report(&report, global, environment)?;
+    output::report(&report, Deed::Remove, global, environment)?;
     Ok(apply::exit_of(&report))
 }

@@ -9,7 +9,7 @@ use crate::clock;
 use crate::events::Events;
 use crate::execute::{self, Author};
 use crate::ids::HostName;
-use crate::view::{self, Progress};
+use crate::view::{self, Deed, Progress};
 
 /// Makes hosts run the generation before.
 pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
@@ -20,6 +20,10 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
         verb.hosts.clone()
     };
     let (subjects, failures) = fleet.subjects(&hosts).await?;
+    anyhow::ensure!(
+        !subjects.is_empty() || !failures.is_empty(),
+        "nothing of Bramble is on these hosts: there is no generation to go back to"
+    );
     let target = verb.to.map_or_else(|| "the generation before".to_owned(), |to| format!("generation {to}"));
     let question = format!("Make {} run {target}?", view::count(subjects.len(), "host"));
     if !verb.yes && !apply::may_change(&question, environment)? {
@@ -30,6 +34,6 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
     let author = Author { operator: environment.operator.clone(), now: clock::now_utc() };
     let report = execute::roll_back(&subjects, verb.to, &author, &events).await;
     let report = apply::with_failures(report, failures);
-    output::report(&report, global, environment)?;
+    output::report(&report, Deed::RollBack, global, environment)?;
     Ok(apply::exit_of(&report))
 }

@@ -60,6 +60,13 @@ pub struct Outcome {
     pub bytes_sent: Bytes,
 }
 
+impl Outcome {
+    /// Returns how it ended for a host that no generation is known of.
+    pub fn without_generation(state: State) -> Self {
+        Self { state, generation: None, measured: Vec::new(), bytes_sent: Bytes::ZERO }
+    }
+}
+
 /// How the work on one host ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]

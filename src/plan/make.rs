@@ -126,6 +126,7 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
         bramble: env!("CARGO_PKG_VERSION").to_owned(),
         fleet: inputs.manifest.fleet.clone(),
         inventory: fingerprint(inputs.inventory),
+        manifest: Some(manifest_digest(inputs.manifest)),
         artifacts,
         hosts,
         planned: planned
@@ -385,6 +386,11 @@ fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]
         }
     }
     problems
+}
+
+/// Returns the name of what a manifest says.
+pub fn manifest_digest(manifest: &Manifest) -> Digest {
+    Digest::of(&serde_json::to_vec(manifest).unwrap_or_default())
 }
 
 /// Returns the name of the hosts' state that a plan depends on: what is installed, and what

@@ -23,6 +23,10 @@ pub struct Plan {
     /// Names what it was made from: the hosts as they were ([`super::fingerprint`]).
     /// `apply` refuses a plan whose hosts have changed since.
     pub inventory: Digest,
+    /// Names the manifest that it was made from ([`super::manifest_digest`]); none in plans of
+    /// versions that did not write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Digest>,
     /// The weights that hosts run, by model and quant.
     pub artifacts: Vec<Artifact>,
     /// What each host that can be reached shall run, changed or not, by name.

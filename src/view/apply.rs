@@ -3,8 +3,19 @@ use std::fmt::Write as _;
 use super::{Style, count};
 use crate::execute::{Report, State};
 
-/// Returns what a run of `apply` did, a line for each host, and where things stand.
-pub fn report(report: &Report, style: Style) -> String {
+/// What was done to hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deed {
+    /// A plan was carried out.
+    Apply,
+    /// They were made to run an earlier generation.
+    RollBack,
+    /// Everything of Bramble was taken off them.
+    Remove,
+}
+
+/// Returns what a run of a verb did, a line for each host, and where things stand.
+pub fn report(report: &Report, deed: Deed, style: Style) -> String {
     let mut text = String::new();
     for failure in &report.failures {
         let _ = writeln!(text, "{} {failure}", style.bad("x"));
@@ -16,6 +27,12 @@ pub fn report(report: &Report, style: Style) -> String {
             .generation
             .map_or_else(|| "nothing".to_owned(), |generation| format!("generation {generation}"));
         let line = match &outcome.state {
+            State::Done if deed == Deed::Remove => {
+                format!("{} {name}  nothing of Bramble is on it any more", style.good("ok"))
+            }
+            State::Unchanged if deed == Deed::Remove => {
+                format!("{} {name}  nothing of Bramble was on it", style.good("ok"))
+            }
             State::Done => {
                 let speeds: Vec<String> = outcome
                     .measured
@@ -54,14 +71,28 @@ pub fn report(report: &Report, style: Style) -> String {
     }
     let done = report.hosts.values().filter(|outcome| outcome.state.is_well()).count();
     let total = report.hosts.len();
+    let hosts = count(total, "host");
     let sum = if report.is_complete() {
-        format!("Applied: {}.", count(total, "host"))
+        match deed {
+            Deed::Apply => format!("Applied: {hosts}."),
+            Deed::RollBack => format!("Rolled back: {hosts}."),
+            Deed::Remove => format!("Removed: {hosts}."),
+        }
     } else {
-        format!(
-            "{}: {done} of {} as planned. Run apply again to go on.",
-            style.bad("Not complete"),
-            count(total, "host")
-        )
+        let rest: Vec<&str> = report
+            .hosts
+            .iter()
+            .filter(|(_, outcome)| !outcome.state.is_well())
+            .map(|(host, _)| host.as_str())
+            .collect();
+        let rest = rest.join(" ");
+        let sum = format!("{}: {done} of {hosts}", style.bad("Not complete"));
+        match deed {
+            Deed::Apply => format!("{sum} as planned. Run apply again to go on."),
+            // those that went back already would go back further
+            Deed::RollBack => format!("{sum} went back. `bramble rollback {rest}` tries the rest again."),
+            Deed::Remove => format!("{sum} done. `bramble remove {rest}` tries the rest again."),
+        }
     };
     let _ = writeln!(text, "{sum}");
     text

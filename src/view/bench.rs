@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Style, Table};
+use super::{NO_HOST, Style, Table};
 use crate::facts::Bench;
 use crate::ids::HostName;
 
@@ -11,6 +11,9 @@ pub fn bench(
     failed: &BTreeMap<HostName, String>,
     style: Style,
 ) -> String {
+    if measured.is_empty() && failed.is_empty() {
+        return NO_HOST.to_owned();
+    }
     let mut text = String::new();
     if !measured.is_empty() {
         let mut table = Table::new(["HOST", "MEMORY", "THREADS", "STORAGE", "MODEL", "PROMPT", "ANSWER"]);

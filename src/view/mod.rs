@@ -14,7 +14,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use apply::report;
+pub use apply::{Deed, report};
 pub use bench::bench;
 pub use fit::fit;
 pub use html::html;
@@ -22,6 +22,9 @@ pub use plan::plan;
 pub use progress::Progress;
 pub use status::status;
 pub use table::{Style, Table};
+
+/// What is said of a fleet without a host to look at.
+const NO_HOST: &str = "There is no host to look at: boards of the manifest are not bought yet, and its upstreams are not ours.\n";
 
 /// Returns `1 host` or `3 hosts`.
 pub fn count(n: usize, noun: &str) -> String {

@@ -11,13 +11,20 @@ use crate::units::Bytes;
 /// `left` is what has to be done on this machine; where it is not known, all that the plan has.
 pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style) -> String {
     let mut text = String::new();
-    for host in &plan.hosts {
+    // what is refused would be on them: that there is nothing for them to run says nothing
+    let is_worth_a_word = |is_idle: bool| problems.is_empty() || !is_idle;
+    let mut hosts = plan
+        .hosts
+        .iter()
+        .filter(|host| is_worth_a_word(host.generation.is_none() && host.previous.is_none()))
+        .peekable();
+    while let Some(host) = hosts.next() {
         text.push_str(&host_block(host, style));
+        if hosts.peek().is_none() && host.generation.is_none() {
+            text.push('\n');
+        }
     }
-    if plan.hosts.last().is_some_and(|host| host.generation.is_none()) {
-        text.push('\n');
-    }
-    for planned in &plan.planned {
+    for planned in plan.planned.iter().filter(|host| is_worth_a_word(host.choices.is_empty())) {
         let about = format!("{}, not bought yet", planned.board);
         let _ = writeln!(text, "  {}  {}", style.bold(planned.host.as_str()), style.dim(&about));
         for route in &planned.routes {

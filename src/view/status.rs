@@ -1,10 +1,13 @@
 use std::fmt::Write as _;
 
-use super::{Style, Table};
+use super::{NO_HOST, Style, Table};
 use crate::status::{DoorState, HostStatus, Reach, Snapshot};
 
 /// Returns the fleet as a table, with what is wrong below it.
 pub fn status(snapshot: &Snapshot, style: Style) -> String {
+    if snapshot.hosts.is_empty() {
+        return NO_HOST.to_owned();
+    }
     let mut table = Table::new(["HOST", "MACHINE", "GENERATION", "DOOR", "MODELS"]);
     for host in &snapshot.hosts {
         table.row([

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{Style, plan, report, status};
+use super::{Deed, Style, plan, report, status};
 use crate::execute::{Left, Outcome, Report, State};
 use crate::facts::{Inventory, ServiceState};
 use crate::ids::{Generation, HostName};
@@ -122,7 +122,7 @@ fn a_report_tells_what_became_of_each_host_and_what_serves_now() {
         load_seconds: 1.5,
     });
     let all_well = reported(&[("attic", done.clone()), ("shed", outcome(State::Done, Some(1)))]);
-    insta::assert_snapshot!("all_well", report(&all_well, PLAIN));
+    insta::assert_snapshot!("all_well", report(&all_well, Deed::Apply, PLAIN));
     let (step, error) = ("activating generation 1".to_owned(), "the engine ended with 1".to_owned());
     let said = "eve@elsewhere holds the lock".to_owned();
     let mut mixed = reported(&[
@@ -136,8 +136,63 @@ fn a_report_tells_what_became_of_each_host_and_what_serves_now() {
         ("yard", outcome(State::Unchanged, Some(3))),
     ]);
     mixed.failures.push("cannot quantize chat: no space left".to_owned());
-    insta::assert_snapshot!("mixed", report(&mixed, PLAIN));
-    assert_eq!(plain(&report(&mixed, Style { is_coloured: true })), report(&mixed, PLAIN));
+    insta::assert_snapshot!("mixed", report(&mixed, Deed::Apply, PLAIN));
+    assert_eq!(
+        plain(&report(&mixed, Deed::Apply, Style { is_coloured: true })),
+        report(&mixed, Deed::Apply, PLAIN)
+    );
+}
+
+#[test]
+fn going_back_and_removing_are_told_in_words_of_their_own() {
+    let failed = || State::Failed { step: "removing".to_owned(), error: "the link broke".to_owned() };
+    let all = [
+        ("attic", outcome(State::Done, None)),
+        ("barn", outcome(State::Unchanged, None)),
+        ("shed", outcome(failed(), None)),
+        ("yard", outcome(failed(), None)),
+    ];
+    let text = report(&reported(&all), Deed::Remove, PLAIN);
+    for line in [
+        "ok attic  nothing of Bramble is on it any more\n",
+        "ok barn   nothing of Bramble was on it\n",
+        "Not complete: 2 of 4 hosts done. `bramble remove shed yard` tries the rest again.\n",
+    ] {
+        assert!(text.contains(line), "{text}");
+    }
+    let well = &all[..2];
+    assert!(report(&reported(well), Deed::Remove, PLAIN).ends_with("\nRemoved: 2 hosts.\n"));
+    assert!(report(&reported(well), Deed::RollBack, PLAIN).ends_with("\nRolled back: 2 hosts.\n"));
+    let text = report(&reported(&all), Deed::RollBack, PLAIN);
+    assert!(
+        text.ends_with(
+            "\nNot complete: 2 of 4 hosts went back. `bramble rollback shed yard` tries the rest again.\n"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_fleet_without_a_host_to_look_at_says_so() {
+    let nothing = Snapshot { hosts: Vec::new() };
+    for text in [status(&nothing, PLAIN), super::bench(&BTreeMap::new(), &BTreeMap::new(), PLAIN)] {
+        assert!(text.starts_with("There is no host to look at"), "{text}");
+    }
+}
+
+#[test]
+fn what_is_refused_is_not_said_to_be_nothing_to_run() {
+    let mut fleet = Fleet::new();
+    let next = "hosts:\n  next: { board: pi4-1gb }\n";
+    fleet.change("hosts:\n", next);
+    fleet.models.insert("chat".parse().unwrap(), Err("the hub cannot be reached".to_owned()));
+    let (made, problems) = fleet.make();
+    let text = plan(&made, &problems, None, PLAIN);
+    assert!(
+        text.contains("refused: chat: the hub cannot be reached") && !text.contains("nothing to run"),
+        "{text}"
+    );
+    assert!(plan(&made, &[], None, PLAIN).contains("nothing to run"));
 }
 
 #[test]
