@@ -11,6 +11,7 @@ use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
 use super::output;
+use super::plan::show;
 use crate::clock;
 use crate::events::Events;
 use crate::execute::{self, Doors, Outcome, Report, State};
@@ -44,12 +45,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
         let (plan, problems) = fleet.plan(&inventory, &models, &fetcher);
         if !global.json {
-            output::result(&view::plan(
-                &plan,
-                &problems,
-                execute::left(&plan, &fetcher).ok(),
-                environment.style,
-            ))?;
+            show(&plan, &problems, &fetcher, environment)?;
         }
         if !problems.is_empty() && !verb.partial {
             if global.json {

@@ -10,6 +10,7 @@ use super::fleet::Fleet;
 use super::output;
 use crate::events::Events;
 use crate::execute;
+use crate::fetch::Fetcher;
 use crate::plan::{Plan, Problem};
 use crate::view;
 
@@ -30,12 +31,7 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {
-        output::result(&view::plan(
-            &plan,
-            &problems,
-            execute::left(&plan, &fetcher).ok(),
-            environment.style,
-        ))?;
+        show(&plan, &problems, &fetcher, environment)?;
     }
     if let Some(path) = &verb.html {
         let page = view::html(&plan, &problems, execute::left(&plan, &fetcher).ok())?;
@@ -51,4 +47,14 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
         output::say(&format!("Kept in {}; `bramble apply {}` does it.", path.display(), path.display()));
     }
     Ok(if verb.exit_code && !plan.is_empty() { Exit::Partly } else { Exit::Done })
+}
+
+/// Prints a plan, with what is left to fetch and to make.
+pub(crate) fn show(
+    plan: &Plan,
+    problems: &[Problem],
+    fetcher: &Fetcher,
+    environment: &Environment,
+) -> anyhow::Result<()> {
+    output::result(&view::plan(plan, problems, execute::left(plan, fetcher).ok(), environment.style))
 }
