@@ -2,7 +2,6 @@
 //! all at once.
 
 use std::fmt::Write as _;
-use std::time::Instant;
 
 use super::testing::{Fleet, MANIFEST, name};
 use crate::facts::{Disk, Memory};
@@ -78,12 +77,9 @@ fn ten_thousand_hosts_are_read_and_planned() {
         writeln!(text, "  h{n}: {{ board: {board} }}").unwrap();
     }
     text += "deploy:\n  - { model: chat, on: { role: pi } }\n";
-    let begun = Instant::now();
     let plan = Fleet::of(&text).plan();
     assert_eq!(plan.planned.len(), 10_000);
     assert!(plan.planned.iter().all(|host| host.choices.len() == 1));
-    // many times what it takes
-    assert!(begun.elapsed().as_secs() < 120, "{:?}", begun.elapsed());
 
     let more = text.replacen("  h0:", "  more: { board: pi4-2gb }\n  h0:", 1);
     let problems = manifest::parse("fleet.yaml", &more).unwrap_err();

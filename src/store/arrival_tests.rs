@@ -1,4 +1,5 @@
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt as _;
 
 use super::made::Made;
 use super::{Error, Store};
@@ -59,6 +60,23 @@ fn what_has_arrived_is_there_for_the_next_one() {
     arrival.seal().unwrap();
     store.verify(&digest).unwrap();
     assert_eq!(store.arrived(&digest), Bytes::ZERO);
+}
+
+/// As a run leaves it that is killed between making the file read-only and giving it its name. Only to those
+/// who are not root does it look any different.
+#[test]
+fn a_partial_file_that_was_about_to_be_sealed_goes_on() {
+    let (_dir, store) = store();
+    let data = bytes(5000);
+    let digest = Digest::of(&data);
+    let arrival = store.arrive(&digest, Bytes(5000)).unwrap();
+    arrival.write_at(0, &data).unwrap();
+    let partial = store.root().join("partial").join(digest.to_string());
+    fs::set_permissions(&partial, fs::Permissions::from_mode(0o444)).unwrap();
+    assert!(matches!(store.arrive(&digest, Bytes(5000)), Err(Error::Busy { .. })));
+    drop(arrival);
+    store.arrive(&digest, Bytes(5000)).unwrap().seal().unwrap();
+    store.verify(&digest).unwrap();
 }
 
 #[test]

@@ -61,31 +61,51 @@ impl Drop for Writer {
 /// Opens `path` for reading and appending, with a lock that other writers respect.
 pub(super) fn open_locked(path: &Path) -> Result<File, Error> {
     let fail = |source| Error::Write { path: path.to_owned(), source };
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
     loop {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(fail)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path.to_owned() }),
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
-        }
-        // between opening and locking another writer may have sealed or removed this very file
-        let is_same = match fs::symlink_metadata(path) {
-            Ok(named) => {
-                let held = file.metadata().map_err(fail)?;
-                (named.dev(), named.ino()) == (held.dev(), held.ino())
+        match options.open(path) {
+            Ok(file) => {
+                lock(&file, path)?;
+                // between opening and locking another writer may have sealed or removed this very file
+                if is_named(&file, path).map_err(fail)? {
+                    return Ok(file);
+                }
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(source) => return Err(fail(source)),
-        };
-        if is_same {
-            return Ok(file);
+            // read-only, so that somebody is about to seal it, or was when it was killed
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => match File::open(path) {
+                Ok(file) => {
+                    lock(&file, path)?;
+                    if is_named(&file, path).map_err(fail)? {
+                        file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(fail)?;
+                    }
+                }
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
+                Err(_) => return Err(fail(error)),
+            },
+            Err(error) => return Err(fail(error)),
         }
+    }
+}
+
+/// Locks `file`; an error where another writer has it.
+fn lock(file: &File, path: &Path) -> Result<(), Error> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => Err(Error::Busy { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(Error::Write { path: path.to_owned(), source }),
+    }
+}
+
+/// Returns whether `path` is the name of this very file.
+fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(named) => {
+            let held = file.metadata()?;
+            Ok((named.dev(), named.ino()) == (held.dev(), held.ino()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
