@@ -14,6 +14,7 @@ pub(super) struct Column {
 }
 
 /// What the hosts are to reach together, in one stage.
+#[derive(Clone)]
 pub(super) struct Goal {
     /// Hosts of each class.
     pub(super) hosts: Vec<u32>,
@@ -128,6 +129,7 @@ pub(super) fn solve(
         tol_gap_rel: accuracy,
         tol_gap_abs: accuracy,
         tol_feas: accuracy.min(1e-7),
+        iterative_refinement_enable: accuracy < 1e-6,
         ..DefaultSettings::default()
     };
     let nothing = CscMatrix::zeros((size, size));

@@ -6,8 +6,9 @@
 //! prices the demands, and an exact search ([`search`]) finds for each class the set that
 //! is worth most at these prices, until there is no better one. Their sum is a bound that
 //! holds whatever the linear program's accuracy. Whole numbers come from rounding that
-//! program's choice and, for up to 150 classes, from an integer program over the sets that
-//! the bound does not rule out, which proves the optimum.
+//! program's choice; then an integer program chooses anew for the hosts that rounding down
+//! left, or, for up to 150 classes, over all sets that the bound does not rule out, which
+//! proves the optimum.
 //!
 //! Linear programs are clarabel's, an interior-point method: with microlp's simplex, whose
 //! prices are corners, 25 rounds over 700 classes left a gap of 1e-3. Integer programs are

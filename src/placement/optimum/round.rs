@@ -27,12 +27,7 @@ pub(super) fn round(
     let mut hosts = goal.hosts.clone();
     for (column, taken) in columns.iter().zip(fractions) {
         let short = column.items.iter().map(|(demand, _)| fill.left[*demand]).min();
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "saturates, then bounded"
-        )]
-        let count = ((taken + 1e-4).floor() as u32).min(hosts[column.class]).min(short.unwrap_or(u32::MAX));
+        let count = rounded_down(*taken).min(hosts[column.class]).min(short.unwrap_or(u32::MAX));
         if count > 0 {
             hosts[column.class] -= count;
             fill.take(column.clone(), count);
@@ -49,6 +44,12 @@ pub(super) fn round(
     }
     fill.taken.retain(|(_, count)| *count > 0);
     fill.taken
+}
+
+/// Returns how often a column is taken for certain, where the linear program takes it so often.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+pub(super) fn rounded_down(fraction: f64) -> u32 {
+    (fraction + 1e-4).floor() as u32
 }
 
 struct Fill<'a> {

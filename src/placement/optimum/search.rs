@@ -4,6 +4,8 @@
 //! their ways. The bound prices memory and disk (Lagrangian relaxation): what is left of
 //! them at these prices, plus the best that each further demand could bring at them.
 
+use std::ops::Range;
+
 use super::shelf::{Group, Rung, Shelf};
 
 /// After so many nodes a search of one host ends, and its bound stays above its value.
@@ -101,6 +103,8 @@ pub(super) struct Item<'a> {
     top: f64,
     /// What its best way brings at the prices of the rooms.
     pub(super) reduced: f64,
+    /// Which of the edges are its.
+    edge: Range<usize>,
 }
 
 /// The search among sets of exactly `k` models; smaller ones that it meets count, too.
@@ -118,6 +122,8 @@ pub(super) struct Search<'a> {
     /// What is better by no more than this is not sought.
     step: f64,
     now: Vec<(usize, usize)>,
+    /// By item, the ways that are best at some price of memory, by cost.
+    edges: Vec<Rung>,
     /// A sharper bound, once a search is long.
     table: Option<Table>,
 }
@@ -143,7 +149,14 @@ impl<'a> Search<'a> {
         let together = |way: &&Rung| way.most_together as usize >= k;
         let items = groups.iter().filter_map(|(value, group)| {
             let top = value - group.ways.iter().find(together)?.cost;
-            let item = Item { demand: group.demand, value: *value, ways: &group.ways, top, reduced: top };
+            let item = Item {
+                demand: group.demand,
+                value: *value,
+                ways: &group.ways,
+                top,
+                reduced: top,
+                edge: 0..0,
+            };
             (top > 0.0 || takes_all).then_some(item)
         });
         let mut items: Vec<Item<'_>> = items.collect();
@@ -159,6 +172,7 @@ impl<'a> Search<'a> {
             nodes: 0,
             step: EQUAL,
             now: Vec::new(),
+            edges: Vec::new(),
             table: None,
         }
     }
@@ -190,6 +204,7 @@ impl<'a> Search<'a> {
 
     /// Chooses the prices of memory and disk that make the bound at the root least.
     pub(super) fn price_rooms(&mut self, host: &Shelf) {
+        self.find_edges();
         let (memory, disk) = self.taken();
         if memory > host.memory || disk > host.disk {
             let has_disk = disk > host.disk || self.most_disk() > host.disk;
@@ -307,10 +322,46 @@ impl<'a> Search<'a> {
         (sum(|way| way.memory), sum(|way| way.disk))
     }
 
-    fn best_way<'b>(&self, item: &'b Item<'_>) -> Option<(f64, &'b Rung)> {
-        let ways = item.ways.iter().filter(|way| self.fits(way));
-        let reduced = ways.map(|way| (item.value - way.cost - self.rent(way), way));
-        reduced.max_by(|a, b| a.0.total_cmp(&b.0))
+    /// Finds for each item the lower hull of its ways' memory and cost.
+    fn find_edges(&mut self) {
+        let edges = &mut self.edges;
+        edges.clear();
+        for item in &mut self.items {
+            let first = edges.len();
+            for way in item.ways.iter().filter(|way| way.most_together as usize >= self.k) {
+                if edges[first..].last().is_some_and(|last| last.memory <= way.memory) {
+                    continue;
+                }
+                while let [.., before, last] = edges[first..] {
+                    let saved = |a: &Rung, b: &Rung| (a.memory - b.memory) as f64;
+                    let is_above = (last.cost - before.cost) * saved(&last, way)
+                        >= (way.cost - last.cost) * saved(&before, &last);
+                    if !is_above {
+                        break;
+                    }
+                    edges.pop();
+                }
+                edges.push(*way);
+            }
+            item.edge = first..edges.len();
+        }
+    }
+
+    fn best_way<'b>(&'b self, item: &'b Item<'_>) -> Option<(f64, &'b Rung)> {
+        let reduced = |way: &Rung| item.value - way.cost - self.rent(way);
+        if self.disk_price > 0.0 {
+            let ways = item.ways.iter().filter(|way| self.fits(way));
+            return ways.map(|way| (reduced(way), way)).max_by(|a, b| a.0.total_cmp(&b.0));
+        }
+        let mut best: Option<(f64, &Rung)> = None;
+        for way in &self.edges[item.edge.clone()] {
+            let own = reduced(way);
+            if best.is_some_and(|(most, _)| own < most) {
+                break;
+            }
+            best = Some((own, way));
+        }
+        best
     }
 
     fn reduce(&mut self) {

@@ -1,10 +1,10 @@
 //! One of the two optima: column generation to its bound, then whole numbers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::hosts_for;
 use super::master::{self, Column, Goal, Prices};
-use super::round::round;
+use super::round::{round, rounded_down};
 use super::search::{Best, best, better, sharing};
 use super::sets::sets;
 use super::shelf::Shelf;
@@ -13,8 +13,9 @@ use super::whole;
 /// After so many rounds column generation ends with the bound that it has.
 const MOST_ROUNDS: usize = 200;
 
-/// Columns per class that a linear program keeps, beside 20 per demand, where it has twice as many.
-const KEPT: usize = 3;
+/// Columns per class and per demand that a linear program keeps where it has twice as many; a quarter
+/// more after each time, as what was dropped may be found again and again.
+const KEPT: (usize, usize) = (2, 10);
 
 /// With more classes than this, no integer program is solved.
 const MOST_CLASSES: usize = 150;
@@ -43,6 +44,12 @@ const ENOUGH: f64 = 3e-5;
 
 /// Corners of a large fleet's linear program that are rounded, at most.
 const CORNERS: u32 = 3;
+
+/// How many of the known columns may take the hosts that a corner leaves, rounded down.
+const MOST_LEFT: usize = 600;
+
+/// Nodes of the integer program over these.
+const MOST_NODES: u64 = 30;
 
 /// Columns over which the integer program is solved, at most.
 const MOST_COLUMNS: usize = 6_000;
@@ -331,10 +338,12 @@ impl Stage<'_> {
 
     /// Drops the columns that are far from paying, so that the linear program stays small.
     fn forget(&self, columns: &mut Pool, prices: &Prices) {
-        let most = KEPT * self.shelves.len() + 20 * self.goal.quotas.len();
+        let least = KEPT.0 * self.shelves.len() + KEPT.1 * self.goal.quotas.len();
+        let most = least + least * columns.forgotten / 4;
         if columns.list.len() <= 2 * most {
             return;
         }
+        columns.forgotten += 1;
         let mut excess: Vec<f64> =
             columns.list.iter().map(|column| self.excess(prices, &prices.host, column)).collect();
         let mut sorted = excess.clone();
@@ -370,6 +379,7 @@ impl Stage<'_> {
         for turn in 0..most {
             let Some(corner) = self.corner(columns, turn) else { continue };
             let taken = round(self.shelves, &self.goal, columns, &corner, prices);
+            let taken = if self.is_large() { self.finish(columns, &corner, prices, taken) } else { taken };
             let value = self.value(&taken);
             if value < outcome.value {
                 (outcome.value, outcome.taken) = (value, taken);
@@ -385,6 +395,73 @@ impl Stage<'_> {
                 break;
             }
         }
+    }
+
+    /// Solves in whole numbers for those hosts of `taken` that the linear program's choice, rounded
+    /// down, leaves.
+    fn finish(
+        &self,
+        columns: &[Column],
+        fractions: &[f64],
+        prices: &Prices,
+        taken: Vec<(Column, u32)>,
+    ) -> Vec<(Column, u32)> {
+        let Left { goal, classes, mut kept, rest } = self.left(columns, fractions, &taken);
+        let near = columns.iter().filter(|column| classes.contains_key(&column.class));
+        let mut near: Vec<(f64, &Column)> =
+            near.map(|column| (self.excess(prices, &prices.host, column), column)).collect();
+        near.sort_by(|a, b| a.0.total_cmp(&b.0));
+        near.truncate(MOST_LEFT);
+        let mut chosen = Pool::default();
+        for column in rest.iter().map(|(column, _)| column).chain(near.into_iter().map(|(_, column)| column))
+        {
+            chosen.add(column.clone());
+        }
+        let hosts = |column: &Column| {
+            rest.iter().filter(|(other, _)| other.is(column)).map(|(_, count)| *count).sum()
+        };
+        let start: Vec<u32> = chosen.list.iter().map(hosts).collect();
+        let within = |column: &Column| Column { class: classes[&column.class], ..column.clone() };
+        let choices: Vec<Column> = chosen.list.iter().map(within).collect();
+        let start = goal.is_met(&choices, &start).then_some(start);
+        let Some(found) = whole::solve(&goal, &choices, start.as_deref(), MOST_NODES) else { return taken };
+        kept.extend(chosen.list.into_iter().zip(found.counts).filter(|(_, count)| *count > 0));
+        if self.value(&kept) < self.value(&taken) { kept } else { taken }
+    }
+
+    /// Parts `taken` in what the linear program takes for certain and the rest, with the goal for that.
+    fn left(&self, columns: &[Column], fractions: &[f64], taken: &[(Column, u32)]) -> Left {
+        let whole: BTreeMap<_, u32> = (columns.iter().zip(fractions))
+            .map(|(column, fraction)| ((column.class, column.items.as_slice()), rounded_down(*fraction)))
+            .collect();
+        let mut left = Left {
+            goal: Goal { hosts: Vec::new(), ..self.goal.clone() },
+            classes: BTreeMap::new(),
+            kept: Vec::new(),
+            rest: Vec::new(),
+        };
+        for (column, count) in taken {
+            let certain = whole.get(&(column.class, column.items.as_slice()));
+            let stays = certain.map_or(0, |certain| *certain.min(count));
+            if stays > 0 {
+                for (demand, _) in &column.items {
+                    if let Some(quota) = &mut left.goal.quotas[*demand] {
+                        *quota -= stays;
+                    }
+                }
+                let size = column.items.len() as u64 * u64::from(stays);
+                left.goal.least = left.goal.least.map(|least| least.saturating_sub(size));
+                left.kept.push((column.clone(), stays));
+            }
+            if *count > stays {
+                let next = left.classes.len();
+                let class = *left.classes.entry(column.class).or_insert(next);
+                left.goal.hosts.resize(left.classes.len(), 0);
+                left.goal.hosts[class] += count - stays;
+                left.rest.push((column.clone(), count - stays));
+            }
+        }
+        left
     }
 
     /// The linear program's choice at one of the corners about its optimum, with fewer fractions:
@@ -483,11 +560,25 @@ impl Column {
     }
 }
 
+/// What of a choice is not certain.
+struct Left {
+    /// What it is to reach; of its classes only.
+    goal: Goal,
+    /// By class, its place in the goal.
+    classes: BTreeMap<usize, usize>,
+    /// What is certain.
+    kept: Vec<(Column, u32)>,
+    /// What is not.
+    rest: Vec<(Column, u32)>,
+}
+
 /// The columns known, each once.
 #[derive(Default)]
 struct Pool {
     list: Vec<Column>,
     known: BTreeSet<(usize, Vec<(usize, usize)>)>,
+    /// How often some were dropped.
+    forgotten: usize,
 }
 
 impl Pool {
