@@ -80,11 +80,13 @@ if [ "$how" = systemd ]; then
 else
     # Our own supervisor: stopped with everything it started, then started from what is current.
     pid=$(number "$(head -n 1 "$root/run/supervise.pid" 2>/dev/null)")
-    if [ -n "$pid" ] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -q ' supervise '; then
+    # one that has ended has no arguments, also where nobody asks for its status
+    supervises() { [ -n "$pid" ] && tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -q ' supervise '; }
+    if supervises; then
         kill -TERM "$pid" 2>/dev/null
         left=40
-        while [ $left -gt 0 ] && kill -0 "$pid" 2>/dev/null; do sleep 1; left=$((left - 1)); done
-        kill -KILL "$pid" 2>/dev/null
+        while [ $left -gt 0 ] && supervises; do sleep 1; left=$((left - 1)); done
+        ! supervises || kill -KILL "$pid" 2>/dev/null
     fi
     if [ -n "$previous" ] && [ "${BRAMBLE_GUARD_START:-yes}" = yes ]; then
         # the descriptor of the lock stays here

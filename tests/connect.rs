@@ -7,6 +7,9 @@
     reason = "a test's helpers fail loudly too, and start the sshd that the tests talk to"
 )]
 
+#[path = "support/process.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
+mod process;
 #[path = "support/sshd.rs"]
 mod sshd;
 
@@ -17,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use bramble_fleet::connect::fake::{Fake, ended};
 use bramble_fleet::connect::{Connection, Error, Local, Output, Script, Settings, Ssh, Stdin, Target, quote};
+use process::Process;
 use sshd::Sshd;
 
 fn script(text: impl Into<String>) -> Script {
@@ -112,9 +116,9 @@ async fn bounds_and_cleans(connection: &dyn Connection) {
 
 /// Waits until a process is gone.
 async fn gone(pid: &str) {
-    let path = std::path::PathBuf::from(format!("/proc/{pid}"));
+    let process = Process(pid.parse().unwrap());
     tokio::time::timeout(Duration::from_secs(10), async {
-        while path.exists() {
+        while process.is_running() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })

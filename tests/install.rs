@@ -3,10 +3,13 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests may fail loudly")]
 
+#[path = "support/process.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
+mod process;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -22,6 +25,7 @@ use bramble_fleet::install::{
     ActivateRequest, Activated, ConfirmRequest, InstallRequest, ProbeSpec, RemoveRequest,
 };
 use bramble_fleet::units::{Bytes, TokensPerSec};
+use process::Process;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -150,9 +154,9 @@ impl Host {
     }
 
     /// Returns the process of a service.
-    fn pid(&self, service: &str) -> Option<u64> {
+    fn pid(&self, service: &str) -> Option<u32> {
         let status = fs::read(self.layout.run_dir().join("supervise.json")).ok()?;
-        serde_json::from_slice::<Value>(&status).ok()?["services"][service]["pid"].as_u64()
+        serde_json::from_slice::<Value>(&status).ok()?["services"][service]["pid"].as_u64()?.try_into().ok()
     }
 
     fn remove(&self) -> i32 {
@@ -202,7 +206,7 @@ fn services_run_are_started_again_and_change_without_touching_others() {
     assert_eq!((host.pid("engine-tagger"), host.pid("route")), (tagger, route), "what is the same runs on");
     assert_eq!(host.remove(), 0);
     assert!(!host.layout.root().exists());
-    let is_gone = |pid: Option<u64>| !PathBuf::from(format!("/proc/{}", pid.unwrap())).exists();
+    let is_gone = |pid: Option<u32>| !Process(pid.unwrap()).is_running();
     wait_until("nothing runs after a removal", || is_gone(tagger) && is_gone(route));
 }
 
@@ -242,7 +246,7 @@ fn a_first_install_that_is_not_confirmed_leaves_nothing_running() {
     let route = host.pid("route").unwrap();
     wait_until("the timer takes it back", || host.inspect().pending.is_none());
     assert_eq!(host.current(), None);
-    wait_until("the door is gone", || !PathBuf::from(format!("/proc/{route}")).exists());
+    wait_until("the door is gone", || !Process(route).is_running());
 }
 
 #[test]
@@ -253,9 +257,9 @@ fn what_was_pending_when_the_host_went_down_is_taken_back_at_the_next_start() {
     assert!(host.activate(2, 600).1.activated);
     // as after a power cut: nothing runs, and the boot is another one
     let supervisor = fs::read_to_string(host.layout.run_dir().join("supervise.pid")).unwrap();
-    let supervisor = rustix::process::Pid::from_raw(supervisor.trim().parse().unwrap()).unwrap();
-    rustix::process::kill_process(supervisor, rustix::process::Signal::TERM).unwrap();
-    wait_until("all stops", || rustix::process::test_kill_process(supervisor).is_err());
+    let supervisor = Process(supervisor.trim().parse().unwrap());
+    supervisor.signal(rustix::process::Signal::TERM);
+    wait_until("all stops", || !supervisor.is_running());
     let timer = host.layout.root().join("guard/timer.pid");
     let timer = rustix::process::Pid::from_raw(fs::read_to_string(timer).unwrap().parse().unwrap()).unwrap();
     rustix::process::kill_process_group(timer, rustix::process::Signal::KILL).unwrap();

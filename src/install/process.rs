@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
@@ -66,7 +66,8 @@ pub(super) fn open_pid_file(layout: &Layout) -> Result<File, Error> {
     opened.map_err(Error::io("open", &path))
 }
 
-/// Returns whether process `pid` runs with all of `words` among its arguments.
+/// Returns whether process `pid` runs with all of `words` among its arguments. One that has ended
+/// has none, also where nobody asks for its status: not every container's first process does.
 pub(super) fn is_process_of(pid: u32, words: &[&str]) -> bool {
     let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments = String::from_utf8_lossy(&arguments).into_owned();
@@ -76,11 +77,6 @@ pub(super) fn is_process_of(pid: u32, words: &[&str]) -> bool {
 pub(super) fn signal(pid: u32, signal: Signal) -> bool {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.is_some_and(|pid| kill_process(pid, signal).is_ok())
-}
-
-pub(super) fn is_alive(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| test_kill_process(pid).is_ok())
 }
 
 impl Process {

@@ -117,13 +117,16 @@ async fn end_orphans(layout: &Layout) {
     let status: Status = files::read_json(&process::status_path(layout)).ok().flatten().unwrap_or_default();
     let root = layout.root().display().to_string();
     for pid in status.services.values().filter_map(|service| service.pid) {
-        if process::is_process_of(pid, &["--root", &root]) {
+        let is_ours = || process::is_process_of(pid, &["--root", &root]);
+        if is_ours() {
             process::signal(pid, Signal::TERM);
             let end = Instant::now() + STOP_LIMIT;
-            while process::is_alive(pid) && Instant::now() < end {
+            while is_ours() && Instant::now() < end {
                 sleep(Duration::from_millis(50)).await;
             }
-            process::signal(pid, Signal::KILL);
+            if is_ours() {
+                process::signal(pid, Signal::KILL);
+            }
         }
     }
 }
