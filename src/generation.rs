@@ -306,6 +306,16 @@ impl Layout {
         self.root.join("partial").join(digest.to_string())
     }
 
+    /// Returns where that blob is put when it is found to be damaged.
+    pub fn damaged(&self, digest: &Digest) -> PathBuf {
+        self.blob(digest).with_added_extension("damaged")
+    }
+
+    /// Returns the folder with the lists of the sealed blobs' chunks.
+    pub fn chunks(&self) -> PathBuf {
+        self.root.join("chunks")
+    }
+
     /// Returns the folder that a bundle is unpacked to; `brambled` and `lib/` are in it.
     pub fn program(&self, digest: &Digest) -> PathBuf {
         self.root.join("programs").join(digest.to_string())

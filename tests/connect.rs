@@ -27,6 +27,10 @@ fn script(text: impl Into<String>) -> Script {
     Script { text: text.into(), is_root: false, timeout: Duration::from_mins(1) }
 }
 
+fn range(part: &std::ops::Range<u64>) -> std::ops::Range<usize> {
+    usize::try_from(part.start).unwrap()..usize::try_from(part.end).unwrap()
+}
+
 async fn run(connection: &dyn Connection, text: impl Into<String>) -> Output {
     connection.run(&script(text), Stdin::Empty).await.unwrap()
 }
@@ -60,19 +64,25 @@ async fn conforms(connection: &dyn Connection) {
         let stdin = if size == 0 { Stdin::Empty } else { Stdin::Bytes(bytes[..size].to_vec()) };
         let output = connection.run(&script("cat"), stdin).await.unwrap();
         assert!(output.status == 0 && output.stdout == bytes[..size], "{size} bytes as they were");
-        let offset = bytes.len() - size;
-        let seen = Arc::new(Mutex::new(Vec::new()));
-        let sink = Arc::clone(&seen);
-        let stdin = Stdin::File {
-            path: file.path().to_owned(),
-            offset: offset as u64,
-            on_progress: Arc::new(move |done| sink.lock().unwrap().push(done)),
-        };
-        let output = connection.run(&script("cat"), stdin).await.unwrap();
-        assert!(output.stdout == bytes[offset..], "{size} bytes of a file from {offset}");
-        let seen = seen.lock().unwrap();
-        assert_eq!(seen.last(), Some(&(bytes.len() as u64)));
-        assert!(seen.is_sorted() && seen[0] >= offset as u64);
+        // the end of a file, and parts with something left out between them
+        let (length, size) = (bytes.len() as u64, size as u64);
+        let end = length - size..length;
+        let apart = [0..size / 3, length - size / 3..length - size / 7].to_vec();
+        for parts in [[end].to_vec(), apart] {
+            let wanted: Vec<u8> = parts.iter().flat_map(|part| bytes[range(part)].to_vec()).collect();
+            let seen = Arc::new(Mutex::new(Vec::new()));
+            let sink = Arc::clone(&seen);
+            let stdin = Stdin::File {
+                path: file.path().to_owned(),
+                parts,
+                on_progress: Arc::new(move |done| sink.lock().unwrap().push(done)),
+            };
+            let output = connection.run(&script("cat"), stdin).await.unwrap();
+            assert!(output.stdout == wanted, "parts of {size} bytes of a file");
+            let seen = seen.lock().unwrap();
+            assert_eq!(seen.last().copied().unwrap_or(0), wanted.len() as u64);
+            assert!(seen.is_sorted());
+        }
     }
 
     // a script need not read its input

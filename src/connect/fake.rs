@@ -1,7 +1,7 @@
 //! A host that answers as it was told and remembers what it was asked: for tests of the
 //! rooms that run scripts.
 
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -94,17 +94,21 @@ fn drain(stdin: Stdin) -> Result<Vec<u8>, Error> {
     match stdin {
         Stdin::Empty => Ok(Vec::new()),
         Stdin::Bytes(bytes) => Ok(bytes),
-        Stdin::File { path, offset, on_progress } => {
+        Stdin::File { path, parts, on_progress } => {
             let read = || {
-                let mut file = std::fs::File::open(&path)?;
-                file.seek(SeekFrom::Start(offset))?;
+                let file = std::fs::File::open(&path)?;
                 let mut bytes = Vec::new();
-                file.read_to_end(&mut bytes)?;
+                for part in parts {
+                    let length = usize::try_from(part.end - part.start).map_err(std::io::Error::other)?;
+                    let from = bytes.len();
+                    bytes.resize(from + length, 0);
+                    file.read_exact_at(&mut bytes[from..], part.start)?;
+                }
                 Ok(bytes)
             };
             let bytes = read()
                 .map_err(|source| Error::Here { doing: format!("cannot read {}", path.display()), source })?;
-            on_progress(offset + bytes.len() as u64);
+            on_progress(bytes.len() as u64);
             Ok(bytes)
         }
     }

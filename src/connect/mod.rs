@@ -17,6 +17,7 @@ mod ssh;
 pub use local::Local;
 pub use ssh::{Settings, Ssh, Target, fast_cipher};
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,13 +58,13 @@ pub enum Stdin {
     Empty,
     /// These bytes.
     Bytes(Vec<u8>),
-    /// A file from an offset to its end. Calls `on_progress` with the bytes sent so far
-    /// (offset included) now and then.
+    /// Parts of a file, one after the other. Calls `on_progress` with the bytes sent so far now
+    /// and then.
     File {
         /// The file.
         path: PathBuf,
-        /// Where to start.
-        offset: u64,
+        /// The parts, each within the file; the last part of a file is sent without a copy.
+        parts: Vec<Range<u64>>,
         /// Told how far it has come; must not block. Counts what has been read here: some
         /// MiB of it may still be on the way.
         on_progress: Arc<dyn Fn(u64) + Send + Sync>,

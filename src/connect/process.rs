@@ -2,7 +2,9 @@
 
 use std::convert::Infallible;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use super::shell::Tail;
 
 /// No answer of a host is longer than this.
 const MOST_STDOUT: usize = 16 << 20;
+/// What is copied at once; more does not make a push faster.
+const PIECE: usize = 256 << 10;
 /// How often a transfer is looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -44,8 +48,40 @@ enum Feed {
     Nothing,
     Pipe(Option<ChildStdin>, Vec<u8>),
     /// The program reads the file by itself. We share its file description, so that our
-    /// position is its position: progress costs no copying.
-    Watch(File, Arc<dyn Fn(u64) + Send + Sync>),
+    /// position, less where it began, is its progress: no byte is copied.
+    Watch(File, u64, Arc<dyn Fn(u64) + Send + Sync>),
+    /// The program cannot skip what is between the parts.
+    Copy(Option<ChildStdin>, Copy),
+}
+
+/// Parts of a file that go into a pipe.
+struct Copy {
+    file: File,
+    parts: Vec<Range<u64>>,
+    on_progress: Arc<dyn Fn(u64) + Send + Sync>,
+}
+
+impl Copy {
+    /// Blocks until all is in the pipe, or nobody reads it any longer.
+    fn run(self, mut pipe: File) -> io::Result<()> {
+        let (mut buffer, mut sent) = (vec![0; PIECE], 0);
+        for part in self.parts {
+            let mut at = part.start;
+            while at < part.end {
+                let length = usize::try_from(part.end - at).unwrap_or(PIECE).min(PIECE);
+                self.file.read_exact_at(&mut buffer[..length], at)?;
+                match pipe.write_all(&buffer[..length]) {
+                    // a script need not read its input
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                    written => written?,
+                }
+                at += length as u64;
+                sent += length as u64;
+                (self.on_progress)(sent);
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Runs `command` in a process group of its own, so that a Ctrl-C on the terminal reaches
@@ -62,7 +98,7 @@ pub(super) async fn run(mut command: Command, stdin: Stdin, limit: Duration) -> 
         Ok(child) => child,
         Err(error) => return (End::Here(format!("cannot start {name}"), error), left),
     };
-    if let Feed::Pipe(pipe, _) = &mut feed {
+    if let Feed::Pipe(pipe, _) | Feed::Copy(pipe, _) = &mut feed {
         *pipe = child.stdin.take();
     }
     let mut guard = GroupGuard(child.id());
@@ -110,17 +146,20 @@ fn open(command: &mut Command, stdin: Stdin) -> Result<Feed, (String, io::Error)
             command.stdin(Stdio::piped());
             Ok(Feed::Pipe(None, bytes))
         }
-        Stdin::File { path, offset, on_progress } => {
-            let open = || {
-                let file = File::open(&path)?;
-                rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(offset))?;
-                let theirs = file.try_clone()?;
-                Ok((file, theirs))
-            };
-            let (file, theirs) =
-                open().map_err(|error| (format!("cannot read {}", path.display()), error))?;
-            command.stdin(Stdio::from(theirs));
-            Ok(Feed::Watch(file, on_progress))
+        Stdin::File { path, parts, on_progress } => {
+            let failed = |error| (format!("cannot read {}", path.display()), error);
+            let file = File::open(&path).map_err(failed)?;
+            let end = file.metadata().map_err(failed)?.len();
+            if let [part] = parts.as_slice()
+                && part.end == end
+            {
+                rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(part.start))
+                    .map_err(|errno| failed(errno.into()))?;
+                command.stdin(Stdio::from(file.try_clone().map_err(failed)?));
+                return Ok(Feed::Watch(file, part.start, on_progress));
+            }
+            command.stdin(Stdio::piped());
+            Ok(Feed::Copy(None, Copy { file, parts, on_progress }))
         }
     }
 }
@@ -149,18 +188,26 @@ async fn gather(child: &mut Child, feed: Feed, left: &mut Left) -> Result<ExitSt
             }
         }
     };
-    let (watched, piped) = match feed {
-        Feed::Nothing => (None, None),
-        Feed::Pipe(pipe, bytes) => (None, pipe.map(|pipe| (pipe, bytes))),
-        Feed::Watch(file, on_progress) => (Some((file, on_progress)), None),
-    };
+    let cannot_feed = here("cannot feed standard input");
+    let (mut watched, mut piped, mut copied) = (None, None, None);
+    match feed {
+        Feed::Nothing => {}
+        Feed::Pipe(pipe, bytes) => piped = pipe.map(|pipe| (pipe, bytes)),
+        Feed::Watch(file, begun, on_progress) => watched = Some((file, begun, on_progress)),
+        Feed::Copy(pipe, copy) => copied = pipe.map(|pipe| (pipe, copy)),
+    }
     let write = async {
+        if let Some((pipe, copy)) = copied {
+            let pipe = File::from(pipe.into_owned_fd().map_err(cannot_feed)?);
+            // tokio's end of a pipe does not block
+            rustix::io::ioctl_fionbio(&pipe, false).map_err(|errno| cannot_feed(errno.into()))?;
+            let copying = tokio::task::spawn_blocking(move || copy.run(pipe));
+            return copying.await.map_err(io::Error::other).flatten().map_err(cannot_feed);
+        }
         let Some((mut pipe, bytes)) = piped else { return Ok(()) };
         match pipe.write_all(&bytes).await {
             // a script need not read its input
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-                Err(End::Here("cannot write standard input".to_owned(), error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_feed(error)),
             _ => Ok(()),
         }
     };
@@ -169,25 +216,27 @@ async fn gather(child: &mut Child, feed: Feed, left: &mut Left) -> Result<ExitSt
         child.wait().await.map_err(here("cannot wait for a program's end"))
     };
     let watch = async {
-        let Some((file, on_progress)) = &watched else { return std::future::pending::<Infallible>().await };
+        let Some((file, begun, on_progress)) = &watched else {
+            return std::future::pending::<Infallible>().await;
+        };
         let mut ticks = tokio::time::interval(TICK);
         loop {
             ticks.tick().await;
-            tell(file, on_progress);
+            tell(file, *begun, on_progress);
         }
     };
     let status = tokio::select! {
         status = work => status,
         never = watch => match never {},
     };
-    if let Some((file, on_progress)) = &watched {
-        tell(file, on_progress);
+    if let Some((file, begun, on_progress)) = &watched {
+        tell(file, *begun, on_progress);
     }
     status
 }
 
-fn tell(file: &File, on_progress: &Arc<dyn Fn(u64) + Send + Sync>) {
+fn tell(file: &File, begun: u64, on_progress: &Arc<dyn Fn(u64) + Send + Sync>) {
     if let Ok(position) = rustix::fs::tell(file) {
-        on_progress(position);
+        on_progress(position.saturating_sub(begun));
     }
 }

@@ -16,11 +16,14 @@ use crate::install::{
     ActivateRequest, Activated, ConfirmRequest, InstallRequest, Installation, ProbeSpec, PruneRequest, Pruned,
 };
 use crate::plan::{Action, HostPlan};
-use crate::transfer::{self, Cargo, Way};
+use crate::transfer::{self, Cargo, ChunkList, Way};
 use crate::units::{Bytes, TokensPerSec};
 
 /// Laying out files, and `systemd-analyze verify` on a slow card.
 const INSTALL_PATIENCE: Duration = Duration::from_mins(3);
+
+/// What is new of the weights is read once when it is laid out: bytes per second of a bad card.
+const SLOWEST_READ: u64 = 8 << 20;
 
 /// One short command over a new connection.
 pub(super) const CONFIRM_PATIENCE: Duration = Duration::from_mins(1);
@@ -136,9 +139,24 @@ impl<'a> At<'a> {
         let path = self.run.doors.fetcher.store().path(&made.digest);
         let cargo = Cargo { what: &what, digest: &made.digest, bytes: made.bytes, path: &path };
         let program = &self.plan.definition.program.digest;
-        let pushed = transfer::push(self.way(), program, cargo, self.run.events).await;
+        let list = self.chunks(cargo).await.map_err(|error| failed(&step, error))?;
+        let pushed = transfer::push(self.way(), program, cargo, &list, self.run.events).await;
         self.count(&pushed.map_err(|error| failed(&step, with_causes(&error)))?);
         Ok(())
+    }
+
+    /// Returns the chunks of weights, cut at their tensors.
+    async fn chunks(&self, cargo: Cargo<'_>) -> Result<ChunkList, String> {
+        let cache = self.run.doors.fetcher.store().root().join("chunks");
+        let (path, digest) = (cargo.path.to_owned(), *cargo.digest);
+        let name = path.display().to_string();
+        let hashing = tokio::task::spawn_blocking(move || {
+            ChunkList::of_file(&path, &digest, &cache, || weights::tensor_starts(&path))
+        });
+        let listed = hashing.await.map_err(std::io::Error::other).flatten();
+        listed.map_err(|error| {
+            format!("{name} cannot be sent: {}: fetch or convert it again", with_causes(&error))
+        })
     }
 
     fn count(&self, pushed: &transfer::Pushed) {
@@ -167,6 +185,8 @@ impl<'a> At<'a> {
 
     async fn install(&self, generation: Generation) -> Result<(), State> {
         let step = format!("installing generation {generation}");
+        let weights: Bytes = self.plan.definition.engines.iter().map(|spec| spec.weights.bytes).sum();
+        let patience = INSTALL_PATIENCE + Duration::from_secs(weights.0 / SLOWEST_READ);
         let request = InstallRequest {
             generation,
             definition: self.definition()?,
@@ -174,8 +194,7 @@ impl<'a> At<'a> {
             secrets: self.run.doors.secrets.get(self.host).cloned().unwrap_or_default(),
             adopt: false,
         };
-        let done: Result<Installation, VerbError> =
-            self.verbs().run("install", &request, INSTALL_PATIENCE).await;
+        let done: Result<Installation, VerbError> = self.verbs().run("install", &request, patience).await;
         done.map(|_| ()).map_err(|error| not_done(&step, &error))
     }
 

@@ -2,6 +2,8 @@
 //! in the store already: a run that was cut short goes on where it stopped.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::convert::{self, PromptStyle};
 use crate::events::Event;
 use crate::fetch::Fetcher;
+use crate::gguf::Header;
 use crate::ids::Digest;
 use crate::plan::{Action, Artifact, Plan};
 use crate::source::Pinned;
@@ -259,4 +262,12 @@ async fn blocking<T: Send + 'static>(
         Ok(done) => done.map_err(|error| with_causes(&error)),
         Err(_) => Err("the work was cut short".to_owned()),
     }
+}
+
+/// Returns where the tensors of a GGUF file lie; of another file, nothing.
+pub(super) fn tensor_starts(path: &Path) -> Vec<u64> {
+    let header = File::open(path).ok().and_then(|file| Header::read(BufReader::new(file)).ok());
+    header.map_or_else(Vec::new, |header| {
+        header.tensors.iter().map(|tensor| header.data_offset + tensor.offset).collect()
+    })
 }

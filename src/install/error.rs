@@ -2,6 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ids::{Digest, FleetName, Generation};
+use crate::store;
 
 /// Why something could not be done on the host.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +45,20 @@ pub enum Error {
         /// What should be.
         wanted: u64,
     },
+    /// Weights are not what they were when they arrived.
+    #[error(
+        "the blob {} has the digest {} by now, so its disk or memory is not to be trusted, and it was put aside: apply again to send what is damaged of it",
+        digest.short(), found.short()
+    )]
+    DamagedBlob {
+        /// The blob.
+        digest: Digest,
+        /// What it has become.
+        found: Digest,
+    },
+    /// Unfinished uploads could not be removed.
+    #[error(transparent)]
+    Store(store::Error),
     /// A definition names weights whose digest is not known yet.
     #[error("the weights of {model} have no digest: convert them before installing")]
     NoDigest {

@@ -9,6 +9,7 @@ use crate::causes::with_causes;
 use crate::facts::{Installed, ServiceState};
 use crate::generation::Layout;
 use crate::ids::Digest;
+use crate::store;
 use crate::units::Bytes;
 
 /// Looks at what of ours is on this host, and how it differs from what was applied.
@@ -45,7 +46,7 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
     Ok(Installed {
         pending: Pending::read(layout)?.map(|pending| pending.generation),
         generations: stand::numbers(layout)?,
-        partials: sizes(&layout.root().join("partial"))?,
+        partials: partials(layout)?,
         services: found.iter().map(|(name, service)| (name.clone(), service.state)).collect(),
         memory: found.values().filter_map(|service| anonymous_memory(service.pid?)).sum(),
         bench: kept_bench(layout),
@@ -97,6 +98,19 @@ fn sizes(dir: &std::path::Path) -> Result<BTreeMap<Digest, Bytes>, Error> {
         metadata.is_file().then_some((digest, Bytes(metadata.len())))
     };
     Ok(digests(dir)?.into_iter().filter_map(with_size).collect())
+}
+
+/// Returns how much of each unfinished upload has arrived.
+fn partials(layout: &Layout) -> Result<BTreeMap<Digest, Bytes>, Error> {
+    let mut partials = sizes(&layout.root().join("partial"))?;
+    for (digest, size) in &mut partials {
+        let path = layout.partial(digest);
+        // a bundle arrives from its start to its end, without a journal
+        if store::has_journal(&path) {
+            *size = store::arrived(&path);
+        }
+    }
+    Ok(partials)
 }
 
 pub(super) fn digests(dir: &std::path::Path) -> Result<BTreeSet<Digest>, Error> {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use super::stand::{self, Stand};
 use super::{Error, Supervisor, files, guard, program};
 use crate::generation::{Definition, FORMAT, Layout, Secrets};
 use crate::ids::Generation;
+use crate::store::hash_file;
 use crate::unit::Unit;
 
 /// What `install` needs.
@@ -80,6 +82,7 @@ pub async fn install(
     if dir.exists() && is_in_use(layout, generation)? {
         return Err(Error::InUse(generation));
     }
+    check_first_use(layout, &wanted.definition)?;
     let made = lay_out(layout, &wanted, &secrets, owner)?;
     if let Err(error) = supervisor.verify(&wanted.units, &made).await {
         files::remove_tree(&made)?;
@@ -143,6 +146,33 @@ fn check_contents(layout: &Layout, definition: &Definition) -> Result<(), Error>
     let digest = definition.program.digest;
     let is_there = fs::metadata(layout.program(&digest).join("brambled")).is_ok_and(|file| file.is_file());
     if is_there { Ok(()) } else { Err(Error::MissingProgram { digest }) }
+}
+
+/// Hashes those blobs that no generation uses yet. They were hashed as they arrived; what a disk or
+/// its memory has changed since is found here, before it answers anybody.
+///
+/// A damaged one is put aside, so that it counts as missing, and the next push takes what is sound
+/// of it.
+fn check_first_use(layout: &Layout, definition: &Definition) -> Result<(), Error> {
+    let mut used = BTreeSet::new();
+    for number in stand::numbers(layout)? {
+        // one that cannot be read proves nothing about its blobs
+        let stand = Stand::read(layout, number).ok();
+        let engines = stand.into_iter().flat_map(|stand| stand.definition.engines);
+        used.extend(engines.filter_map(|spec| spec.weights.digest));
+    }
+    for digest in definition.engines.iter().filter_map(|spec| spec.weights.digest) {
+        if !used.insert(digest) {
+            continue;
+        }
+        let blob = layout.blob(&digest);
+        let (found, _) = hash_file(&blob).map_err(Error::io("read", &blob))?;
+        if found != digest {
+            files::rename(&blob, &layout.damaged(&digest))?;
+            return Err(Error::DamagedBlob { digest, found });
+        }
+    }
+    Ok(())
 }
 
 /// Units come from the plan, which is a file: their names must not lead elsewhere.

@@ -7,11 +7,12 @@ use crate::generation::Layout;
 use crate::ids::FleetName;
 
 /// What may be in a folder of ours. Of a folder without the mark, everything in it must be of these.
-const OURS: [&str; 14] = [
+const OURS: [&str; 15] = [
     ".bench",
     ".bramble",
     "bench.json",
     "blobs",
+    "chunks",
     "current",
     "generations",
     "guard",
@@ -25,7 +26,7 @@ const OURS: [&str; 14] = [
 ];
 
 /// What an upload leaves in a folder that nothing was installed in yet.
-const UPLOADED: [&str; 5] = ["blobs", "generations", "lock", "partial", "programs"];
+const UPLOADED: [&str; 6] = ["blobs", "chunks", "generations", "lock", "partial", "programs"];
 
 /// The mark that a folder is ours: `.bramble`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

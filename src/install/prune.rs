@@ -10,6 +10,7 @@ use super::stand::{self, Stand};
 use super::{Error, files};
 use crate::generation::Layout;
 use crate::ids::{Digest, Generation};
+use crate::store;
 use crate::units::Bytes;
 
 /// What `prune` needs.
@@ -36,7 +37,8 @@ pub struct Pruned {
 }
 
 /// Removes generations, blobs and programs that nothing needs: not the generation in
-/// force, not the one to roll back to, not one that waits to be confirmed.
+/// force, not the one to roll back to, not one that waits to be confirmed. What was arriving and
+/// nobody wants goes, too, but for what arrives at this moment.
 pub fn prune(layout: &Layout, request: &PruneRequest) -> Result<Pruned, Error> {
     let _lock = Lock::take(layout, "prune")?;
     let current = stand::current(layout);
@@ -72,6 +74,23 @@ pub fn prune(layout: &Layout, request: &PruneRequest) -> Result<Pruned, Error> {
             pruned.freed += Bytes(fs::metadata(&path).map_or(0, |blob| blob.len()));
             files::remove(&path)?;
             pruned.blobs.push(digest);
+        }
+    }
+    for digest in digests(&layout.chunks())? {
+        if !layout.blob(&digest).exists() {
+            files::remove(&layout.chunks().join(digest.to_string()))?;
+        }
+    }
+    for name in files::names(&layout.root().join("blobs/sha256"))? {
+        // put aside, and nobody has come back for it
+        if name.ends_with(".damaged") {
+            files::remove(&layout.root().join("blobs/sha256").join(name))?;
+        }
+    }
+    for digest in digests(&layout.root().join("partial"))? {
+        let path = layout.partial(&digest);
+        if !needed.contains(&digest) && store::forget_partial(&path).map_err(Error::Store)? {
+            files::remove(&path.with_added_extension("chunks"))?;
         }
     }
     for digest in digests(&layout.root().join("programs"))? {

@@ -25,6 +25,7 @@ use crate::generation::{
 };
 use crate::ids::{Digest, Generation};
 use crate::quant::Quant;
+use crate::store::Arrival;
 use crate::unit::{self, Setting, Unit};
 use crate::units::{Bytes, TokensPerSec};
 
@@ -508,6 +509,60 @@ async fn prune_keeps_what_is_in_force_what_is_pending_and_the_way_back() {
     let request = RollbackRequest { to: None, deadline_seconds: 3, probe: activation(1).probe };
     let back = rollback(&host.layout, &host, &request).await.unwrap();
     assert_eq!((back.generation, back.activated), (Generation::new(3), true));
+}
+
+#[tokio::test]
+async fn prune_leaves_of_unfinished_uploads_what_is_wanted_or_under_way() {
+    let host = Host::new();
+    host.bring_in(1, &[("one", 512)]).await;
+    let arriving = |name: &str| {
+        let digest = Digest::of(name.as_bytes());
+        let blobs = host.layout.root().join("blobs/sha256");
+        fs::create_dir_all(host.layout.root().join("partial")).unwrap();
+        let path = host.layout.partial(&digest);
+        (digest, Arrival::of_proven_parts(path, blobs, digest, Bytes(5 << 20)).unwrap())
+    };
+    let (wanted, stopped) = arriving("wanted");
+    stopped.write_at(0, &vec![7; 3 << 20]).unwrap();
+    drop(stopped);
+    let (under_way, going_on) = arriving("under way");
+    let (abandoned, stopped) = arriving("abandoned");
+    drop(stopped);
+    let list = host.layout.partial(&abandoned).with_added_extension("chunks");
+    fs::write(&list, "a list").unwrap();
+    let orphan = host.layout.chunks().join(Digest::of(b"gone").to_string());
+    fs::create_dir_all(host.layout.chunks()).unwrap();
+    fs::write(&orphan, "the list of a blob that is gone").unwrap();
+
+    let found = inspect(&host.layout, &host).await.unwrap().partials;
+    assert_eq!((found[&wanted], found[&abandoned]), (Bytes(3 << 20), Bytes::ZERO));
+    prune(&host.layout, &PruneRequest { keep: 0, wanted: [wanted].into() }).unwrap();
+    let left: Vec<Digest> = inspect(&host.layout, &host).await.unwrap().partials.into_keys().collect();
+    assert!(left.len() == 2 && left.contains(&wanted) && left.contains(&under_way), "{left:?}");
+    assert!(!list.exists() && !orphan.exists());
+    drop(going_on);
+}
+
+#[tokio::test]
+async fn weights_that_have_changed_since_they_came_are_put_aside_before_their_first_use() {
+    let host = Host::new();
+    host.bring_in(1, &[("one", 512)]).await;
+    let definition = host.definition(&[("one", 1024), ("two", 512)]);
+    let [one, two] = [0, 1].map(|at| definition.engines[at].weights.digest.unwrap());
+    for digest in [one, two] {
+        let mut data = fs::read(host.layout.blob(&digest)).unwrap();
+        data[3] ^= 1;
+        fs::write(host.layout.blob(&digest), data).unwrap();
+    }
+    let result = install(&host.layout, &host, request_of(2, definition.clone())).await;
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::DamagedBlob { digest, .. } if digest == two), "{error}");
+    assert!(!host.layout.blob(&two).exists() && host.layout.damaged(&two).exists());
+    assert_eq!(stand::numbers(&host.layout).unwrap(), [Generation::FIRST]);
+    // what is in use was looked at before
+    assert!(host.layout.blob(&one).exists());
+    host.put_blob(b"weights of two");
+    install(&host.layout, &host, request_of(2, definition)).await.unwrap();
 }
 
 #[tokio::test]

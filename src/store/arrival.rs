@@ -40,7 +40,16 @@ pub struct Arrival {
     inner: Arc<Inner>,
     threads: Vec<JoinHandle<()>>,
     blobs: PathBuf,
-    expected: Option<Digest>,
+    proof: Proof,
+}
+
+/// What shows that a blob is what it is called.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Proof {
+    /// All of it is hashed, and the digest is compared where one is expected.
+    Whole(Option<Digest>),
+    /// Each part was hashed by who wrote it.
+    Parts(Digest),
 }
 
 #[derive(Debug)]
@@ -70,12 +79,7 @@ struct State {
 
 impl Arrival {
     /// Takes up, or begins, the blob in the partial file at `path`.
-    pub(super) fn open(
-        path: PathBuf,
-        blobs: PathBuf,
-        expected: Option<Digest>,
-        size: Bytes,
-    ) -> Result<Self, Error> {
+    pub(super) fn open(path: PathBuf, blobs: PathBuf, proof: Proof, size: Bytes) -> Result<Self, Error> {
         let fail = |source| Error::Write { path: path.clone(), source };
         let file = write::open_locked(&path)?;
         let journal_path = Journal::path(&path);
@@ -104,8 +108,10 @@ impl Arrival {
             is_over: false,
         };
         let inner = Inner { file, path, size: size.0, state: Mutex::new(state), changed: Condvar::new() };
-        let mut arrival = Self { inner: Arc::new(inner), threads: Vec::new(), blobs, expected };
-        arrival.start("hash", Inner::hash)?;
+        let mut arrival = Self { inner: Arc::new(inner), threads: Vec::new(), blobs, proof };
+        if matches!(proof, Proof::Whole(_)) {
+            arrival.start("hash", Inner::hash)?;
+        }
         if size.0 > SYNC_STEP {
             arrival.start("sync", Inner::sync)?;
         }
@@ -138,6 +144,11 @@ impl Arrival {
     /// Returns what is missing, by offset.
     pub fn gaps(&self) -> Vec<Range<u64>> {
         self.inner.lock().spans.gaps(self.inner.size)
+    }
+
+    /// Returns whether a part is here.
+    pub fn holds(&self, part: &Range<u64>) -> bool {
+        self.inner.lock().spans.holds(part)
     }
 
     /// Returns what its sender calls this version of the blob, where that was kept.
@@ -197,13 +208,31 @@ impl Arrival {
         Ok(())
     }
 
+    /// Takes up, or begins, the blob `digest` in the partial file at `path`, to be sealed in the
+    /// folder `blobs`. Whoever writes has hashed each part before: nothing is read back.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while somebody else has it, [`Error::Full`] where there is no room for all of it.
+    pub fn of_proven_parts(
+        path: PathBuf,
+        blobs: PathBuf,
+        digest: Digest,
+        size: Bytes,
+    ) -> Result<Self, Error> {
+        Self::open(path, blobs, Proof::Parts(digest), size)
+    }
+
     /// Gives the whole blob its name: sync, rename, sync of the folder. Waits for the hash.
     ///
     /// # Errors
     /// [`Error::Mismatch`] when it is not what was expected; then it is removed.
     pub fn seal(mut self) -> Result<Made, Error> {
-        let got = self.digest()?;
-        if let Some(expected) = self.expected
+        let got = match self.proof {
+            Proof::Whole(_) => self.digest()?,
+            Proof::Parts(digest) if self.is_whole() => digest,
+            Proof::Parts(_) => return Err(self.not_whole()),
+        };
+        if let Proof::Whole(Some(expected)) = self.proof
             && expected != got
         {
             let path = self.inner.path.clone();
@@ -240,11 +269,15 @@ impl Arrival {
                 return Ok(digest);
             }
             if state.spans.prefix() < self.inner.size {
-                let missing = io::Error::other("it has not arrived whole");
-                return Err(Error::Read { path: self.inner.path.clone(), source: missing });
+                return Err(self.not_whole());
             }
             state = self.inner.wait(state);
         }
+    }
+
+    fn not_whole(&self) -> Error {
+        let missing = io::Error::other("it has not arrived whole");
+        Error::Read { path: self.inner.path.clone(), source: missing }
     }
 
     fn stop(&mut self) {
@@ -257,7 +290,7 @@ impl Arrival {
 
 impl Drop for Arrival {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if !self.inner.lock().is_over {
             drop(self.settle());
             self.stop();
         }

@@ -10,7 +10,9 @@
 //!
 //! Invariant: what stands under `blobs/` has been hashed whole, by this room, and was
 //! synced to the disk before it got its name. A file in `partial/` proves nothing,
-//! and its journal neither: all of it is hashed before it is sealed.
+//! and its journal neither: all of it is hashed before it is sealed. On hosts, blobs arrive as
+//! [`Arrival::of_proven_parts`], where the sender's list of chunks stands for that, and the whole is
+//! hashed before its first use.
 //!
 //! Everything here blocks on the disk; async callers go through `spawn_blocking`. The
 //! room does not know what blobs mean, and never removes one by itself. What is removed is
@@ -36,6 +38,8 @@ use sha2::{Digest as _, Sha256};
 
 use crate::ids::Digest;
 use crate::units::Bytes;
+
+use arrival::Proof;
 
 pub use arrival::Arrival;
 pub use error::Error;
@@ -137,14 +141,13 @@ impl Store {
 
     /// Returns how much of an unsealed blob has arrived.
     pub fn arrived(&self, digest: &Digest) -> Bytes {
-        journal::Journal::read(&journal::Journal::path(&self.partial(digest)), None).spans.total()
+        arrived(&self.partial(digest))
     }
 
     /// Returns how much of the disk an unsealed blob has taken, which is more than what has
     /// arrived where its room could be reserved.
     pub fn reserved(&self, digest: &Digest) -> Bytes {
-        // in units of 512 bytes, whatever the filesystem's own are
-        fs::symlink_metadata(self.partial(digest)).map_or(Bytes::ZERO, |meta| Bytes(meta.blocks()) * 512)
+        taken(&self.partial(digest))
     }
 
     /// Takes up, or begins, a blob of `size` bytes that arrives in parts.
@@ -152,13 +155,13 @@ impl Store {
     /// # Errors
     /// [`Error::Busy`] while somebody else has it, [`Error::Full`] where there is no room for all of it.
     pub fn arrive(&self, digest: &Digest, size: Bytes) -> Result<Arrival, Error> {
-        Arrival::open(self.partial(digest), self.blobs(), Some(*digest), size)
+        Arrival::open(self.partial(digest), self.blobs(), Proof::Whole(Some(*digest)), size)
     }
 
     /// As [`Self::arrive`], of a blob whose digest is not known yet: `key` stands for it, and
     /// finds what has arrived again.
     pub fn arrive_unknown(&self, key: &Digest, size: Bytes) -> Result<Arrival, Error> {
-        Arrival::open(self.partials().join(format!("unknown-{key}")), self.blobs(), None, size)
+        Arrival::open(self.partials().join(format!("unknown-{key}")), self.blobs(), Proof::Whole(None), size)
     }
 
     /// Begins a blob whose digest is not known yet.
@@ -210,6 +213,37 @@ impl Store {
     fn partial(&self, digest: &Digest) -> PathBuf {
         self.partials().join(digest.to_string())
     }
+}
+
+/// Returns how much of a blob has arrived in the partial file at `path`.
+pub fn arrived(path: &Path) -> Bytes {
+    journal::Journal::read(&journal::Journal::path(path), None).spans.total()
+}
+
+/// Returns whether a blob arrives in the partial file at `path` in any order.
+pub fn has_journal(path: &Path) -> bool {
+    journal::Journal::path(path).exists()
+}
+
+/// Removes what has arrived of a blob in the partial file at `path`, unless somebody is at it.
+/// Returns whether nothing of it is left.
+pub fn forget_partial(path: &Path) -> Result<bool, Error> {
+    match write::open_locked(path) {
+        Err(Error::Busy { .. }) => Ok(false),
+        Err(error) => Err(error),
+        Ok(_locked) => {
+            for path in [path, &journal::Journal::path(path)] {
+                write::remove_file(path).map_err(|source| Error::Remove { path: path.to_owned(), source })?;
+            }
+            Ok(true)
+        }
+    }
+}
+
+/// Returns how much of the disk the file at `path` has taken.
+pub fn taken(path: &Path) -> Bytes {
+    // in units of 512 bytes, whatever the filesystem's own are
+    fs::symlink_metadata(path).map_or(Bytes::ZERO, |meta| Bytes(meta.blocks()) * 512)
 }
 
 /// Opens the file whose lock says who uses the store.

@@ -30,6 +30,12 @@ impl Spans {
         self.0.first().filter(|span| span.start == 0).map_or(0, |span| span.end)
     }
 
+    /// Returns whether all of a part is there.
+    pub fn holds(&self, part: &Range<u64>) -> bool {
+        let at = self.0.partition_point(|span| span.end < part.end);
+        part.is_empty() || self.0.get(at).is_some_and(|span| span.start <= part.start)
+    }
+
     /// Returns what is missing below `size`.
     pub fn gaps(&self, size: u64) -> Vec<Range<u64>> {
         let starts = [0].into_iter().chain(self.0.iter().map(|span| span.end));
@@ -66,6 +72,9 @@ mod tests {
             prop_assert_eq!(spans.total(), Bytes(held.len() as u64));
             prop_assert_eq!(spans.prefix(), bits.iter().take_while(|bit| **bit).count() as u64);
             let missing: Vec<u64> = (0..size).filter(|i| !held.contains(i)).collect();
+            let part = size / 3..size / 2;
+            let is_held = part.clone().all(|i| bits[usize::try_from(i).unwrap()]);
+            prop_assert_eq!(spans.holds(&part), is_held);
             prop_assert_eq!(spans.gaps(size).into_iter().flatten().collect::<Vec<_>>(), missing);
         }
     }

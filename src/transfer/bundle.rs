@@ -1,8 +1,14 @@
 //! Brings the bundle to a host that has nothing of ours yet: `sh`, `tar` and `sha256sum`.
 
-use super::Error;
-use super::push::{Cargo, Pushed, Way, deliver, path_word};
+use std::time::Duration;
+
+use super::push::{
+    Cargo, OVERHEAD, Pushed, SLOWEST, Tries, Way, nonsense, path_word, progress, run, said, told,
+};
+use super::{Answer, Error};
+use crate::connect::{Output, Stdin};
 use crate::events::Events;
+use crate::units::Bytes;
 
 /// Room beside the archive for what is unpacked from it, as a multiple of its size. Our
 /// bundles unpack to about three times theirs.
@@ -31,7 +37,7 @@ pub async fn push_bundle(way: Way<'_>, cargo: Cargo<'_>, events: &Events) -> Res
 elif [ -f {partial} ]; then wc -c <{partial}
 else echo 0; fi"
     );
-    deliver(way, cargo, events, &ask, |offset| {
+    let take = |offset: u64| {
         let kib = (bytes.saturating_mul(1 + UNPACKED) - offset.min(bytes)) / 1024 + SPARE_KIB;
         format!(
             r#"umask 022
@@ -65,6 +71,48 @@ rm -f {partial}
 sync
 sealed $(({bytes} - {offset}))"#
         )
-    })
-    .await
+    };
+    told(way, cargo, events, |key| async move { append(way, cargo, events, &key, &ask, &take).await }).await
+}
+
+/// Asks what is there with the script `ask` (which prints `sealed`, or the number of bytes there),
+/// then streams the rest into the script `take(offset)`, which prints an [`Answer`].
+async fn append(
+    way: Way<'_>,
+    cargo: Cargo<'_>,
+    events: &Events,
+    key: &str,
+    ask: &str,
+    take: &(dyn Fn(u64) -> String + Sync),
+) -> Result<(Bytes, Bytes), Error> {
+    let mut tries = Tries::default();
+    loop {
+        let offset = match held(&run(way, cargo, ask.to_owned(), OVERHEAD, Stdin::Empty).await?) {
+            Some(Held::All) => return Ok((Bytes::ZERO, cargo.bytes)),
+            Some(Held::Some(bytes)) => bytes,
+            None => return Err(nonsense(way, cargo, "it does not say what it has".to_owned())),
+        };
+        let rest = offset.min(cargo.bytes.0)..cargo.bytes.0;
+        let on_progress = progress(events, key, Bytes(rest.start));
+        let stdin = Stdin::File { path: cargo.path.to_owned(), parts: vec![rest], on_progress };
+        let limit = OVERHEAD + Duration::from_secs(cargo.bytes.0 / SLOWEST);
+        let output = run(way, cargo, take(offset), limit, stdin).await?;
+        match serde_json::from_slice(&output.stdout) {
+            Ok(Answer::Sealed { received, .. }) => return Ok((received, cargo.bytes - received)),
+            Ok(Answer::Refused { reason, message, .. }) => tries.again(way, cargo, reason, message).await?,
+            _ => return Err(nonsense(way, cargo, said(&output))),
+        }
+    }
+}
+
+enum Held {
+    All,
+    Some(u64),
+}
+
+fn held(output: &Output) -> Option<Held> {
+    match std::str::from_utf8(&output.stdout).ok()?.trim() {
+        "sealed" => Some(Held::All),
+        bytes => bytes.parse().ok().map(Held::Some),
+    }
 }

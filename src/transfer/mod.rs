@@ -1,12 +1,13 @@
 //! Moves bytes to hosts by digest: blobs, and the bundle that the host's program comes in.
 //!
-//! A blob is streamed to `brambled receive` there, hashed while it arrives, and sealed by
-//! fsync, rename and fsync of the folder; an interrupted push goes on where it stopped.
-//! The bundle goes the same way with `sh` alone, since there is no program yet. Nothing
-//! here knows that blobs are models, and nothing decides which host gets what.
+//! A blob goes to `brambled receive` there in chunks ([`ChunkList`]). What the host has of them,
+//! from an interrupted push or in other blobs, is not sent; each is hashed when it arrives, and
+//! the whole is sealed by fsync, rename and fsync of the folder. The bundle goes with `sh` alone,
+//! since there is no program yet. Nothing here knows that blobs are models, and nothing decides
+//! which host gets what.
 
 mod bundle;
-mod hasher;
+mod chunks;
 mod push;
 mod receive;
 
@@ -15,12 +16,16 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use bundle::push_bundle;
+pub use chunks::{CHUNK, Chunk, ChunkList};
 pub use push::{Cargo, Pushed, Way, push};
-pub use receive::{Order, ReceiveArgs, receive, run_receive};
+pub use receive::{Order, ReceiveArgs, offer, run_receive, take};
 
 use crate::connect;
 use crate::ids::Digest;
 use crate::units::Bytes;
+
+/// What the two ends of a push say to each other, by version.
+pub const PROTOCOL: u32 = 1;
 
 /// What a host answers to a push: the one JSON value that `brambled receive` prints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +39,15 @@ pub enum Answer {
         bytes: Bytes,
         /// How much of it this sender brought; nothing when another was quicker.
         received: Bytes,
+    },
+    /// Some of its chunks are not there.
+    Missing {
+        /// The first and the last of each run of missing chunks, by their place in the list.
+        chunks: Vec<(usize, usize)>,
+        /// What stands for these chunks when they come.
+        token: Digest,
+        /// How much was copied from other blobs there.
+        copied: Bytes,
     },
     /// It is not.
     Refused {
@@ -52,11 +66,13 @@ pub enum Answer {
 pub enum Reason {
     /// Another push of the same blob is going on.
     Busy,
-    /// The unfinished upload is not as long as the sender thinks.
+    /// The unfinished upload is not what the sender thinks.
     Offset,
+    /// The two ends speak different versions.
+    Protocol,
     /// The disk has no room, or no inodes. What had arrived is kept.
     NoRoom,
-    /// The bytes have another digest. What had arrived is deleted.
+    /// Bytes have another digest. They were not kept.
     WrongDigest,
     /// There are more or fewer bytes than announced. Too few: what had arrived is kept.
     WrongSize,
@@ -113,7 +129,7 @@ pub enum Error {
         /// The size it should have.
         expected: Bytes,
     },
-    /// The file on this machine cannot be read.
+    /// The file on this machine cannot be read, or the list of its chunks not be kept.
     #[error("cannot read {}", path.display())]
     Read {
         /// The file.

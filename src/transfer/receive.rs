@@ -1,22 +1,26 @@
 //! The host's end of a push: `brambled receive`.
 //!
-//! The digest is computed over what is on the disk already and then over what arrives,
-//! on a thread of its own.
-//! Until the journal of checked chunks exists, a resumed upload is read once for that.
+//! First the sender offers the list of the blob's chunks, and hears which are missing: what an
+//! interrupted push left counts by its journal, and what lies in other blobs is copied from
+//! there. Then it sends the missing ones, one after the other, without anything between: both
+//! ends know the list. Each chunk is hashed before it is written, so nothing is read again.
 
-use std::fs::{File, OpenOptions};
+use std::collections::HashMap;
+use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::thread;
 
-use rustix::fs::{FallocateFlags, FlockOperation, fallocate, flock, statvfs};
-use rustix::io::Errno;
+use rustix::fs::statvfs;
 
-use super::hasher::Hasher;
-use super::{Answer, Reason};
+use super::chunks::{self, ChunkList, MOST_LIST};
+use super::{Answer, PROTOCOL, Reason};
+use crate::causes::with_causes;
 use crate::generation::Layout;
 use crate::ids::Digest;
+use crate::store::{self, Arrival};
 use crate::units::Bytes;
 
 /// Room that is left to the rest of the system, so that its journal and package manager
@@ -24,9 +28,9 @@ use crate::units::Bytes;
 const MARGIN: Bytes = Bytes::mib(64);
 /// Inodes that are left to the rest of the system.
 const MARGIN_INODES: u64 = 64;
-/// Written data is put on the disk this often: it bounds what a power cut costs, and a Pi
-/// with gigabytes of unwritten pages stands still for tens of seconds at the end.
-const SYNC_EVERY: u64 = 64 << 20;
+/// Chunks that have arrived and wait to be hashed and written, at most: with the one that
+/// arrives and the one that is written, 16 MiB.
+const WAITING: usize = 2;
 
 /// What to receive.
 #[derive(Debug, Clone)]
@@ -35,10 +39,6 @@ pub struct Order {
     pub layout: Layout,
     /// The blob's digest.
     pub digest: Digest,
-    /// Its size.
-    pub bytes: Bytes,
-    /// Where the sender starts; what is before it is here already.
-    pub offset: Bytes,
 }
 
 /// The arguments of `brambled receive`.
@@ -50,45 +50,373 @@ pub struct ReceiveArgs {
     /// The blob's SHA-256
     #[arg(long)]
     digest: Digest,
-    /// The blob's size
+    /// The version of what the two ends say to each other
     #[arg(long)]
-    bytes: u64,
-    /// The first byte that standard input holds; those before it are here already
-    #[arg(long, default_value_t = 0)]
-    offset: u64,
+    protocol: u32,
+    /// Take the chunks that were named as missing, by the SHA-256 that came with them; without it,
+    /// standard input is the list of chunks
+    #[arg(long)]
+    take: Option<Digest>,
 }
 
 /// Runs `brambled receive`: standard input to blob, one JSON value on standard output.
 pub fn run_receive(args: ReceiveArgs) -> ExitCode {
-    let order = Order {
-        layout: Layout::new(args.root),
-        digest: args.digest,
-        bytes: Bytes(args.bytes),
-        offset: Bytes(args.offset),
+    let order = Order { layout: Layout::new(args.root), digest: args.digest };
+    let input = &mut io::stdin().lock();
+    let answer = if args.protocol == PROTOCOL {
+        match args.take {
+            None => offer(&order, input),
+            Some(missing) => take(&order, &missing, input),
+        }
+    } else {
+        let message = format!(
+            "the sender speaks version {} of the protocol, and this brambled {PROTOCOL}: use bramble and bundle of one release",
+            args.protocol
+        );
+        Answer::Refused { reason: Reason::Protocol, message, partial: Bytes::ZERO }
     };
-    let answer = receive(&order, &mut io::stdin().lock());
     let text = serde_json::to_string(&answer).unwrap_or_default();
     let is_told = writeln!(io::stdout().lock(), "{text}").is_ok();
-    if is_told && matches!(answer, Answer::Sealed { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_told && !matches!(answer, Answer::Refused { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Takes the rest of a blob from `input` and seals it.
-pub fn receive(order: &Order, input: &mut impl Read) -> Answer {
-    let partial = order.layout.partial(&order.digest);
-    match try_receive(order, &partial, input) {
-        Ok(received) => Answer::Sealed { sealed: true, bytes: order.bytes, received },
-        Err((reason, message)) => {
-            if reason == Reason::WrongDigest {
-                // an error leaves it for the next attempt, which finds it just as wrong
-                let _ = std::fs::remove_file(&partial);
+type Refusal = (Reason, String);
+
+/// Takes the list of a blob's chunks from `input`, copies what other blobs here have of them, and
+/// says what is missing.
+pub fn offer(order: &Order, input: &mut impl Read) -> Answer {
+    let place = Place::new(order);
+    let answer = place.offer(input);
+    place.told(answer)
+}
+
+/// Takes the chunks that [`offer`] has named, `missing` being the digest of their names, and seals
+/// the blob.
+pub fn take(order: &Order, missing: &Digest, input: &mut impl Read) -> Answer {
+    let place = Place::new(order);
+    let answer = place.take(missing, input);
+    place.told(answer)
+}
+
+/// Returns what stands for the chunks that are missing.
+fn named(missing: &[usize]) -> Digest {
+    let numbers: Vec<u8> = missing.iter().flat_map(|at| (*at as u64).to_le_bytes()).collect();
+    Digest::of(&numbers)
+}
+
+/// Where one blob goes.
+struct Place {
+    digest: Digest,
+    blob: PathBuf,
+    partial: PathBuf,
+    /// The same blob, as it was found to be damaged.
+    damaged: PathBuf,
+    /// The list of what is arriving.
+    list: PathBuf,
+    /// The lists of blobs that are sealed.
+    lists: PathBuf,
+}
+
+impl Place {
+    fn new(order: &Order) -> Self {
+        let (layout, digest) = (&order.layout, order.digest);
+        let partial = layout.partial(&digest);
+        Self {
+            digest,
+            blob: layout.blob(&digest),
+            damaged: layout.damaged(&digest),
+            list: partial.with_added_extension("chunks"),
+            partial,
+            lists: layout.chunks(),
+        }
+    }
+
+    fn told(&self, answer: Result<Answer, Refusal>) -> Answer {
+        answer.unwrap_or_else(|(reason, message)| {
+            let partial = store::arrived(&self.partial);
+            Answer::Refused { reason, message, partial }
+        })
+    }
+
+    fn folder(path: &Path) -> &Path {
+        path.parent().unwrap_or(path)
+    }
+
+    fn is_sealed(&self, bytes: Bytes) -> bool {
+        fs::metadata(&self.blob).is_ok_and(|found| found.len() == bytes.0)
+    }
+
+    fn offer(&self, input: &mut impl Read) -> Result<Answer, Refusal> {
+        let mut text = String::new();
+        let malformed = |said: String| (Reason::Protocol, format!("the list of chunks is none: {said}"));
+        input.take(MOST_LIST).read_to_string(&mut text).map_err(|error| malformed(error.to_string()))?;
+        let list = ChunkList::parse(&text).map_err(|error| malformed(error.to_string()))?;
+        if list.digest != self.digest {
+            return Err(malformed(format!("it is that of {}", list.digest.short())));
+        }
+        for dir in [Self::folder(&self.partial), Self::folder(&self.blob), &self.lists] {
+            fs::create_dir_all(dir).map_err(disk("make", dir))?;
+        }
+        if self.is_sealed(list.bytes) {
+            return Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received: Bytes::ZERO });
+        }
+        self.check_room(list.bytes)?;
+        let arrival = self.open(list.bytes)?;
+        // whoever had it before may have sealed it between our two looks
+        if self.is_sealed(list.bytes) {
+            arrival.discard().map_err(refused)?;
+            return Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received: Bytes::ZERO });
+        }
+        store::write_whole(&self.list, text.as_bytes()).map_err(refused)?;
+        let copied = self.copy(&list, &arrival)?;
+        let missing = list.within(&arrival.gaps());
+        if missing.is_empty() {
+            self.seal(arrival)?;
+            return Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received: Bytes::ZERO });
+        }
+        arrival.settle().map_err(refused)?;
+        let token = named(&missing);
+        Ok(Answer::Missing { chunks: runs(&missing), token, copied })
+    }
+
+    fn take(&self, token: &Digest, input: &mut impl Read) -> Result<Answer, Refusal> {
+        let none = || (Reason::Offset, "nothing was offered, or it has arrived since".to_owned());
+        let text = match fs::read_to_string(&self.list) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(none()),
+            text => text.map_err(disk("read", &self.list))?,
+        };
+        let list = ChunkList::parse(&text).map_err(|_| none())?;
+        let arrival = self.open(list.bytes)?;
+        let missing = list.within(&arrival.gaps());
+        if named(&missing) != *token {
+            return Err((Reason::Offset, "other chunks are missing than were named".to_owned()));
+        }
+        let outcome = write(&list, &missing, &arrival, input);
+        // whatever happened, what has arrived counts
+        arrival.settle().map_err(refused)?;
+        let Taken { received, wrong } = outcome?;
+        if wrong > 0 {
+            let message =
+                format!("{wrong} of {} chunks have another digest, so they were not kept", missing.len());
+            return Err((Reason::WrongDigest, message));
+        }
+        let missing: u64 = arrival.gaps().iter().map(|gap| gap.end - gap.start).sum();
+        if missing > 0 {
+            let message = format!(
+                "{} of {} are here, then the link broke: push again, it goes on from there",
+                list.bytes - Bytes(missing),
+                list.bytes
+            );
+            return Err((Reason::WrongSize, message));
+        }
+        let mut more = [0];
+        if input.read(&mut more).is_ok_and(|n| n > 0) {
+            return Err((Reason::WrongSize, "more arrives than was missing".to_owned()));
+        }
+        self.seal(arrival)?;
+        Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received })
+    }
+
+    fn open(&self, bytes: Bytes) -> Result<Arrival, Refusal> {
+        let blobs = Self::folder(&self.blob).to_owned();
+        Arrival::of_proven_parts(self.partial.clone(), blobs, self.digest, bytes).map_err(refused)
+    }
+
+    /// Checks that the rest fits, before the first byte.
+    fn check_room(&self, bytes: Bytes) -> Result<(), Refusal> {
+        let folder = Self::folder(&self.partial);
+        let stat = statvfs(folder).map_err(|errno| disk("ask for the room at", folder)(errno.into()))?;
+        // what an earlier attempt took for this very blob is room
+        let taken = store::taken(&self.partial);
+        let free = Bytes(stat.f_bavail.saturating_mul(stat.f_frsize)) + taken;
+        let place = folder.display();
+        if free < bytes + MARGIN {
+            let message = format!(
+                "it needs {bytes} and {MARGIN} to spare, and {place} has {free}: remove a model or run `prune`"
+            );
+            return Err((Reason::NoRoom, message));
+        }
+        if stat.f_files > 0 && stat.f_favail < MARGIN_INODES {
+            let message =
+                format!("{place} has {} inodes left, and {MARGIN_INODES} are to spare", stat.f_favail);
+            return Err((Reason::NoRoom, message));
+        }
+        Ok(())
+    }
+
+    /// Copies missing chunks from blobs that have them, and returns how much that was. What is
+    /// there and damaged is not taken.
+    fn copy(&self, list: &ChunkList, arrival: &Arrival) -> Result<Bytes, Refusal> {
+        let missing = list.within(&arrival.gaps());
+        let mut copied = Bytes::ZERO;
+        if missing.is_empty() {
+            return Ok(copied);
+        }
+        for (blob, places) in self.sealed_lists(list)? {
+            let Ok(file) = File::open(&blob) else { continue };
+            for chunk in missing.iter().map(|at| &list.chunks[*at]) {
+                let length = chunk.range.end - chunk.range.start;
+                let Some(at) = places.get(&(chunk.digest, length)) else { continue };
+                if arrival.holds(&chunk.range) {
+                    continue;
+                }
+                let Ok(data) = chunks::read(&file, *at..at + length) else { continue };
+                if Digest::of(&data) == chunk.digest {
+                    arrival.write_at(chunk.range.start, &data).map_err(refused)?;
+                    copied += Bytes(length);
+                }
             }
-            let kept = std::fs::metadata(&partial).map_or(0, |found| found.len());
-            Answer::Refused { reason, message, partial: Bytes(kept) }
+        }
+        Ok(copied)
+    }
+
+    /// Returns the blobs that have a chunk of `list`, with the places of their chunks.
+    fn sealed_lists(&self, list: &ChunkList) -> Result<Vec<(PathBuf, Places)>, Refusal> {
+        let wanted = list.places();
+        let mut found = Vec::new();
+        if self.damaged.exists() {
+            found.push((self.damaged.clone(), wanted.clone()));
+        }
+        let entries = fs::read_dir(&self.lists).map_err(disk("read", &self.lists))?;
+        for entry in entries {
+            let path = entry.map_err(disk("read", &self.lists))?.path();
+            // one that cannot be read is of no use here, and of no harm
+            let Some(other) = fs::read_to_string(&path).ok().and_then(|text| ChunkList::parse(&text).ok())
+            else {
+                continue;
+            };
+            let mut places = other.places();
+            places.retain(|chunk, _| wanted.contains_key(chunk));
+            let blob = self.blob.with_file_name(other.digest.to_string());
+            if !places.is_empty() && fs::metadata(&blob).is_ok_and(|found| found.len() == other.bytes.0) {
+                found.push((blob, places));
+            }
+        }
+        Ok(found)
+    }
+
+    fn seal(&self, arrival: Arrival) -> Result<(), Refusal> {
+        // the list first: a blob without one is only never copied from
+        let kept = self.lists.join(self.digest.to_string());
+        fs::rename(&self.list, &kept).map_err(disk("keep", &kept))?;
+        arrival.seal().map_err(refused)?;
+        match fs::remove_file(&self.damaged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(disk("remove", &self.damaged)(error))
+            }
+            _ => Ok(()),
         }
     }
 }
 
-type Refusal = (Reason, String);
+/// Where chunks lie in a blob, by digest and length.
+type Places = HashMap<(Digest, u64), u64>;
+
+/// Returns the first and the last of each run of consecutive numbers.
+fn runs(numbers: &[usize]) -> Vec<(usize, usize)> {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &number in numbers {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => runs.push((number, number)),
+        }
+    }
+    runs
+}
+
+/// What became of the chunks that were sent.
+struct Taken {
+    received: Bytes,
+    /// Chunks of another digest.
+    wrong: usize,
+}
+
+/// Writes the missing chunks as they come, until all have or the input ends. While one is hashed
+/// and written the next one arrives.
+fn write(
+    list: &ChunkList,
+    missing: &[usize],
+    arrival: &Arrival,
+    input: &mut impl Read,
+) -> Result<Taken, Refusal> {
+    let (filled, arrived) = sync_channel::<(usize, Vec<u8>)>(WAITING);
+    let (empty, emptied) = channel::<Vec<u8>>();
+    thread::scope(|scope| {
+        let worker = scope.spawn(move || keep(list, arrival, &arrived, &empty));
+        let read = read_chunks(list, missing, input, &filled, &emptied);
+        drop(filled);
+        match worker.join() {
+            Ok(taken) => {
+                let taken = taken?;
+                read.map(|()| taken)
+            }
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+fn read_chunks(
+    list: &ChunkList,
+    missing: &[usize],
+    input: &mut impl Read,
+    filled: &SyncSender<(usize, Vec<u8>)>,
+    emptied: &Receiver<Vec<u8>>,
+) -> Result<(), Refusal> {
+    for &at in missing {
+        let range = &list.chunks[at].range;
+        let mut data = emptied.try_recv().unwrap_or_default();
+        data.clear();
+        let wanted = range.end - range.start;
+        match input.take(wanted).read_to_end(&mut data) {
+            Ok(n) if n as u64 == wanted => {}
+            // the link is gone: what is whole counts
+            Ok(_) => break,
+            Err(error) => return Err((Reason::WrongSize, format!("the link broke: {error}"))),
+        }
+        if filled.send((at, data)).is_err() {
+            // the disk failed, and the other thread says how
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn keep(
+    list: &ChunkList,
+    arrival: &Arrival,
+    arrived: &Receiver<(usize, Vec<u8>)>,
+    empty: &std::sync::mpsc::Sender<Vec<u8>>,
+) -> Result<Taken, Refusal> {
+    let mut taken = Taken { received: Bytes::ZERO, wrong: 0 };
+    for (at, data) in arrived {
+        let chunk = &list.chunks[at];
+        taken.received += Bytes(data.len() as u64);
+        if Digest::of(&data) == chunk.digest {
+            arrival.write_at(chunk.range.start, &data).map_err(refused)?;
+        } else {
+            taken.wrong += 1;
+        }
+        // nobody waits for it once the last chunk came
+        let _ = empty.send(data);
+    }
+    Ok(taken)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn refused(error: store::Error) -> Refusal {
+    let reason = match &error {
+        store::Error::Busy { .. } => {
+            return (Reason::Busy, "another push of the same blob is going on".to_owned());
+        }
+        store::Error::Full { path, size, .. } => {
+            let message =
+                format!("there is no room for {} of {size}: remove a model or run `prune`", path.display());
+            return (Reason::NoRoom, message);
+        }
+        _ => Reason::Disk,
+    };
+    (reason, with_causes(&error))
+}
 
 fn disk(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Refusal {
     let path = path.to_owned();
@@ -99,302 +427,5 @@ fn disk(doing: &'static str, path: &Path) -> impl Fn(io::Error) -> Refusal {
     }
 }
 
-fn try_receive(order: &Order, partial: &Path, input: &mut impl Read) -> Result<Bytes, Refusal> {
-    let blob = order.layout.blob(&order.digest);
-    for dir in [partial.parent(), blob.parent()].into_iter().flatten() {
-        std::fs::create_dir_all(dir).map_err(disk("make", dir))?;
-    }
-    let Some(mut file) = claim(partial, &blob, order.bytes)? else { return Ok(Bytes::ZERO) };
-    let mut here = file.metadata().map_err(disk("look at", partial))?.len();
-    if here > order.bytes.0 {
-        // no continuation of it can be right
-        file.set_len(0).map_err(disk("empty", partial))?;
-        here = 0;
-    }
-    if here != order.offset.0 {
-        let message =
-            format!("the unfinished upload holds {here} bytes, and the sender starts at {}", order.offset.0);
-        return Err((Reason::Offset, message));
-    }
-    make_room(&file, partial, order.bytes.0 - here)?;
-
-    let hasher = Hasher::start().map_err(disk("hash", partial))?;
-    let mut left = here;
-    while left > 0 {
-        let mut piece = hasher.piece().map_err(disk("hash", partial))?;
-        let n = file.read(&mut piece).map_err(disk("read", partial))?;
-        if n == 0 {
-            break;
-        }
-        hasher.add(piece, n).map_err(disk("hash", partial))?;
-        left = left.saturating_sub(n as u64);
-    }
-
-    let arrived = append(order, partial, &mut file, input, &hasher);
-    // whatever happened, what has arrived shall be there after a power cut
-    let synced = file.sync_data().map_err(disk("write", partial));
-    arrived?;
-    synced?;
-    let found = hasher.finish().map_err(disk("hash", partial))?;
-    if found != order.digest {
-        let message =
-            format!("the bytes have the digest {}, so they were deleted: push again", found.short());
-        return Err((Reason::WrongDigest, message));
-    }
-    seal(&file, partial, &blob)?;
-    Ok(order.bytes - order.offset)
-}
-
-/// Opens the unfinished upload and makes it ours. None: the blob is sealed already.
-fn claim(partial: &Path, blob: &Path, bytes: Bytes) -> Result<Option<File>, Refusal> {
-    loop {
-        if std::fs::metadata(blob).is_ok_and(|found| found.len() == bytes.0) {
-            return Ok(None);
-        }
-        let file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(partial)
-            .map_err(disk("open", partial))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err((Reason::Busy, "another push of the same blob is going on".to_owned()));
-            }
-            Err(error) => return Err(disk("lock", partial)(error.into())),
-        }
-        // who held it before may have sealed or deleted it between our two steps
-        let ours = file.metadata().map_err(disk("look at", partial))?;
-        if std::fs::metadata(partial)
-            .is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino()))
-        {
-            return Ok(Some(file));
-        }
-    }
-}
-
-/// Checks that the rest fits and takes the room for it, before the first byte.
-fn make_room(file: &File, partial: &Path, missing: u64) -> Result<(), Refusal> {
-    let stat = statvfs(partial).map_err(|error| disk("ask for the room at", partial)(error.into()))?;
-    // blocks that an earlier attempt took for this file count as room
-    let taken = file.metadata().map_or(0, |meta| (meta.blocks() * 512).saturating_sub(meta.len()));
-    let free = Bytes(stat.f_bavail.saturating_mul(stat.f_frsize).saturating_add(taken));
-    let wanted = Bytes(missing) + MARGIN;
-    let place = partial.parent().unwrap_or(partial).display();
-    if free < wanted {
-        let message = format!(
-            "it needs {} and {MARGIN} to spare, and {place} has {free}: remove a model or run `prune`",
-            Bytes(missing)
-        );
-        return Err((Reason::NoRoom, message));
-    }
-    if stat.f_files > 0 && stat.f_favail < MARGIN_INODES {
-        let message = format!("{place} has {} inodes left, and {MARGIN_INODES} are to spare", stat.f_favail);
-        return Err((Reason::NoRoom, message));
-    }
-    if missing == 0 {
-        return Ok(());
-    }
-    let here = file.metadata().map_err(disk("look at", partial))?.len();
-    // the size stays what has arrived: it is what a resumed push goes by
-    match fallocate(file, FallocateFlags::KEEP_SIZE, here, missing) {
-        // some filesystems cannot; then writing finds out
-        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-        Err(error) => Err(disk("take room for", partial)(error.into())),
-    }
-}
-
-fn append(
-    order: &Order,
-    partial: &Path,
-    file: &mut File,
-    input: &mut impl Read,
-    hasher: &Hasher,
-) -> Result<(), Refusal> {
-    let (mut here, mut unsynced) = (order.offset.0, 0);
-    loop {
-        let mut piece = hasher.piece().map_err(disk("hash", partial))?;
-        let n = loop {
-            match input.read(&mut piece) {
-                Ok(n) => break n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    return Err((Reason::WrongSize, format!("the link broke at byte {here}: {error}")));
-                }
-            }
-        };
-        if n == 0 {
-            break;
-        }
-        if here + n as u64 > order.bytes.0 {
-            return Err((
-                Reason::WrongSize,
-                format!("more than the announced {} bytes arrive", order.bytes.0),
-            ));
-        }
-        file.write_all(&piece[..n]).map_err(disk("write", partial))?;
-        hasher.add(piece, n).map_err(disk("hash", partial))?;
-        here += n as u64;
-        unsynced += n as u64;
-        if unsynced >= SYNC_EVERY {
-            file.sync_data().map_err(disk("write", partial))?;
-            unsynced = 0;
-        }
-    }
-    if here < order.bytes.0 {
-        let message = format!("{here} of {} bytes arrived: push again, it goes on from there", order.bytes.0);
-        return Err((Reason::WrongSize, message));
-    }
-    Ok(())
-}
-
-fn seal(file: &File, partial: &Path, blob: &Path) -> Result<(), Refusal> {
-    file.set_permissions(std::fs::Permissions::from_mode(0o444)).map_err(disk("seal", partial))?;
-    file.sync_all().map_err(disk("write", partial))?;
-    std::fs::rename(partial, blob).map_err(disk("seal", blob))?;
-    for dir in [blob.parent(), partial.parent()].into_iter().flatten() {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(disk("write", dir))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::hasher::PIECE;
-    use super::*;
-
-    struct Place {
-        dir: tempfile::TempDir,
-        data: Vec<u8>,
-    }
-
-    impl Place {
-        fn new(size: usize) -> Self {
-            let data = (0..size).map(|n| u8::try_from(n % 251).unwrap()).collect();
-            Self { dir: tempfile::tempdir().unwrap(), data }
-        }
-
-        fn order(&self, offset: usize) -> Order {
-            Order {
-                layout: Layout::new(self.dir.path()),
-                digest: Digest::of(&self.data),
-                bytes: Bytes(self.data.len() as u64),
-                offset: Bytes(offset as u64),
-            }
-        }
-
-        fn partial(&self) -> PathBuf {
-            let order = self.order(0);
-            order.layout.partial(&order.digest)
-        }
-
-        fn blob(&self) -> PathBuf {
-            let order = self.order(0);
-            order.layout.blob(&order.digest)
-        }
-    }
-
-    fn reason(answer: &Answer) -> Option<Reason> {
-        match answer {
-            Answer::Sealed { .. } => None,
-            Answer::Refused { reason, .. } => Some(*reason),
-        }
-    }
-
-    #[test]
-    fn a_blob_of_any_size_is_sealed_read_only() {
-        for size in [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE] {
-            let place = Place::new(size);
-            let answer = receive(&place.order(0), &mut place.data.as_slice());
-            assert_eq!(
-                answer,
-                Answer::Sealed { sealed: true, bytes: Bytes(size as u64), received: Bytes(size as u64) }
-            );
-            assert_eq!(std::fs::read(place.blob()).unwrap(), place.data);
-            assert_eq!(std::fs::metadata(place.blob()).unwrap().permissions().mode() & 0o777, 0o444);
-            assert!(!place.partial().exists());
-        }
-    }
-
-    #[test]
-    fn an_interrupted_upload_is_kept_and_goes_on_at_its_end() {
-        let place = Place::new(1000);
-        let answer = receive(&place.order(0), &mut &place.data[..400]);
-        assert!(matches!(answer, Answer::Refused { reason: Reason::WrongSize, partial: Bytes(400), .. }));
-        // from somewhere else it does not go on
-        for wrong in [0, 399, 401, 1000] {
-            let answer = receive(&place.order(wrong), &mut &place.data[wrong..]);
-            assert_eq!(reason(&answer), Some(Reason::Offset), "{answer:?}");
-        }
-        let answer = receive(&place.order(400), &mut &place.data[400..]);
-        assert_eq!(reason(&answer), None, "{answer:?}");
-        assert_eq!(std::fs::read(place.blob()).unwrap(), place.data);
-    }
-
-    #[test]
-    fn a_sealed_blob_is_not_touched_and_no_input_is_read() {
-        let place = Place::new(10);
-        receive(&place.order(0), &mut place.data.as_slice());
-        let mut input: &[u8] = b"unread";
-        assert_eq!(reason(&receive(&place.order(0), &mut input)), None);
-        assert_eq!(input, b"unread");
-    }
-
-    #[test]
-    fn bytes_of_another_digest_are_deleted_and_never_sealed() {
-        let place = Place::new(1000);
-        let mut flipped = place.data.clone();
-        flipped[999] ^= 1;
-        let answer = receive(&place.order(0), &mut flipped.as_slice());
-        assert!(matches!(answer, Answer::Refused { reason: Reason::WrongDigest, partial: Bytes(0), .. }));
-        assert!(!place.blob().exists() && !place.partial().exists());
-    }
-
-    #[test]
-    fn more_bytes_than_announced_are_refused() {
-        let place = Place::new(1000);
-        let longer = [place.data.as_slice(), b"x"].concat();
-        let answer = receive(&place.order(0), &mut longer.as_slice());
-        assert_eq!(reason(&answer), Some(Reason::WrongSize));
-        assert!(!place.blob().exists());
-    }
-
-    #[test]
-    fn two_pushes_of_one_blob_do_not_mix() {
-        let place = Place::new(1000);
-        let mut inner = None;
-        let mut input = Reading(|| {
-            inner = Some(receive(&place.order(0), &mut place.data.as_slice()));
-            0
-        });
-        receive(&place.order(0), &mut input);
-        assert_eq!(inner.as_ref().and_then(reason), Some(Reason::Busy), "{inner:?}");
-    }
-
-    #[test]
-    fn a_blob_that_cannot_fit_is_refused_before_the_first_byte_with_both_figures() {
-        let place = Place::new(10);
-        let order = Order { bytes: Bytes(u64::MAX >> 2), ..place.order(0) };
-        let mut is_read = false;
-        let mut input = Reading(|| {
-            is_read = true;
-            0
-        });
-        match receive(&order, &mut input) {
-            Answer::Refused { reason: Reason::NoRoom, message, partial: Bytes(0) } => {
-                assert!(message.contains("it needs 4194304 TiB and 64.0 MiB to spare"), "{message}");
-                assert!(message.contains(" has "), "{message}");
-            }
-            other => panic!("{other:?}"),
-        }
-        assert!(!is_read);
-    }
-
-    struct Reading<F: FnMut() -> usize>(F);
-    impl<F: FnMut() -> usize> Read for Reading<F> {
-        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-            Ok((self.0)())
-        }
-    }
-}
+mod tests;
