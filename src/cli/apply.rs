@@ -29,8 +29,9 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     let events = Events::new(move |event| progress.show(event));
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
-    let plan = if let Some(path) = &verb.plan {
-        let plan = saved(path, &fleet.inventory(&connections).await)?;
+    let (plan, inventory) = if let Some(path) = &verb.plan {
+        let inventory = fleet.inventory(&connections).await;
+        let plan = saved(path, &inventory)?;
         if plan.manifest.is_some_and(|digest| digest != plan::manifest_digest(&fleet.manifest)) {
             output::say(
                 "The manifest has changed since this plan was made: the plan is carried out as it is.",
@@ -40,7 +41,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         if plan.is_empty() && !global.json {
             output::result(&view::plan(&plan, &[], None, environment.style))?;
         }
-        plan
+        (plan, inventory)
     } else {
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
         let (plan, problems) = fleet.plan(&inventory, &models, &fetcher);
@@ -56,7 +57,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         if !problems.is_empty() {
             output::say("Going on with what can be done, because of --partial.");
         }
-        plan
+        (plan, inventory)
     };
     let notes = plan::check(&plan);
     if !notes.is_empty() {
@@ -73,6 +74,8 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         return Ok(Exit::Refused);
     }
 
+    let connections =
+        if plan.has_pushes() { fleet.for_weights(connections, &inventory)? } else { connections };
     let (keys, new_key) =
         FleetKeys::load_or_create(&FleetKeys::path(&environment.state, &fleet.manifest.fleet))?;
     let secrets = keys.secrets(fleet.foreign_keys()?);

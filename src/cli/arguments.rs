@@ -54,6 +54,8 @@ pub(crate) enum Verb {
     Convert(Convert),
     /// Make GGUFs of a GGUF, in every quant asked for
     Quantize(Quantize),
+    /// Bring a file to hosts, ahead of an apply
+    Push(Push),
     /// Make the hosts run what the manifest says
     Apply(Apply),
     /// Show what the hosts run, and how they are
@@ -226,6 +228,16 @@ pub(crate) struct Apply {
 pub(crate) struct Status {
     /// Only these hosts
     #[arg(value_name = "HOST")]
+    pub(crate) hosts: Vec<HostName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Push {
+    /// The file; what hosts have of it, also in other files, is not sent
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
+    /// The hosts of the manifest to bring it to
+    #[arg(value_name = "HOST", required = true)]
     pub(crate) hosts: Vec<HostName>,
 }
 

@@ -12,7 +12,7 @@ use super::environment::{self, Environment};
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
 use crate::causes::with_causes;
-use crate::connect::{Connection, Local, Settings, Ssh, Target};
+use crate::connect::{Connection, Local, Settings, Ssh, Target, fast_cipher, has_aes};
 use crate::convert;
 use crate::events::Events;
 use crate::execute::{self, Reconnect, Subject};
@@ -155,6 +155,26 @@ impl<'a> Fleet<'a> {
     /// Opens a way to each host. Nothing is sent yet.
     pub(crate) fn connections(&self) -> anyhow::Result<BTreeMap<HostName, Arc<dyn Connection>>> {
         self.ours().map(|(host, spec)| Ok((host.clone(), self.connect(spec)?))).collect()
+    }
+
+    /// Opens another way to each host that is faster at another cipher than the one that `ssh` begins
+    /// with, which is right for processors without AES instructions: weights are to be sent.
+    pub(crate) fn for_weights(
+        &self,
+        mut connections: BTreeMap<HostName, Arc<dyn Connection>>,
+        inventory: &Inventory,
+    ) -> anyhow::Result<BTreeMap<HostName, Arc<dyn Connection>>> {
+        for (host, connection) in &mut connections {
+            let (Some(Ok(facts)), Some(spec)) = (inventory.hosts.get(host), self.spec(host)) else {
+                continue;
+            };
+            let is_ssh = matches!(spec.via, Via::Ssh { .. });
+            if is_ssh && has_aes() && facts.cpu.features.contains("aes") {
+                let first_ciphers = Some(fast_cipher(true).to_owned());
+                *connection = connect(&spec, Settings { first_ciphers, ..self.settings() })?;
+            }
+        }
+        Ok(connections)
     }
 
     fn connect(&self, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {

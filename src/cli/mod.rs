@@ -16,6 +16,7 @@ mod fit;
 mod fleet;
 mod output;
 mod plan;
+mod push;
 mod remove;
 mod rollback;
 mod schema;
@@ -92,6 +93,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Fetch(verb) => fetch::run(&verb, global, environment).await,
         Verb::Convert(verb) => convert::convert(&verb, global, environment).await,
         Verb::Quantize(verb) => convert::quantize(&verb, global, environment).await,
+        Verb::Push(verb) => push::run(&verb, global, environment).await,
         Verb::Apply(verb) => apply::run(&verb, global, environment).await,
         Verb::Status(verb) => status::run(&verb, global, environment).await,
         Verb::Chat(verb) => chat::run(&verb, global, environment).await,

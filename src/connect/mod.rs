@@ -15,7 +15,7 @@ mod socket_dir;
 mod ssh;
 
 pub use local::Local;
-pub use ssh::{Settings, Ssh, Target, fast_cipher};
+pub use ssh::{Settings, Ssh, Target, fast_cipher, has_aes};
 
 use std::ops::Range;
 use std::path::PathBuf;

@@ -78,6 +78,16 @@ pub fn fast_cipher(has_aes: bool) -> &'static str {
     if has_aes { "aes128-gcm@openssh.com" } else { "chacha20-poly1305@openssh.com" }
 }
 
+/// Returns whether this machine has AES instructions.
+pub fn has_aes() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return std::arch::is_x86_feature_detected!("aes");
+    #[cfg(target_arch = "aarch64")]
+    return std::arch::is_aarch64_feature_detected!("aes");
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    false
+}
+
 /// One host, over one connection that all scripts share. It is opened by the first
 /// script, closed by [`Connection::close`] or when this is dropped, and by itself after a
 /// minute without work.

@@ -7,6 +7,7 @@
 mod apply;
 mod doors;
 mod hosts;
+mod push;
 mod report;
 mod step;
 mod verbs;
@@ -15,6 +16,7 @@ mod weights;
 pub use apply::apply;
 pub use doors::{Doors, Reconnect};
 pub use hosts::{Author, Subject, remove, roll_back};
+pub use push::{Arrived, Delivery, Receiver, push};
 pub use report::{Made, Outcome, Report, State};
 pub use verbs::{VerbError, Verbs};
 pub use weights::{Left, check_room, left};

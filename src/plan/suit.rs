@@ -8,7 +8,7 @@ use crate::ids::{FleetName, HostName};
 use crate::manifest::HostSpec;
 
 /// Returns the bundle for a host, or every reason why it cannot be one of the fleet.
-pub(crate) fn suit<'a>(
+pub fn suit<'a>(
     fleet: &FleetName,
     host: &HostName,
     spec: &HostSpec,

@@ -48,6 +48,11 @@ impl Plan {
         self.waves.is_empty()
     }
 
+    /// Returns whether weights or programs are brought to hosts.
+    pub fn has_pushes(&self) -> bool {
+        self.steps().any(|step| matches!(step.action, Action::Push { .. } | Action::PushProgram { .. }))
+    }
+
     /// Returns every step, in order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.waves.iter().flat_map(|wave| &wave.steps)

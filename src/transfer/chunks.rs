@@ -77,30 +77,42 @@ impl ChunkList {
         cache: &Path,
         starts: impl FnOnce() -> Vec<u64>,
     ) -> io::Result<Self> {
-        let kept = cache.join(digest.to_string());
-        fs::create_dir_all(cache)?;
-        // hosts are pushed to side by side, and one list does for all
-        let alone = File::create(cache.join("lock"))?;
-        // where there are no locks, none can be had
-        drop(alone.lock());
-        let file = File::open(path)?;
+        let (file, _alone) = open(path, cache)?;
+        let kept = fs::read_to_string(cache.join(digest.to_string()));
+        let known = kept.ok().and_then(|text| Self::parse(&text).ok());
         let bytes = file.metadata()?.len();
-        let known = fs::read_to_string(&kept).ok().and_then(|text| Self::parse(&text).ok());
         if let Some(list) = known.filter(|list| list.digest == *digest && list.bytes.0 == bytes) {
             return Ok(list);
         }
-        let ranges = cuts(bytes, &starts(), |range| read(&file, range))?;
-        let list = Self::read(&file, &ranges, bytes)?;
+        let list = Self::read(&file, &starts())?;
         if list.digest != *digest {
             let said = format!("it has the digest {}, not {}", list.digest.short(), digest.short());
             return Err(io::Error::new(io::ErrorKind::InvalidData, said));
         }
-        crate::store::write_whole(&kept, list.to_text().as_bytes()).map_err(io::Error::other)?;
+        list.keep(cache)?;
         Ok(list)
     }
 
+    /// Returns the list of the file at `path`, whose digest is not known, and keeps it in `cache`.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the list not be kept.
+    pub fn make(path: &Path, starts: &[u64], cache: &Path) -> io::Result<Self> {
+        let (file, _alone) = open(path, cache)?;
+        let list = Self::read(&file, starts)?;
+        list.keep(cache)?;
+        Ok(list)
+    }
+
+    fn keep(&self, cache: &Path) -> io::Result<()> {
+        let kept = cache.join(self.digest.to_string());
+        crate::store::write_whole(&kept, self.to_text().as_bytes()).map_err(io::Error::other)
+    }
+
     /// Hashes the file whole and chunk by chunk, side by side.
-    fn read(file: &File, ranges: &[Range<u64>], bytes: u64) -> io::Result<Self> {
+    fn read(file: &File, starts: &[u64]) -> io::Result<Self> {
+        let bytes = file.metadata()?.len();
+        let ranges = &cuts(bytes, starts, |range| read(file, range))?;
         let next = AtomicUsize::new(0);
         let hash_chunks = || -> io::Result<Vec<(usize, Digest)>> {
             let mut hashed = Vec::new();
@@ -190,6 +202,16 @@ impl ChunkList {
         }
         Ok(Self { digest, bytes: Bytes(bytes), chunks })
     }
+}
+
+/// Opens a file to list its chunks, and makes `cache` where it is missing. Only one at a time lists:
+/// hosts are pushed to side by side, and one list does for all.
+fn open(path: &Path, cache: &Path) -> io::Result<(File, File)> {
+    fs::create_dir_all(cache)?;
+    let alone = File::create(cache.join("lock"))?;
+    // where there are no locks, none can be had
+    drop(alone.lock());
+    Ok((File::open(path)?, alone))
 }
 
 /// Returns where chunks lie in a blob of `bytes` with parts at `starts`. Small parts go together up

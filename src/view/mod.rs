@@ -9,6 +9,7 @@ mod fit;
 mod html;
 mod plan;
 mod progress;
+mod push;
 mod status;
 mod table;
 #[cfg(test)]
@@ -20,6 +21,7 @@ pub use fit::fit;
 pub use html::html;
 pub use plan::plan;
 pub use progress::Progress;
+pub use push::delivery;
 pub use status::status;
 pub use table::{Style, Table};
 

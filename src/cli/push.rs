@@ -1,0 +1,76 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use super::arguments::{Global, Push};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::fleet::Fleet;
+use super::output;
+use crate::events::Events;
+use crate::execute::{self, Delivery, Receiver};
+use crate::facts::Inventory;
+use crate::fetch;
+use crate::plan;
+use crate::view::{self, Progress};
+
+/// Brings one file to hosts as a blob, ahead of an apply that needs it.
+pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    anyhow::ensure!(verb.path.is_file(), "{} is no file that can be pushed", verb.path.display());
+    let fleet = Fleet::open(global, environment)?;
+    fleet.check_logins(&verb.hosts)?;
+    let mut connections = fleet.connections()?;
+    connections.retain(|host, _| verb.hosts.contains(host));
+    let inventory: Inventory = fleet.inventory(&connections).await;
+    let connections = fleet.for_weights(connections, &inventory)?;
+    let bundles: Vec<_> = fleet.bundles.iter().map(|found| found.bundle.clone()).collect();
+    let mut receivers = Vec::new();
+    let mut failed = BTreeMap::new();
+    for host in verb.hosts.iter().filter(|host| !connections.contains_key(*host)) {
+        failed.insert(host.clone(), "it has left the manifest".to_owned());
+    }
+    for (host, connection) in connections {
+        let (Some(facts), Some(spec)) = (inventory.hosts.get(&host), fleet.manifest.hosts.get(&host)) else {
+            continue;
+        };
+        let facts = match facts {
+            Ok(facts) => facts,
+            Err(failure) => {
+                failed.insert(host, failure.message.clone());
+                continue;
+            }
+        };
+        match plan::suit(&fleet.manifest.fleet, &host, spec, facts, &bundles, &environment.bundles) {
+            Ok(suited) => {
+                let bundle = fleet.bundles.iter().find(|found| found.bundle.digest == suited.digest);
+                receivers.push(Receiver {
+                    layout: fleet.layout(&host),
+                    is_root: plan::is_root(spec, facts),
+                    bundle: bundle.context("the bundle is no longer on this machine")?.clone(),
+                    connection,
+                    host,
+                });
+            }
+            Err(faults) => drop(failed.insert(host, faults.join("; "))),
+        }
+    }
+    let progress = Arc::new(Progress::new(environment.is_terminal));
+    let events = Events::new(move |event| progress.show(event));
+    let cache = fetch::Settings::from_env().cache.join("chunks");
+    let most = usize::try_from(fleet.manifest.rollout.max_parallel).unwrap_or(usize::MAX);
+    let pushed = execute::push(&verb.path, &receivers, most, &cache, &events).await;
+    let mut delivery: Delivery =
+        pushed.with_context(|| format!("{} cannot be pushed", verb.path.display()))?;
+    delivery.failed.append(&mut failed);
+    if global.json {
+        output::json(&delivery)?;
+    } else {
+        output::result(&view::delivery(&delivery, environment.style))?;
+    }
+    Ok(match (delivery.failed.is_empty(), delivery.arrived.is_empty()) {
+        (true, _) => Exit::Done,
+        (false, false) => Exit::Partly,
+        (false, true) => Exit::Failed,
+    })
+}
