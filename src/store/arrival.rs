@@ -84,7 +84,12 @@ impl Arrival {
         let file = write::open_locked(&path)?;
         let journal_path = Journal::path(&path);
         let mut claims = Journal::read(&journal_path, Some(size.0));
-        if file.metadata().map_err(fail)?.len() < claims.spans.iter().last().map_or(0, |span| span.end) {
+        let length = file.metadata().map_err(fail)?.len();
+        if length > size.0 {
+            // what is behind the end would be sealed with it
+            file.set_len(size.0).map_err(fail)?;
+        }
+        if length < claims.spans.iter().last().map_or(0, |span| span.end) {
             // somebody has cut it
             claims = Claims::default();
         }

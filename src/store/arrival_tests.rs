@@ -80,6 +80,19 @@ fn a_partial_file_that_was_about_to_be_sealed_goes_on() {
 }
 
 #[test]
+fn what_lies_behind_the_end_is_not_sealed_with_it() {
+    let (_dir, store) = store();
+    let data = bytes(1000);
+    let digest = Digest::of(&data);
+    fs::write(store.root().join("partial").join(digest.to_string()), vec![7; 5000]).unwrap();
+    let arrival = store.arrive(&digest, Bytes(1000)).unwrap();
+    assert_eq!(arrival.arrived(), Bytes::ZERO);
+    arrival.write_at(0, &data).unwrap();
+    arrival.seal().unwrap();
+    assert_eq!(store.verify(&digest).unwrap(), Bytes(1000));
+}
+
+#[test]
 fn what_rotted_is_found_at_the_seal_and_removed() {
     let (_dir, store) = store();
     let data = bytes(1000);
