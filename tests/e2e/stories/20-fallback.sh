@@ -13,7 +13,7 @@ run 0 apply --yes
 ask kitchen
 says "answered by kitchen"
 # a killed engine: the next request is answered by the desktop at once
-on kitchen systemctl kill -s KILL bramble-engine-chat
+on kitchen 'kill -KILL "$(systemctl show --property MainPID --value bramble-engine-chat)"'
 ask kitchen
 says Paris
 for _ in $(seq 100); do # systemd starts it again

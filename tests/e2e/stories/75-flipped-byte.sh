@@ -8,7 +8,7 @@ says "1 host"
 blob=$(sed -n 's/^+ kitchen: .*: \(\/.*\)$/\1/p' <<<"$said")
 on kitchen "printf x | dd of=$blob bs=1 seek=50000000 conv=notrunc status=none"
 edit 's/, context: 1024/, context: 1024, quant: Q6_K/; s/on: { role: pi }/on: [kitchen]/'
-run 1 apply --yes
+run 2 apply --yes
 says "by now, so its disk or memory is not to be trusted"
 [ "$(generation kitchen)" = "$before" ] || die "kitchen was changed"
 ask kitchen
