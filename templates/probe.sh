@@ -33,7 +33,11 @@ if [ -z "$bits" ]; then
 fi
 say bits "$bits"
 say page_size "$(getconf PAGESIZE 2>/dev/null)"
-say libc "$(getconf GNU_LIBC_VERSION 2>/dev/null)"
+libc=$(getconf GNU_LIBC_VERSION 2>/dev/null)
+for file in /lib/ld-musl-*.so.1; do
+    [ -n "$libc" ] || [ ! -e "$file" ] || libc=musl
+done
+say libc "$libc"
 # /proc/device-tree does not exist everywhere that the other does
 for file in /proc/device-tree/model /sys/firmware/devicetree/base/model; do
     if [ -r "$file" ]; then

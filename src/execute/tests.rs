@@ -293,6 +293,19 @@ async fn a_host_gets_program_weights_generation_and_is_confirmed_over_a_new_conn
 }
 
 #[tokio::test]
+async fn each_host_is_sent_the_bundle_for_its_machine() {
+    let world = World::new();
+    assert!(world.apply().await.is_complete());
+    for (host, machine) in [("attic", "aarch64"), ("shed", "aarch64"), ("desk", "x86_64")] {
+        let calls = world.calls();
+        let unpacked =
+            calls.iter().filter(|(at, _, call)| at == host && call.script.text.contains("tar -xzof"));
+        let sent: Vec<_> = unpacked.map(|(.., call)| String::from_utf8_lossy(&call.stdin)).collect();
+        assert_eq!(sent, [format!("the bundle for {machine}")], "{host}");
+    }
+}
+
+#[tokio::test]
 async fn hosts_are_told_the_digests_that_became_known_and_who_applied() {
     let world = World::new();
     let report = world.apply().await;

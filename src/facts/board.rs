@@ -140,6 +140,7 @@ pub fn planned(name: &str) -> Option<HostFacts> {
         memory: Memory { total: Bytes::mib(total), available: Bytes::mib(available), ..Memory::default() },
         disk: None,
         glibc: None,
+        is_musl: false,
         os: None,
         supervision: Supervision::Systemd { version: 252 },
         memory_cgroup: None,

@@ -45,6 +45,9 @@ pub struct HostFacts {
     pub disk: Option<Disk>,
     /// The C library's version, such as `(2, 36)`.
     pub glibc: Option<(u32, u32)>,
+    /// Whether the C library is musl, as on Alpine Linux, for which no bundle is built.
+    #[serde(default)]
+    pub is_musl: bool,
     /// The operating system's name: "Debian GNU/Linux 12 (bookworm)".
     pub os: Option<String>,
     /// What supervises services.

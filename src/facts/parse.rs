@@ -74,6 +74,7 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
         memory: memory(&printed).ok_or(Error::Missing { what: "memory" })?,
         disk: disk(&printed),
         glibc: printed.value("libc").as_deref().and_then(glibc),
+        is_musl: printed.value("libc").is_some_and(|name| name == "musl"),
         os: os(&printed),
         supervision: supervision(&printed),
         memory_cgroup: memory_cgroup(&printed),

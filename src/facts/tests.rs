@@ -122,6 +122,15 @@ fn a_desktop_without_systemd_is_read() {
 }
 
 #[test]
+fn musl_is_told_from_a_library_that_did_not_say_what_it_is() {
+    for (said, is_musl) in [("musl", true), ("", false), ("glibc 2.36", false)] {
+        let text = pi4().replace("libc=glibc 2.36", &format!("libc={said}"));
+        let facts = parse_probe(text.as_bytes()).unwrap();
+        assert_eq!((facts.is_musl, facts.glibc.is_some()), (is_musl, said.starts_with("glibc")));
+    }
+}
+
+#[test]
 fn what_no_plan_can_do_without_is_an_error() {
     let no_machine = pi4().replace("machine=aarch64", "machine=");
     let no_memory = pi4().replace("MemAvailable", "MemOther");

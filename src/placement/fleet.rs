@@ -182,6 +182,7 @@ fn kind(facts: &HostFacts) -> String {
         disk: None,
         board_name: None,
         glibc: None,
+        is_musl: false,
         os: None,
         installed: None,
         memory_cgroup: None,

@@ -7,6 +7,9 @@ use crate::generation::Bundle;
 use crate::ids::{FleetName, HostName};
 use crate::manifest::HostSpec;
 
+/// The machines that `scripts/bundle` builds for.
+const MACHINES: [&str; 2] = ["aarch64", "x86_64"];
+
 /// Returns the bundle for a host, or every reason why it cannot be one of the fleet.
 pub fn suit<'a>(
     fleet: &FleetName,
@@ -17,11 +20,6 @@ pub fn suit<'a>(
     bundle_folders: &[PathBuf],
 ) -> Result<&'a Bundle, Vec<String>> {
     let mut faults = Vec::new();
-    if facts.userland_bits == Some(32) {
-        faults.push(format!(
-            "{host} runs a 32-bit userland, for which llama.cpp is not built: install the 64-bit Raspberry Pi OS"
-        ));
-    }
     if is_root(spec, facts) && facts.privilege == Privilege::None {
         faults.push(format!(
             "{host} does not let the login become root: let it use sudo without a password, or log in as root"
@@ -37,30 +35,54 @@ pub fn suit<'a>(
         ));
     }
     let bundle = bundles.iter().find(|bundle| bundle.machine == facts.machine);
-    match (bundle, facts.glibc) {
-        (None, _) => {
-            let there: Vec<&str> = bundles.iter().map(|bundle| bundle.machine.as_str()).collect();
-            let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-            let folders: Vec<String> =
-                bundle_folders.iter().map(|folder| folder.display().to_string()).collect();
-            faults.push(format!(
-                "{host} is an {machine} machine, and there is no bundle for that (there is {there} in {}): make one with scripts/bundle on an {machine} machine, and bring it into one of these folders",
-                folders.join(", "),
-                machine = facts.machine
-            ));
-        }
-        (Some(bundle), Some(glibc)) if bundle.glibc_version().is_some_and(|wanted| wanted > glibc) => {
-            faults.push(format!(
-                "{host} has glibc {}.{}, and the bundle for {} needs {}: build the bundle on an older system, or update the host",
-                glibc.0, glibc.1, bundle.target, bundle.glibc
-            ));
-        }
-        (Some(_), _) => {}
-    }
+    faults.extend(misfit(host, facts, bundle, bundles, bundle_folders));
     match bundle {
         Some(bundle) if faults.is_empty() => Ok(bundle),
         _ => Err(faults),
     }
+}
+
+/// Returns why no bundle runs on a host, or `bundle`, which is for machines like it, does not.
+fn misfit(
+    host: &HostName,
+    facts: &HostFacts,
+    bundle: Option<&Bundle>,
+    bundles: &[Bundle],
+    bundle_folders: &[PathBuf],
+) -> Option<String> {
+    let machine = &facts.machine;
+    if facts.userland_bits == Some(32) {
+        return Some(format!(
+            "{host} runs a 32-bit userland, for which llama.cpp is not built: install the 64-bit Raspberry Pi OS"
+        ));
+    }
+    if !MACHINES.contains(&machine.as_str()) {
+        return Some(format!(
+            "{host} is of the kind {machine}, and Bramble runs on {}: take it out of the manifest",
+            MACHINES.join(" and ")
+        ));
+    }
+    if facts.is_musl {
+        return Some(format!(
+            "{host} has the C library musl, and bundles need glibc: install a system that has it, such as Raspberry Pi OS or Debian"
+        ));
+    }
+    let Some(bundle) = bundle else {
+        let there: Vec<&str> = bundles.iter().map(|bundle| bundle.machine.as_str()).collect();
+        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+        let folders: Vec<String> = bundle_folders.iter().map(|folder| folder.display().to_string()).collect();
+        return Some(format!(
+            "{host} is an {machine} machine, and there is no bundle for that (there is {there} in {}): make one with `scripts/bundle {machine}-unknown-linux-gnu` in Bramble's sources, or bring it into one of these folders",
+            folders.join(", ")
+        ));
+    };
+    let (glibc, wanted) = (facts.glibc?, bundle.glibc_version()?);
+    (wanted > glibc).then(|| {
+        format!(
+            "{host} has glibc {}.{}, and the bundle for {} needs {}: make it anew with `scripts/bundle {}`, which needs no more than Debian 12 has, or update the host",
+            glibc.0, glibc.1, bundle.target, bundle.glibc, bundle.target
+        )
+    })
 }
 
 /// Returns whether our programs on a host run as root: always under systemd, whose units lie

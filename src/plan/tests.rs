@@ -272,7 +272,7 @@ fn what_keeps_a_host_out_of_the_fleet_is_said_with_the_next_move() {
     assert_eq!(
         fleet.problems(),
         [
-            "attic is an aarch64 machine, and there is no bundle for that (there is x86_64 in /usr/share/bramble/bundles, /home/pi/bundles): make one with scripts/bundle on an aarch64 machine, and bring it into one of these folders"
+            "attic is an aarch64 machine, and there is no bundle for that (there is x86_64 in /usr/share/bramble/bundles, /home/pi/bundles): make one with `scripts/bundle aarch64-unknown-linux-gnu` in Bramble's sources, or bring it into one of these folders"
         ]
     );
     let mut fleet = Fleet::new();
@@ -280,7 +280,7 @@ fn what_keeps_a_host_out_of_the_fleet_is_said_with_the_next_move() {
     assert_eq!(
         fleet.problems(),
         [
-            "attic has glibc 2.31, and the bundle for aarch64-unknown-linux-gnu needs 2.36: build the bundle on an older system, or update the host"
+            "attic has glibc 2.31, and the bundle for aarch64-unknown-linux-gnu needs 2.36: make it anew with `scripts/bundle aarch64-unknown-linux-gnu`, which needs no more than Debian 12 has, or update the host"
         ]
     );
     let mut fleet = Fleet::new();
@@ -291,6 +291,35 @@ fn what_keeps_a_host_out_of_the_fleet_is_said_with_the_next_move() {
             "attic runs a 32-bit userland, for which llama.cpp is not built: install the 64-bit Raspberry Pi OS"
         ]
     );
+    fleet.facts("attic").machine = "armv7l".to_owned();
+    assert_eq!(fleet.problems().len(), 1, "what to do is the same, and said once");
+    let mut fleet = Fleet::new();
+    fleet.facts("attic").machine = "riscv64".to_owned();
+    assert_eq!(
+        fleet.problems(),
+        ["attic is of the kind riscv64, and Bramble runs on aarch64 and x86_64: take it out of the manifest"]
+    );
+    let mut fleet = Fleet::new();
+    (fleet.facts("attic").glibc, fleet.facts("attic").is_musl) = (None, true);
+    assert_eq!(
+        fleet.problems(),
+        [
+            "attic has the C library musl, and bundles need glibc: install a system that has it, such as Raspberry Pi OS or Debian"
+        ]
+    );
+}
+
+#[test]
+fn each_host_gets_the_bundle_for_its_machine() {
+    let mut fleet = Fleet::new();
+    for _ in 0..2 {
+        let plan = fleet.plan();
+        for (host, machine) in [("attic", "aarch64"), ("shed", "aarch64"), ("desk", "x86_64")] {
+            let program = plan.host(&name(host)).unwrap().definition.program.digest;
+            assert_eq!(program, Digest::of(machine.as_bytes()), "{host}");
+        }
+        fleet.bundles.reverse();
+    }
 }
 
 #[test]
