@@ -42,6 +42,11 @@ schema file="fleet.schema.json":
 demo:
     scripts/demo
 
+# A Pi 4 and a Pi 5, emulated, from bare to answers through the bundle for Pis (`cta`: without a kernel of their own)
+[group('by hand')]
+arm-story kind="arm":
+    source scripts/lib.sh && build_programs && scripts/bundle aarch64-unknown-linux-gnu && tests/e2e/host {{ kind }}
+
 # Fuzz a reader of foreign bytes (safetensors, pickle, gguf, tokenizer); needs `cargo install cargo-fuzz`
 [group('by hand')]
 fuzz target seconds="60":
