@@ -421,7 +421,7 @@ fn without_a_bundle_a_host_is_refused() {
     let ended = desk.run(&["plan"]).with(3).says("there is no bundle for that (there is none in ");
     // the folders that were looked in
     let ended = ended.says(&desk.path("bundles").display().to_string()).says("/share/bramble/bundles, ");
-    ended.says(&format!("{}): make one with scripts/bundle", desk.path("data/bramble/bundles").display()));
+    ended.says(&format!("{}): make one with `scripts/bundle ", desk.path("data/bramble/bundles").display()));
 }
 
 #[test]
