@@ -63,7 +63,7 @@ pub enum Stdin {
     File {
         /// The file.
         path: PathBuf,
-        /// The parts, each within the file; the last part of a file is sent without a copy.
+        /// The parts, each within the file; a single one that goes to the file's end is sent without a copy.
         parts: Vec<Range<u64>>,
         /// Told how far it has come; must not block. Counts what has been read here: some
         /// MiB of it may still be on the way.

@@ -51,17 +51,17 @@ enum Feed {
     /// position, less where it began, is its progress: no byte is copied.
     Watch(File, u64, Arc<dyn Fn(u64) + Send + Sync>),
     /// The program cannot skip what is between the parts.
-    Copy(Option<ChildStdin>, Copy),
+    Copying(Option<ChildStdin>, Copying),
 }
 
 /// Parts of a file that go into a pipe.
-struct Copy {
+struct Copying {
     file: File,
     parts: Vec<Range<u64>>,
     on_progress: Arc<dyn Fn(u64) + Send + Sync>,
 }
 
-impl Copy {
+impl Copying {
     /// Blocks until all is in the pipe, or nobody reads it any longer.
     fn run(self, mut pipe: File) -> io::Result<()> {
         let (mut buffer, mut sent) = (vec![0; PIECE], 0);
@@ -98,7 +98,7 @@ pub(super) async fn run(mut command: Command, stdin: Stdin, limit: Duration) -> 
         Ok(child) => child,
         Err(error) => return (End::Here(format!("cannot start {name}"), error), left),
     };
-    if let Feed::Pipe(pipe, _) | Feed::Copy(pipe, _) = &mut feed {
+    if let Feed::Pipe(pipe, _) | Feed::Copying(pipe, _) = &mut feed {
         *pipe = child.stdin.take();
     }
     let mut guard = GroupGuard(child.id());
@@ -159,7 +159,7 @@ fn open(command: &mut Command, stdin: Stdin) -> Result<Feed, (String, io::Error)
                 return Ok(Feed::Watch(file, part.start, on_progress));
             }
             command.stdin(Stdio::piped());
-            Ok(Feed::Copy(None, Copy { file, parts, on_progress }))
+            Ok(Feed::Copying(None, Copying { file, parts, on_progress }))
         }
     }
 }
@@ -194,14 +194,14 @@ async fn gather(child: &mut Child, feed: Feed, left: &mut Left) -> Result<ExitSt
         Feed::Nothing => {}
         Feed::Pipe(pipe, bytes) => piped = pipe.map(|pipe| (pipe, bytes)),
         Feed::Watch(file, begun, on_progress) => watched = Some((file, begun, on_progress)),
-        Feed::Copy(pipe, copy) => copied = pipe.map(|pipe| (pipe, copy)),
+        Feed::Copying(pipe, copying) => copied = pipe.map(|pipe| (pipe, copying)),
     }
     let write = async {
-        if let Some((pipe, copy)) = copied {
+        if let Some((pipe, copying)) = copied {
             let pipe = File::from(pipe.into_owned_fd().map_err(cannot_feed)?);
             // tokio's end of a pipe does not block
             rustix::io::ioctl_fionbio(&pipe, false).map_err(|errno| cannot_feed(errno.into()))?;
-            let copying = tokio::task::spawn_blocking(move || copy.run(pipe));
+            let copying = tokio::task::spawn_blocking(move || copying.run(pipe));
             return copying.await.map_err(io::Error::other).flatten().map_err(cannot_feed);
         }
         let Some((mut pipe, bytes)) = piped else { return Ok(()) };

@@ -14,7 +14,7 @@ use crate::connect::Connection;
 use crate::events::Events;
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
-use crate::transfer::{self, Cargo, ChunkList, Way};
+use crate::transfer::{self, Cargo, ChunkList, Pushed, Way};
 use crate::units::Bytes;
 
 /// A host that is pushed to.
@@ -102,12 +102,8 @@ impl Receiver {
             layout: &self.layout,
             is_root: self.is_root,
         };
-        let bundle = &self.bundle.bundle;
-        let what = format!("brambled {} for {}", bundle.version, bundle.target);
-        let program =
-            Cargo { what: &what, digest: &bundle.digest, bytes: bundle.bytes, path: &self.bundle.archive };
-        let first = transfer::push_bundle(way, program, events).await?;
-        let pushed = transfer::push(way, &bundle.digest, cargo, list, events).await?;
+        let first = push_program(way, &self.bundle, events).await?;
+        let pushed = transfer::push(way, &self.bundle.bundle.digest, cargo, list, events).await?;
         Ok(Arrived {
             path: self.layout.blob(cargo.digest).display().to_string(),
             bytes_sent: first.bytes_sent + pushed.bytes_sent,
@@ -115,4 +111,16 @@ impl Receiver {
             seconds: first.seconds + pushed.seconds,
         })
     }
+}
+
+/// Brings the program of a bundle to a host.
+pub(super) async fn push_program(
+    way: Way<'_>,
+    found: &Found,
+    events: &Events,
+) -> Result<Pushed, transfer::Error> {
+    let bundle = &found.bundle;
+    let what = format!("brambled {} for {}", bundle.version, bundle.target);
+    let cargo = Cargo { what: &what, digest: &bundle.digest, bytes: bundle.bytes, path: &found.archive };
+    transfer::push_bundle(way, cargo, events).await
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::apply::Run;
+use super::push::push_program;
 use super::report::State;
 use super::verbs::{VerbError, Verbs};
 use super::weights;
@@ -73,7 +74,7 @@ pub(super) async fn on_host(run: &Run<'_>, host: &HostName, action: &Action) -> 
         });
     };
     match action {
-        Action::PushProgram { digest, bytes } => at.push_program(digest, *bytes).await,
+        Action::PushProgram { digest, .. } => at.push_program(digest).await,
         Action::Push { artifact, .. } => at.push(artifact).await,
         Action::Install { generation } => at.install(*generation).await,
         Action::Activate { generation } => at.activate(*generation).await,
@@ -115,13 +116,11 @@ impl<'a> At<'a> {
         Verbs::of_program(self.connection.as_ref(), &self.layout, program, self.plan.is_root)
     }
 
-    async fn push_program(&self, digest: &Digest, bytes: Bytes) -> Result<(), State> {
+    async fn push_program(&self, digest: &Digest) -> Result<(), State> {
         let step = "pushing the program";
         let found = self.run.doors.bundles.iter().find(|found| found.bundle.digest == *digest);
         let found = found.ok_or_else(|| failed(step, "the bundle is no longer on this machine"))?;
-        let what = format!("brambled {} for {}", found.bundle.version, found.bundle.target);
-        let cargo = Cargo { what: &what, digest, bytes, path: &found.archive };
-        let pushed = transfer::push_bundle(self.way(), cargo, self.run.events).await;
+        let pushed = push_program(self.way(), found, self.run.events).await;
         self.count(&pushed.map_err(|error| failed(step, with_causes(&error)))?);
         Ok(())
     }

@@ -17,7 +17,7 @@ const MOST_ROUNDS: usize = 200;
 /// more after each time, as what was dropped may be found again and again.
 const KEPT: (usize, usize) = (2, 10);
 
-/// With more classes than this, no integer program is solved.
+/// With more classes than this, no integer program is solved over all of them.
 const MOST_CLASSES: usize = 150;
 
 /// Classes of a sample whose prices begin those of a larger fleet.
