@@ -8,6 +8,7 @@ pub mod events;
 pub mod generation;
 pub mod ids;
 pub mod notify;
+pub mod pace;
 pub mod source;
 pub mod units;
 

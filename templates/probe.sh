@@ -55,6 +55,9 @@ for file in /sys/devices/platform/soc*/soc*:firmware/get_throttled; do
 done
 say throttled "${throttled#throttled=}"
 
+# the address that we came to, where sshd tells it
+say reached "$(printf '%s' "${SSH_CONNECTION:-}" | cut -d ' ' -f 3)"
+
 # the interface of the default route
 link=$(while read -r name to rest; do
     [ "$to" = 00000000 ] && printf '%s' "$name" && break

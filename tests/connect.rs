@@ -19,9 +19,12 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bramble_fleet::connect::fake::{Fake, ended};
-use bramble_fleet::connect::{Connection, Error, Local, Output, Script, Settings, Ssh, Stdin, Target, quote};
+use bramble_fleet::connect::{
+    Connection, Error, Local, Output, Piece, Script, Settings, Ssh, Stdin, Talk, Target, quote,
+};
 use process::Process;
 use sshd::Sshd;
+use tokio::sync::mpsc;
 
 fn script(text: impl Into<String>) -> Script {
     Script { text: text.into(), is_root: false, timeout: Duration::from_mins(1) }
@@ -106,6 +109,7 @@ async fn conforms(connection: &dyn Connection) {
 
 /// What real shells promise beyond that.
 async fn bounds_and_cleans(connection: &dyn Connection) {
+    converses(connection).await;
     // no control characters for the operator's terminal
     let output = run(connection, r"printf 'a\033[31mb\007\n' >&2").await;
     assert_eq!(output.stderr, "a[31mb\n");
@@ -122,6 +126,63 @@ async fn bounds_and_cleans(connection: &dyn Connection) {
     assert!(matches!(connection.run(&slow, Stdin::Empty).await, Err(Error::TimedOut { .. })));
     let pid = std::fs::read_to_string(&pid).unwrap();
     gone(pid.trim()).await;
+}
+
+/// A script that is talked with hears each piece before it says what it wants next.
+async fn converses(connection: &dyn Connection) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let bytes: Vec<u8> = (0..3 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    file.write_all(&bytes).unwrap();
+    let file = Arc::new(std::fs::File::open(file.path()).unwrap());
+    let (say, input) = mpsc::channel(1);
+    let (output, mut hear) = mpsc::channel(1);
+    let lead = async {
+        for (word, part) in [("one", 0..10), ("two", 5..3 << 20), ("three", 0..0)] {
+            let mut said = Vec::new();
+            while !said.ends_with(b"\n") {
+                said.extend(hear.recv().await.unwrap());
+            }
+            assert_eq!(String::from_utf8(said).unwrap(), format!("{word}\n"));
+            let length = format!("{}\n", part.end - part.start);
+            say.send(Piece::Bytes(length.into_bytes())).await.unwrap();
+            say.send(Piece::Part(Arc::clone(&file), part)).await.unwrap();
+        }
+        drop(say);
+        let mut said = Vec::new();
+        while let Some(more) = hear.recv().await {
+            said.extend(more);
+        }
+        said
+    };
+    // what was read of each part, by its length and a sum
+    let text = "for word in one two three; do
+    echo $word; read -r length; head -c \"$length\" | cksum >>\"$0.sums\"
+done
+cat \"$0.sums\"; rm \"$0.sums\"; cat; echo err >&2; exit 3";
+    let dir = tempfile::tempdir().unwrap();
+    let text =
+        format!("exec sh -c {} {}", quote(text), quote(&dir.path().join("talk").display().to_string()));
+    let talk = script(text);
+    let (output, said) = tokio::join!(connection.talk(&talk, Talk { input, output }), lead);
+    assert_eq!(output.unwrap(), ended(3, "", "err\n"));
+    let mut sums = String::new();
+    for part in [0..10, 5..3 << 20, 0..0] {
+        let stdin = Stdin::Bytes(bytes[part].to_vec());
+        let output = connection.run(&script("cksum"), stdin).await.unwrap();
+        sums.push_str(&String::from_utf8(output.stdout).unwrap());
+    }
+    assert_eq!(String::from_utf8(said).unwrap(), sums);
+
+    // one that ends before it has heard all is heard to its end, and ends the talk
+    let (say, input) = mpsc::channel(1);
+    let (output, mut hear) = mpsc::channel(1);
+    let lead = async {
+        while say.send(Piece::Bytes(vec![0; 1 << 20])).await.is_ok() {}
+        hear.recv().await
+    };
+    let short = script("echo bye; exit 7");
+    let (output, said) = tokio::join!(connection.talk(&short, Talk { input, output }), lead);
+    assert_eq!((output.unwrap().status, said), (7, Some(b"bye\n".to_vec())));
 }
 
 /// Waits until a process is gone.

@@ -18,7 +18,9 @@ use bramble_fleet::connect::{Connection, Local, Settings, Ssh, quote};
 use bramble_fleet::events::{Event, Events};
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::{Digest, HostName};
-use bramble_fleet::transfer::{Cargo, ChunkList, Error, Pushed, Reason, Way, push, push_bundle};
+use bramble_fleet::transfer::{
+    Cargo, ChunkList, Error, Limits, Link, Pushed, Reason, Target, Way, push, push_bundle,
+};
 use bramble_fleet::units::Bytes;
 use sshd::Sshd;
 
@@ -97,9 +99,19 @@ impl Place {
         artifact: &Artifact,
         events: &Events,
     ) -> Result<Pushed, Error> {
+        let list = self.list(artifact);
+        let targets = [self.target(connection, None)];
+        let mut pushed = push(&targets, artifact.cargo(), &list, Limits::default(), events).await;
+        pushed.remove(0)
+    }
+
+    fn list(&self, artifact: &Artifact) -> ChunkList {
         let cache = self.dir.path().join("chunks");
-        let list = ChunkList::of_file(&artifact.path, &artifact.digest, &cache, Vec::new).unwrap();
-        push(self.way(connection), &self.bundle.digest, artifact.cargo(), &list, events).await
+        ChunkList::of_file(&artifact.path, &artifact.digest, &cache, Vec::new).unwrap()
+    }
+
+    fn target<'a>(&'a self, connection: &'a dyn Connection, link: Option<Link>) -> Target<'a> {
+        Target { way: self.way(connection), program: &self.bundle.digest, link }
     }
 
     fn is_sealed(&self, artifact: &Artifact) -> bool {
@@ -213,7 +225,7 @@ async fn what_was_there_and_wrong_is_found_out_and_sent_anew() {
     let (reason, message) = refusal(place.push(&local, &artifact).await);
     assert_eq!(
         (reason, message.as_str()),
-        (Reason::WrongDigest, "1 of 1 chunks have another digest, so they were not kept")
+        (Reason::WrongDigest, "chunks come with another digest again and again, so they were not kept")
     );
     assert!(!place.layout.blob(&artifact.digest).exists());
     data[5 << 20] ^= 1;
@@ -242,6 +254,87 @@ async fn a_file_of_another_size_is_not_even_started() {
     artifact.bytes = Bytes(7);
     let error = place.push(&Local::new(), &artifact).await.unwrap_err();
     assert!(matches!(error, Error::Local { expected: Bytes(7), .. }), "{error}");
+}
+
+/// How hosts on one machine reach each other.
+fn loopback() -> Link {
+    Link { address: std::net::Ipv4Addr::LOCALHOST.into(), is_wireless: false, megabits: None }
+}
+
+#[tokio::test]
+async fn hosts_bring_a_blob_on_to_each_other_and_one_copy_leaves_the_operator() {
+    let Some(sshd) = Sshd::start() else { return };
+    let places: Vec<Place> = (0..4).map(|_| Place::new()).collect();
+    let ways: Vec<Ssh> = places.iter().map(|_| sshd.connect()).collect();
+    for (place, way) in places.iter().zip(&ways) {
+        place.bootstrap(way).await;
+    }
+    let artifact = places[0].artifact("weights", 24);
+    let list = places[0].list(&artifact);
+    let targets: Vec<Target<'_>> =
+        places.iter().zip(&ways).map(|(place, way)| place.target(way, Some(loopback()))).collect();
+    let to_all = async |most: Limits| {
+        let pushed = push(&targets, artifact.cargo(), &list, most, &Events::none()).await;
+        pushed.into_iter().map(Result::unwrap).collect::<Vec<Pushed>>()
+    };
+    let pushed = to_all(Limits::default()).await;
+    assert!(places.iter().all(|place| place.is_sealed(&artifact)));
+    let sent: Bytes = pushed.iter().map(|one| one.bytes_sent).sum();
+    let between: Bytes = pushed.iter().map(|one| one.bytes_from_hosts).sum();
+    assert_eq!((sent, between), (artifact.bytes, Bytes(3 * artifact.bytes.0)), "{pushed:?}");
+
+    // the third has lost it: whoever has it gives it, and nothing leaves the operator
+    std::fs::remove_file(places[2].layout.blob(&artifact.digest)).unwrap();
+    let pushed = to_all(Limits::default()).await;
+    assert!(places[2].is_sealed(&artifact));
+    assert_eq!((pushed[2].bytes_sent, pushed[2].bytes_from_hosts), (Bytes::ZERO, artifact.bytes));
+    assert!(pushed.iter().all(|one| one.bytes_sent == Bytes::ZERO));
+
+    // a rate is kept, from whomever it comes
+    for place in &places[..2] {
+        std::fs::remove_file(place.layout.blob(&artifact.digest)).unwrap();
+    }
+    let begun = Instant::now();
+    to_all(Limits { per_host: Some(Bytes::mib(16)), in_all: None }).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(places.iter().all(|place| place.is_sealed(&artifact)));
+}
+
+#[tokio::test]
+async fn what_leaves_the_operator_keeps_to_its_rate() {
+    let places = [Place::new(), Place::new()];
+    let local = Local::new();
+    let artifact = places[0].artifact("weights", 3);
+    let list = places[0].list(&artifact);
+    for place in &places {
+        place.bootstrap(&local).await;
+    }
+    let targets: Vec<Target<'_>> = places.iter().map(|place| place.target(&local, None)).collect();
+    let limits = Limits { per_host: None, in_all: Some(Bytes::mib(4)) };
+    let begun = Instant::now();
+    let pushed = push(&targets, artifact.cargo(), &list, limits, &Events::none()).await;
+    // twice 3 MiB, since nobody reaches anybody
+    assert!(pushed.iter().all(|one| one.as_ref().unwrap().bytes_sent == artifact.bytes));
+    assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_host_that_cannot_take_part_holds_nobody_up() {
+    let places: Vec<Place> = (0..3).map(|_| Place::new()).collect();
+    let local = Local::new();
+    for place in &places[..2] {
+        place.bootstrap(&local).await;
+    }
+    let artifact = places[0].artifact("weights", 9);
+    let list = places[0].list(&artifact);
+    // the third has no program
+    let targets: Vec<Target<'_>> =
+        places.iter().map(|place| place.target(&local, Some(loopback()))).collect();
+    let mut pushed = push(&targets, artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+    let third = pushed.pop().unwrap().unwrap_err();
+    assert!(third.to_string().contains("gave no answer that makes sense"), "{third}");
+    assert!(pushed.iter().all(Result::is_ok), "{pushed:?}");
+    assert!(places[..2].iter().all(|place| place.is_sealed(&artifact)));
 }
 
 /// A small filesystem, for root only.

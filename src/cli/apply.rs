@@ -83,6 +83,8 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         secrets: plan.hosts.iter().map(|host| (host.host.clone(), secrets.clone())).collect(),
         reconnect: fleet.reconnect(),
         connections,
+        links: Fleet::links(&inventory),
+        limits: fleet.limits(),
         brambled: fleet.brambled(fetcher.store())?,
         fetcher,
         bundles: fleet.bundles.clone(),

@@ -177,6 +177,18 @@ impl<'a> Fleet<'a> {
         Ok(connections)
     }
 
+    /// Returns how the hosts reach each other.
+    pub(crate) fn links(inventory: &Inventory) -> BTreeMap<HostName, execute::Link> {
+        let looked_at = inventory.hosts.iter().filter_map(|(host, facts)| Some((host, facts.as_ref().ok()?)));
+        looked_at.filter_map(|(host, facts)| Some((host.clone(), execute::link(facts)?))).collect()
+    }
+
+    /// Returns how fast weights may move.
+    pub(crate) fn limits(&self) -> execute::Limits {
+        let manifest::Caps { per_host, total } = self.manifest.rollout.bandwidth;
+        execute::Limits { per_host, in_all: total }
+    }
+
     fn connect(&self, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {
         connect(spec, self.settings())
     }

@@ -48,6 +48,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
                     layout: fleet.layout(&host),
                     is_root: plan::is_root(spec, facts),
                     bundle: bundle.context("the bundle is no longer on this machine")?.clone(),
+                    link: execute::link(facts),
                     connection,
                     host,
                 });
@@ -59,7 +60,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     let events = Events::new(move |event| progress.show(event));
     let cache = fetch::Settings::from_env().cache.join("chunks");
     let most = usize::try_from(fleet.manifest.rollout.max_parallel).unwrap_or(usize::MAX);
-    let pushed = execute::push(&verb.path, &receivers, most, &cache, &events).await;
+    let pushed = execute::push(&verb.path, &receivers, most, fleet.limits(), &cache, &events).await;
     let mut delivery: Delivery =
         pushed.with_context(|| format!("{} cannot be pushed", verb.path.display()))?;
     delivery.failed.append(&mut failed);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Connection, Error, Output, Script, Stdin};
+use super::{Connection, Error, Output, Script, Stdin, Talk};
 
 /// One run that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +58,14 @@ impl Fake {
         self
     }
 
+    fn answer(&self, call: &Call) -> Result<Output, Error> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call.clone());
+        match self.rules.iter().find(|(text, _)| call.script.text.contains(text.as_str())) {
+            Some((_, answer)) => answer(call),
+            None => Ok(ended(127, "", &format!("no answer was prepared for: {}", call.script.text))),
+        }
+    }
+
     /// Returns every call so far, in order.
     pub fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -77,12 +85,15 @@ pub fn ended(status: i32, stdout: impl Into<Vec<u8>>, stderr: &str) -> Output {
 #[async_trait]
 impl Connection for Fake {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
-        let call = Call { script: script.clone(), stdin: drain(stdin)? };
-        self.calls.lock().unwrap_or_else(PoisonError::into_inner).push(call.clone());
-        match self.rules.iter().find(|(text, _)| script.text.contains(text.as_str())) {
-            Some((_, answer)) => answer(&call),
-            None => Ok(ended(127, "", &format!("no answer was prepared for: {}", script.text))),
-        }
+        self.answer(&Call { script: script.clone(), stdin: drain(stdin)? })
+    }
+
+    /// Says all of its answer without listening first.
+    async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
+        let mut output = self.answer(&Call { script: script.clone(), stdin: Vec::new() })?;
+        // who does not listen misses it
+        drop(talk.output.send(std::mem::take(&mut output.stdout)).await);
+        Ok(output)
     }
 
     fn describe(&self) -> String {
@@ -126,6 +137,10 @@ impl std::fmt::Debug for Fake {
 impl<C: Connection + ?Sized> Connection for Arc<C> {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
         (**self).run(script, stdin).await
+    }
+
+    async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
+        (**self).talk(script, talk).await
     }
 
     fn describe(&self) -> String {

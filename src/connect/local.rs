@@ -5,9 +5,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::process::Command;
 
-use super::process::{self, End, Left};
+use super::process::{self, End, Io, Left};
 use super::shell::Wrapped;
-use super::{Connection, Error, Output, Script, Stdin};
+use super::{Connection, Error, Output, Script, Stdin, Talk};
 
 const HERE: &str = "this machine";
 
@@ -28,13 +28,27 @@ impl Local {
 #[async_trait]
 impl Connection for Local {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
+        self.start(script, Io::Whole(stdin)).await
+    }
+
+    async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
+        self.start(script, Io::Talk(talk)).await
+    }
+
+    fn describe(&self) -> String {
+        HERE.to_owned()
+    }
+}
+
+impl Local {
+    async fn start(&self, script: &Script, io: Io) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script)?;
         let mut command = Command::new("sh");
         command.args(wrapped.args());
         if let Some(path) = &self.search_path {
             command.env("PATH", path);
         }
-        let (end, Left { stdout, stderr }) = process::run(command, stdin, script.timeout).await;
+        let (end, Left { stdout, stderr }) = process::run(command, io, script.timeout).await;
         let host = HERE.to_owned();
         match end {
             End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
@@ -45,17 +59,13 @@ impl Connection for Local {
                 if script.is_root && !groups.is_empty() {
                     let mut kill = Command::new("sh");
                     kill.args(["-c", &kill_groups(&groups, true)]);
-                    process::run(kill, Stdin::Empty, Duration::from_secs(5)).await;
+                    process::run(kill, Io::Whole(Stdin::Empty), Duration::from_secs(5)).await;
                 }
                 Err(Error::TimedOut { host, after: script.timeout })
             }
             End::TooMuch => Err(Error::TooMuch { host }),
             End::Here(doing, source) => Err(Error::Here { doing, source }),
         }
-    }
-
-    fn describe(&self) -> String {
-        HERE.to_owned()
     }
 }
 

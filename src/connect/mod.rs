@@ -1,7 +1,8 @@
 //! The door to a host: run a shell script there, with bytes on its standard input.
 //!
 //! One operation carries everything: reading, writing and appending are scripts. It
-//! keeps the trait small enough to fake in one screen, and a host needs only `sh`.
+//! keeps the trait small enough to fake in one screen, and a host needs only `sh`. Its second
+//! form is for programs that say what they want next while they run.
 //!
 //! A script that was sent is never sent again: when a link breaks while one runs, the
 //! caller learns it ([`Error::Lost`]) and decides. Nothing here knows what scripts do.
@@ -17,12 +18,14 @@ mod ssh;
 pub use local::Local;
 pub use ssh::{Settings, Ssh, Target, fast_cipher, has_aes};
 
+use std::fs::File;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
 /// A way to one host.
 #[async_trait]
@@ -31,6 +34,10 @@ pub trait Connection: Send + Sync {
     ///
     /// A script that ends with a status other than 0 is an [`Output`], not an error.
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error>;
+
+    /// Runs `script` like [`Self::run`], and feeds it and hears it while it runs. What it writes to
+    /// standard output goes to `talk`, so that the [`Output`] has none of it.
+    async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error>;
 
     /// Returns the host for messages: `pi@192.168.1.21:2222`, `this machine`.
     fn describe(&self) -> String;
@@ -69,6 +76,24 @@ pub enum Stdin {
         /// MiB of it may still be on the way.
         on_progress: Arc<dyn Fn(u64) + Send + Sync>,
     },
+}
+
+/// What goes to and comes from a script while it runs.
+#[derive(Debug)]
+pub struct Talk {
+    /// What it reads, piece by piece; its standard input ends when the sender is dropped.
+    pub input: mpsc::Receiver<Piece>,
+    /// Gets what it writes to standard output, as it comes; bounds on it are the receiver's.
+    pub output: mpsc::Sender<Vec<u8>>,
+}
+
+/// Some of what a script reads.
+#[derive(Debug, Clone)]
+pub enum Piece {
+    /// These bytes.
+    Bytes(Vec<u8>),
+    /// A part of a file, which must be within it.
+    Part(Arc<File>, Range<u64>),
 }
 
 /// How a script ended.

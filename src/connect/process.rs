@@ -4,22 +4,28 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::Range;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::pipe::SpliceFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
+use tokio::sync::mpsc;
 
-use super::Stdin;
 use super::shell::Tail;
+use super::{Piece, Stdin, Talk};
 
 /// No answer of a host is longer than this.
 const MOST_STDOUT: usize = 16 << 20;
 /// What is copied at once; more does not make a push faster.
 const PIECE: usize = 256 << 10;
+/// What a pipe holds that a conversation goes through, where the system allows it.
+const PIPE: usize = 1 << 20;
 /// How often a transfer is looked at.
 const TICK: Duration = Duration::from_millis(100);
 
@@ -52,6 +58,15 @@ enum Feed {
     Watch(File, u64, Arc<dyn Fn(u64) + Send + Sync>),
     /// The program cannot skip what is between the parts.
     Copying(Option<ChildStdin>, Copying),
+    Talking(Option<ChildStdin>, mpsc::Receiver<Piece>),
+}
+
+/// What a program reads, and where it writes.
+pub(super) enum Io {
+    /// All that it reads is known; all that it writes is kept.
+    Whole(Stdin),
+    /// It is talked with.
+    Talk(Talk),
 }
 
 /// Parts of a file that go into a pipe.
@@ -70,10 +85,8 @@ impl Copying {
             while at < part.end {
                 let length = usize::try_from(part.end - at).unwrap_or(PIECE).min(PIECE);
                 self.file.read_exact_at(&mut buffer[..length], at)?;
-                match pipe.write_all(&buffer[..length]) {
-                    // a script need not read its input
-                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                    written => written?,
+                if !is_read(pipe.write_all(&buffer[..length]))? {
+                    return Ok(());
                 }
                 at += length as u64;
                 sent += length as u64;
@@ -84,13 +97,57 @@ impl Copying {
     }
 }
 
+/// Returns whether the other end of a pipe took what was written: a script need not read its input.
+fn is_read(written: io::Result<()>) -> io::Result<bool> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true),
+    }
+}
+
+impl Piece {
+    /// Blocks until it is in the pipe. A part of a file is not copied on its way.
+    fn write(self, mut pipe: &File) -> io::Result<()> {
+        match self {
+            Self::Bytes(bytes) => pipe.write_all(&bytes),
+            Self::Part(file, range) => {
+                let mut at = range.start;
+                while at < range.end {
+                    let length = usize::try_from(range.end - at).unwrap_or(PIPE).min(PIPE);
+                    let (from, to) = (file.as_fd(), pipe.as_fd());
+                    match rustix::pipe::splice(from, Some(&mut at), to, None, length, SpliceFlags::MORE) {
+                        Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        Ok(_) | Err(Errno::INTR) => {}
+                        // a file system that cannot
+                        Err(Errno::INVAL) => {
+                            let mut copy = vec![0; length.min(PIECE)];
+                            file.read_exact_at(&mut copy, at)?;
+                            pipe.write_all(&copy)?;
+                            at += copy.len() as u64;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
 /// Runs `command` in a process group of its own, so that a Ctrl-C on the terminal reaches
 /// us and not the step in hand.
-pub(super) async fn run(mut command: Command, stdin: Stdin, limit: Duration) -> (End, Left) {
+pub(super) async fn run(mut command: Command, io: Io, limit: Duration) -> (End, Left) {
     let mut left = Left::default();
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     command.process_group(0).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut feed = match open(&mut command, stdin) {
+    let (feed, ear) = match io {
+        Io::Whole(stdin) => (open(&mut command, stdin), None),
+        Io::Talk(Talk { input, output }) => {
+            command.stdin(Stdio::piped());
+            (Ok(Feed::Talking(None, input)), Some(output))
+        }
+    };
+    let mut feed = match feed {
         Ok(feed) => feed,
         Err((doing, error)) => return (End::Here(doing, error), left),
     };
@@ -98,11 +155,11 @@ pub(super) async fn run(mut command: Command, stdin: Stdin, limit: Duration) -> 
         Ok(child) => child,
         Err(error) => return (End::Here(format!("cannot start {name}"), error), left),
     };
-    if let Feed::Pipe(pipe, _) | Feed::Copying(pipe, _) = &mut feed {
+    if let Feed::Pipe(pipe, _) | Feed::Copying(pipe, _) | Feed::Talking(pipe, _) = &mut feed {
         *pipe = child.stdin.take();
     }
     let mut guard = GroupGuard(child.id());
-    let end = match tokio::time::timeout(limit, gather(&mut child, feed, &mut left)).await {
+    let end = match tokio::time::timeout(limit, gather(&mut child, feed, ear, &mut left)).await {
         Err(_) => End::TimedOut,
         Ok(Err(end)) => end,
         Ok(Ok(status)) => {
@@ -164,19 +221,29 @@ fn open(command: &mut Command, stdin: Stdin) -> Result<Feed, (String, io::Error)
     }
 }
 
-async fn gather(child: &mut Child, feed: Feed, left: &mut Left) -> Result<ExitStatus, End> {
+async fn gather(
+    child: &mut Child,
+    feed: Feed,
+    mut ear: Option<mpsc::Sender<Vec<u8>>>,
+    left: &mut Left,
+) -> Result<ExitStatus, End> {
     let here = |doing: &'static str| move |error| End::Here(doing.to_owned(), error);
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
     let Left { stdout: kept_out, stderr: kept_err } = left;
     let read_out = async {
         let Some(pipe) = &mut stdout else { return Ok(()) };
         loop {
-            match pipe.read_buf(kept_out).await.map_err(here("cannot read standard output"))? {
-                0 => return Ok(()),
-                _ if kept_out.len() > MOST_STDOUT => return Err(End::TooMuch),
-                _ => {}
+            let read = pipe.read_buf(kept_out).await.map_err(here("cannot read standard output"))?;
+            match &ear {
+                _ if read == 0 => break,
+                // who does not listen any longer is done with it, and it may still speak
+                Some(ear) => drop(ear.send(std::mem::take(kept_out)).await),
+                None if kept_out.len() > MOST_STDOUT => return Err(End::TooMuch),
+                None => {}
             }
         }
+        ear = None;
+        Ok(())
     };
     let read_err = async {
         let Some(pipe) = &mut stderr else { return Ok(()) };
@@ -188,32 +255,20 @@ async fn gather(child: &mut Child, feed: Feed, left: &mut Left) -> Result<ExitSt
             }
         }
     };
-    let cannot_feed = here("cannot feed standard input");
-    let (mut watched, mut piped, mut copied) = (None, None, None);
-    match feed {
-        Feed::Nothing => {}
-        Feed::Pipe(pipe, bytes) => piped = pipe.map(|pipe| (pipe, bytes)),
-        Feed::Watch(file, begun, on_progress) => watched = Some((file, begun, on_progress)),
-        Feed::Copying(pipe, copying) => copied = pipe.map(|pipe| (pipe, copying)),
-    }
-    let write = async {
-        if let Some((pipe, copying)) = copied {
-            let pipe = File::from(pipe.into_owned_fd().map_err(cannot_feed)?);
-            // tokio's end of a pipe does not block
-            rustix::io::ioctl_fionbio(&pipe, false).map_err(|errno| cannot_feed(errno.into()))?;
-            let copying = tokio::task::spawn_blocking(move || copying.run(pipe));
-            return copying.await.map_err(io::Error::other).flatten().map_err(cannot_feed);
+    let watched = match &feed {
+        Feed::Watch(file, begun, on_progress) => {
+            let file = file.try_clone().map_err(here("cannot watch standard input"))?;
+            Some((file, *begun, Arc::clone(on_progress)))
         }
-        let Some((mut pipe, bytes)) = piped else { return Ok(()) };
-        match pipe.write_all(&bytes).await {
-            // a script need not read its input
-            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(cannot_feed(error)),
-            _ => Ok(()),
-        }
+        _ => None,
     };
-    let work = async {
-        tokio::try_join!(read_out, read_err, write)?;
+    let ended = async {
+        tokio::try_join!(read_out, read_err)?;
         child.wait().await.map_err(here("cannot wait for a program's end"))
+    };
+    let write = async {
+        feed.write().await.map_err(here("cannot feed standard input"))?;
+        std::future::pending::<Result<Infallible, End>>().await
     };
     let watch = async {
         let Some((file, begun, on_progress)) = &watched else {
@@ -226,13 +281,55 @@ async fn gather(child: &mut Child, feed: Feed, left: &mut Left) -> Result<ExitSt
         }
     };
     let status = tokio::select! {
-        status = work => status,
+        status = ended => status,
+        written = write => match written {
+            Ok(never) => match never {},
+            Err(end) => Err(end),
+        },
         never = watch => match never {},
     };
     if let Some((file, begun, on_progress)) = &watched {
         tell(file, *begun, on_progress);
     }
     status
+}
+
+impl Feed {
+    /// Gives the program what it reads, to the end of it.
+    async fn write(self) -> io::Result<()> {
+        match self {
+            Self::Pipe(Some(mut pipe), bytes) => is_read(pipe.write_all(&bytes).await).map(drop),
+            Self::Copying(Some(pipe), copying) => {
+                let pipe = blocking(pipe)?;
+                tokio::task::spawn_blocking(move || copying.run(pipe)).await.map_err(io::Error::other)?
+            }
+            Self::Talking(Some(pipe), mut input) => {
+                let pipe = Arc::new(blocking(pipe)?);
+                // more in flight between the two programs; where there is a limit, so be it
+                let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE);
+                while let Some(piece) = input.recv().await {
+                    let pipe = Arc::clone(&pipe);
+                    let written = tokio::task::spawn_blocking(move || piece.write(&pipe));
+                    if !is_read(written.await.map_err(io::Error::other)?)? {
+                        break;
+                    }
+                }
+                Ok(())
+            }
+            Self::Nothing
+            | Self::Watch(..)
+            | Self::Pipe(None, _)
+            | Self::Copying(None, _)
+            | Self::Talking(None, _) => Ok(()),
+        }
+    }
+}
+
+/// Takes a pipe whose writers wait; tokio's end of one does not block.
+fn blocking(pipe: ChildStdin) -> io::Result<File> {
+    let pipe = File::from(pipe.into_owned_fd()?);
+    rustix::io::ioctl_fionbio(&pipe, false)?;
+    Ok(pipe)
 }
 
 fn tell(file: &File, begun: u64, on_progress: &Arc<dyn Fn(u64) + Send + Sync>) {

@@ -15,12 +15,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::process::Command;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
-use super::process::{self, End, Left};
+use super::process::{self, End, Io, Left};
 use super::shell::{Wrapped, one_line};
 use super::socket_dir::SocketDir;
-use super::{Connection, Error, Output, Script, Stdin, diagnosis, local};
+use super::{Connection, Error, Output, Script, Stdin, Talk, diagnosis, local};
 
 /// sshd's `MaxSessions` is 10 unless somebody changed it; two are left for the user.
 const MOST_SESSIONS: usize = 8;
@@ -258,16 +258,24 @@ impl Ssh {
         }
     }
 
+    /// Waits for one of the sessions that a connection may have at a time.
+    async fn permit(&self) -> Result<SemaphorePermit<'_>, Error> {
+        let here = |closed| Error::Here {
+            doing: "the connection is closed".to_owned(),
+            source: std::io::Error::other(closed),
+        };
+        self.sessions.acquire().await.map_err(here)
+    }
+
+    fn is_down(&self) -> Error {
+        Error::Lost { host: self.host.clone(), said: "the connection does not stay up".into() }
+    }
+
     /// Runs one session. None: the master had gone before the script was sent.
-    async fn session(
-        &self,
-        wrapped: &Wrapped,
-        script: &Script,
-        stdin: Stdin,
-    ) -> Option<Result<Output, Error>> {
+    async fn session(&self, wrapped: &Wrapped, script: &Script, io: Io) -> Option<Result<Output, Error>> {
         let mut ssh = self.through_master();
         ssh.arg("--").arg(&self.target.address).arg(wrapped.line());
-        let (end, Left { stdout, stderr }) = process::run(ssh, stdin, script.timeout).await;
+        let (end, Left { stdout, stderr }) = process::run(ssh, io, script.timeout).await;
         let host = self.host.clone();
         Some(match end {
             End::Status(255) if !wrapped.is_own_255(&stderr) => {
@@ -286,7 +294,7 @@ impl Ssh {
                 if !groups.is_empty() {
                     let mut ssh = self.through_master();
                     ssh.arg("--").arg(&self.target.address).arg(local::kill_groups(&groups, script.is_root));
-                    process::run(ssh, Stdin::Empty, Duration::from_secs(5)).await;
+                    process::run(ssh, Io::Whole(Stdin::Empty), Duration::from_secs(5)).await;
                 }
                 Err(match end {
                     End::TooMuch => Error::TooMuch { host },
@@ -301,7 +309,7 @@ impl Ssh {
     async fn tell_master(&self, what: &str) -> bool {
         let mut ssh = Command::new("ssh");
         ssh.args(self.master_args(what));
-        let (end, _) = process::run(ssh, Stdin::Empty, Duration::from_secs(5)).await;
+        let (end, _) = process::run(ssh, Io::Whole(Stdin::Empty), Duration::from_secs(5)).await;
         matches!(end, End::Status(0))
     }
 
@@ -341,21 +349,23 @@ fn config_path(path: &Path) -> String {
 impl Connection for Ssh {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script)?;
-        let here = |source| Error::Here { doing: "the connection is closed".to_owned(), source };
-        let permit = self.sessions.acquire().await.map_err(|closed| here(std::io::Error::other(closed)))?;
+        let _permit = self.permit().await?;
         let again = stdin.clone();
         self.ensure_master(false).await?;
-        let result = if let Some(result) = self.session(&wrapped, script, stdin).await {
-            result
-        } else {
-            // it ends by itself after a minute without work, maybe at this very moment
-            self.ensure_master(true).await?;
-            self.session(&wrapped, script, again).await.unwrap_or_else(|| {
-                Err(Error::Lost { host: self.host.clone(), said: "the connection does not stay up".into() })
-            })
-        };
-        drop(permit);
-        result
+        if let Some(result) = self.session(&wrapped, script, Io::Whole(stdin)).await {
+            return result;
+        }
+        // it ends by itself after a minute without work, maybe at this very moment
+        self.ensure_master(true).await?;
+        self.session(&wrapped, script, Io::Whole(again)).await.unwrap_or_else(|| Err(self.is_down()))
+    }
+
+    async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
+        let wrapped = Wrapped::new(script)?;
+        let _permit = self.permit().await?;
+        // what was said to nobody cannot be said again
+        self.ensure_master(true).await?;
+        self.session(&wrapped, script, Io::Talk(talk)).await.unwrap_or_else(|| Err(self.is_down()))
     }
 
     fn describe(&self) -> String {

@@ -8,7 +8,7 @@ use super::report::{Made, Outcome, Report, State};
 use super::{Doors, step};
 use crate::events::{Event, Events};
 use crate::ids::{Digest, HostName};
-use crate::plan::{Plan, Step, Wave};
+use crate::plan::{Action, Plan, Step, Wave};
 use crate::units::Bytes;
 
 /// What stands for a host until it is known why its turn did not come.
@@ -26,7 +26,7 @@ pub(super) struct Run<'a> {
 /// Carries out `plan` and tells what came of it.
 ///
 /// Waves run one after another, the hosts of a wave side by side, the steps of a host in
-/// order. A host that fails takes no further step. When a wave that is a gate fails on any host,
+/// order; weights go to all hosts of a wave at once. A host that fails takes no further step. When a wave that is a gate fails on any host,
 /// later waves do not start. `cancel` stops the run between steps, and in the middle of one that
 /// can be resumed (fetching, pushing); a host is never left between two generations.
 pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &CancellationToken) -> Report {
@@ -42,14 +42,12 @@ pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &Cancell
         } else {
             State::NotStarted { why: NOT_YET.to_owned() }
         };
-        let outcome =
-            Outcome { state, generation: host.previous, measured: Vec::new(), bytes_sent: Bytes::ZERO };
+        let outcome = Outcome { generation: host.previous, ..Outcome::without_generation(state) };
         report.hosts.insert(host.host.clone(), outcome);
     }
     for skipped in &plan.skipped {
         let state = State::NotStarted { why: skipped.why.clone() };
-        let outcome = Outcome { state, generation: None, measured: Vec::new(), bytes_sent: Bytes::ZERO };
-        report.hosts.insert(skipped.host.clone(), outcome);
+        report.hosts.insert(skipped.host.clone(), Outcome::without_generation(state));
     }
     let run = Run { plan, doors, events, cancel, report: Mutex::new(report) };
     // a first host that could not be staged proves nothing: the next one is the first then
@@ -65,6 +63,33 @@ pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &Cancell
         }
     }
     run.finish()
+}
+
+/// The steps of one host in a wave: weights go to all hosts at once.
+struct Legs<'a> {
+    before: Vec<&'a Step>,
+    /// The recipes of the weights that it gets.
+    pushes: Vec<Digest>,
+    after: Vec<&'a Step>,
+}
+
+impl<'a> Legs<'a> {
+    fn of(steps: &[&'a Step]) -> Self {
+        let mut legs = Self { before: Vec::new(), pushes: Vec::new(), after: Vec::new() };
+        for step in steps {
+            match &step.action {
+                Action::Push { artifact, .. } => legs.pushes.push(*artifact),
+                _ if legs.pushes.is_empty() => legs.before.push(step),
+                _ => legs.after.push(step),
+            }
+        }
+        legs
+    }
+}
+
+/// The state of a host whose transfer was interrupted.
+fn cut_short() -> State {
+    State::NotStarted { why: "interrupted; what was sent is kept and used by the next run".to_owned() }
 }
 
 impl Run<'_> {
@@ -87,13 +112,17 @@ impl Run<'_> {
             }
         }
         let limit = usize::try_from(wave.max_parallel.max(1)).unwrap_or(1);
-        let hosts: Vec<_> = by_host.into_iter().filter_map(|(host, steps)| Some((host?, steps))).collect();
-        let failed: BTreeSet<&HostName> = futures_util::stream::iter(hosts)
-            .map(|(host, steps)| async move { (host, self.on_host(host, &steps).await) })
-            .buffer_unordered(limit)
-            .filter_map(|(host, is_well)| async move { (!is_well).then_some(host) })
-            .collect()
-            .await;
+        let mut hosts = Vec::new();
+        for (host, steps) in by_host {
+            let Some(host) = host else { continue };
+            hosts.push((host, Legs::of(&steps)));
+        }
+        let mut failed =
+            self.side_by_side(limit, hosts.iter().map(|(host, legs)| (*host, &legs.before))).await;
+        failed.extend(self.pushes(limit, &hosts, &failed).await);
+        let rest = hosts.iter().filter(|(host, _)| !failed.contains(host));
+        let fell = self.side_by_side(limit, rest.map(|(host, legs)| (*host, &legs.after))).await;
+        failed.extend(fell);
         if self.cancel.is_cancelled() {
             return Err("interrupted".to_owned());
         }
@@ -102,6 +131,59 @@ impl Run<'_> {
             return Err(format!("stopped, because {} did not get through", names.join(", ")));
         }
         Ok(is_tried)
+    }
+
+    /// Takes the steps of each host, at most `limit` hosts at a time. Returns the hosts that are not well.
+    async fn side_by_side<'h>(
+        &self,
+        limit: usize,
+        hosts: impl Iterator<Item = (&'h HostName, &'h Vec<&'h Step>)>,
+    ) -> BTreeSet<&'h HostName> {
+        let hosts: Vec<_> = hosts.filter(|(_, steps)| !steps.is_empty()).collect();
+        futures_util::stream::iter(hosts)
+            .map(|(host, steps)| async move { (host, self.on_host(host, steps).await) })
+            .buffer_unordered(limit)
+            .filter_map(|(host, is_well)| async move { (!is_well).then_some(host) })
+            .collect()
+            .await
+    }
+
+    /// Brings weights to all `hosts` that want them and have not `failed`. Returns those that did not get
+    /// all of theirs.
+    async fn pushes<'h>(
+        &self,
+        limit: usize,
+        hosts: &[(&'h HostName, Legs<'_>)],
+        failed: &BTreeSet<&HostName>,
+    ) -> BTreeSet<&'h HostName> {
+        let mut wanted: Vec<(Digest, Vec<&'h HostName>)> = Vec::new();
+        for (host, legs) in hosts.iter().filter(|(host, _)| !failed.contains(host)) {
+            for recipe in &legs.pushes {
+                match wanted.iter_mut().find(|(other, _)| other == recipe) {
+                    Some((_, hosts)) => hosts.push(host),
+                    None => wanted.push((*recipe, vec![*host])),
+                }
+            }
+        }
+        let pushed = futures_util::stream::iter(wanted)
+            .map(|(recipe, hosts)| async move {
+                let pushed = tokio::select! {
+                    () = self.cancel.cancelled() => vec![Err(cut_short()); hosts.len()],
+                    pushed = step::push(self, &recipe, &hosts) => pushed,
+                };
+                hosts.into_iter().zip(pushed).collect::<Vec<_>>()
+            })
+            .buffer_unordered(limit)
+            .collect::<Vec<_>>()
+            .await;
+        let mut failed = BTreeSet::new();
+        for (host, pushed) in pushed.into_iter().flatten() {
+            if let Err(state) = pushed {
+                self.fail(host, state);
+                failed.insert(host);
+            }
+        }
+        failed
     }
 
     async fn on_operator(&self, step: &Step) -> Result<(), String> {
@@ -136,7 +218,7 @@ impl Run<'_> {
             let result = if step::is_resumable(&step.action) {
                 tokio::select! {
                     () = self.cancel.cancelled() => {
-                        Err(State::NotStarted { why: "interrupted; what was sent is kept and used by the next run".to_owned() })
+                        Err(cut_short())
                     }
                     done = step::on_host(self, host, &step.action) => done,
                 }

@@ -7,6 +7,7 @@ use crate::connect::Connection;
 use crate::fetch::Fetcher;
 use crate::generation::Secrets;
 use crate::ids::HostName;
+use crate::transfer::{Limits, Link};
 
 /// Opens a new way to a host, where there is one.
 pub type Reconnect = Box<dyn Fn(&HostName) -> Option<Arc<dyn Connection>> + Send + Sync>;
@@ -15,6 +16,10 @@ pub type Reconnect = Box<dyn Fn(&HostName) -> Option<Arc<dyn Connection>> + Send
 pub struct Doors {
     /// The ways to the hosts.
     pub connections: BTreeMap<HostName, Arc<dyn Connection>>,
+    /// How hosts reach each other.
+    pub links: BTreeMap<HostName, Link>,
+    /// How fast weights may move.
+    pub limits: Limits,
     /// Opens a new way to a host, sharing nothing with the first: a confirmation that comes
     /// over it proves that the host can still be reached.
     pub reconnect: Reconnect,

@@ -13,7 +13,6 @@ use crate::facts::Installed;
 use crate::generation::{Definition, Layout};
 use crate::ids::{FleetName, Generation, HostName};
 use crate::install::{Activated, ConfirmRequest, RemoveRequest, Removed, RollbackRequest};
-use crate::units::Bytes;
 
 /// A host with something of ours on it.
 pub struct Subject {
@@ -79,7 +78,7 @@ pub async fn remove(subjects: &[Subject], fleet: &FleetName, events: &Events) ->
 }
 
 fn outcome(generation: Option<Generation>, state: State) -> Outcome {
-    Outcome { state, generation, measured: Vec::new(), bytes_sent: Bytes::ZERO }
+    Outcome { generation, ..Outcome::without_generation(state) }
 }
 
 impl Subject {

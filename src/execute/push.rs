@@ -12,9 +12,10 @@ use crate::bundle::Found;
 use crate::causes::with_causes;
 use crate::connect::Connection;
 use crate::events::Events;
+use crate::facts::HostFacts;
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
-use crate::transfer::{self, Cargo, ChunkList, Pushed, Way};
+use crate::transfer::{self, Cargo, ChunkList, Limits, Link, Pushed, Target, Way};
 use crate::units::Bytes;
 
 /// A host that is pushed to.
@@ -29,6 +30,8 @@ pub struct Receiver {
     pub connection: Arc<dyn Connection>,
     /// What takes the file there.
     pub bundle: Found,
+    /// How other hosts reach it.
+    pub link: Option<Link>,
 }
 
 /// A file that was pushed.
@@ -49,16 +52,18 @@ pub struct Delivery {
 pub struct Arrived {
     /// Where it is.
     pub path: String,
-    /// Bytes of it that went over the network, and of the program that took it.
+    /// Bytes of it that left this machine, and of the program that took it.
     pub bytes_sent: Bytes,
+    /// Bytes of it that came from other hosts.
+    pub bytes_from_hosts: Bytes,
     /// Bytes of it that were there, in it or in other blobs.
     pub bytes_reused: Bytes,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// Brings the file at `path` to hosts, at most `most` side by side. The list of its chunks is kept in
-/// `cache`.
+/// Brings the file at `path` to hosts, to all at once; the program that takes it first, to at most
+/// `most` side by side. The list of its chunks is kept in `cache`.
 ///
 /// # Errors
 /// The file cannot be read here. What fails on a host is in the [`Delivery`].
@@ -66,51 +71,68 @@ pub async fn push(
     path: &Path,
     receivers: &[Receiver],
     most: usize,
+    limits: Limits,
     cache: &Path,
     events: &Events,
 ) -> std::io::Result<Delivery> {
     let (file, lists) = (path.to_owned(), cache.to_owned());
     let listing = tokio::task::spawn_blocking(move || ChunkList::make(&file, &tensor_starts(&file), &lists));
-    let list = listing.await.map_err(std::io::Error::other).flatten()?;
+    let programs = receivers.iter().map(|receiver| push_program(receiver.way(), &receiver.bundle, events));
+    let programs: Vec<_> = programs.collect();
+    let programs = futures_util::stream::iter(programs).buffered(most.max(1)).collect::<Vec<_>>();
+    let (listed, programs) = tokio::join!(listing, programs);
+    let list = listed.map_err(std::io::Error::other).flatten()?;
     let what = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
     let cargo = Cargo { what: &what, digest: &list.digest, bytes: list.bytes, path };
-    let pushes = receivers.iter().map(|receiver| {
-        let list = &list;
-        async move { (receiver.host.clone(), receiver.push(cargo, list, events).await) }
-    });
-    let (mut arrived, mut failed) = (BTreeMap::new(), BTreeMap::new());
-    let mut pushes = futures_util::stream::iter(pushes).buffer_unordered(most.max(1));
-    while let Some((host, outcome)) = pushes.next().await {
-        match outcome {
-            Ok(one) => drop(arrived.insert(host, one)),
-            Err(error) => drop(failed.insert(host, with_causes(&error))),
+    let mut failed = BTreeMap::new();
+    let mut ready = Vec::new();
+    for (receiver, program) in receivers.iter().zip(programs) {
+        match program {
+            Ok(program) => ready.push((receiver, program)),
+            Err(error) => drop(failed.insert(receiver.host.clone(), with_causes(&error))),
+        }
+    }
+    let targets: Vec<Target<'_>> = ready.iter().map(|(receiver, _)| receiver.target()).collect();
+    let pushed = transfer::push(&targets, cargo, &list, limits, events).await;
+    let mut arrived = BTreeMap::new();
+    for ((receiver, program), pushed) in ready.into_iter().zip(pushed) {
+        match pushed {
+            Ok(pushed) => drop(arrived.insert(
+                receiver.host.clone(),
+                Arrived {
+                    path: receiver.layout.blob(cargo.digest).display().to_string(),
+                    bytes_sent: program.bytes_sent + pushed.bytes_sent,
+                    bytes_from_hosts: pushed.bytes_from_hosts,
+                    bytes_reused: pushed.bytes_reused,
+                    seconds: program.seconds + pushed.seconds,
+                },
+            )),
+            Err(error) => drop(failed.insert(receiver.host.clone(), with_causes(&error))),
         }
     }
     Ok(Delivery { digest: list.digest, bytes: list.bytes, arrived, failed })
 }
 
 impl Receiver {
-    async fn push(
-        &self,
-        cargo: Cargo<'_>,
-        list: &ChunkList,
-        events: &Events,
-    ) -> Result<Arrived, transfer::Error> {
-        let way = Way {
+    fn way(&self) -> Way<'_> {
+        Way {
             host: &self.host,
             connection: self.connection.as_ref(),
             layout: &self.layout,
             is_root: self.is_root,
-        };
-        let first = push_program(way, &self.bundle, events).await?;
-        let pushed = transfer::push(way, &self.bundle.bundle.digest, cargo, list, events).await?;
-        Ok(Arrived {
-            path: self.layout.blob(cargo.digest).display().to_string(),
-            bytes_sent: first.bytes_sent + pushed.bytes_sent,
-            bytes_reused: pushed.bytes_reused,
-            seconds: first.seconds + pushed.seconds,
-        })
+        }
     }
+
+    fn target(&self) -> Target<'_> {
+        Target { way: self.way(), program: &self.bundle.bundle.digest, link: self.link }
+    }
+}
+
+/// Returns how other hosts reach one that was looked at.
+pub fn link(facts: &HostFacts) -> Option<Link> {
+    let (is_wireless, megabits) =
+        facts.link.as_ref().map_or((false, None), |link| (link.is_wireless, link.megabits));
+    Some(Link { address: facts.reached?, is_wireless, megabits })
 }
 
 /// Brings the program of a bundle to a host.

@@ -56,14 +56,23 @@ pub struct Outcome {
     pub generation: Option<Generation>,
     /// What was measured when it was activated.
     pub measured: Vec<Measured>,
-    /// Bytes that went over the network to it.
+    /// Bytes that left the operator's machine for it.
     pub bytes_sent: Bytes,
+    /// Bytes that other hosts brought it.
+    #[serde(default)]
+    pub bytes_from_hosts: Bytes,
 }
 
 impl Outcome {
     /// Returns how it ended for a host that no generation is known of.
     pub fn without_generation(state: State) -> Self {
-        Self { state, generation: None, measured: Vec::new(), bytes_sent: Bytes::ZERO }
+        Self {
+            state,
+            generation: None,
+            measured: Vec::new(),
+            bytes_sent: Bytes::ZERO,
+            bytes_from_hosts: Bytes::ZERO,
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::install::{
     ActivateRequest, Activated, ConfirmRequest, InstallRequest, Installation, ProbeSpec, PruneRequest, Pruned,
 };
 use crate::plan::{Action, HostPlan};
-use crate::transfer::{self, Cargo, ChunkList, Way};
+use crate::transfer::{self, Cargo, ChunkList, Target, Way};
 use crate::units::{Bytes, TokensPerSec};
 
 /// Laying out files, and `systemd-analyze verify` on a slow card.
@@ -67,23 +67,61 @@ pub(super) async fn on_operator(run: &Run<'_>, action: &Action) -> Result<(), St
 
 /// Does what is done to one host; an error is the state that the host is left in.
 pub(super) async fn on_host(run: &Run<'_>, host: &HostName, action: &Action) -> Result<(), State> {
-    let Some(at) = At::new(run, host) else {
-        return Err(State::Failed {
-            step: "reaching it".to_owned(),
-            error: "there is no way to it".to_owned(),
-        });
-    };
+    let at = At::new(run, host).ok_or_else(no_way)?;
     match action {
         Action::PushProgram { digest, .. } => at.push_program(digest).await,
-        Action::Push { artifact, .. } => at.push(artifact).await,
         Action::Install { generation } => at.install(*generation).await,
         Action::Activate { generation } => at.activate(*generation).await,
         Action::Prune => at.prune().await,
-        Action::Fetch { .. } | Action::Make { .. } => Err(State::Failed {
+        // weights go to all hosts of a wave at once: `push`
+        Action::Push { .. } | Action::Fetch { .. } | Action::Make { .. } => Err(State::Failed {
             step: "following the plan".to_owned(),
-            error: "it has the operator's step on a host".to_owned(),
+            error: "it has a step on one host that is not done there".to_owned(),
         }),
     }
+}
+
+/// Brings the weights of one recipe to hosts, and returns what came of it, in their order.
+pub(super) async fn push(run: &Run<'_>, recipe: &Digest, hosts: &[&HostName]) -> Vec<Result<(), State>> {
+    let all = |state: State| vec![Err(state); hosts.len()];
+    let Some(artifact) = run.plan.artifact(recipe) else {
+        return all(failed("pushing", "the plan has no such weights"));
+    };
+    let quant = artifact.recipe.quant.map_or("as it is", crate::quant::Quant::name);
+    let what = format!("{} ({quant})", artifact.model);
+    let step = format!("pushing {what}");
+    let Some(made) = run.made(recipe) else {
+        return all(failed(&step, "the weights were not made"));
+    };
+    let path = run.doors.fetcher.store().path(&made.digest);
+    let cargo = Cargo { what: &what, digest: &made.digest, bytes: made.bytes, path: &path };
+    let list = match chunks(run, cargo).await {
+        Ok(list) => list,
+        Err(error) => return all(failed(&step, error)),
+    };
+    let ats: Vec<Option<At<'_>>> = hosts.iter().map(|host| At::new(run, host)).collect();
+    let targets: Vec<Target<'_>> = ats.iter().flatten().map(At::target).collect();
+    let mut pushed = transfer::push(&targets, cargo, &list, run.doors.limits, run.events).await.into_iter();
+    let of_host = |at: &Option<At<'_>>| {
+        let at = at.as_ref().ok_or_else(no_way)?;
+        let pushed = pushed.next().ok_or_else(no_way)?;
+        at.count(&pushed.map_err(|error| failed(&step, with_causes(&error)))?);
+        Ok(())
+    };
+    ats.iter().map(of_host).collect()
+}
+
+/// Returns the chunks of weights, cut at their tensors.
+async fn chunks(run: &Run<'_>, cargo: Cargo<'_>) -> Result<ChunkList, String> {
+    let cache = run.doors.fetcher.store().root().join("chunks");
+    let (path, digest) = (cargo.path.to_owned(), *cargo.digest);
+    let name = path.display().to_string();
+    let hashing = tokio::task::spawn_blocking(move || {
+        ChunkList::of_file(&path, &digest, &cache, || weights::tensor_starts(&path))
+    });
+    let listed = hashing.await.map_err(std::io::Error::other).flatten();
+    listed
+        .map_err(|error| format!("{name} cannot be sent: {}: fetch or convert it again", with_causes(&error)))
 }
 
 /// One host in one run.
@@ -111,6 +149,11 @@ impl<'a> At<'a> {
         }
     }
 
+    fn target(&self) -> Target<'_> {
+        let link = self.run.doors.links.get(self.host).copied();
+        Target { way: self.way(), program: &self.plan.definition.program.digest, link }
+    }
+
     fn verbs(&self) -> Verbs<'_> {
         let program = &self.plan.definition.program.digest;
         Verbs::of_program(self.connection.as_ref(), &self.layout, program, self.plan.is_root)
@@ -125,41 +168,11 @@ impl<'a> At<'a> {
         Ok(())
     }
 
-    async fn push(&self, recipe: &Digest) -> Result<(), State> {
-        let artifact = self
-            .run
-            .plan
-            .artifact(recipe)
-            .ok_or_else(|| failed("pushing", "the plan has no such weights"))?;
-        let quant = artifact.recipe.quant.map_or("as it is", crate::quant::Quant::name);
-        let what = format!("{} ({quant})", artifact.model);
-        let step = format!("pushing {what}");
-        let made = self.run.made(recipe).ok_or_else(|| failed(&step, "the weights were not made"))?;
-        let path = self.run.doors.fetcher.store().path(&made.digest);
-        let cargo = Cargo { what: &what, digest: &made.digest, bytes: made.bytes, path: &path };
-        let program = &self.plan.definition.program.digest;
-        let list = self.chunks(cargo).await.map_err(|error| failed(&step, error))?;
-        let pushed = transfer::push(self.way(), program, cargo, &list, self.run.events).await;
-        self.count(&pushed.map_err(|error| failed(&step, with_causes(&error)))?);
-        Ok(())
-    }
-
-    /// Returns the chunks of weights, cut at their tensors.
-    async fn chunks(&self, cargo: Cargo<'_>) -> Result<ChunkList, String> {
-        let cache = self.run.doors.fetcher.store().root().join("chunks");
-        let (path, digest) = (cargo.path.to_owned(), *cargo.digest);
-        let name = path.display().to_string();
-        let hashing = tokio::task::spawn_blocking(move || {
-            ChunkList::of_file(&path, &digest, &cache, || weights::tensor_starts(&path))
-        });
-        let listed = hashing.await.map_err(std::io::Error::other).flatten();
-        listed.map_err(|error| {
-            format!("{name} cannot be sent: {}: fetch or convert it again", with_causes(&error))
-        })
-    }
-
     fn count(&self, pushed: &transfer::Pushed) {
-        self.run.outcome(self.host, |outcome| outcome.bytes_sent += pushed.bytes_sent);
+        self.run.outcome(self.host, |outcome| {
+            outcome.bytes_sent += pushed.bytes_sent;
+            outcome.bytes_from_hosts += pushed.bytes_from_hosts;
+        });
     }
 
     /// Returns the definition with the digests of weights that have become known on the way.
@@ -276,6 +289,10 @@ pub(super) fn not_done(step: &str, error: &VerbError) -> State {
         VerbError::Locked { said } => State::Locked { said: said.clone() },
         error => failed(step, with_causes(error)),
     }
+}
+
+fn no_way() -> State {
+    failed("reaching it", "there is no way to it")
 }
 
 fn failed(step: &str, error: impl Into<String>) -> State {

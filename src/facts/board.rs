@@ -147,6 +147,7 @@ pub fn planned(name: &str) -> Option<HostFacts> {
         health: Health::default(),
         gpus: Vec::new(),
         link: None,
+        reached: None,
         privilege: Privilege::Sudo,
         installed: None,
     })

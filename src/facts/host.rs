@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -63,6 +64,9 @@ pub struct HostFacts {
     /// What it reaches others by.
     #[serde(default)]
     pub link: Option<Link>,
+    /// The address that it was reached at, where its sshd tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reached: Option<IpAddr>,
     /// What we may do there.
     pub privilege: Privilege,
     /// What of ours is there; none on a bare host.

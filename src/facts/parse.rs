@@ -81,6 +81,7 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
         health: health(&printed),
         gpus: gpus(&printed),
         link: link(&printed),
+        reached: printed.value("reached").and_then(|address| address.parse().ok()),
         privilege: match printed.value("login").as_deref() {
             Some("root") => Privilege::Root,
             Some("sudo") => Privilege::Sudo,

@@ -386,7 +386,7 @@ fn how_a_host_is_and_what_else_is_in_it_is_read() {
 
     // the kernel's own form, bits of before only, a cable
     let text = printed(
-        "machine=aarch64\nmillicelsius=999999\nthrottled=20000\nlink=eth0\nlink_speed=1000",
+        "machine=aarch64\nmillicelsius=999999\nthrottled=20000\nlink=eth0\nlink_speed=1000\nreached=192.168.1.21",
         &[("meminfo", MEMINFO)],
     );
     let facts = parse_probe(text.as_bytes()).unwrap();
@@ -394,6 +394,7 @@ fn how_a_host_is_and_what_else_is_in_it_is_read() {
     let throttled = facts.health.throttled.unwrap();
     assert!(!throttled.is_under_voltage() && throttled.is_slowed());
     assert_eq!(facts.link.map(|link| link.megabits), Some(Some(1000)));
+    assert_eq!(facts.reached, Some([192, 168, 1, 21].into()));
 
     // unknown stays unknown
     let bare =

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::schema::{
-    Deploy, Floor, HostSpec, Imatrix, Manifest, ModelSpec, On, QuantChoice, Role, Rollout, RouteMode,
+    Caps, Deploy, Floor, HostSpec, Imatrix, Manifest, ModelSpec, On, QuantChoice, Role, Rollout, RouteMode,
     RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
 };
 use super::written;
@@ -63,12 +63,18 @@ pub(super) fn manifest(fleet: written::Root, faults: &mut Faults) -> Option<Mani
         rollout: Rollout {
             max_parallel: rollout.max_parallel.unwrap_or(Whole(4)).0,
             max_unavailable: rollout.max_unavailable.unwrap_or(Whole(1)).0,
+            bandwidth: caps(rollout.bandwidth.unwrap_or_default()),
         },
         models,
         hosts: hosts.known.into_iter().filter_map(|(name, (host, _))| Some((name, host?))).collect(),
         deploy,
         routes,
     })
+}
+
+fn caps(written: written::Caps) -> Caps {
+    let rate = |rate: written::Bandwidth| rate.0.strip_suffix("/s")?.parse().ok();
+    Caps { per_host: written.per_host.and_then(rate), total: written.total.and_then(rate) }
 }
 
 /// TLS is the default and not there yet: only a manifest that says `tls: off` is served.

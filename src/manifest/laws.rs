@@ -164,6 +164,8 @@ fn some_mutation() -> impl Strategy<Value = Mutation> {
         "nonsense",
         "defaults",
         "rollout",
+        "per_host",
+        "total",
         "Bad Name",
     ];
     prop_oneof![

@@ -7,6 +7,7 @@ use crate::facts::Stated;
 use crate::ids::{FleetName, HostName, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
+use crate::units::Bytes;
 
 /// A whole manifest, with every default filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,13 +60,24 @@ pub enum Tls {
     Off,
 }
 
-/// `rollout: { max_parallel, max_unavailable }`.
+/// `rollout: { max_parallel, max_unavailable, bandwidth }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rollout {
-    /// Hosts that receive data at the same time. Default 4.
+    /// Hosts that programs are brought to, and laid out on, at the same time. Default 4.
     pub max_parallel: u32,
     /// Hosts that may be without their local engine at the same time. Default 1.
     pub max_unavailable: u32,
+    /// How fast weights move at most.
+    pub bandwidth: Caps,
+}
+
+/// `bandwidth: { per_host, total }`, in bytes per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caps {
+    /// What each host takes in, from whomever.
+    pub per_host: Option<Bytes>,
+    /// What leaves the operator's machine for all hosts of one file together.
+    pub total: Option<Bytes>,
 }
 
 /// One of `models`.

@@ -44,11 +44,26 @@ fn check(from: &str, to: &str, expected: &str) {
 }
 
 #[test]
+fn what_weights_may_take_of_the_network_is_a_rate_of_bytes() {
+    let with = |caps: &str| GOOD.replace("serve:", &format!("rollout: {{ bandwidth: {caps} }}\nserve:"));
+    let manifest =
+        parse("fleet.yaml", &with("{ per_host: 4.5 MB/s, total: 1 GiB/s }")).expect("without faults");
+    let caps = Caps { per_host: Some(Bytes(4_500_000)), total: Some(Bytes(1 << 30)) };
+    assert_eq!(manifest.rollout.bandwidth, caps);
+    for bad in
+        ["{ per_host: 4 MB }", "{ per_host: 0 MB/s }", "{ per_host: fast }", "{ in_all: 4 MB/s }", "4 MB/s"]
+    {
+        assert!(parse("fleet.yaml", &with(bad)).is_err(), "{bad}");
+    }
+}
+
+#[test]
 fn a_manifest_without_faults_has_every_default_filled_in() {
     let manifest = parse("fleet.yaml", GOOD).expect("without faults");
     assert_eq!(faults_of("{ tls: off }", "{ tls: off, port: 9000 }"), Vec::<String>::new());
     assert_eq!(manifest.serve, Serve { port: 8443, tls: Tls::Off });
-    assert_eq!(manifest.rollout, Rollout { max_parallel: 4, max_unavailable: 1 });
+    let bandwidth = Caps { per_host: None, total: None };
+    assert_eq!(manifest.rollout, Rollout { max_parallel: 4, max_unavailable: 1, bandwidth });
     let chat = &manifest.models[&"chat".parse().expect("a name")];
     assert_eq!((&chat.quant, chat.prefer, chat.slots), (&QuantChoice::Auto, Prefer::Balanced, 1));
     assert_eq!(chat.floor, Floor { tokens_per_second: 0.5, quality: crate::quant::Quant::Q4_0 });

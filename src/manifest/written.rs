@@ -75,10 +75,22 @@ record! {
 record! {
     /// How fast changes spread.
     Rollout: "`rollout`" {
-        /// Hosts that receive data at the same time.
+        /// Hosts that programs are brought to, and laid out on, at the same time. Weights go to all at once.
         may max_parallel: Whole<1, 256> = Whole(4);
         /// Hosts that may be without their local engine at the same time.
         may max_unavailable: Whole<1, 256> = Whole(1);
+        /// How fast weights move. Without it: as fast as they can.
+        may bandwidth: Caps;
+    }
+}
+
+record! {
+    /// How fast weights move at most.
+    Caps: "`bandwidth`" {
+        /// What each host takes in, from whomever.
+        may per_host: Bandwidth;
+        /// What leaves the operator's machine for all hosts of one file together.
+        may total: Bandwidth;
     }
 }
 
@@ -605,7 +617,7 @@ text! {
 }
 
 text! {
-    /// What a machine reads of its memory in a second.
+    /// Bytes in a second.
     Bandwidth: "a rate such as `48 GB/s`",
     pattern "^[0-9]{1,6}(\\.[0-9]{1,3})? ?(MiB|GiB|MB|GB)/s$",
     check |text| text.len() <= 18 && text.parse::<BytesPerSec>().is_ok_and(|rate| rate.0 > 0.0),

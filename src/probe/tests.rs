@@ -27,6 +27,9 @@ impl Connection for Fake {
         self.now.fetch_sub(1, Ordering::SeqCst);
         (self.answer)()
     }
+    async fn talk(&self, script: &Script, _: connect::Talk) -> Result<Output, connect::Error> {
+        self.run(script, Stdin::Empty).await
+    }
     fn describe(&self) -> String {
         "pi@fake".into()
     }

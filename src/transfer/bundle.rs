@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::push::{
-    Cargo, OVERHEAD, Pushed, SLOWEST, Tries, Way, nonsense, path_word, progress, run, said, told,
+    Cargo, Moved, OVERHEAD, Pushed, SLOWEST, Tries, Way, nonsense, path_word, progress, run, said, told,
 };
 use super::{Answer, Error};
 use crate::connect::{Output, Stdin};
@@ -84,11 +84,11 @@ async fn append(
     key: &str,
     ask: &str,
     take: &(dyn Fn(u64) -> String + Sync),
-) -> Result<(Bytes, Bytes), Error> {
+) -> Result<Moved, Error> {
     let mut tries = Tries::default();
     loop {
         let offset = match held(&run(way, cargo, ask.to_owned(), OVERHEAD, Stdin::Empty).await?) {
-            Some(Held::All) => return Ok((Bytes::ZERO, cargo.bytes)),
+            Some(Held::All) => return Ok(Moved::default()),
             Some(Held::Some(bytes)) => bytes,
             None => return Err(nonsense(way, cargo, "it does not say what it has".to_owned())),
         };
@@ -98,7 +98,9 @@ async fn append(
         let limit = OVERHEAD + Duration::from_secs(cargo.bytes.0 / SLOWEST);
         let output = run(way, cargo, take(offset), limit, stdin).await?;
         match serde_json::from_slice(&output.stdout) {
-            Ok(Answer::Sealed { received, .. }) => return Ok((received, cargo.bytes - received)),
+            Ok(Answer::Sealed { received, .. }) => {
+                return Ok(Moved { sent: received, from_hosts: Bytes::ZERO });
+            }
             Ok(Answer::Refused { reason, message, .. }) => tries.again(way, cargo, reason, message).await?,
             _ => return Err(nonsense(way, cargo, said(&output))),
         }

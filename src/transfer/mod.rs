@@ -6,10 +6,15 @@
 //! since there is no program yet. Nothing here knows that blobs are models, and nothing decides
 //! which host gets what.
 
+mod board;
 mod bundle;
 mod chunks;
+mod course;
+mod frame;
+mod peer;
 mod push;
 mod receive;
+mod shelf;
 
 use std::path::PathBuf;
 
@@ -17,17 +22,18 @@ use serde::{Deserialize, Serialize};
 
 pub use bundle::push_bundle;
 pub use chunks::{CHUNK, Chunk, ChunkList};
-pub use push::{Cargo, Pushed, Way, push};
-pub use receive::{Order, ReceiveArgs, offer, run_receive, take};
+pub use course::Link;
+pub use push::{Cargo, Limits, Pushed, Target, Way, push};
+pub use receive::{Order, ReceiveArgs, receive, run_receive};
 
 use crate::connect;
 use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// What the two ends of a push say to each other, by version.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
-/// What a host answers to a push: the one JSON value that `brambled receive` prints.
+/// How a push ended, as the host says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Answer {
@@ -39,15 +45,9 @@ pub enum Answer {
         bytes: Bytes,
         /// How much of it this sender brought; nothing when another was quicker.
         received: Bytes,
-    },
-    /// Some of its chunks are not there.
-    Missing {
-        /// The first and the last of each run of missing chunks, by their place in the list.
-        chunks: Vec<(usize, usize)>,
-        /// What stands for these chunks when they come.
-        token: Digest,
-        /// How much was copied from other blobs there.
-        copied: Bytes,
+        /// How much of it other hosts brought.
+        #[serde(default)]
+        from_hosts: Bytes,
     },
     /// It is not.
     Refused {

@@ -1,16 +1,23 @@
-//! The operator's end of a push.
+//! The operator's end of a transfer: one blob to hosts that bring it on to each other.
 
-use std::ops::Range;
+use std::fmt::Write as _;
+use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::course::{Link, Member, courses};
+use super::frame::{self, Course, Decoder, Runs, Said, Word};
 use super::{Answer, ChunkList, Error, PROTOCOL, Reason};
 use crate::causes::with_causes;
-use crate::connect::{Connection, Output, Script, Stdin, quote};
+use crate::connect::{Connection, Output, Piece, Script, Stdin, Talk, quote};
 use crate::events::{Event, Events};
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
+use crate::pace::Pace;
 use crate::units::Bytes;
 
 /// A push is given up when it is slower than this on the whole: a fifth of what Wi-Fi
@@ -22,10 +29,17 @@ pub(super) const OVERHEAD: Duration = Duration::from_mins(2);
 /// going on.
 const BUSY_TRIES: u32 = 20;
 const BUSY_WAIT: Duration = Duration::from_millis(250);
-/// Chunks that arrive with another digest are sent again once.
+/// A bundle that arrives with another digest is sent again once.
 const DAMAGED_TRIES: u32 = 2;
-/// What a host copies from its own disk, in bytes per second, at worst: a slow card.
-const SLOWEST_COPY: u64 = 4 << 20;
+/// Frames that wait to be written to a host.
+const WAITING: usize = 4;
+/// What a host says is heard in pieces, of which so many may wait.
+const UNHEARD: usize = 16;
+/// How long hosts that are ready wait for the others: the slower ones then take part with what the
+/// sender has alone.
+const GATHERING: Duration = Duration::from_secs(15);
+/// Bytes that are sent at once where there is a rate to keep.
+const PACED: u64 = 64 << 10;
 
 /// How to get at a host's files.
 #[derive(Clone, Copy)]
@@ -53,36 +67,147 @@ pub struct Cargo<'a> {
     pub path: &'a Path,
 }
 
+/// A host that a blob is brought to.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// How to get at its files.
+    pub way: Way<'a>,
+    /// The bundle whose `brambled` takes the blob; it is there already.
+    pub program: &'a Digest,
+    /// How other hosts reach it; none: they cannot.
+    pub link: Option<Link>,
+}
+
+/// How fast blobs may move, in bytes per second.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// What each host takes in at most, from whomever.
+    pub per_host: Option<Bytes>,
+    /// What leaves this machine at most, for all hosts of one blob together.
+    pub in_all: Option<Bytes>,
+}
+
 /// What a push took.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pushed {
-    /// Bytes that went over the link.
+    /// Bytes that left this machine for it.
     pub bytes_sent: Bytes,
+    /// Bytes that came from other hosts.
+    pub bytes_from_hosts: Bytes,
     /// Bytes that were there already.
     pub bytes_reused: Bytes,
     /// How long it took.
     pub seconds: f64,
 }
 
-/// Brings a blob to a host, or what is missing of it there, by the `brambled` of the bundle
-/// `program`, which is on the host already. `list` has the blob's chunks.
+/// Brings a blob, or what is missing of it, to hosts: at once, and from one to the other where they
+/// can reach each other. `list` has the blob's chunks. Returns what it took, in the order of `targets`.
 ///
 /// # Errors
 ///
-/// Whatever fails, the blob is not sealed, and what had arrived of whole chunks is kept for the
-/// next attempt.
+/// Of each host apart. Whatever fails, the blob is not sealed there, and what had arrived of whole
+/// chunks is kept for the next attempt.
 pub async fn push(
-    way: Way<'_>,
-    program: &Digest,
+    targets: &[Target<'_>],
     cargo: Cargo<'_>,
     list: &ChunkList,
+    limits: Limits,
     events: &Events,
-) -> Result<Pushed, Error> {
-    let pushing = Pushing { way, program, cargo, list };
-    told(way, cargo, events, |key| async move { pushing.run(events, &key).await }).await
+) -> Vec<Result<Pushed, Error>> {
+    let (joining, arrivals) = mpsc::unbounded_channel();
+    let shared = Shared {
+        cargo,
+        list,
+        limits,
+        has_others: targets.len() > 1,
+        text: list.to_text(),
+        pace: limits.in_all.map(|rate| Mutex::new(Pace::new(rate))),
+        left: watch::Sender::new(targets.len()),
+    };
+    let legs = targets.iter().map(|target| {
+        let leg =
+            Leg { target: *target, shared: &shared, joining: joining.clone(), is_done: OnceLock::new() };
+        async move {
+            let leg = &leg;
+            let pushed =
+                told(leg.target.way, cargo, events, |key| async move { leg.run(events, &key).await }).await;
+            leg.done();
+            pushed
+        }
+    });
+    let legs: Vec<_> = legs.collect();
+    drop(joining);
+    let (pushed, ()) = tokio::join!(join_all(legs), gather(targets.len(), list, arrivals));
+    pushed
 }
 
-/// Tells `events` how `work` goes, which returns the bytes sent and reused.
+/// A host that has said what it misses, and waits for its course; none: it takes no part.
+type Arrival = Option<(Member, oneshot::Sender<Course>)>;
+
+/// Waits for the hosts, and gives each its course.
+async fn gather(count: usize, list: &ChunkList, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+    let (mut members, mut answers, mut absent) = (Vec::new(), Vec::new(), 0);
+    let mut until = None;
+    while members.len() + absent < count {
+        let patience = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            arrival = arrivals.recv() => match arrival {
+                Some(Some((member, answer))) => {
+                    until = until.or_else(|| Some(tokio::time::Instant::now() + GATHERING));
+                    members.push(member);
+                    answers.push(answer);
+                }
+                Some(None) => absent += 1,
+                None => break,
+            },
+            () = patience => break,
+        }
+    }
+    let courses = match token() {
+        Ok(token) => courses(&members, list.chunks.len(), &token),
+        // without chance there is no token, and nobody gets in anywhere
+        Err(_) => members.iter().map(alone).collect(),
+    };
+    for (answer, course) in answers.into_iter().zip(courses) {
+        // a host that has gone meanwhile needs none
+        drop(answer.send(course));
+    }
+    while let Some(late) = arrivals.recv().await {
+        if let Some((member, answer)) = late {
+            drop(answer.send(alone(&member)));
+        }
+    }
+}
+
+fn alone(member: &Member) -> Course {
+    Course { most_per_second: member.most_per_second, ..Course::default() }
+}
+
+/// Returns what guests of one transfer show: 32 bytes of chance, in hex.
+fn token() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)?;
+    let mut token = String::new();
+    for byte in bytes {
+        // writing to a String does not fail
+        let _ = write!(token, "{byte:02x}");
+    }
+    Ok(token)
+}
+
+/// What came to a host, and from where.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moved {
+    pub(super) sent: Bytes,
+    pub(super) from_hosts: Bytes,
+}
+
+/// Tells `events` how `work` goes.
 pub(super) async fn told<W>(
     way: Way<'_>,
     cargo: Cargo<'_>,
@@ -90,7 +215,7 @@ pub(super) async fn told<W>(
     work: impl FnOnce(String) -> W,
 ) -> Result<Pushed, Error>
 where
-    W: Future<Output = Result<(Bytes, Bytes), Error>>,
+    W: Future<Output = Result<Moved, Error>>,
 {
     let key = format!("push/{}/{}", way.host, cargo.digest.short());
     events.send(Event::Started {
@@ -105,10 +230,20 @@ where
         Err(error) => Err(error),
     };
     match done {
-        Ok((bytes_sent, bytes_reused)) => {
-            let outcome = (bytes_sent == Bytes::ZERO).then(|| "already there".to_owned());
+        Ok(Moved { sent, from_hosts }) => {
+            let outcome = match (sent, from_hosts) {
+                (Bytes::ZERO, Bytes::ZERO) => Some("already there".to_owned()),
+                (_, Bytes::ZERO) => None,
+                (Bytes::ZERO, _) => Some("from other hosts".to_owned()),
+                _ => Some(format!("{from_hosts} of it from other hosts")),
+            };
             events.send(Event::Finished { key, outcome });
-            Ok(Pushed { bytes_sent, bytes_reused, seconds: begun.elapsed().as_secs_f64() })
+            Ok(Pushed {
+                bytes_sent: sent,
+                bytes_from_hosts: from_hosts,
+                bytes_reused: Bytes(cargo.bytes.0.saturating_sub(sent.0 + from_hosts.0)),
+                seconds: begun.elapsed().as_secs_f64(),
+            })
         }
         Err(error) => {
             events.send(Event::Failed { key, error: with_causes(&error) });
@@ -128,87 +263,209 @@ fn check(cargo: Cargo<'_>) -> Result<(), Error> {
     if found == expected { Ok(()) } else { Err(Error::Local { path, digest, found, expected }) }
 }
 
-/// One blob on its way to one host.
-struct Pushing<'a> {
-    way: Way<'a>,
-    program: &'a Digest,
+/// What all hosts of one transfer have in common.
+struct Shared<'a> {
     cargo: Cargo<'a>,
     list: &'a ChunkList,
+    limits: Limits,
+    has_others: bool,
+    text: String,
+    pace: Option<Mutex<Pace>>,
+    /// Hosts that are not done yet.
+    left: watch::Sender<usize>,
 }
 
-impl Pushing<'_> {
-    async fn run(&self, events: &Events, key: &str) -> Result<(Bytes, Bytes), Error> {
-        let (way, cargo) = (self.way, self.cargo);
+/// One blob on its way to one host.
+struct Leg<'a> {
+    target: Target<'a>,
+    shared: &'a Shared<'a>,
+    joining: mpsc::UnboundedSender<Arrival>,
+    is_done: OnceLock<()>,
+}
+
+/// What a host has said at the end, and what was sent to it.
+#[derive(Default)]
+struct Heard {
+    answer: Option<Answer>,
+    sent: u64,
+    /// What made no sense.
+    nonsense: Option<String>,
+    has_joined: bool,
+}
+
+impl Leg<'_> {
+    async fn run(&self, events: &Events, key: &str) -> Result<Moved, Error> {
+        let mut has_joined = false;
+        let outcome = self.attempts(events, key, &mut has_joined).await;
+        if !has_joined {
+            // whoever gathers has gone only when nobody is left
+            drop(self.joining.send(None));
+        }
+        outcome
+    }
+
+    async fn attempts(&self, events: &Events, key: &str, has_joined: &mut bool) -> Result<Moved, Error> {
+        let (way, cargo) = (self.target.way, self.shared.cargo);
         let mut tries = Tries::default();
-        let mut sent = Bytes::ZERO;
+        let mut sent = 0;
         loop {
-            let (chunks, token) = match self.offer().await? {
-                Answer::Sealed { .. } => return Ok((sent, cargo.bytes - sent)),
-                Answer::Missing { chunks, token, .. } => (chunks, token),
-                Answer::Refused { reason, message, .. } => {
-                    tries.again(way, cargo, reason, message).await?;
-                    continue;
+            let (input, output) = (mpsc::channel(WAITING), mpsc::channel(UNHEARD));
+            let limit = OVERHEAD + Duration::from_secs(self.shared.list.bytes.0 / self.slowest());
+            let script = Script { text: self.receive(), is_root: way.is_root, timeout: limit };
+            let talk = Talk { input: input.1, output: output.0 };
+            let file = File::open(cargo.path)
+                .map_err(|source| Error::Read { path: cargo.path.to_owned(), source })?;
+            let lead = self.lead(input.0, output.1, Arc::new(file), events, key);
+            let (ended, heard) = tokio::join!(way.connection.talk(&script, talk), lead);
+            sent += heard.sent;
+            *has_joined |= heard.has_joined;
+            match (heard.answer, ended) {
+                (Some(Answer::Sealed { from_hosts, .. }), _) => {
+                    return Ok(Moved { sent: Bytes(sent), from_hosts });
                 }
-            };
-            let parts = self.parts(&chunks)?;
-            let missing: u64 = parts.iter().map(|part| part.end - part.start).sum();
-            let here = cargo.bytes - Bytes(missing);
-            let on_progress = progress(events, key, here);
-            let stdin = Stdin::File { path: cargo.path.to_owned(), parts, on_progress };
-            let limit = OVERHEAD + Duration::from_secs(missing / SLOWEST);
-            let output = run(way, cargo, self.receive(&format!(" --take {token}")), limit, stdin).await?;
-            match serde_json::from_slice(&output.stdout) {
-                Ok(Answer::Sealed { received, .. }) => {
-                    sent += received;
-                    return Ok((sent, cargo.bytes - sent));
-                }
-                Ok(Answer::Refused { reason, message, .. }) => {
+                (Some(Answer::Refused { reason, message, .. }), _) => {
                     tries.again(way, cargo, reason, message).await?;
                 }
-                _ => return Err(nonsense(way, cargo, said(&output))),
+                (None, Err(source)) => {
+                    let (what, host) = (cargo.what.to_owned(), way.connection.describe());
+                    return Err(Error::Connect { what, host, source });
+                }
+                (None, Ok(output)) => {
+                    let words = heard.nonsense.filter(|_| output.stderr.trim().is_empty());
+                    return Err(nonsense(way, cargo, words.unwrap_or_else(|| said(&output))));
+                }
             }
         }
     }
 
-    /// Asks what is missing; a blob that is there needs no program for that.
-    async fn offer(&self) -> Result<Answer, Error> {
-        let (way, cargo) = (self.way, self.cargo);
-        let text = format!(
-            "if [ -f {blob} ] && [ \"$(wc -c <{blob})\" -eq {bytes} ]; then
-    echo '{{\"outcome\":\"sealed\",\"sealed\":true,\"bytes\":{bytes},\"received\":0}}'
-    exit 0
-fi
-{receive}",
-            blob = path_word(&way.layout.blob(cargo.digest)),
-            bytes = cargo.bytes.0,
-            receive = self.receive(""),
-        );
-        let limit = OVERHEAD + Duration::from_secs(cargo.bytes.0 / SLOWEST_COPY);
-        let output = run(way, cargo, text, limit, Stdin::Bytes(self.list.to_text().into_bytes())).await?;
-        serde_json::from_slice(&output.stdout).map_err(|_| nonsense(way, cargo, said(&output)))
+    /// Returns the least that is taken for a transfer that goes on, in bytes per second.
+    fn slowest(&self) -> u64 {
+        let most = [self.shared.limits.per_host, self.shared.limits.in_all].into_iter().flatten().min();
+        // several hosts share a rate, and nothing keeps it exactly
+        most.map_or(SLOWEST, |most| SLOWEST.min(most.0 / 16)).max(1)
     }
 
-    fn receive(&self, more: &str) -> String {
-        let (layout, digest) = (self.way.layout, self.cargo.digest);
+    fn receive(&self) -> String {
+        let (layout, digest) = (self.target.way.layout, self.shared.cargo.digest);
         let root = path_word(layout.root());
-        let brambled = path_word(&layout.program(self.program).join("brambled"));
+        let brambled = path_word(&layout.program(self.target.program).join("brambled"));
         // daemons of another user read what is sealed
-        format!(
-            "umask 022; exec {brambled} receive --root {root} --digest {digest} --protocol {PROTOCOL}{more}"
-        )
+        format!("umask 022; exec {brambled} receive --root {root} --digest {digest} --protocol {PROTOCOL}")
     }
 
-    /// Returns where the chunks lie that the host named, each run as one part.
-    fn parts(&self, chunks: &[(usize, usize)]) -> Result<Vec<Range<u64>>, Error> {
-        let part = |(first, last): &(usize, usize)| {
-            let (first, last) = (self.list.chunks.get(*first)?, self.list.chunks.get(*last)?);
-            Some(first.range.start..last.range.end).filter(|part| part.start < part.end)
+    /// Talks with the host until it has said how it ended, and all others have, too.
+    async fn lead(
+        &self,
+        say: mpsc::Sender<Piece>,
+        mut hear: mpsc::Receiver<Vec<u8>>,
+        file: Arc<File>,
+        events: &Events,
+        key: &str,
+    ) -> Heard {
+        let shared = self.shared;
+        let mut heard = Heard::default();
+        let mut decoder = Decoder::default();
+        let begin = Said::Begin { is_shared: shared.has_others, most_per_second: shared.limits.per_host };
+        let mut frames = frame::message(&begin);
+        frames.extend(frame::data_head(shared.text.len() as u64));
+        frames.extend(shared.text.as_bytes());
+        // a host that does not listen has ended, and says why
+        drop(say.send(Piece::Bytes(frames)).await);
+        while let Some(bytes) = hear.recv().await {
+            decoder.push(&bytes);
+            loop {
+                let word = match decoder.next::<Word>() {
+                    Ok(None) => break,
+                    Ok(Some(word)) => word,
+                    Err(_) => {
+                        heard.nonsense =
+                            Some(decoder.rest().chars().filter(|c| !c.is_control()).take(400).collect());
+                        return heard;
+                    }
+                };
+                match word {
+                    Word::Ended { answer } => {
+                        let is_sealed = matches!(answer, Answer::Sealed { .. });
+                        heard.answer = Some(answer);
+                        if is_sealed {
+                            let (key, done) = (key.to_owned(), shared.list.bytes);
+                            events.send(Event::Progress { key, done });
+                            self.stay().await;
+                        }
+                        return heard;
+                    }
+                    Word::Here { bytes, .. } => {
+                        events.send(Event::Progress { key: key.to_owned(), done: bytes });
+                    }
+                    Word::Missing { chunks, door, .. } if !heard.has_joined => {
+                        heard.has_joined = true;
+                        let Some(course) = self.join(chunks, door).await else { return heard };
+                        drop(say.send(Piece::Bytes(frame::message(&Said::Course(course)))).await);
+                    }
+                    Word::Ask { at } if at < shared.list.chunks.len() => {
+                        heard.sent += self.send(at, &say, &file).await;
+                    }
+                    Word::Missing { .. } | Word::Ask { .. } => {
+                        heard.nonsense = Some("it asks for what the blob does not have".to_owned());
+                        return heard;
+                    }
+                }
+            }
+        }
+        heard
+    }
+
+    /// Waits until every other host is done: it may have chunks from this one.
+    async fn stay(&self) {
+        let mut left = self.shared.left.subscribe();
+        self.done();
+        // the sender of this is as old as we are
+        drop(left.wait_for(|left| *left == 0).await);
+    }
+
+    /// Counts this host among those that are done, once.
+    fn done(&self) {
+        if self.is_done.set(()).is_ok() {
+            self.shared.left.send_modify(|left| *left -= 1);
+        }
+    }
+
+    async fn join(&self, missing: Runs, door: Option<frame::Door>) -> Option<Course> {
+        let sizes = |(first, last): &(usize, usize)| {
+            let first = self.shared.list.chunks.get(*first).map_or(0, |chunk| chunk.range.start);
+            let last = self.shared.list.chunks.get(*last).map_or(0, |chunk| chunk.range.end);
+            last.saturating_sub(first)
         };
-        let parts: Option<Vec<_>> = chunks.iter().map(part).collect();
-        let is_sorted = |parts: &Vec<Range<u64>>| parts.windows(2).all(|two| two[0].end <= two[1].start);
-        parts.filter(is_sorted).ok_or_else(|| {
-            nonsense(self.way, self.cargo, "it misses chunks that the blob does not have".to_owned())
-        })
+        let member = Member {
+            link: self.target.link,
+            door,
+            missing_bytes: missing.iter().map(sizes).sum(),
+            missing,
+            most_per_second: self.shared.limits.per_host,
+        };
+        let (answer, course) = oneshot::channel();
+        self.joining.send(Some((member, answer))).ok()?;
+        course.await.ok()
+    }
+
+    /// Sends a chunk, and returns how long it is.
+    async fn send(&self, at: usize, say: &mpsc::Sender<Piece>, file: &Arc<File>) -> u64 {
+        let range = self.shared.list.chunks[at].range.clone();
+        let length = range.end - range.start;
+        let step = if self.shared.pace.is_some() { PACED } else { length.max(1) };
+        drop(say.send(Piece::Bytes(frame::data_head(length).to_vec())).await);
+        for start in range.clone().step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
+            let part = start..range.end.min(start + step);
+            if let Some(pace) = &self.shared.pace {
+                let bytes = Bytes(part.end - part.start);
+                let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, Instant::now());
+                tokio::time::sleep_until(due.into()).await;
+            }
+            if say.send(Piece::Part(Arc::clone(file), part)).await.is_err() {
+                break;
+            }
+        }
+        length
     }
 }
 

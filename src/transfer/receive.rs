@@ -1,25 +1,33 @@
-//! The host's end of a push: `brambled receive`.
+//! The host's end of a transfer: `brambled receive`.
 //!
-//! First the sender offers the list of the blob's chunks, and hears which are missing: what an
-//! interrupted push left counts by its journal, and what lies in other blobs is copied from
-//! there. Then it sends the missing ones, one after the other, without anything between: both
-//! ends know the list. Each chunk is hashed before it is written, so nothing is read again.
+//! The sender begins with the list of the blob's chunks. What an interrupted transfer left counts by
+//! its journal, and what lies in other blobs here is copied from there; the host says what is missing,
+//! hears who has it ([`Course`]), and asks for it chunk by chunk. Each is hashed before it is
+//! written, so nothing is read again, and from then on others can have it from here.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write as _};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::fs::statvfs;
 
+use super::board::{Board, Going, SENDERS_SILENCE};
 use super::chunks::{self, ChunkList, MOST_LIST};
+use super::frame::{self, Course, Head, MOST_MESSAGE, Runs, Said, Word};
+use super::peer::{Door, Visit};
+use super::shelf::{Patient, Polled, Reply, Shelf, Source, TICK};
 use super::{Answer, PROTOCOL, Reason};
 use crate::causes::with_causes;
 use crate::generation::Layout;
 use crate::ids::Digest;
+use crate::pace::Pace;
 use crate::store::{self, Arrival};
 use crate::units::Bytes;
 
@@ -31,6 +39,8 @@ const MARGIN_INODES: u64 = 64;
 /// Chunks that have arrived and wait to be hashed and written, at most: with the one that
 /// arrives and the one that is written, 16 MiB.
 const WAITING: usize = 2;
+/// How often the sender hears how far it is.
+const TOLD: Duration = Duration::from_millis(300);
 
 /// What to receive.
 #[derive(Debug, Clone)]
@@ -53,55 +63,129 @@ pub struct ReceiveArgs {
     /// The version of what the two ends say to each other
     #[arg(long)]
     protocol: u32,
-    /// Take the chunks that were named as missing, by the SHA-256 that came with them; without it,
-    /// standard input is the list of chunks
-    #[arg(long)]
-    take: Option<Digest>,
 }
 
-/// Runs `brambled receive`: standard input to blob, one JSON value on standard output.
+/// Runs `brambled receive`: frames on standard input and output, to their end.
 pub fn run_receive(args: ReceiveArgs) -> ExitCode {
     let order = Order { layout: Layout::new(args.root), digest: args.digest };
-    let input = &mut io::stdin().lock();
     let answer = if args.protocol == PROTOCOL {
-        match args.take {
-            None => offer(&order, input),
-            Some(missing) => take(&order, &missing, input),
+        match io::stdin().as_fd().try_clone_to_owned() {
+            // what the standard library keeps of standard input cannot be waited for
+            Ok(input) => receive(&order, File::from(input), io::stdout()),
+            Err(_) => return ExitCode::FAILURE,
         }
     } else {
         let message = format!(
             "the sender speaks version {} of the protocol, and this brambled {PROTOCOL}: use bramble and bundle of one release",
             args.protocol
         );
-        Answer::Refused { reason: Reason::Protocol, message, partial: Bytes::ZERO }
+        let answer = Answer::Refused { reason: Reason::Protocol, message, partial: Bytes::ZERO };
+        // a sender that does not hear it is told by the status
+        drop(frame::say(&mut io::stdout(), &Word::Ended { answer: answer.clone() }));
+        answer
     };
-    let text = serde_json::to_string(&answer).unwrap_or_default();
-    let is_told = writeln!(io::stdout().lock(), "{text}").is_ok();
-    if is_told && !matches!(answer, Answer::Refused { .. }) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if matches!(answer, Answer::Refused { .. }) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 type Refusal = (Reason, String);
 
-/// Takes the list of a blob's chunks from `input`, copies what other blobs here have of them, and
-/// says what is missing.
-pub fn offer(order: &Order, input: &mut impl Read) -> Answer {
+/// Takes a blob from a sender that speaks on `input` and hears `output`, and from the hosts that it
+/// names. Where others take part, this goes on giving them what is here until `input` ends.
+pub fn receive<R, W>(order: &Order, input: R, output: W) -> Answer
+where
+    R: Read + AsFd + Send + 'static,
+    W: Write + Send + 'static,
+{
     let place = Place::new(order);
-    let answer = place.offer(input);
-    place.told(answer)
+    let mut line = Line { input: Polled(input), output: Arc::new(Mutex::new(output)) };
+    let mouth = Arc::clone(&line.output);
+    let mut shared = None;
+    let answer = place.told(begin(&mut line).and_then(|begun| place.receive(&begun, line, &mut shared)));
+    // the sender may be gone: then nobody is left to tell
+    drop(speak(&mouth, &Word::Ended { answer: answer.clone() }));
+    if let Some(shelf) = shared {
+        shelf.wait_closed();
+    }
+    answer
 }
 
-/// Takes the chunks that [`offer`] has named, `missing` being the digest of their names, and seals
-/// the blob.
-pub fn take(order: &Order, missing: &Digest, input: &mut impl Read) -> Answer {
-    let place = Place::new(order);
-    let answer = place.take(missing, input);
-    place.told(answer)
+/// What the sender begins with.
+struct Begun {
+    is_shared: bool,
+    most_per_second: Option<Bytes>,
+    text: String,
 }
 
-/// Returns what stands for the chunks that are missing.
-fn named(missing: &[usize]) -> Digest {
-    let numbers: Vec<u8> = missing.iter().flat_map(|at| (*at as u64).to_le_bytes()).collect();
-    Digest::of(&numbers)
+fn begin<R: Read + AsFd, W: Write>(line: &mut Line<R, W>) -> Result<Begun, Refusal> {
+    let malformed = |said: String| (Reason::Protocol, format!("the list of chunks is none: {said}"));
+    let told = line.hear().map_err(|error| malformed(error.to_string()))?;
+    let Some(Said::Begin { is_shared, most_per_second }) = told else {
+        return Err(malformed("the sender does not begin with it".to_owned()));
+    };
+    let list =
+        line.patiently(|from| frame::data(from, MOST_LIST)).map_err(|error| malformed(error.to_string()))?;
+    let text = String::from_utf8(list).map_err(|_| malformed("it is no text".to_owned()))?;
+    Ok(Begun { is_shared, most_per_second, text })
+}
+
+/// The way to the sender.
+struct Line<R, W> {
+    input: Polled<R>,
+    output: Arc<Mutex<W>>,
+}
+
+impl<R: Read + AsFd, W: Write> Line<R, W> {
+    /// Reads until the sender has said nothing for too long.
+    fn patiently<T>(
+        &mut self,
+        read: impl FnOnce(&mut Patient<'_, &mut Polled<R>>) -> io::Result<T>,
+    ) -> io::Result<T> {
+        let mut heard = Instant::now();
+        let mut tick = |came: usize| {
+            if came > 0 {
+                heard = Instant::now();
+            }
+            heard.elapsed() < SENDERS_SILENCE
+        };
+        read(&mut Patient { from: &mut self.input, tick: &mut tick })
+    }
+
+    fn hear(&mut self) -> io::Result<Option<Said>> {
+        self.patiently(|from| frame::hear(from, MOST_MESSAGE))
+    }
+
+    /// Reads to the end, whatever comes.
+    fn drain(&mut self) {
+        let mut tick = |_: usize| true;
+        let mut from = Patient { from: &mut self.input, tick: &mut tick };
+        drop(io::copy(&mut from, &mut io::sink()));
+    }
+}
+
+fn speak(output: &Mutex<impl Write>, word: &Word) -> io::Result<()> {
+    frame::say(&mut *output.lock().unwrap_or_else(PoisonError::into_inner), word)
+}
+
+impl<R: Read + AsFd, W: Write> Source for Line<R, W> {
+    fn ask(&mut self, at: usize) -> io::Result<()> {
+        speak(&self.output, &Word::Ask { at })
+    }
+
+    fn reply(
+        &mut self,
+        length: u64,
+        data: &mut Vec<u8>,
+        tick: &mut dyn FnMut(usize) -> bool,
+    ) -> io::Result<Reply> {
+        let mut from = Patient { from: &mut self.input, tick };
+        match frame::read_head(&mut from)? {
+            Some(Head::Data(come)) if come == length => {
+                frame::read_all(&mut from, length, data)?;
+                Ok(Reply::Chunk)
+            }
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
 }
 
 /// Where one blob goes.
@@ -146,11 +230,70 @@ impl Place {
         fs::metadata(&self.blob).is_ok_and(|found| found.len() == bytes.0)
     }
 
-    fn offer(&self, input: &mut impl Read) -> Result<Answer, Refusal> {
-        let mut text = String::new();
+    /// Takes the blob; `shared` gets what others are given of it.
+    fn receive<R, W>(
+        &self,
+        begun: &Begun,
+        mut line: Line<R, W>,
+        shared: &mut Option<Arc<Shelf>>,
+    ) -> Result<Answer, Refusal>
+    where
+        R: Read + AsFd + Send + 'static,
+        W: Write + Send + 'static,
+    {
+        let (list, arrival, copied) = self.prepare(&begun.text)?;
+        let missing = arrival.as_ref().map_or_else(Vec::new, |arrival| list.within(&arrival.gaps()));
+        let mut course = Course { most_per_second: begun.most_per_second, ..Course::default() };
+        let mut door = None;
+        if begun.is_shared {
+            // a host that others cannot come to takes part without that
+            door = Door::open().ok();
+            let said = door.as_ref().and_then(|door| door.said().ok());
+            let gone = |error: io::Error| (Reason::WrongSize, format!("the link broke: {error}"));
+            speak(&line.output, &Word::Missing { chunks: runs(&missing), copied, door: said })
+                .map_err(gone)?;
+            match line.hear().map_err(gone)? {
+                Some(Said::Course(heard)) => course = heard,
+                _ => return Err((Reason::Protocol, "the sender does not say who has the chunks".to_owned())),
+            }
+        }
+        let path = if arrival.is_some() { &self.partial } else { &self.blob };
+        let file = File::open(path).map_err(disk("read", path))?;
+        let sizes = list.chunks.iter().map(|chunk| chunk.range.end - chunk.range.start);
+        let peers: Vec<Option<Runs>> = course.sources.iter().map(|peer| peer.holds.clone()).collect();
+        let board = Board::new(sizes, &missing, &peers, Instant::now());
+        let pace = course.most_per_second.map(Pace::new);
+        let chunks = Arc::new(Shelf::new(board, list, file, pace));
+        let (brought, arrived) = sync_channel(WAITING);
+        let mouth = Arc::clone(&line.output);
+        if begun.is_shared {
+            *shared = Some(Arc::clone(&chunks));
+        }
+        start(line, door, &course, &chunks, &brought);
+        drop(brought);
+        let (bytes, is_new) = (chunks.list.bytes, arrival.is_some());
+        if let Some(arrival) = arrival {
+            let kept = keep(&chunks, &arrival, &arrived, &mouth);
+            if kept.is_err() {
+                chunks.change(Board::end);
+            }
+            // whatever happened, what has arrived counts
+            arrival.settle().map_err(refused)?;
+            kept?;
+            self.seal(arrival)?;
+        }
+        let (received, from_hosts) = if is_new {
+            chunks.with(|board| (Bytes(board.sender_brought()), Bytes(board.hosts_brought())))
+        } else {
+            (Bytes::ZERO, Bytes::ZERO)
+        };
+        Ok(Answer::Sealed { sealed: true, bytes, received, from_hosts })
+    }
+
+    /// Reads the list of chunks and takes up what is here. There is no arrival of a blob that is sealed.
+    fn prepare(&self, text: &str) -> Result<(ChunkList, Option<Arrival>, Bytes), Refusal> {
         let malformed = |said: String| (Reason::Protocol, format!("the list of chunks is none: {said}"));
-        input.take(MOST_LIST).read_to_string(&mut text).map_err(|error| malformed(error.to_string()))?;
-        let list = ChunkList::parse(&text).map_err(|error| malformed(error.to_string()))?;
+        let list = ChunkList::parse(text).map_err(|error| malformed(error.to_string()))?;
         if list.digest != self.digest {
             return Err(malformed(format!("it is that of {}", list.digest.short())));
         }
@@ -158,63 +301,19 @@ impl Place {
             fs::create_dir_all(dir).map_err(disk("make", dir))?;
         }
         if self.is_sealed(list.bytes) {
-            return Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received: Bytes::ZERO });
+            return Ok((list, None, Bytes::ZERO));
         }
         self.check_room(list.bytes)?;
         let arrival = self.open(list.bytes)?;
         // whoever had it before may have sealed it between our two looks
         if self.is_sealed(list.bytes) {
             arrival.discard().map_err(refused)?;
-            return Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received: Bytes::ZERO });
+            return Ok((list, None, Bytes::ZERO));
         }
         store::write_whole(&self.list, text.as_bytes()).map_err(refused)?;
         let copied = self.copy(&list, &arrival)?;
-        let missing = list.within(&arrival.gaps());
-        if missing.is_empty() {
-            self.seal(arrival)?;
-            return Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received: Bytes::ZERO });
-        }
         arrival.settle().map_err(refused)?;
-        let token = named(&missing);
-        Ok(Answer::Missing { chunks: runs(&missing), token, copied })
-    }
-
-    fn take(&self, token: &Digest, input: &mut impl Read) -> Result<Answer, Refusal> {
-        let none = || (Reason::Offset, "nothing was offered, or it has arrived since".to_owned());
-        let text = match fs::read_to_string(&self.list) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(none()),
-            text => text.map_err(disk("read", &self.list))?,
-        };
-        let list = ChunkList::parse(&text).map_err(|_| none())?;
-        let arrival = self.open(list.bytes)?;
-        let missing = list.within(&arrival.gaps());
-        if named(&missing) != *token {
-            return Err((Reason::Offset, "other chunks are missing than were named".to_owned()));
-        }
-        let outcome = write(&list, &missing, &arrival, input);
-        // whatever happened, what has arrived counts
-        arrival.settle().map_err(refused)?;
-        let Taken { received, wrong } = outcome?;
-        if wrong > 0 {
-            let message =
-                format!("{wrong} of {} chunks have another digest, so they were not kept", missing.len());
-            return Err((Reason::WrongDigest, message));
-        }
-        let missing: u64 = arrival.gaps().iter().map(|gap| gap.end - gap.start).sum();
-        if missing > 0 {
-            let message = format!(
-                "{} of {} are here, then the link broke: push again, it goes on from there",
-                list.bytes - Bytes(missing),
-                list.bytes
-            );
-            return Err((Reason::WrongSize, message));
-        }
-        let mut more = [0];
-        if input.read(&mut more).is_ok_and(|n| n > 0) {
-            return Err((Reason::WrongSize, "more arrives than was missing".to_owned()));
-        }
-        self.seal(arrival)?;
-        Ok(Answer::Sealed { sealed: true, bytes: list.bytes, received })
+        Ok((list, Some(arrival), copied))
     }
 
     fn open(&self, bytes: Bytes) -> Result<Arrival, Refusal> {
@@ -324,82 +423,103 @@ fn runs(numbers: &[usize]) -> Vec<(usize, usize)> {
     runs
 }
 
-/// What became of the chunks that were sent.
-struct Taken {
-    received: Bytes,
-    /// Chunks of another digest.
-    wrong: usize,
-}
-
-/// Writes the missing chunks as they come, until all have or the input ends. While one is hashed
-/// and written the next one arrives.
-fn write(
-    list: &ChunkList,
-    missing: &[usize],
-    arrival: &Arrival,
-    input: &mut impl Read,
-) -> Result<Taken, Refusal> {
-    let (filled, arrived) = sync_channel::<(usize, Vec<u8>)>(WAITING);
-    let (empty, emptied) = channel::<Vec<u8>>();
-    thread::scope(|scope| {
-        let worker = scope.spawn(move || keep(list, arrival, &arrived, &empty));
-        let read = read_chunks(list, missing, input, &filled, &emptied);
-        drop(filled);
-        match worker.join() {
-            Ok(taken) => {
-                let taken = taken?;
-                read.map(|()| taken)
-            }
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
-fn read_chunks(
-    list: &ChunkList,
-    missing: &[usize],
-    input: &mut impl Read,
-    filled: &SyncSender<(usize, Vec<u8>)>,
-    emptied: &Receiver<Vec<u8>>,
-) -> Result<(), Refusal> {
-    for &at in missing {
-        let range = &list.chunks[at].range;
-        let mut data = emptied.try_recv().unwrap_or_default();
-        data.clear();
-        let wanted = range.end - range.start;
-        match input.take(wanted).read_to_end(&mut data) {
-            Ok(n) if n as u64 == wanted => {}
-            // the link is gone: what is whole counts
-            Ok(_) => break,
-            Err(error) => return Err((Reason::WrongSize, format!("the link broke: {error}"))),
-        }
-        if filled.send((at, data)).is_err() {
-            // the disk failed, and the other thread says how
-            break;
-        }
+/// Starts whoever brings chunks, and whoever gives them away.
+fn start<R, W>(
+    mut line: Line<R, W>,
+    door: Option<Door>,
+    course: &Course,
+    shelf: &Arc<Shelf>,
+    brought: &SyncSender<(usize, Vec<u8>)>,
+) where
+    R: Read + AsFd + Send + 'static,
+    W: Write + Send + 'static,
+{
+    let identity = door.as_ref().map(Door::identity);
+    if let Some(door) = door.filter(|_| !course.guests.is_empty()) {
+        // a host that cannot let others in is passed by
+        drop(door.welcome(course, shelf));
     }
-    Ok(())
+    for (at, peer) in course.sources.iter().cloned().enumerate() {
+        let Some(identity) = identity.clone() else {
+            shelf.change(|board| board.gone(at));
+            continue;
+        };
+        let (shelf, brought, token) = (Arc::clone(shelf), brought.clone(), course.token.clone());
+        thread::spawn(move || {
+            let visit = Visit::new(&peer, &identity, &token, shelf.list.digest);
+            if let Err(error) = visit.and_then(|mut visit| shelf.bring(at, &mut visit, &brought)) {
+                tracing::debug!("{} brings nothing more: {error}", peer.address);
+                shelf.change(|board| board.gone(at));
+            }
+        });
+    }
+    let (shelf, brought) = (Arc::clone(shelf), brought.clone());
+    thread::spawn(move || {
+        let sender = shelf.with(|board| board.sender());
+        if let Err(error) = shelf.bring(sender, &mut line, &brought) {
+            tracing::debug!("the sender brings nothing more: {error}");
+            shelf.change(|board| board.gone(sender));
+        }
+        drop(brought);
+        // a sender that ends has no more use for what is given to others
+        line.drain();
+        shelf.close();
+    });
 }
 
+/// Proves and writes the chunks that are brought, until all are here or none can come any longer.
 fn keep(
-    list: &ChunkList,
+    shelf: &Shelf,
     arrival: &Arrival,
     arrived: &Receiver<(usize, Vec<u8>)>,
-    empty: &std::sync::mpsc::Sender<Vec<u8>>,
-) -> Result<Taken, Refusal> {
-    let mut taken = Taken { received: Bytes::ZERO, wrong: 0 };
-    for (at, data) in arrived {
-        let chunk = &list.chunks[at];
-        taken.received += Bytes(data.len() as u64);
-        if Digest::of(&data) == chunk.digest {
-            arrival.write_at(chunk.range.start, &data).map_err(refused)?;
-        } else {
-            taken.wrong += 1;
+    mouth: &Mutex<impl Write>,
+) -> Result<(), Refusal> {
+    let mut told = Instant::now();
+    loop {
+        match arrived.recv_timeout(TICK) {
+            Ok((at, data)) => {
+                let chunk = &shelf.list.chunks[at];
+                if Digest::of(&data) == chunk.digest {
+                    arrival.write_at(chunk.range.start, &data).map_err(refused)?;
+                    shelf.change(|board| board.proven(at));
+                } else {
+                    shelf.change(|board| board.wrong(at));
+                }
+                shelf.give_back(data);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            // everybody who could bring something has ended: the board says so, too
+            Err(RecvTimeoutError::Disconnected) => shelf.wait(),
         }
-        // nobody waits for it once the last chunk came
-        let _ = empty.send(data);
+        let going = shelf.change(|board| {
+            board.look(Instant::now());
+            board.going()
+        });
+        match going {
+            Going::On if told.elapsed() >= TOLD => {
+                told = Instant::now();
+                let (bytes, from_hosts) =
+                    shelf.with(|board| (Bytes(board.here()), Bytes(board.hosts_brought())));
+                // a sender that is gone is found out by asking it
+                drop(speak(mouth, &Word::Here { bytes, from_hosts }));
+            }
+            Going::On => {}
+            Going::Whole => return Ok(()),
+            Going::Wrong => {
+                let message =
+                    "chunks come with another digest again and again, so they were not kept".to_owned();
+                return Err((Reason::WrongDigest, message));
+            }
+            Going::NoSource => {
+                let here = Bytes(shelf.with(|board| board.here()));
+                let message = format!(
+                    "{here} of {} are here, then the link broke: push again, it goes on from there",
+                    shelf.list.bytes
+                );
+                return Err((Reason::WrongSize, message));
+            }
+        }
     }
-    Ok(taken)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "for map_err")]

@@ -8,15 +8,17 @@ use crate::units::Bytes;
 pub fn delivery(delivery: &Delivery, style: Style) -> String {
     let mut text = String::new();
     for (host, arrived) in &delivery.arrived {
-        let reused = match arrived.bytes_reused {
+        let some = |bytes: Bytes, what: &str| match bytes {
             Bytes::ZERO => String::new(),
-            bytes => format!(", {bytes} were there"),
+            bytes => format!(", {bytes} {what}"),
         };
         let _ = writeln!(
             text,
-            "{} {host}: {} sent{reused}, {:.1} s: {}",
+            "{} {host}: {} sent{}{}, {:.1} s: {}",
             style.good("+"),
             arrived.bytes_sent,
+            some(arrived.bytes_from_hosts, "from other hosts"),
+            some(arrived.bytes_reused, "were there"),
             arrived.seconds,
             arrived.path
         );
@@ -25,9 +27,14 @@ pub fn delivery(delivery: &Delivery, style: Style) -> String {
         let _ = writeln!(text, "{} {host}: {why}", style.bad("x"));
     }
     let sent: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_sent).sum();
+    let between: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_from_hosts).sum();
+    let between = match between {
+        Bytes::ZERO => String::new(),
+        bytes => format!(", {bytes} went from host to host"),
+    };
     let _ = writeln!(
         text,
-        "{} of {} on {}; {sent} left this machine.",
+        "{} of {} on {}; {sent} left this machine{between}.",
         delivery.digest.short(),
         delivery.bytes,
         count(delivery.arrived.len(), "host")

@@ -104,7 +104,8 @@ fn a_refused_plan_names_every_problem_and_says_that_nothing_was_changed() {
 }
 
 fn outcome(state: State, generation: Option<u64>) -> Outcome {
-    Outcome { state, generation: generation.map(Generation::new), measured: Vec::new(), bytes_sent: Bytes(5) }
+    let generation = generation.map(Generation::new);
+    Outcome { generation, bytes_sent: Bytes(5), ..Outcome::without_generation(state) }
 }
 
 fn reported(hosts: &[(&str, Outcome)]) -> Report {

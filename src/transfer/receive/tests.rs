@@ -1,4 +1,6 @@
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
 
 use super::*;
 use crate::transfer::CHUNK;
@@ -17,6 +19,72 @@ fn noise(size: usize, seed: u64) -> Vec<u8> {
         (state ^ (state >> 29)).to_le_bytes()
     });
     words.take(size).collect()
+}
+
+/// A sender, while a host receives.
+struct Sender {
+    socket: UnixStream,
+    receiving: JoinHandle<Answer>,
+    /// What it was asked for.
+    asked: Vec<usize>,
+}
+
+impl Sender {
+    fn begin(host: &Host, is_shared: bool) -> Self {
+        Self::with(host, is_shared, &host.list.to_text())
+    }
+
+    fn with(host: &Host, is_shared: bool, text: &str) -> Self {
+        let (mut socket, far) = UnixStream::pair().unwrap();
+        let (order, output) = (host.order(), far.try_clone().unwrap());
+        let receiving = thread::spawn(move || receive(&order, far, output));
+        // a host that refuses to begin need not read all of it
+        let _ = frame::say(&mut socket, &Said::Begin { is_shared, most_per_second: None });
+        let _ = socket.write_all(&frame::data_head(text.len() as u64));
+        let _ = socket.write_all(text.as_bytes());
+        Self { socket, receiving, asked: Vec::new() }
+    }
+
+    fn hear(&mut self) -> Word {
+        frame::hear(&mut self.socket, MOST_MESSAGE).unwrap().unwrap()
+    }
+
+    fn missing(&mut self) -> (Runs, Bytes, frame::Door) {
+        match self.hear() {
+            Word::Missing { chunks, copied, door } => (chunks, copied, door.unwrap()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn course(&mut self, course: Course) {
+        frame::say(&mut self.socket, &Said::Course(course)).unwrap();
+    }
+
+    /// Sends what it is asked for, as `change` makes it; when that says no, the link breaks.
+    fn serve(&mut self, host: &Host, mut change: impl FnMut(usize, &mut Vec<u8>) -> bool) -> Option<Answer> {
+        loop {
+            match self.hear() {
+                Word::Ask { at } => {
+                    self.asked.push(at);
+                    let mut data = host.chunk(at);
+                    if !change(at, &mut data) {
+                        return None;
+                    }
+                    self.socket.write_all(&frame::data_head(data.len() as u64)).unwrap();
+                    self.socket.write_all(&data).unwrap();
+                }
+                Word::Here { .. } => {}
+                Word::Ended { answer } => return Some(answer),
+                word @ Word::Missing { .. } => panic!("{word:?}"),
+            }
+        }
+    }
+
+    /// Goes away, and returns the answer.
+    fn end(self) -> Answer {
+        drop(self.socket);
+        self.receiving.join().unwrap()
+    }
 }
 
 impl Host {
@@ -41,29 +109,18 @@ impl Host {
         Order { layout: Layout::new(self.dir.path().join("root")), digest: self.list.digest }
     }
 
-    fn offer(&self) -> Answer {
-        offer(&self.order(), &mut self.list.to_text().as_bytes())
+    fn chunk(&self, at: usize) -> Vec<u8> {
+        let range = &self.list.chunks[at].range;
+        self.data[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()].to_vec()
     }
 
-    /// Returns what is missing, and what is to be sent for it.
-    fn missing(&self) -> (Digest, Vec<u8>) {
-        match self.offer() {
-            Answer::Missing { chunks, token, .. } => {
-                let ranges = chunks.into_iter().flat_map(|(first, last)| first..=last);
-                let sent = ranges.flat_map(|at| {
-                    let range = &self.list.chunks[at].range;
-                    self.data[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()]
-                        .to_vec()
-                });
-                (token, sent.collect())
-            }
-            other => panic!("nothing is missing: {other:?}"),
-        }
-    }
-
-    fn send(&self) -> Answer {
-        let (token, data) = self.missing();
-        take(&self.order(), &token, &mut data.as_slice())
+    /// Takes the blob from an honest sender; returns the answer, and what was asked for.
+    fn send(&self) -> (Answer, Vec<usize>) {
+        let mut sender = Sender::begin(self, false);
+        let answer = sender.serve(self, |_, _| true).unwrap();
+        let asked = std::mem::take(&mut sender.asked);
+        assert_eq!(sender.end(), answer);
+        (answer, asked)
     }
 
     fn blob(&self) -> PathBuf {
@@ -75,7 +132,8 @@ impl Host {
     }
 
     fn sealed(&self, received: usize) -> Answer {
-        Answer::Sealed { sealed: true, bytes: self.list.bytes, received: Bytes(received as u64) }
+        let (bytes, from_hosts) = (self.list.bytes, Bytes::ZERO);
+        Answer::Sealed { sealed: true, bytes, received: Bytes(received as u64), from_hosts }
     }
 
     /// Only what is sealed and its list are there.
@@ -89,7 +147,7 @@ impl Host {
 
 fn reason(answer: &Answer) -> Option<Reason> {
     match answer {
-        Answer::Sealed { .. } | Answer::Missing { .. } => None,
+        Answer::Sealed { .. } => None,
         Answer::Refused { reason, .. } => Some(*reason),
     }
 }
@@ -97,63 +155,77 @@ fn reason(answer: &Answer) -> Option<Reason> {
 const MIB: usize = 1 << 20;
 
 #[test]
-fn a_blob_of_any_size_is_sealed_read_only_and_offered_in_vain_after() {
+fn a_blob_of_any_size_is_sealed_read_only_and_asked_for_once() {
     for size in [1, 4 * MIB - 1, 4 * MIB, 4 * MIB + 1, 13 * MIB] {
         let host = Host::new(size);
-        assert_eq!(host.send(), host.sealed(size));
+        let all: Vec<usize> = (0..host.list.chunks.len()).collect();
+        assert_eq!(host.send(), (host.sealed(size), all));
         host.check_whole();
-        assert_eq!(host.offer(), host.sealed(0));
+        assert_eq!(host.send(), (host.sealed(0), vec![]));
     }
     let empty = Host::new(0);
-    assert_eq!(empty.offer(), empty.sealed(0));
+    assert_eq!(empty.send(), (empty.sealed(0), vec![]));
     empty.check_whole();
 }
 
 #[test]
-fn an_interrupted_push_keeps_its_whole_chunks_and_nothing_is_read_again() {
+fn an_interrupted_transfer_keeps_its_whole_chunks_and_nothing_is_read_again() {
     let host = Host::new(13 * MIB);
-    let (token, data) = host.missing();
-    let answer = take(&host.order(), &token, &mut &data[..9 * MIB]);
-    let Answer::Refused { reason: Reason::WrongSize, message, partial } = answer else {
-        panic!("{answer:?}");
-    };
+    let mut sender = Sender::begin(&host, false);
+    assert_eq!(sender.serve(&host, |at, _| at < 2), None);
+    let Answer::Refused { reason: Reason::WrongSize, message, partial } = sender.end() else { panic!() };
     assert_eq!(partial, Bytes(2 * CHUNK));
     assert!(message.starts_with("8.0 MiB of 13.0 MiB are here"), "{message}");
-    // what was named before is not what is missing now
-    assert_eq!(reason(&take(&host.order(), &token, &mut data.as_slice())), Some(Reason::Offset));
-    let (_, rest) = host.missing();
-    assert!(rest == host.data[8 * MIB..]);
-    assert_eq!(host.send(), host.sealed(5 * MIB));
+    assert_eq!(host.send(), (host.sealed(5 * MIB), vec![2, 3]));
     host.check_whole();
 }
 
 #[test]
-fn chunks_with_another_digest_are_not_kept_and_only_they_are_sent_again() {
+fn a_chunk_that_comes_wrong_is_asked_for_again_and_after_that_it_is_no_use() {
     let host = Host::new(13 * MIB);
-    let (token, mut data) = host.missing();
-    data[5 * MIB] ^= 1;
-    data[13 * MIB - 1] ^= 1;
-    let answer = take(&host.order(), &token, &mut data.as_slice());
-    let Answer::Refused { reason: Reason::WrongDigest, message, .. } = answer else { panic!("{answer:?}") };
-    assert_eq!(message, "2 of 4 chunks have another digest, so they were not kept");
-    let (_, rest) = host.missing();
-    assert!(rest == [&host.data[4 * MIB..8 * MIB], &host.data[12 * MIB..]].concat());
-    assert_eq!(host.send(), host.sealed(5 * MIB));
+    let mut sender = Sender::begin(&host, false);
+    let mut is_first = true;
+    let answer = sender.serve(&host, |at, data| {
+        if at == 1 && std::mem::take(&mut is_first) {
+            data[5] ^= 1;
+        }
+        true
+    });
+    assert_eq!(answer, Some(host.sealed(13 * MIB)));
+    assert_eq!(sender.asked.iter().filter(|at| **at == 1).count(), 2);
+    assert_eq!(sender.asked.len(), 5);
+    sender.end();
+    host.check_whole();
+
+    let host = Host::new(13 * MIB);
+    let mut sender = Sender::begin(&host, false);
+    let answer = sender.serve(&host, |at, data| {
+        data[0] ^= u8::from(at == 1);
+        true
+    });
+    assert_eq!(answer.as_ref().and_then(reason), Some(Reason::WrongDigest), "{answer:?}");
+    sender.end();
+    // what was right is kept
+    let (answer, asked) = host.send();
+    assert_eq!(answer, host.sealed(asked.iter().map(|at| host.chunk(*at).len()).sum()));
+    assert!(asked.contains(&1) && !asked.contains(&0), "{asked:?}");
     host.check_whole();
 }
 
 #[test]
 fn what_other_blobs_have_is_copied_from_there_unless_it_is_damaged() {
     let first = Host::new(13 * MIB);
-    assert_eq!(first.send(), first.sealed(13 * MIB));
+    assert_eq!(first.send().0, first.sealed(13 * MIB));
     // another header before the same parts
     let data = [noise(1000, 7).as_slice(), &first.data].concat();
     let starts: Vec<u64> = (0..4).map(|at| 1000 + at * CHUNK).collect();
     let old = first.blob();
     let second = first.next(data, &starts);
-    let Answer::Missing { chunks, copied, .. } = second.offer() else { panic!("{:?}", second.offer()) };
+    let mut sender = Sender::begin(&second, true);
+    let (chunks, copied, _) = sender.missing();
     assert_eq!((chunks, copied), (vec![(0, 0)], Bytes(13 << 20)));
-    assert_eq!(second.send(), second.sealed(1000));
+    sender.end();
+    assert_eq!(second.send().0, second.sealed(1000));
     second.check_whole();
 
     // a byte of the first has flipped since: the second has it, too
@@ -168,58 +240,38 @@ fn what_other_blobs_have_is_copied_from_there_unless_it_is_damaged() {
     let data = [noise(500, 8).as_slice(), &second.data[1000..]].concat();
     let starts: Vec<u64> = (0..4).map(|at| 500 + at * CHUNK).collect();
     let third = second.next(data, &starts);
-    let Answer::Missing { chunks, .. } = third.offer() else { panic!("{:?}", third.offer()) };
-    assert_eq!(chunks, [(0, 0)]);
-    assert_eq!(third.send(), third.sealed(500));
+    assert_eq!(third.send(), (third.sealed(500), vec![0]));
     third.check_whole();
 }
 
 #[test]
 fn of_a_blob_that_was_put_aside_only_the_damage_is_sent() {
     let host = Host::new(13 * MIB);
-    assert_eq!(host.send(), host.sealed(13 * MIB));
+    assert_eq!(host.send().0, host.sealed(13 * MIB));
     let mut data = host.data.clone();
     data[9 * MIB] ^= 1;
     let damaged = host.order().layout.damaged(&host.list.digest);
     fs::write(&damaged, data).unwrap();
     fs::remove_file(host.blob()).unwrap();
-    assert_eq!(host.send(), host.sealed(4 * MIB));
+    assert_eq!(host.send(), (host.sealed(4 * MIB), vec![2]));
     host.check_whole();
     assert!(!damaged.exists());
 }
 
 #[test]
-fn a_sealed_blob_is_not_touched_and_no_input_is_read() {
-    let host = Host::new(10);
-    let (token, data) = host.missing();
-    assert_eq!(take(&host.order(), &token, &mut data.as_slice()), host.sealed(10));
-    let mut input: &[u8] = b"unread";
-    assert_eq!(reason(&take(&host.order(), &token, &mut input)), Some(Reason::Offset));
-    assert_eq!(input, b"unread");
-}
-
-#[test]
-fn more_bytes_than_are_missing_are_refused() {
-    let host = Host::new(1000);
-    let (token, data) = host.missing();
-    let longer = [data.as_slice(), b"x"].concat();
-    assert_eq!(reason(&take(&host.order(), &token, &mut longer.as_slice())), Some(Reason::WrongSize));
-    assert!(!host.blob().exists());
-    assert_eq!(host.offer(), host.sealed(0));
-}
-
-#[test]
-fn two_pushes_of_one_blob_do_not_mix() {
-    let host = Host::new(1000);
-    let (token, data) = host.missing();
-    let mut inner = Vec::new();
-    let mut input = Reading(|| {
-        inner.push(host.offer());
-        inner.push(take(&host.order(), &token, &mut data.as_slice()));
-        0
+fn two_transfers_of_one_blob_do_not_mix() {
+    let host = Host::new(13 * MIB);
+    let mut first = Sender::begin(&host, false);
+    let mut inner = None;
+    let answer = first.serve(&host, |at, _| {
+        if at == 2 {
+            inner = Some(host.send().0);
+        }
+        true
     });
-    take(&host.order(), &token, &mut input);
-    assert_eq!(inner.iter().map(reason).collect::<Vec<_>>(), [Some(Reason::Busy); 2]);
+    assert_eq!(answer, Some(host.sealed(13 * MIB)));
+    assert_eq!(inner.as_ref().and_then(reason), Some(Reason::Busy));
+    first.end();
 }
 
 #[test]
@@ -228,8 +280,10 @@ fn what_is_no_list_or_another_blobs_is_refused_before_anything_is_made() {
     let text = host.list.to_text();
     let other = text.replace(&host.list.digest.to_string(), &Digest::of(b"another").to_string());
     for bad in ["", "bramble-chunks 2 x", &text[..text.len() - 10], &other] {
-        let answer = offer(&host.order(), &mut bad.as_bytes());
-        assert_eq!(reason(&answer), Some(Reason::Protocol), "{answer:?}");
+        let mut sender = Sender::with(&host, false, bad);
+        let answer = sender.serve(&host, |_, _| true);
+        assert_eq!(answer.as_ref().and_then(reason), Some(Reason::Protocol), "{answer:?}");
+        sender.end();
     }
     assert!(!host.order().layout.root().exists());
 }
@@ -242,19 +296,90 @@ fn a_blob_that_cannot_fit_is_refused_before_the_first_byte_with_both_figures() {
     let count: u64 = 1 << 18;
     let head = format!("bramble-chunks 1 {} {} {count}\n", host.list.digest, count * CHUNK);
     let text = head + &format!("{CHUNK} {chunk}\n").repeat(usize::try_from(count).unwrap());
-    match offer(&host.order(), &mut text.as_bytes()) {
-        Answer::Refused { reason: Reason::NoRoom, message, partial: Bytes(0) } => {
+    let mut sender = Sender::with(&host, false, &text);
+    match sender.serve(&host, |_, _| true) {
+        Some(Answer::Refused { reason: Reason::NoRoom, message, partial: Bytes(0) }) => {
             assert!(message.contains("it needs 1.0 TiB and 64.0 MiB to spare"), "{message}");
             assert!(message.contains(" has "), "{message}");
         }
         other => panic!("{other:?}"),
     }
+    sender.end();
     assert!(!host.partial().exists());
 }
 
-struct Reading<F: FnMut() -> usize>(F);
-impl<F: FnMut() -> usize> Read for Reading<F> {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Ok((self.0)())
+/// What a guest shows and expects at a door.
+struct Papers {
+    token: &'static str,
+    has_its_certificate: bool,
+    is_invited: bool,
+}
+
+const IN_ORDER: Papers = Papers { token: "token", has_its_certificate: true, is_invited: true };
+
+/// Brings the two hosts together: the second is to have its chunks from the first.
+fn introduce(first: &mut Sender, second: &mut Sender, papers: &Papers) {
+    let (.., door) = first.missing();
+    let (.., guest) = second.missing();
+    let address = (std::net::Ipv4Addr::LOCALHOST, door.port).into();
+    let certificate = if papers.has_its_certificate { door.certificate } else { Digest::of(b"another") };
+    let peer = frame::Peer { address, certificate, holds: None };
+    let guests = if papers.is_invited { vec![guest.certificate] } else { vec![Digest::of(b"another")] };
+    first.course(Course { guests, token: "token".to_owned(), ..Course::default() });
+    second.course(Course { sources: vec![peer], token: papers.token.to_owned(), ..Course::default() });
+}
+
+#[test]
+fn a_host_has_its_chunks_from_another_while_they_arrive_there() {
+    let (one, two) = (Host::new(33 * MIB), Host::new(33 * MIB));
+    let (mut first, mut second) = (Sender::begin(&one, true), Sender::begin(&two, true));
+    introduce(&mut first, &mut second, &IN_ORDER);
+    let answer = thread::scope(|scope| {
+        let second = scope.spawn(|| second.serve(&two, |_, _| true));
+        assert_eq!(first.serve(&one, |_, _| true), Some(one.sealed(33 * MIB)));
+        second.join().unwrap()
+    });
+    let (bytes, from_hosts) = (two.list.bytes, two.list.bytes);
+    assert_eq!(answer, Some(Answer::Sealed { sealed: true, bytes, received: Bytes::ZERO, from_hosts }));
+    assert_eq!(second.asked, [0_usize; 0]);
+    // the first one goes on giving until the sender says that it is over
+    assert!(!first.receiving.is_finished());
+    first.end();
+    second.end();
+    one.check_whole();
+    two.check_whole();
+}
+
+#[test]
+fn a_guest_with_other_papers_gets_nothing_and_turns_to_the_sender() {
+    for papers in [
+        Papers { token: "taken", ..IN_ORDER },
+        Papers { has_its_certificate: false, ..IN_ORDER },
+        Papers { is_invited: false, ..IN_ORDER },
+    ] {
+        let (one, two) = (Host::new(9 * MIB), Host::new(9 * MIB));
+        let (mut first, mut second) = (Sender::begin(&one, true), Sender::begin(&two, true));
+        introduce(&mut first, &mut second, &papers);
+        assert_eq!(first.serve(&one, |_, _| true), Some(one.sealed(9 * MIB)));
+        assert_eq!(second.serve(&two, |_, _| true), Some(two.sealed(9 * MIB)));
+        first.end();
+        second.end();
+        two.check_whole();
     }
+}
+
+#[test]
+fn when_the_host_before_it_dies_the_sender_is_asked_for_the_rest() {
+    let (one, two) = (Host::new(33 * MIB), Host::new(33 * MIB));
+    let (mut first, mut second) = (Sender::begin(&one, true), Sender::begin(&two, true));
+    introduce(&mut first, &mut second, &IN_ORDER);
+    // the link of the first breaks after some chunks, and with it all that it gives
+    assert_eq!(first.serve(&one, |at, _| at < 4), None);
+    first.end();
+    let answer = second.serve(&two, |_, _| true).unwrap();
+    let Answer::Sealed { received, from_hosts, .. } = answer else { panic!("{answer:?}") };
+    assert_eq!(received + from_hosts, two.list.bytes);
+    assert!(received >= Bytes(33 << 20) - Bytes(4 * CHUNK), "{received}");
+    second.end();
+    two.check_whole();
 }

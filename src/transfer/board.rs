@@ -1,0 +1,346 @@
+//! Which missing chunk is asked of which source: a value that is told what happens and when.
+//!
+//! Sources stand in the order of preference, the sender last. A chunk is asked of the first source
+//! that has it, or will. A source that says nothing at all, or sends what is wrong, is given up; one
+//! that is alive and brings nothing is passed by until it does. So a peer that is slow, dead or
+//! lying costs time, and never the blob.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::frame::Runs;
+
+/// What is asked of a source ahead of what it has brought: the link never runs dry, and what
+/// waits in memory stays small.
+const AHEAD: u64 = 8 << 20;
+/// The same in chunks, where they are small.
+const MOST_AHEAD: usize = 64;
+
+/// A host that owes chunks and says nothing for this long is gone. One that only waits says so
+/// every second.
+pub(super) const SILENCE: Duration = Duration::from_secs(5);
+/// The same for the sender, whose link may be bad: nobody else is left then.
+pub(super) const SENDERS_SILENCE: Duration = Duration::from_mins(1);
+/// A host that brings no chunk for this long is passed by: three times what it takes to notice, one
+/// host further up, that somebody is gone; and a chunk comes at 200 KB/s in that time.
+pub(super) const OWED: Duration = Duration::from_secs(20);
+/// How often a host may be passed by before it is not asked again.
+const MOST_PASSES: u32 = 2;
+/// How often the sender may send a chunk wrong: broken memory, or a broken link.
+const MOST_WRONG: u32 = 2;
+
+/// Where the transfer of a blob stands on one host.
+#[derive(Debug)]
+pub(super) struct Board {
+    chunks: Vec<Chunk>,
+    sources: Vec<Source>,
+    /// Chunks that are not here.
+    left: usize,
+    /// No chunk before this one is missing.
+    first: usize,
+    /// How often the last resort sent a chunk wrong.
+    wrong: u32,
+    is_over: bool,
+}
+
+#[derive(Debug)]
+struct Chunk {
+    bytes: u64,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Here,
+    Missing,
+    /// Asked of a source, by its place.
+    Asked(usize),
+    /// Brought by a source, and not proven yet.
+    Brought(usize),
+}
+
+#[derive(Debug)]
+struct Source {
+    /// The chunks that it has; none: it has, or will have, all.
+    holds: Option<Vec<bool>>,
+    standing: Standing,
+    asked: VecDeque<usize>,
+    ahead: u64,
+    /// When anything came from it, while it owes.
+    heard: Instant,
+    /// Since when it owes what it owes.
+    since: Instant,
+    passes: u32,
+    silence: Duration,
+    /// None: it is the last resort.
+    owed: Option<Duration>,
+    brought: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Active,
+    Passed,
+    Gone,
+}
+
+/// How a transfer goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Going {
+    /// On.
+    On,
+    /// Everything is here.
+    Whole,
+    /// Nobody is left who has what is missing.
+    NoSource,
+    /// The last resort has sent what is wrong again and again.
+    Wrong,
+}
+
+impl Board {
+    /// Makes the board of a blob whose chunks have `sizes`, of which `missing` are not here. Each of
+    /// `peers` has the chunks that it names, or all; after them comes the sender.
+    pub(super) fn new(
+        sizes: impl Iterator<Item = u64>,
+        missing: &[usize],
+        peers: &[Option<Runs>],
+        now: Instant,
+    ) -> Self {
+        let mut chunks: Vec<Chunk> = sizes.map(|bytes| Chunk { bytes, state: State::Here }).collect();
+        let mut left = 0;
+        for at in missing {
+            if let Some(chunk) = chunks.get_mut(*at) {
+                chunk.state = State::Missing;
+                left += 1;
+            }
+        }
+        let count = chunks.len();
+        let source = |holds, silence, owed| Source {
+            holds,
+            standing: Standing::Active,
+            asked: VecDeque::new(),
+            ahead: 0,
+            heard: now,
+            since: now,
+            passes: 0,
+            silence,
+            owed,
+            brought: 0,
+        };
+        let mut sources: Vec<Source> = peers
+            .iter()
+            .map(|runs| source(runs.as_ref().map(|runs| bitmap(runs, count)), SILENCE, Some(OWED)))
+            .collect();
+        sources.push(source(None, SENDERS_SILENCE, None));
+        Self { chunks, sources, left, first: 0, wrong: 0, is_over: false }
+    }
+
+    /// Returns the place of the sender among the sources.
+    pub(super) fn sender(&self) -> usize {
+        self.sources.len() - 1
+    }
+
+    /// Returns whether a chunk is here, proven.
+    pub(super) fn has(&self, at: usize) -> bool {
+        self.chunks.get(at).is_some_and(|chunk| chunk.state == State::Here)
+    }
+
+    /// Returns the bytes that are here.
+    pub(super) fn here(&self) -> u64 {
+        self.chunks.iter().filter(|chunk| chunk.state == State::Here).map(|chunk| chunk.bytes).sum()
+    }
+
+    /// Returns the proven bytes that the hosts have brought.
+    pub(super) fn hosts_brought(&self) -> u64 {
+        self.sources.iter().rev().skip(1).map(|source| source.brought).sum()
+    }
+
+    /// Returns the proven bytes that the sender has brought.
+    pub(super) fn sender_brought(&self) -> u64 {
+        self.sources.last().map_or(0, |source| source.brought)
+    }
+
+    /// Returns how it goes.
+    pub(super) fn going(&self) -> Going {
+        if self.left == 0 {
+            Going::Whole
+        } else if self.wrong >= MOST_WRONG {
+            Going::Wrong
+        } else if self.is_over || !self.can_go_on() {
+            Going::NoSource
+        } else {
+            Going::On
+        }
+    }
+
+    /// Returns whether anything that is not here can still come. What can is waited for, even if that
+    /// is not all: it need not come again.
+    fn can_go_on(&self) -> bool {
+        let is_there = |source: &&Source| source.standing != Standing::Gone;
+        if self.sources.last().as_ref().is_some_and(is_there) {
+            return true;
+        }
+        let left: Vec<&Source> = self.sources.iter().filter(is_there).collect();
+        self.chunks.iter().enumerate().any(|(at, chunk)| match chunk.state {
+            State::Here => false,
+            State::Missing => left.iter().any(|source| source.holds(at)),
+            State::Asked(_) | State::Brought(_) => true,
+        })
+    }
+
+    /// Ends the transfer: nothing more is asked.
+    pub(super) fn end(&mut self) {
+        self.is_over = true;
+    }
+
+    /// Returns whether a source is not asked again.
+    pub(super) fn is_gone(&self, source: usize) -> bool {
+        self.sources[source].standing == Standing::Gone
+    }
+
+    /// Returns the chunk that `source` is to be asked for now, if any.
+    pub(super) fn next(&mut self, source: usize, now: Instant) -> Option<usize> {
+        let asked = &self.sources[source];
+        let is_full = !asked.asked.is_empty() && (asked.ahead >= AHEAD || asked.asked.len() >= MOST_AHEAD);
+        if self.is_over || asked.standing != Standing::Active || is_full {
+            return None;
+        }
+        let (better, _) = self.sources.split_at(source);
+        let is_for_it = |at: &usize| {
+            self.chunks[*at].state == State::Missing
+                && self.sources[source].holds(*at)
+                && !better.iter().any(|other| other.standing == Standing::Active && other.holds(*at))
+        };
+        let at = (self.first..self.chunks.len()).find(is_for_it)?;
+        let chunk = &mut self.chunks[at];
+        chunk.state = State::Asked(source);
+        let bytes = chunk.bytes;
+        let source = &mut self.sources[source];
+        if source.asked.is_empty() {
+            (source.heard, source.since) = (now, now);
+        }
+        source.asked.push_back(at);
+        source.ahead += bytes;
+        while self.first < self.chunks.len() && self.chunks[self.first].state == State::Here {
+            self.first += 1;
+        }
+        Some(at)
+    }
+
+    /// Returns the chunk that `source` owes next.
+    pub(super) fn owes(&self, source: usize) -> Option<usize> {
+        self.sources[source].asked.front().copied()
+    }
+
+    /// Something came from `source`: bytes, or that it waits itself.
+    pub(super) fn heard(&mut self, source: usize, now: Instant) {
+        self.sources[source].heard = now;
+    }
+
+    /// `source` has brought what it was asked for first. Returns the chunk if it is still wanted.
+    pub(super) fn brought(&mut self, source: usize, now: Instant) -> Option<usize> {
+        let it = &mut self.sources[source];
+        let at = it.asked.pop_front()?;
+        it.ahead -= self.chunks[at].bytes;
+        (it.heard, it.since) = (now, now);
+        if it.standing == Standing::Passed {
+            if it.passes < MOST_PASSES {
+                it.standing = Standing::Active;
+            } else if it.asked.is_empty() {
+                it.standing = Standing::Gone;
+            }
+        }
+        let state = &mut self.chunks[at].state;
+        let is_wanted = matches!(state, State::Missing | State::Asked(_));
+        if is_wanted {
+            *state = State::Brought(source);
+        }
+        is_wanted.then_some(at)
+    }
+
+    /// What was brought of a chunk is right, and is here.
+    pub(super) fn proven(&mut self, at: usize) {
+        let chunk = &mut self.chunks[at];
+        if let State::Brought(source) = chunk.state {
+            self.sources[source].brought += chunk.bytes;
+            chunk.state = State::Here;
+            self.left -= 1;
+        }
+    }
+
+    /// What was brought of a chunk is wrong.
+    pub(super) fn wrong(&mut self, at: usize) {
+        if let State::Brought(source) = self.chunks[at].state {
+            self.missing_again(at);
+            if self.sources[source].owed.is_some() {
+                self.gone(source);
+            } else {
+                self.wrong += 1;
+            }
+        }
+    }
+
+    /// `source` is not there any longer.
+    pub(super) fn gone(&mut self, source: usize) {
+        self.sources[source].standing = Standing::Gone;
+        self.take_back(source);
+        self.sources[source].asked.clear();
+        self.sources[source].ahead = 0;
+    }
+
+    /// Gives up, or passes by, whoever has owed for too long.
+    pub(super) fn look(&mut self, now: Instant) {
+        for at in 0..self.sources.len() {
+            let source = &self.sources[at];
+            if source.asked.is_empty() || source.standing == Standing::Gone {
+                continue;
+            }
+            if now.duration_since(source.heard) >= source.silence {
+                self.gone(at);
+            } else if source.owed.is_some_and(|owed| now.duration_since(source.since) >= owed) {
+                let source = &mut self.sources[at];
+                source.since = now;
+                source.passes += 1;
+                source.standing = Standing::Passed;
+                if source.passes > MOST_PASSES {
+                    self.gone(at);
+                } else {
+                    self.take_back(at);
+                }
+            }
+        }
+    }
+
+    /// Lets others be asked for what `source` owes. What it still brings is taken.
+    fn take_back(&mut self, source: usize) {
+        for at in self.sources[source].asked.clone() {
+            if self.chunks[at].state == State::Asked(source) {
+                self.missing_again(at);
+            }
+        }
+    }
+
+    fn missing_again(&mut self, at: usize) {
+        self.chunks[at].state = State::Missing;
+        self.first = self.first.min(at);
+    }
+}
+
+impl Source {
+    fn holds(&self, at: usize) -> bool {
+        self.holds.as_ref().is_none_or(|holds| holds.get(at).copied().unwrap_or(false))
+    }
+}
+
+fn bitmap(runs: &Runs, count: usize) -> Vec<bool> {
+    let mut holds = vec![false; count];
+    for (first, last) in runs {
+        if let Some(run) = holds.get_mut(*first..last.saturating_add(1).min(count)) {
+            run.fill(true);
+        }
+    }
+    holds
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,257 @@
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+use proptest::test_runner::RngSeed;
+
+use super::*;
+
+const CHUNK: u64 = 4 << 20;
+
+fn board(count: usize, peers: &[Option<Runs>], now: Instant) -> Board {
+    let missing: Vec<usize> = (0..count).collect();
+    Board::new(std::iter::repeat_n(CHUNK, count), &missing, peers, now)
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+#[test]
+fn a_chunk_is_asked_of_the_first_source_that_has_it_and_not_far_ahead() {
+    let now = Instant::now();
+    let mut board = board(6, &[Some(vec![(2, 3)]), None], now);
+    assert_eq!((board.next(0, now), board.next(0, now), board.next(0, now)), (Some(2), Some(3), None));
+    // 8 MiB ahead, then no more until some of it came
+    assert_eq!((board.next(1, now), board.next(1, now), board.next(1, now)), (Some(0), Some(1), None));
+    assert_eq!(board.next(2, now), None, "the sender is the last resort");
+    assert_eq!(board.brought(1, now), Some(0));
+    assert!(!board.has(0), "it is not proven yet");
+    board.proven(0);
+    assert!(board.has(0));
+    assert_eq!(board.next(1, now), Some(4));
+    assert_eq!((board.hosts_brought(), board.sender_brought(), board.here()), (CHUNK, 0, CHUNK));
+}
+
+#[test]
+fn who_says_nothing_is_given_up_and_who_only_waits_is_passed_by_until_he_brings_something() {
+    let now = Instant::now();
+    let mut board = board(6, &[None, None], now);
+    board.next(0, now);
+    board.next(0, now);
+    assert_eq!(board.next(1, now), None);
+    board.look(now + SILENCE);
+    assert!(board.is_gone(0));
+    assert_eq!((board.next(1, now), board.next(1, now)), (Some(0), Some(1)));
+    // it waits itself, and says so
+    let mut later = now;
+    for _ in 0..OWED.as_secs() {
+        later += seconds(1);
+        board.heard(1, later);
+        board.look(later);
+    }
+    assert!(!board.is_gone(1));
+    assert_eq!(board.next(2, later), Some(0), "others are asked meanwhile");
+    // what it brings late is taken, and it is asked again
+    assert_eq!(board.brought(1, later), Some(0));
+    board.proven(0);
+    assert_eq!(board.next(2, later), None);
+    assert_eq!(board.brought(2, later), None, "it came twice");
+    assert_eq!(board.next(1, later), Some(1));
+}
+
+#[test]
+fn who_sends_what_is_wrong_is_not_asked_again_and_the_sender_only_a_few_times() {
+    let now = Instant::now();
+    let mut board = board(2, &[None], now);
+    board.next(0, now);
+    let at = board.brought(0, now).unwrap();
+    board.wrong(at);
+    assert!(board.is_gone(0));
+    for _ in 0..MOST_WRONG {
+        assert_eq!(board.going(), Going::On);
+        assert_eq!(board.next(1, now), Some(0));
+        board.brought(1, now);
+        board.wrong(0);
+    }
+    assert_eq!(board.going(), Going::Wrong);
+}
+
+/// What a peer does with what it is asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Peer {
+    /// A chunk takes so many tenths of a second.
+    Honest(u64),
+    /// Says nothing any more after so many chunks.
+    Stalls(u32),
+    /// Is gone after so many chunks.
+    Vanishes(u32),
+    /// What comes after so many chunks is wrong.
+    Lies(u32),
+    /// Sends a byte now and then, and never a whole chunk after so many.
+    Drips(u32),
+}
+
+impl Peer {
+    fn any() -> impl Strategy<Value = Self> {
+        let some = || 0_u32..4;
+        prop_oneof![
+            3 => (1_u64..100).prop_map(Self::Honest),
+            1 => some().prop_map(Self::Stalls),
+            1 => some().prop_map(Self::Vanishes),
+            1 => some().prop_map(Self::Lies),
+            1 => some().prop_map(Self::Drips),
+        ]
+    }
+}
+
+/// What a universe is played for, in tenths of a second.
+const LONGEST: u64 = 10_000;
+
+#[derive(Debug, Clone)]
+struct Universe {
+    count: usize,
+    peers: Vec<(Peer, Option<Runs>)>,
+    sender: Peer,
+}
+
+impl Universe {
+    fn any() -> impl Strategy<Value = Self> {
+        let holds = prop::option::of(prop::collection::vec((0_usize..20, 0_usize..20), 0..3));
+        let holds = holds.prop_map(|runs| {
+            runs.map(|runs| runs.into_iter().map(|(a, b)| (a.min(b), a.max(b))).collect::<Runs>())
+        });
+        (
+            1_usize..20,
+            prop::collection::vec((Peer::any(), holds), 0..5),
+            prop_oneof![2 => Just(Peer::Honest(3)), 1 => Peer::any()],
+        )
+            .prop_map(|(count, peers, sender)| Self { count, peers, sender })
+    }
+
+    /// Returns the outcomes that are right: what honest sources have is always had in the end.
+    fn oracle(&self) -> Vec<Going> {
+        let all = self.peers.iter().cloned().chain([(self.sender, None)]);
+        let has = |holds: &Option<Runs>, at: usize| {
+            holds.as_ref().is_none_or(|runs| runs.iter().any(|(first, last)| (*first..=*last).contains(&at)))
+        };
+        let (mut is_sure, mut is_possible) = (true, true);
+        for at in 0..self.count {
+            let holders: Vec<Peer> =
+                all.clone().filter(|(_, holds)| has(holds, at)).map(|(peer, _)| peer).collect();
+            is_sure &= holders.iter().any(|peer| matches!(peer, Peer::Honest(_)));
+            // what one that fails later has may come before it fails, or not
+            is_possible &= holders.iter().any(|peer| {
+                !matches!(peer, Peer::Stalls(0) | Peer::Vanishes(0) | Peer::Lies(0) | Peer::Drips(0))
+            });
+        }
+        let lost = match self.sender {
+            Peer::Lies(_) => vec![Going::Wrong, Going::NoSource],
+            // a sender has a limit of its own
+            Peer::Drips(_) => vec![Going::On, Going::NoSource],
+            _ => vec![Going::NoSource],
+        };
+        match (is_sure, is_possible) {
+            (true, _) if matches!(self.sender, Peer::Lies(_)) => vec![Going::Whole, Going::Wrong],
+            (true, _) => vec![Going::Whole],
+            (false, true) => [vec![Going::Whole], lost].concat(),
+            (false, false) => lost,
+        }
+    }
+
+    /// Plays it, in steps of a tenth of a second, and returns how it ended, when, and what the sender sent.
+    fn play(&self) -> (Going, Duration, u64) {
+        let begun = Instant::now();
+        let holds: Vec<Option<Runs>> = self.peers.iter().map(|(_, holds)| holds.clone()).collect();
+        let mut board = board(self.count, &holds, begun);
+        let mut sources: Vec<Playing> =
+            self.peers.iter().map(|(peer, _)| *peer).chain([self.sender]).map(Playing::new).collect();
+        for step in 0..LONGEST {
+            let now = begun + Duration::from_millis(100 * step);
+            for (at, source) in sources.iter_mut().enumerate() {
+                while let Some(chunk) = board.next(at, now) {
+                    if source.asked.is_empty() {
+                        source.since = step;
+                    }
+                    source.asked.push_back(chunk);
+                }
+                source.step(at, step, now, &mut board);
+            }
+            board.look(now);
+            if board.going() != Going::On {
+                return (board.going(), now - begun, board.sender_brought());
+            }
+        }
+        (board.going(), Duration::ZERO, board.sender_brought())
+    }
+}
+
+struct Playing {
+    peer: Peer,
+    asked: VecDeque<usize>,
+    since: u64,
+    brought: u32,
+}
+
+impl Playing {
+    fn new(peer: Peer) -> Self {
+        Self { peer, asked: VecDeque::new(), since: 0, brought: 0 }
+    }
+
+    fn step(&mut self, me: usize, step: u64, now: Instant, board: &mut Board) {
+        if self.asked.is_empty() || board.is_gone(me) {
+            return;
+        }
+        let (takes, is_well) = match self.peer {
+            Peer::Honest(takes) => (takes, true),
+            Peer::Stalls(chunks) | Peer::Vanishes(chunks) | Peer::Lies(chunks) | Peer::Drips(chunks) => {
+                (3, self.brought < chunks)
+            }
+        };
+        match self.peer {
+            Peer::Stalls(_) if !is_well => return,
+            Peer::Vanishes(_) if !is_well => return board.gone(me),
+            Peer::Drips(_) if !is_well => return board.heard(me, now),
+            _ => {}
+        }
+        board.heard(me, now);
+        if step - self.since >= takes {
+            self.since = step;
+            self.brought += 1;
+            let asked = self.asked.pop_front();
+            if let Some(at) = board.brought(me, now) {
+                assert_eq!(asked, Some(at), "in the order in which they were asked for");
+                if is_well { board.proven(at) } else { board.wrong(at) }
+            }
+        }
+    }
+}
+
+/// The universe of one number.
+fn universe(seed: u64) -> Universe {
+    let config = ProptestConfig { rng_seed: RngSeed::Fixed(seed), ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    Universe::any().new_tree(&mut runner).unwrap().current()
+}
+
+#[test]
+fn in_a_thousand_universes_of_peers_it_ends_as_an_oracle_says() {
+    for seed in 0..2000 {
+        let universe = universe(seed);
+        let (going, took, sent) = universe.play();
+        let right = universe.oracle();
+        assert!(right.contains(&going), "universe {seed} ended as {going:?}, not {right:?}: {universe:?}");
+        // a bad peer costs its patience at most, a good one its time; a sender that is silent, a minute
+        let patience: u64 = universe
+            .peers
+            .iter()
+            .map(|(peer, _)| if matches!(peer, Peer::Honest(_)) { 0 } else { 3 * OWED.as_secs() })
+            .sum();
+        let everybody = universe.peers.iter().map(|(peer, _)| *peer).chain([universe.sender]);
+        let slowest = everybody.map(|peer| if let Peer::Honest(takes) = peer { takes } else { 3 }).max();
+        let work = universe.count as u64 * slowest.unwrap_or(3).max(3) / 10;
+        let bound = seconds(patience + work + 2 * SENDERS_SILENCE.as_secs());
+        assert!(took <= bound, "universe {seed} took {took:?}, and {bound:?} would do: {universe:?}");
+        if let Some((Peer::Honest(_), None)) = universe.peers.first() {
+            assert_eq!(sent, 0, "universe {seed}: the sender sent what the first peer had: {universe:?}");
+        }
+    }
+}

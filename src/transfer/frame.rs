@@ -1,0 +1,317 @@
+//! What the ends of a transfer say to each other, and how it is written.
+//!
+//! A frame is a byte for its kind, four for the length of its body (the highest first), and the
+//! body: a JSON message, or bytes as they are. What comes from another machine is bounded by the
+//! reader.
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::Answer;
+use crate::ids::Digest;
+use crate::units::Bytes;
+
+/// The longest message: what is missing of a blob in which every second chunk of 2 TiB is.
+pub(super) const MOST_MESSAGE: u64 = 4 << 20;
+/// The longest message of a guest: its token and the blob that it wants.
+pub(super) const MOST_GUEST_MESSAGE: u64 = 1 << 10;
+
+const MESSAGE: u8 = b'm';
+const DATA: u8 = b'd';
+
+/// What a frame holds, and how long that is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Head {
+    Message(u64),
+    Data(u64),
+}
+
+/// Runs of chunks by their place in the list, each with its first and its last.
+pub(super) type Runs = Vec<(usize, usize)>;
+
+/// What the sender says to a host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub(super) enum Said {
+    /// The list of the blob's chunks follows, as data.
+    Begin {
+        /// Whether other hosts take part, and a [`Course`] will come.
+        is_shared: bool,
+        /// Where the chunks come from, when no others take part: bytes per second at most.
+        most_per_second: Option<Bytes>,
+    },
+    /// Where the chunks come from.
+    Course(Course),
+}
+
+/// What a host says to the sender.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub(super) enum Word {
+    /// What is not here.
+    Missing {
+        /// These chunks.
+        chunks: Runs,
+        /// How much was copied from other blobs here.
+        copied: Bytes,
+        /// Where others can have what is here.
+        door: Option<Door>,
+    },
+    /// The sender is to send this chunk.
+    Ask {
+        /// By its place in the list.
+        at: usize,
+    },
+    /// How far it is.
+    Here {
+        /// What is here of the blob.
+        bytes: Bytes,
+        /// How much of it other hosts have brought in this transfer.
+        from_hosts: Bytes,
+    },
+    /// How it ended.
+    Ended {
+        /// The answer.
+        answer: Answer,
+    },
+}
+
+/// Where a host gives what it has to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Door {
+    /// The port.
+    pub(super) port: u16,
+    /// The SHA-256 of the certificate that it shows and, as a guest, shows at other doors.
+    pub(super) certificate: Digest,
+}
+
+/// Where a host has its chunks from, best first. The sender is always the last resort.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Course {
+    /// The other hosts.
+    pub(super) sources: Vec<Peer>,
+    /// The certificates of those who may have what is here.
+    pub(super) guests: Vec<Digest>,
+    /// What they show, too. One for each transfer.
+    pub(super) token: String,
+    /// What it takes in at most, in bytes per second.
+    pub(super) most_per_second: Option<Bytes>,
+}
+
+/// Another host, as a source.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Peer {
+    /// Its door.
+    pub(super) address: SocketAddr,
+    /// The certificate that it must show.
+    pub(super) certificate: Digest,
+    /// The chunks that it has; none: it has, or will have, all.
+    pub(super) holds: Option<Runs>,
+}
+
+/// What a guest says at a door.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub(super) enum Guest {
+    /// Who it is.
+    Hello {
+        /// What it was given for this transfer.
+        token: String,
+        /// The blob that it wants chunks of.
+        digest: Digest,
+    },
+    /// It wants this chunk: data, as soon as it is here.
+    Ask {
+        /// By its place in the list.
+        at: usize,
+    },
+}
+
+/// What a door says in place of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "say", rename_all = "snake_case")]
+pub(super) enum Host {
+    /// It is not here yet, and will be.
+    Waiting,
+    /// It will not come.
+    Never,
+}
+
+/// Returns a message as a frame.
+pub(super) fn message(message: &impl Serialize) -> Vec<u8> {
+    // our messages have no maps with keys that JSON cannot have
+    let body = serde_json::to_vec(message).unwrap_or_default();
+    let mut frame = head(MESSAGE, body.len() as u64).to_vec();
+    frame.extend(body);
+    frame
+}
+
+/// Returns what goes before `length` bytes of data.
+pub(super) fn data_head(length: u64) -> [u8; 5] {
+    head(DATA, length)
+}
+
+fn head(kind: u8, length: u64) -> [u8; 5] {
+    // lists and chunks are bounded far below
+    let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
+    [kind, a, b, c, d]
+}
+
+/// Writes a message.
+pub(super) fn say(to: &mut impl Write, said: &impl Serialize) -> io::Result<()> {
+    to.write_all(&message(said))?;
+    to.flush()
+}
+
+/// Reads what comes next; nothing at the end of the input.
+pub(super) fn read_head(from: &mut impl Read) -> io::Result<Option<Head>> {
+    let mut bytes = [0; 5];
+    let mut read = 0;
+    while read < bytes.len() {
+        match from.read(&mut bytes[read..]) {
+            Ok(0) if read == 0 => return Ok(None),
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => read += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Head::parse(bytes).map(Some)
+}
+
+impl Head {
+    fn parse([kind, a, b, c, d]: [u8; 5]) -> io::Result<Self> {
+        let length = u64::from(u32::from_be_bytes([a, b, c, d]));
+        match kind {
+            MESSAGE => Ok(Self::Message(length)),
+            DATA => Ok(Self::Data(length)),
+            _ => Err(malformed("a frame of a kind that is not known")),
+        }
+    }
+}
+
+/// Reads a message of at most `most` bytes; nothing at the end of the input.
+pub(super) fn hear<T: DeserializeOwned>(from: &mut impl Read, most: u64) -> io::Result<Option<T>> {
+    match read_head(from)? {
+        None => Ok(None),
+        Some(Head::Message(length)) => body(from, length, most).map(Some),
+        Some(Head::Data(_)) => Err(malformed("data where a message was expected")),
+    }
+}
+
+/// Reads the body of a message.
+pub(super) fn body<T: DeserializeOwned>(from: &mut impl Read, length: u64, most: u64) -> io::Result<T> {
+    if length > most {
+        return Err(malformed("a message that is too long"));
+    }
+    let mut body = Vec::new();
+    read_all(from, length, &mut body)?;
+    parse(&body)
+}
+
+/// Reads data of at most `most` bytes.
+pub(super) fn data(from: &mut impl Read, most: u64) -> io::Result<Vec<u8>> {
+    match read_head(from)? {
+        Some(Head::Data(length)) if length <= most => {
+            let mut data = Vec::new();
+            read_all(from, length, &mut data)?;
+            Ok(data)
+        }
+        _ => Err(malformed("no data where some was expected, or too much")),
+    }
+}
+
+/// Reads exactly `length` bytes in place of what is in `into`. Nothing is set aside for what does not come.
+pub(super) fn read_all(from: &mut impl Read, length: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    into.clear();
+    if from.take(length).read_to_end(into)? as u64 == length {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::UnexpectedEof.into())
+    }
+}
+
+/// Messages out of bytes that come in pieces of any size.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    bytes: Vec<u8>,
+}
+
+impl Decoder {
+    /// Takes what has come.
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Returns the next message, once all of it has come.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<T>> {
+        let Some((bytes, rest)) = self.bytes.split_first_chunk::<5>() else { return Ok(None) };
+        let Head::Message(length) = Head::parse(*bytes)? else {
+            return Err(malformed("data where a message was expected"));
+        };
+        if length > MOST_MESSAGE {
+            return Err(malformed("a message that is too long"));
+        }
+        let length = usize::try_from(length).map_err(io::Error::other)?;
+        let Some(body) = rest.get(..length) else { return Ok(None) };
+        let message = parse(body)?;
+        self.bytes.drain(..5 + length);
+        Ok(Some(message))
+    }
+
+    /// Returns what has come and is no message yet: words of a program that speaks otherwise.
+    pub(super) fn rest(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(body).map_err(|_| malformed("a message that is not known"))
+}
+
+fn malformed(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn messages_in_pieces_of_any_size_are_whole_again() {
+        let words = [Word::Ask { at: 7 }, Word::Here { bytes: Bytes(9), from_hosts: Bytes(3) }];
+        let frames: Vec<u8> = words.iter().flat_map(message).collect();
+        for size in 1..=frames.len() {
+            let (mut decoder, mut heard) = (Decoder::default(), Vec::new());
+            for piece in frames.chunks(size) {
+                decoder.push(piece);
+                while let Some(word) = decoder.next::<Word>().unwrap() {
+                    heard.push(word);
+                }
+            }
+            assert_eq!(heard, words);
+        }
+        assert_eq!(hear::<Word>(&mut frames.as_slice(), 100).unwrap(), Some(words[0].clone()));
+        assert!(hear::<Word>(&mut &frames[..9], 100).is_err(), "torn");
+        assert!(hear::<Word>(&mut frames.as_slice(), 3).is_err(), "too long");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_nothing_panics_and_no_memory_is_taken_for_it(
+            bytes in prop::collection::vec(any::<u8>(), 0..64), kind in prop::sample::select(vec![b'm', b'd', b'x']),
+        ) {
+            let bytes = [&[kind], bytes.as_slice()].concat();
+            let mut decoder = Decoder::default();
+            decoder.push(&bytes);
+            while let Ok(Some(_)) = decoder.next::<serde_json::Value>() {}
+            let _ = hear::<Guest>(&mut bytes.as_slice(), MOST_GUEST_MESSAGE);
+            let _ = data(&mut bytes.as_slice(), 1 << 30);
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Chunks from host to host: TLS in which both ends show certificates that were made for this
+//! transfer and are known by their digests, which came over SSH.
+//!
+//! A guest also shows the transfer's token, and gets chunks of that one blob, by their place in its
+//! list. What it gets it proves itself: whoever gives it is trusted with nothing.
+
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{
+    CertificateError, CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName,
+    ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
+};
+use subtle::ConstantTimeEq as _;
+
+use super::frame::{self, Course, Guest, Head, Host, MOST_GUEST_MESSAGE, Peer};
+use super::shelf::{Patient, READ_TICK, Reply, Shelf, Source, is_ready};
+use crate::connect::has_aes;
+use crate::ids::Digest;
+
+/// What certificates are made out to; who shows them is known by their digests alone.
+const NAME: &str = "bramble";
+/// Hosts on a wire answer within milliseconds; a firewall that says nothing costs this much.
+const CONNECTING: Duration = Duration::from_secs(3);
+/// How long a guest may take to say who it is.
+const HELLO: Duration = Duration::from_secs(10);
+/// How long bytes may wait to be taken by the other end.
+const STUCK: Duration = Duration::from_secs(20);
+/// More guests than a course gives any host.
+const MOST_GUESTS: usize = 16;
+/// What is read of the disk at once for a guest.
+const PIECE: usize = 256 << 10;
+
+/// A key and its certificate, for one transfer.
+pub(super) struct Identity {
+    certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
+    digest: Digest,
+}
+
+impl Identity {
+    /// Makes a new one.
+    pub(super) fn new() -> io::Result<Self> {
+        let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).map_err(io::Error::other)?;
+        let certificate = made.cert.der().clone();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let digest = Digest::of(&certificate);
+        Ok(Self { certificate, key, digest })
+    }
+
+    fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.clone_key())
+    }
+}
+
+/// Where others get chunks.
+pub(super) struct Door {
+    listener: TcpListener,
+    identity: Arc<Identity>,
+}
+
+impl Door {
+    /// Listens on a port that the system chooses. Nobody is let in yet.
+    pub(super) fn open() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))
+            .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        Ok(Self { listener, identity: Arc::new(Identity::new()?) })
+    }
+
+    /// Returns what others must know of it.
+    pub(super) fn said(&self) -> io::Result<frame::Door> {
+        Ok(frame::Door { port: self.listener.local_addr()?.port(), certificate: self.identity.digest })
+    }
+
+    pub(super) fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity)
+    }
+
+    /// Lets the guests of `course` in, on threads of their own, until they are closed.
+    pub(super) fn welcome(self, course: &Course, chunks: &Arc<Shelf>) -> io::Result<()> {
+        let pins = Arc::new(Pins::new(course.guests.clone()));
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&pins.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(io::Error::other)?
+            .with_client_cert_verifier(pins)
+            .with_single_cert(vec![self.identity.certificate.clone()], self.identity.key())
+            .map_err(io::Error::other)?;
+        // the end that has no AES instructions says what is used
+        config.ignore_client_order = !has_aes();
+        let (config, token, chunks) = (Arc::new(config), course.token.clone(), Arc::clone(chunks));
+        let inside = Arc::new(AtomicUsize::new(0));
+        let open = move || {
+            while !chunks.is_closed() {
+                let socket = match is_ready(&self.listener, READ_TICK) {
+                    Ok(true) => self.listener.accept(),
+                    _ => continue,
+                };
+                let Ok((socket, _)) = socket else { continue };
+                if inside.fetch_add(1, Ordering::Relaxed) >= MOST_GUESTS {
+                    inside.fetch_sub(1, Ordering::Relaxed);
+                    continue;
+                }
+                let (config, token, chunks) = (Arc::clone(&config), token.clone(), Arc::clone(&chunks));
+                let inside = Arc::clone(&inside);
+                thread::spawn(move || {
+                    // a guest that goes away, or is none, is no matter here
+                    drop(give(socket, config, &token, &chunks));
+                    inside.fetch_sub(1, Ordering::Relaxed);
+                });
+            }
+        };
+        thread::Builder::new().name("door".to_owned()).spawn(open).map(drop)
+    }
+}
+
+/// Gives one guest what it asks for, until it goes.
+fn give(socket: TcpStream, config: Arc<ServerConfig>, token: &str, shelf: &Shelf) -> io::Result<()> {
+    prepare(&socket)?;
+    let mut stream = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, socket);
+    let begun = Instant::now();
+    let mut tick = |_| begun.elapsed() < HELLO && !shelf.is_closed();
+    let hello = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
+    let is_known = matches!(hello, Some(Guest::Hello { token: shown, digest })
+        if bool::from(shown.as_bytes().ct_eq(token.as_bytes())) && digest == shelf.list.digest);
+    if !is_known {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    let mut piece = Vec::new();
+    loop {
+        let mut tick = |_| !shelf.is_closed();
+        let asked = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
+        let Some(Guest::Ask { at }) = asked else { return Ok(()) };
+        let is_here = loop {
+            match shelf.wait_for(at, READ_TICK) {
+                Some(is_here) => break is_here,
+                None => frame::say(&mut stream, &Host::Waiting)?,
+            }
+        };
+        let Some(chunk) = shelf.list.chunks.get(at).filter(|_| is_here) else {
+            return frame::say(&mut stream, &Host::Never);
+        };
+        stream.write_all(&frame::data_head(chunk.range.end - chunk.range.start))?;
+        for start in chunk.range.clone().step_by(PIECE) {
+            let length = usize::try_from(chunk.range.end - start).unwrap_or(PIECE).min(PIECE);
+            piece.resize(length, 0);
+            shelf.read_at(&mut piece, start)?;
+            stream.write_all(&piece)?;
+        }
+        stream.flush()?;
+    }
+}
+
+fn prepare(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    socket.set_read_timeout(Some(READ_TICK))?;
+    socket.set_write_timeout(Some(STUCK))
+}
+
+/// The way to another host's door.
+pub(super) struct Visit {
+    stream: StreamOwned<ClientConnection, TcpStream>,
+}
+
+impl Visit {
+    /// Connects, and says who it is. Nothing is known yet of what the other end says to that.
+    pub(super) fn new(peer: &Peer, identity: &Identity, token: &str, digest: Digest) -> io::Result<Self> {
+        let socket = TcpStream::connect_timeout(&peer.address, CONNECTING)?;
+        prepare(&socket)?;
+        let pins = Arc::new(Pins::new(vec![peer.certificate]));
+        let config = ClientConfig::builder_with_provider(Arc::clone(&pins.provider))
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(io::Error::other)?
+            .dangerous()
+            .with_custom_certificate_verifier(pins)
+            .with_client_auth_cert(vec![identity.certificate.clone()], identity.key())
+            .map_err(io::Error::other)?;
+        let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
+        let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+        let mut stream = StreamOwned::new(connection, socket);
+        let begun = Instant::now();
+        while stream.conn.is_handshaking() {
+            match stream.conn.complete_io(&mut stream.sock) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < HELLO => {}
+                Err(error) => return Err(error),
+            }
+        }
+        frame::say(&mut stream, &Guest::Hello { token: token.to_owned(), digest })?;
+        Ok(Self { stream })
+    }
+}
+
+impl Source for Visit {
+    fn ask(&mut self, at: usize) -> io::Result<()> {
+        frame::say(&mut self.stream, &Guest::Ask { at })
+    }
+
+    fn reply(
+        &mut self,
+        length: u64,
+        data: &mut Vec<u8>,
+        tick: &mut dyn FnMut(usize) -> bool,
+    ) -> io::Result<Reply> {
+        let mut from = Patient { from: &mut self.stream, tick };
+        match frame::read_head(&mut from)? {
+            Some(Head::Data(come)) if come == length => {
+                frame::read_all(&mut from, length, data)?;
+                Ok(Reply::Chunk)
+            }
+            Some(Head::Message(come)) => match frame::body(&mut from, come, MOST_GUEST_MESSAGE)? {
+                Host::Waiting => Ok(Reply::Waiting),
+                Host::Never => Err(io::ErrorKind::NotFound.into()),
+            },
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// Takes the certificates with these digests and no other, whatever is written in them.
+#[derive(Debug)]
+struct Pins {
+    certificates: Vec<Digest>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Pins {
+    fn new(certificates: Vec<Digest>) -> Self {
+        let mut provider = ring::default_provider();
+        // ChaCha20 first where AES is slow, and otherwise AES of the shorter key
+        provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+            CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => u8::from(has_aes()),
+            CipherSuite::TLS13_AES_128_GCM_SHA256 => u8::from(!has_aes()),
+            _ => 2,
+        });
+        Self { certificates, provider: Arc::new(provider) }
+    }
+
+    fn check(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
+        if self.certificates.contains(&Digest::of(certificate)) {
+            Ok(())
+        } else {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
+    }
+
+    fn check_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+    }
+
+    fn schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn only_tls_1_3() -> rustls::Error {
+    rustls::Error::General("only TLS 1.3 is spoken".to_owned())
+}
+
+impl ServerCertVerifier for Pins {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.check(certificate).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(only_tls_1_3())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.check_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}
+
+impl ClientCertVerifier for Pins {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.check(certificate).map(|()| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(only_tls_1_3())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.check_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.schemes()
+    }
+}
