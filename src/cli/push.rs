@@ -9,7 +9,7 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::output;
 use crate::events::Events;
-use crate::execute::{self, Delivery, Receiver};
+use crate::execute::{self, Delivery, Parcel, Receiver};
 use crate::facts::Inventory;
 use crate::fetch;
 use crate::plan;
@@ -20,6 +20,8 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     anyhow::ensure!(verb.path.is_file(), "{} is no file that can be pushed", verb.path.display());
     let fleet = Fleet::open(global, environment)?;
     fleet.check_logins(&verb.hosts)?;
+    // beside looking at the hosts, which takes about as long
+    let parcel = Parcel::open(&verb.path, fetch::Settings::from_env().cache.join("chunks"));
     let mut connections = fleet.connections()?;
     connections.retain(|host, _| verb.hosts.contains(host));
     let inventory: Inventory = fleet.inventory(&connections).await;
@@ -58,9 +60,8 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     }
     let progress = Arc::new(Progress::new(environment.is_terminal));
     let events = Events::new(move |event| progress.show(event));
-    let cache = fetch::Settings::from_env().cache.join("chunks");
     let most = usize::try_from(fleet.manifest.rollout.max_parallel).unwrap_or(usize::MAX);
-    let pushed = execute::push(&verb.path, &receivers, most, fleet.limits(), &cache, &events).await;
+    let pushed = execute::push(parcel, &receivers, most, fleet.limits(), &events).await;
     let mut delivery: Delivery =
         pushed.with_context(|| format!("{} cannot be pushed", verb.path.display()))?;
     delivery.failed.append(&mut failed);

@@ -17,7 +17,7 @@ pub use crate::transfer::{Limits, Link};
 pub use apply::apply;
 pub use doors::{Doors, Reconnect};
 pub use hosts::{Author, Subject, remove, roll_back};
-pub use push::{Arrived, Delivery, Receiver, link, push};
+pub use push::{Arrived, Delivery, Parcel, Receiver, link, push};
 pub use report::{Made, Outcome, Report, State};
 pub use verbs::{VerbError, Verbs};
 pub use weights::{Left, check_room, left};

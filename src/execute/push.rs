@@ -1,11 +1,12 @@
 //! One file to hosts, without a plan: ahead of an `apply`, or for whatever else reads blobs.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures_util::StreamExt as _;
 use serde::Serialize;
+use tokio::task::JoinHandle;
 
 use super::weights::tensor_starts;
 use crate::bundle::Found;
@@ -62,28 +63,42 @@ pub struct Arrived {
     pub seconds: f64,
 }
 
-/// Brings the file at `path` to hosts, to all at once; the program that takes it first, to at most
-/// `most` side by side. The list of its chunks is kept in `cache`.
+/// A file that is to be pushed: its chunks are listed from now on, beside whatever else goes on.
+pub struct Parcel {
+    path: PathBuf,
+    listing: JoinHandle<std::io::Result<ChunkList>>,
+}
+
+impl Parcel {
+    /// Begins to list the chunks of the file at `path`. The list is kept in `cache`.
+    pub fn open(path: &Path, cache: PathBuf) -> Self {
+        let file = path.to_owned();
+        let listing =
+            tokio::task::spawn_blocking(move || ChunkList::make(&file, &tensor_starts(&file), &cache));
+        Self { path: path.to_owned(), listing }
+    }
+}
+
+/// Brings a file to hosts, to all at once; the program that takes it first, to at most `most` side by
+/// side.
 ///
 /// # Errors
 /// The file cannot be read here. What fails on a host is in the [`Delivery`].
 pub async fn push(
-    path: &Path,
+    parcel: Parcel,
     receivers: &[Receiver],
     most: usize,
     limits: Limits,
-    cache: &Path,
     events: &Events,
 ) -> std::io::Result<Delivery> {
-    let (file, lists) = (path.to_owned(), cache.to_owned());
-    let listing = tokio::task::spawn_blocking(move || ChunkList::make(&file, &tensor_starts(&file), &lists));
+    let Parcel { path, listing } = parcel;
     let programs = receivers.iter().map(|receiver| push_program(receiver.way(), &receiver.bundle, events));
     let programs: Vec<_> = programs.collect();
     let programs = futures_util::stream::iter(programs).buffered(most.max(1)).collect::<Vec<_>>();
     let (listed, programs) = tokio::join!(listing, programs);
     let list = listed.map_err(std::io::Error::other).flatten()?;
     let what = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
-    let cargo = Cargo { what: &what, digest: &list.digest, bytes: list.bytes, path };
+    let cargo = Cargo { what: &what, digest: &list.digest, bytes: list.bytes, path: &path };
     let mut failed = BTreeMap::new();
     let mut ready = Vec::new();
     for (receiver, program) in receivers.iter().zip(programs) {

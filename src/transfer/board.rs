@@ -24,6 +24,8 @@ pub(super) const SENDERS_SILENCE: Duration = Duration::from_mins(1);
 /// A host that brings no chunk for this long is passed by: three times what it takes to notice, one
 /// host further up, that somebody is gone; and a chunk comes at 200 KB/s in that time.
 pub(super) const OWED: Duration = Duration::from_secs(20);
+/// More of that for each host that the chunk comes through before: 4 MiB at 20 Mbit/s.
+const HOP: Duration = Duration::from_secs(2);
 /// How often a host may be passed by before it is not asked again.
 const MOST_PASSES: u32 = 2;
 /// How often the sender may send a chunk wrong: broken memory, or a broken link.
@@ -99,11 +101,11 @@ pub(super) enum Going {
 
 impl Board {
     /// Makes the board of a blob whose chunks have `sizes`, of which `missing` are not here. Each of
-    /// `peers` has the chunks that it names, or all; after them comes the sender.
+    /// `peers` has the chunks that it names, or all, through so many others; after them comes the sender.
     pub(super) fn new(
         sizes: impl Iterator<Item = u64>,
         missing: &[usize],
-        peers: &[Option<Runs>],
+        peers: &[(Option<Runs>, u32)],
         now: Instant,
     ) -> Self {
         let mut chunks: Vec<Chunk> = sizes.map(|bytes| Chunk { bytes, state: State::Here }).collect();
@@ -129,7 +131,10 @@ impl Board {
         };
         let mut sources: Vec<Source> = peers
             .iter()
-            .map(|runs| source(runs.as_ref().map(|runs| bitmap(runs, count)), SILENCE, Some(OWED)))
+            .map(|(runs, hops)| {
+                let holds = runs.as_ref().map(|runs| bitmap(runs, count));
+                source(holds, SILENCE, Some(OWED + HOP.saturating_mul(*hops)))
+            })
             .collect();
         sources.push(source(None, SENDERS_SILENCE, None));
         Self { chunks, sources, left, first: 0, wrong: 0, is_over: false }

@@ -108,7 +108,9 @@ pub(super) fn courses(members: &[Member], count: usize, token: &str) -> Vec<Cour
                 .map(|other| (*other, Some(rest(&members[*other].missing, count)))),
         ) {
             if let Some((address, certificate)) = members[other].door() {
-                sources.push(Peer { address, certificate, holds });
+                let place = line.iter().position(|host| *host == other).filter(|_| holds.is_none());
+                let hops = place.and_then(|place| u32::try_from(place).ok()).unwrap_or(0);
+                sources.push(Peer { address, certificate, holds, hops });
                 from.push(other);
             }
         }
@@ -215,6 +217,7 @@ mod tests {
         // 1 misses least and is first; it has the rest from 2
         assert_eq!(sources(&members), [vec![1, 2], vec![2], vec![], vec![0, 1, 2]]);
         assert_eq!(holds(0), [None, Some(vec![(0, 9)])]);
+        assert_eq!(courses[3].sources.iter().map(|peer| peer.hops).collect::<Vec<_>>(), [1, 0, 0]);
         assert_eq!(holds(1), [Some(vec![(0, 9)])]);
         assert_eq!(rest(&vec![(3, 3), (6, 9)], CHUNKS), [(0, 2), (4, 5)]);
         assert_eq!(rest(&vec![(0, 0)], CHUNKS), [(1, 9)]);

@@ -110,6 +110,8 @@ pub(super) struct Peer {
     pub(super) certificate: Digest,
     /// The chunks that it has; none: it has, or will have, all.
     pub(super) holds: Option<Runs>,
+    /// How many hosts it has its chunks through: each hands a chunk on when it has all of it.
+    pub(super) hops: u32,
 }
 
 /// What a guest says at a door.

@@ -20,7 +20,7 @@ use rustix::fs::statvfs;
 
 use super::board::{Board, Going, SENDERS_SILENCE};
 use super::chunks::{self, ChunkList, MOST_LIST};
-use super::frame::{self, Course, Head, MOST_MESSAGE, Runs, Said, Word};
+use super::frame::{self, Course, Head, MOST_MESSAGE, Said, Word};
 use super::peer::{Door, Visit};
 use super::shelf::{Patient, Polled, Reply, Shelf, Source, TICK};
 use super::{Answer, PROTOCOL, Reason};
@@ -260,7 +260,7 @@ impl Place {
         let path = if arrival.is_some() { &self.partial } else { &self.blob };
         let file = File::open(path).map_err(disk("read", path))?;
         let sizes = list.chunks.iter().map(|chunk| chunk.range.end - chunk.range.start);
-        let peers: Vec<Option<Runs>> = course.sources.iter().map(|peer| peer.holds.clone()).collect();
+        let peers: Vec<_> = course.sources.iter().map(|peer| (peer.holds.clone(), peer.hops)).collect();
         let board = Board::new(sizes, &missing, &peers, Instant::now());
         let pace = course.most_per_second.map(Pace::new);
         let chunks = Arc::new(Shelf::new(board, list, file, pace));

@@ -1,7 +1,8 @@
 use std::fmt::Write as _;
 
 use super::{Style, count};
-use crate::execute::{Report, State};
+use crate::execute::{Outcome, Report, State};
+use crate::units::Bytes;
 
 /// What was done to hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,12 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             }
         };
         let _ = writeln!(text, "{line}");
+    }
+    let moved = |bytes: fn(&Outcome) -> Bytes| report.hosts.values().map(bytes).sum::<Bytes>();
+    let between = moved(|outcome| outcome.bytes_from_hosts);
+    if between > Bytes::ZERO {
+        let sent = moved(|outcome| outcome.bytes_sent);
+        let _ = writeln!(text, "{sent} left this machine, {between} went from host to host.");
     }
     let done = report.hosts.values().filter(|outcome| outcome.state.is_well()).count();
     let total = report.hosts.len();

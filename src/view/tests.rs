@@ -124,6 +124,13 @@ fn a_report_tells_what_became_of_each_host_and_what_serves_now() {
     });
     let all_well = reported(&[("attic", done.clone()), ("shed", outcome(State::Done, Some(1)))]);
     insta::assert_snapshot!("all_well", report(&all_well, Deed::Apply, PLAIN));
+    let mut shared = all_well;
+    shared.hosts.get_mut(&name("shed")).unwrap().bytes_from_hosts = Bytes::mib(3);
+    let text = report(&shared, Deed::Apply, PLAIN);
+    assert!(
+        text.ends_with("\n10 B left this machine, 3.0 MiB went from host to host.\nApplied: 2 hosts.\n"),
+        "{text}"
+    );
     let (step, error) = ("activating generation 1".to_owned(), "the engine ended with 1".to_owned());
     let said = "eve@elsewhere holds the lock".to_owned();
     let mut mixed = reported(&[

@@ -8,7 +8,8 @@ const CHUNK: u64 = 4 << 20;
 
 fn board(count: usize, peers: &[Option<Runs>], now: Instant) -> Board {
     let missing: Vec<usize> = (0..count).collect();
-    Board::new(std::iter::repeat_n(CHUNK, count), &missing, peers, now)
+    let peers: Vec<_> = peers.iter().map(|runs| (runs.clone(), 0)).collect();
+    Board::new(std::iter::repeat_n(CHUNK, count), &missing, &peers, now)
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -56,6 +57,21 @@ fn who_says_nothing_is_given_up_and_who_only_waits_is_passed_by_until_he_brings_
     assert_eq!(board.next(2, later), None);
     assert_eq!(board.brought(2, later), None, "it came twice");
     assert_eq!(board.next(1, later), Some(1));
+}
+
+#[test]
+fn who_has_chunks_through_many_others_is_waited_for_longer() {
+    let now = Instant::now();
+    let mut board = Board::new([CHUNK].into_iter(), &[0], &[(None, 50)], now);
+    board.next(0, now);
+    for second in 1..120 {
+        board.heard(0, now + seconds(second));
+        board.look(now + seconds(second));
+        assert_eq!(board.next(1, now + seconds(second)), None, "{second}");
+    }
+    board.heard(0, now + seconds(120));
+    board.look(now + seconds(120));
+    assert_eq!(board.next(1, now + seconds(120)), Some(0));
 }
 
 #[test]

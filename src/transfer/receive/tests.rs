@@ -49,7 +49,7 @@ impl Sender {
         frame::hear(&mut self.socket, MOST_MESSAGE).unwrap().unwrap()
     }
 
-    fn missing(&mut self) -> (Runs, Bytes, frame::Door) {
+    fn missing(&mut self) -> (frame::Runs, Bytes, frame::Door) {
         match self.hear() {
             Word::Missing { chunks, copied, door } => (chunks, copied, door.unwrap()),
             other => panic!("{other:?}"),
@@ -323,7 +323,7 @@ fn introduce(first: &mut Sender, second: &mut Sender, papers: &Papers) {
     let (.., guest) = second.missing();
     let address = (std::net::Ipv4Addr::LOCALHOST, door.port).into();
     let certificate = if papers.has_its_certificate { door.certificate } else { Digest::of(b"another") };
-    let peer = frame::Peer { address, certificate, holds: None };
+    let peer = frame::Peer { address, certificate, holds: None, hops: 0 };
     let guests = if papers.is_invited { vec![guest.certificate] } else { vec![Digest::of(b"another")] };
     first.course(Course { guests, token: "token".to_owned(), ..Course::default() });
     second.course(Course { sources: vec![peer], token: papers.token.to_owned(), ..Course::default() });

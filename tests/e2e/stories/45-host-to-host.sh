@@ -1,0 +1,18 @@
+# Weights that two hosts want leave this machine for them once; the second has them from the first.
+# shellcheck shell=bash
+edit 's/context: 1024 }/context: 1024, quant: Q5_0 }/'
+b apply --yes --json >applied.json
+jq -e '[.hosts[].state.state] | all(. == "done")' applied.json || die "not everywhere: $(cat applied.json)"
+jq '.hosts | map_values({ bytes_sent, bytes_from_hosts })' applied.json
+between=$(jq '.hosts.kitchen.bytes_from_hosts + .hosts.shed.bytes_from_hosts' applied.json)
+sent=$(jq '.hosts.kitchen.bytes_sent + .hosts.shed.bytes_sent' applied.json)
+[ "$between" -gt 50000000 ] && [ "$sent" = "$between" ] || die "$sent bytes were sent to the hosts, $between between them"
+ask kitchen
+says Paris
+ask shed
+says Paris
+for host in kitchen shed; do
+    if on "$host" pgrep -f "'brambled [r]eceive'"; then die "$host still listens for others"; fi
+done
+restore_manifest
+run 0 apply --yes
