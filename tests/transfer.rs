@@ -14,7 +14,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bramble_fleet::connect::{Connection, Local, Settings, Ssh, quote};
+use bramble_fleet::connect::{self, Connection, Local, Output, Script, Settings, Ssh, Stdin, Talk, quote};
 use bramble_fleet::events::{Event, Events};
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::{Digest, HostName};
@@ -22,6 +22,7 @@ use bramble_fleet::transfer::{
     Cargo, ChunkList, Error, Limits, Link, Pushed, Reason, Target, Way, push, push_bundle,
 };
 use bramble_fleet::units::Bytes;
+use serde_json::json;
 use sshd::Sshd;
 
 /// A folder that stands for a host's, and what to push there.
@@ -335,6 +336,77 @@ async fn a_host_that_cannot_take_part_holds_nobody_up() {
     assert!(third.to_string().contains("gave no answer that makes sense"), "{third}");
     assert!(pushed.iter().all(Result::is_ok), "{pushed:?}");
     assert!(places[..2].iter().all(|place| place.is_sealed(&artifact)));
+}
+
+/// A host that says what it is told to, and hears nothing.
+struct Hostile {
+    says: Vec<serde_json::Value>,
+    ends: bool,
+}
+
+#[async_trait::async_trait]
+impl Connection for Hostile {
+    async fn run(&self, script: &Script, _: Stdin) -> Result<Output, connect::Error> {
+        unreachable!("{}", script.text)
+    }
+
+    async fn talk(&self, _: &Script, talk: Talk) -> Result<Output, connect::Error> {
+        for message in &self.says {
+            let body = message.to_string();
+            let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+            talk.output.send([b"m", length.as_slice(), body.as_bytes()].concat()).await.unwrap();
+        }
+        if !self.ends {
+            std::future::pending::<()>().await;
+        }
+        Ok(Output { status: 0, stdout: Vec::new(), stderr: String::new() })
+    }
+
+    fn describe(&self) -> String {
+        "mallory".to_owned()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_hostile_host_says_fails_it_alone_and_holds_nobody_up() {
+    let place = Place::new();
+    let artifact = place.artifact("weights", 9);
+    let missing = |chunks| json!({ "say": "missing", "chunks": chunks, "door": null });
+    let refused =
+        json!({ "outcome": "refused", "reason": "disk", "message": "no \u{1b}[2J room", "partial": 0 });
+    let sealed = json!({ "outcome": "sealed", "sealed": true, "bytes": 1, "received": u64::MAX, "from_hosts": u64::MAX });
+    for (says, ends, why) in [
+        (vec![missing(json!([[0, u64::MAX]]))], true, "does not have"),
+        (vec![missing(json!([[2, 1]]))], true, "does not have"),
+        (vec![missing(json!([[1, 1], [0, 0]]))], true, "does not have"),
+        (vec![missing(json!([[0, 3]]))], true, "does not have"),
+        (vec![json!({ "say": "ask", "at": 3 })], false, "does not have"),
+        (vec![json!({ "say": "sing" })], false, "makes sense"),
+        (vec![json!({ "say": "ended", "answer": refused })], false, "no [2J room"),
+        (vec![json!({ "say": "here", "bytes": 1, "from_hosts": 0 })], false, "did not finish"),
+        (vec![], false, "did not finish"),
+        (vec![json!({ "say": "ended", "answer": sealed })], false, ""),
+    ] {
+        let said = format!("{says:?}");
+        let hostile = Hostile { says, ends };
+        let honest = Hostile {
+            says: vec![
+                json!({ "say": "ended", "answer": { "outcome": "sealed", "sealed": true, "bytes": 1, "received": 1 } }),
+            ],
+            ends: true,
+        };
+        let targets = [place.target(&hostile, Some(loopback())), place.target(&honest, Some(loopback()))];
+        let list = place.list(&artifact);
+        let mut pushed = push(&targets, artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+        assert!(pushed.pop().unwrap().is_ok(), "{said}");
+        match pushed.pop().unwrap() {
+            Ok(pushed) => assert!(why.is_empty() && pushed.bytes_from_hosts <= artifact.bytes, "{pushed:?}"),
+            Err(error) => {
+                let words = bramble_fleet::causes::with_causes(&error);
+                assert!(!why.is_empty() && words.contains(why), "{said}: {words}");
+            }
+        }
+    }
 }
 
 /// A small filesystem, for root only.

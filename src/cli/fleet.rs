@@ -157,8 +157,9 @@ impl<'a> Fleet<'a> {
         self.ours().map(|(host, spec)| Ok((host.clone(), self.connect(spec)?))).collect()
     }
 
-    /// Opens another way to each host that is faster at another cipher than the one that `ssh` begins
-    /// with, which is right for processors without AES instructions: weights are to be sent.
+    /// Opens another way to each host without AES instructions, which is faster at another cipher than
+    /// the one that all begin with: weights are to be sent. One more login is nothing to such a host's
+    /// minutes.
     pub(crate) fn for_weights(
         &self,
         mut connections: BTreeMap<HostName, Arc<dyn Connection>>,
@@ -169,8 +170,8 @@ impl<'a> Fleet<'a> {
                 continue;
             };
             let is_ssh = matches!(spec.via, Via::Ssh { .. });
-            if is_ssh && has_aes() && facts.cpu.features.contains("aes") {
-                let first_ciphers = Some(fast_cipher(true).to_owned());
+            if is_ssh && has_aes() && !facts.cpu.features.contains("aes") {
+                let first_ciphers = Some(fast_cipher(false).to_owned());
                 *connection = connect(&spec, Settings { first_ciphers, ..self.settings() })?;
             }
         }
@@ -213,6 +214,8 @@ impl<'a> Fleet<'a> {
             is_new_host_key_accepted: self.is_new_host_key_accepted,
             known_hosts: self.environment.known_hosts.clone(),
             runtime_dir: Some(self.environment.runtime.clone()),
+            // most hosts have AES instructions; of the others, only weights are worth another login
+            first_ciphers: has_aes().then(|| fast_cipher(true).to_owned()),
             ..Settings::default()
         }
     }

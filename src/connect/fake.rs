@@ -88,11 +88,14 @@ impl Connection for Fake {
         self.answer(&Call { script: script.clone(), stdin: drain(stdin)? })
     }
 
-    /// Says all of its answer without listening first.
+    /// Says all of its answer before it listens.
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
         let mut output = self.answer(&Call { script: script.clone(), stdin: Vec::new() })?;
+        let Talk { mut input, output: mouth } = talk;
         // who does not listen misses it
-        drop(talk.output.send(std::mem::take(&mut output.stdout)).await);
+        drop(mouth.send(std::mem::take(&mut output.stdout)).await);
+        drop(mouth);
+        while input.recv().await.is_some() {}
         Ok(output)
     }
 

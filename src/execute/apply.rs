@@ -87,6 +87,13 @@ impl<'a> Legs<'a> {
     }
 }
 
+/// A file that hosts are to get.
+struct Wanted<'h> {
+    digest: Digest,
+    recipe: Digest,
+    hosts: Vec<&'h HostName>,
+}
+
 /// The state of a host whose transfer was interrupted.
 fn cut_short() -> State {
     State::NotStarted { why: "interrupted; what was sent is kept and used by the next run".to_owned() }
@@ -119,7 +126,7 @@ impl Run<'_> {
         }
         let mut failed =
             self.side_by_side(limit, hosts.iter().map(|(host, legs)| (*host, &legs.before))).await;
-        failed.extend(self.pushes(limit, &hosts, &failed).await);
+        failed.extend(self.pushes(&hosts, &failed).await);
         let rest = hosts.iter().filter(|(host, _)| !failed.contains(host));
         let fell = self.side_by_side(limit, rest.map(|(host, legs)| (*host, &legs.after))).await;
         failed.extend(fell);
@@ -148,42 +155,53 @@ impl Run<'_> {
             .await
     }
 
-    /// Brings weights to all `hosts` that want them and have not `failed`. Returns those that did not get
-    /// all of theirs.
+    /// Brings weights to all `hosts` that want them and have not `failed`: to each host one file after the
+    /// other, to different hosts side by side. Returns those that did not get all of theirs.
     async fn pushes<'h>(
         &self,
-        limit: usize,
         hosts: &[(&'h HostName, Legs<'_>)],
         failed: &BTreeSet<&HostName>,
     ) -> BTreeSet<&'h HostName> {
-        let mut wanted: Vec<(Digest, Vec<&'h HostName>)> = Vec::new();
+        let mut fell = BTreeSet::new();
+        let mut wanted: Vec<Wanted<'h>> = Vec::new();
         for (host, legs) in hosts.iter().filter(|(host, _)| !failed.contains(host)) {
             for recipe in &legs.pushes {
-                match wanted.iter_mut().find(|(other, _)| other == recipe) {
-                    Some((_, hosts)) => hosts.push(host),
-                    None => wanted.push((*recipe, vec![*host])),
+                // two recipes may have made the same file
+                let digest = self.made(recipe).map_or(*recipe, |made| made.digest);
+                match wanted.iter_mut().find(|other| other.digest == digest) {
+                    Some(other) if other.hosts.contains(host) => {}
+                    Some(other) => other.hosts.push(host),
+                    None => wanted.push(Wanted { digest, recipe: *recipe, hosts: vec![*host] }),
                 }
             }
         }
-        let pushed = futures_util::stream::iter(wanted)
-            .map(|(recipe, hosts)| async move {
+        while !wanted.is_empty() {
+            let mut taken = BTreeSet::new();
+            let (now, later) = wanted.into_iter().partition::<Vec<_>, _>(|file| {
+                let is_free = file.hosts.iter().all(|host| !taken.contains(host));
+                if is_free {
+                    taken.extend(file.hosts.iter().copied());
+                }
+                is_free
+            });
+            wanted = later;
+            let transfers = now.iter().map(|file| async {
+                let hosts: Vec<_> = file.hosts.iter().filter(|host| !fell.contains(*host)).copied().collect();
                 let pushed = tokio::select! {
                     () = self.cancel.cancelled() => vec![Err(cut_short()); hosts.len()],
-                    pushed = step::push(self, &recipe, &hosts) => pushed,
+                    pushed = step::push(self, &file.recipe, &hosts) => pushed,
                 };
                 hosts.into_iter().zip(pushed).collect::<Vec<_>>()
-            })
-            .buffer_unordered(limit)
-            .collect::<Vec<_>>()
-            .await;
-        let mut failed = BTreeSet::new();
-        for (host, pushed) in pushed.into_iter().flatten() {
-            if let Err(state) = pushed {
-                self.fail(host, state);
-                failed.insert(host);
+            });
+            let pushed = futures_util::future::join_all(transfers).await;
+            for (host, pushed) in pushed.into_iter().flatten() {
+                if let Err(state) = pushed {
+                    self.fail(host, state);
+                    fell.insert(host);
+                }
             }
         }
-        failed
+        fell
     }
 
     async fn on_operator(&self, step: &Step) -> Result<(), String> {

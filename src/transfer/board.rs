@@ -21,11 +21,13 @@ const MOST_AHEAD: usize = 64;
 pub(super) const SILENCE: Duration = Duration::from_secs(5);
 /// The same for the sender, whose link may be bad: nobody else is left then.
 pub(super) const SENDERS_SILENCE: Duration = Duration::from_mins(1);
-/// A host that brings no chunk for this long is passed by: three times what it takes to notice, one
-/// host further up, that somebody is gone; and a chunk comes at 200 KB/s in that time.
-pub(super) const OWED: Duration = Duration::from_secs(20);
+/// A host that brings no chunk for this long is passed by. It is longer than it takes to notice, one host
+/// further up, that somebody is gone; and a chunk comes at the 64 KiB/s in it that are given up below.
+pub(super) const OWED: Duration = Duration::from_mins(1);
 /// More of that for each host that the chunk comes through before: 4 MiB at 20 Mbit/s.
 const HOP: Duration = Duration::from_secs(2);
+/// How long a host that is being connected to is waited for before others are asked.
+pub(super) const CONNECTING: Duration = Duration::from_secs(4);
 /// How often a host may be passed by before it is not asked again.
 const MOST_PASSES: u32 = 2;
 /// How often the sender may send a chunk wrong: broken memory, or a broken link.
@@ -43,6 +45,7 @@ pub(super) struct Board {
     /// How often the last resort sent a chunk wrong.
     wrong: u32,
     is_over: bool,
+    begun: Instant,
 }
 
 #[derive(Debug)]
@@ -81,6 +84,8 @@ struct Source {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
+    /// It is being connected to.
+    Expected,
     Active,
     Passed,
     Gone,
@@ -117,9 +122,9 @@ impl Board {
             }
         }
         let count = chunks.len();
-        let source = |holds, silence, owed| Source {
+        let source = |holds, silence, owed: Option<Duration>| Source {
             holds,
-            standing: Standing::Active,
+            standing: if owed.is_some() { Standing::Expected } else { Standing::Active },
             asked: VecDeque::new(),
             ahead: 0,
             heard: now,
@@ -137,7 +142,7 @@ impl Board {
             })
             .collect();
         sources.push(source(None, SENDERS_SILENCE, None));
-        Self { chunks, sources, left, first: 0, wrong: 0, is_over: false }
+        Self { chunks, sources, left, first: 0, wrong: 0, is_over: false, begun: now }
     }
 
     /// Returns the place of the sender among the sources.
@@ -211,10 +216,16 @@ impl Board {
             return None;
         }
         let (better, _) = self.sources.split_at(source);
+        let is_waited_for = now.duration_since(self.begun) < CONNECTING;
+        let is_usable = |source: &Source| match source.standing {
+            Standing::Active => true,
+            Standing::Expected => is_waited_for,
+            Standing::Passed | Standing::Gone => false,
+        };
         let is_for_it = |at: &usize| {
             self.chunks[*at].state == State::Missing
                 && self.sources[source].holds(*at)
-                && !better.iter().any(|other| other.standing == Standing::Active && other.holds(*at))
+                && !better.iter().any(|other| is_usable(other) && other.holds(*at))
         };
         let at = (self.first..self.chunks.len()).find(is_for_it)?;
         let chunk = &mut self.chunks[at];
@@ -230,6 +241,22 @@ impl Board {
             self.first += 1;
         }
         Some(at)
+    }
+
+    /// `source` can be asked from now on.
+    pub(super) fn connected(&mut self, source: usize) {
+        let standing = &mut self.sources[source].standing;
+        if *standing == Standing::Expected {
+            *standing = Standing::Active;
+        }
+    }
+
+    /// Nobody is to blame for the time that this host itself has taken.
+    pub(super) fn forgive(&mut self, took: Duration) {
+        for source in &mut self.sources {
+            source.heard += took;
+            source.since += took;
+        }
     }
 
     /// Returns the chunk that `source` owes next.
@@ -300,9 +327,9 @@ impl Board {
             if source.asked.is_empty() || source.standing == Standing::Gone {
                 continue;
             }
-            if now.duration_since(source.heard) >= source.silence {
+            if now.saturating_duration_since(source.heard) >= source.silence {
                 self.gone(at);
-            } else if source.owed.is_some_and(|owed| now.duration_since(source.since) >= owed) {
+            } else if source.owed.is_some_and(|owed| now.saturating_duration_since(source.since) >= owed) {
                 let source = &mut self.sources[at];
                 source.since = now;
                 source.passes += 1;

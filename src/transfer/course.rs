@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 
-use super::frame::{Course, Door, Peer, Runs};
+use super::frame::{Course, DoorPlate, Peer, Runs};
 use crate::ids::Digest;
 use crate::units::Bytes;
 
@@ -33,7 +33,7 @@ pub struct Link {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
     pub(super) link: Option<Link>,
-    pub(super) door: Option<Door>,
+    pub(super) door: Option<DoorPlate>,
     /// What it does not have.
     pub(super) missing: Runs,
     pub(super) missing_bytes: u64,
@@ -42,15 +42,20 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Returns where others can get what it has.
-    fn door(&self) -> Option<(SocketAddr, Digest)> {
+    /// Returns where others can get what it has: what a host says of that is not to send them anywhere
+    /// else. `is_here` says that all hosts are on this machine.
+    fn door(&self, is_here: bool) -> Option<(SocketAddr, Digest)> {
         let (link, door) = (self.link?, self.door?);
+        let address = link.address.to_canonical();
         // an address of one link means something else on every other
-        let is_of_one_link = match link.address {
-            IpAddr::V4(address) => address.is_link_local(),
+        let is_of_one_link = match address {
+            IpAddr::V4(address) => address.is_link_local() || address.is_broadcast(),
             IpAddr::V6(address) => address.is_unicast_link_local(),
         };
-        (!is_of_one_link).then(|| (SocketAddr::new(link.address, door.port), door.certificate))
+        let is_nobodys = address.is_unspecified() || address.is_multicast() || door.port == 0;
+        let is_elsewhere = !address.is_loopback() || is_here;
+        (!is_of_one_link && !is_nobodys && is_elsewhere)
+            .then(|| (SocketAddr::new(address, door.port), door.certificate))
     }
 
     fn is_wired(&self) -> bool {
@@ -61,11 +66,12 @@ impl Member {
 /// Returns the course of each of `members`, for a blob of `count` chunks.
 pub(super) fn courses(members: &[Member], count: usize, token: &str) -> Vec<Course> {
     let places = 0..members.len();
+    let is_here = members.iter().all(|member| member.link.is_none_or(|link| link.address.is_loopback()));
     let mut line: Vec<usize> = places
         .clone()
         .filter(|at| {
             let member = &members[*at];
-            member.is_wired() && member.door().is_some() && !member.missing.is_empty()
+            member.is_wired() && member.door(is_here).is_some() && !member.missing.is_empty()
         })
         .collect();
     line.sort_by_key(|at| {
@@ -78,7 +84,7 @@ pub(super) fn courses(members: &[Member], count: usize, token: &str) -> Vec<Cour
     // who has something from before, the most of it first, and gives it on a wire if any does
     let mut holders: Vec<usize> = places
         .clone()
-        .filter(|at| members[*at].door().is_some() && held(&members[*at].missing, count) > 0)
+        .filter(|at| members[*at].door(is_here).is_some() && held(&members[*at].missing, count) > 0)
         .collect();
     holders.sort_by_key(|at| (!members[*at].is_wired(), Reverse(held(&members[*at].missing, count)), *at));
 
@@ -107,7 +113,7 @@ pub(super) fn courses(members: &[Member], count: usize, token: &str) -> Vec<Cour
                 .take(MOST_HOLDERS)
                 .map(|other| (*other, Some(rest(&members[*other].missing, count)))),
         ) {
-            if let Some((address, certificate)) = members[other].door() {
+            if let Some((address, certificate)) = members[other].door(is_here) {
                 let place = line.iter().position(|host| *host == other).filter(|_| holds.is_none());
                 let hops = place.and_then(|place| u32::try_from(place).ok()).unwrap_or(0);
                 sources.push(Peer { address, certificate, holds, hops });
@@ -162,7 +168,7 @@ mod tests {
             is_wireless,
             megabits: (!is_wireless).then_some(megabits),
         });
-        let door = Door { port: 7000, certificate: Digest::of(&[u8::try_from(at).unwrap()]) };
+        let door = DoorPlate { port: 7000, certificate: Digest::of(&[u8::try_from(at).unwrap()]) };
         let missing_bytes = missing.iter().map(|(first, last)| (last - first + 1) as u64).sum();
         Member { link, door: Some(door), missing, missing_bytes, most_per_second: None }
     }
@@ -225,10 +231,13 @@ mod tests {
     }
 
     #[test]
-    fn an_address_of_one_link_is_nobodys_source() {
-        let mut members: Vec<Member> = (0..2).map(|at| member(at, Some((false, 1000)), all())).collect();
-        members[0].link.as_mut().unwrap().address = "fe80::1".parse().unwrap();
-        assert_eq!(sources(&members), [vec![1], vec![]]);
+    fn what_is_no_hosts_address_is_nobodys_source() {
+        for address in ["fe80::1", "127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"]
+        {
+            let mut members: Vec<Member> = (0..2).map(|at| member(at, Some((false, 1000)), all())).collect();
+            members[0].link.as_mut().unwrap().address = address.parse().unwrap();
+            assert_eq!(sources(&members), [vec![1], vec![]], "{address}");
+        }
     }
 
     proptest! {
@@ -254,7 +263,7 @@ mod tests {
                         let holds = |peer: &&Peer| peer.holds.as_ref()
                             .is_none_or(|runs| runs.iter().any(|(first, last)| (*first..=*last).contains(&chunk)));
                         let Some(peer) = courses[here].sources.iter().find(holds) else { break };
-                        let place = members.iter().position(|other| other.door() == Some((peer.address, peer.certificate))).unwrap();
+                        let place = members.iter().position(|other| other.door(false) == Some((peer.address, peer.certificate))).unwrap();
                         prop_assert!(courses[place].guests.contains(&members[here].door.unwrap().certificate));
                         here = place;
                         steps += 1;

@@ -40,11 +40,13 @@ pub(super) enum Said {
     Begin {
         /// Whether other hosts take part, and a [`Course`] will come.
         is_shared: bool,
-        /// Where the chunks come from, when no others take part: bytes per second at most.
+        /// What the host takes in at most, when no others take part, in bytes per second.
         most_per_second: Option<Bytes>,
     },
     /// Where the chunks come from.
     Course(Course),
+    /// The sender is still there: others may have chunks from this host.
+    Stay,
 }
 
 /// What a host says to the sender.
@@ -55,10 +57,8 @@ pub(super) enum Word {
     Missing {
         /// These chunks.
         chunks: Runs,
-        /// How much was copied from other blobs here.
-        copied: Bytes,
         /// Where others can have what is here.
-        door: Option<Door>,
+        door: Option<DoorPlate>,
     },
     /// The sender is to send this chunk.
     Ask {
@@ -79,9 +79,9 @@ pub(super) enum Word {
     },
 }
 
-/// Where a host gives what it has to others.
+/// Where a host gives what it has to others, and how it is known there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Door {
+pub(super) struct DoorPlate {
     /// The port.
     pub(super) port: u16,
     /// The SHA-256 of the certificate that it shows and, as a guest, shows at other doors.
@@ -135,7 +135,7 @@ pub(super) enum Guest {
 /// What a door says in place of a chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "say", rename_all = "snake_case")]
-pub(super) enum Host {
+pub(super) enum NoChunk {
     /// It is not here yet, and will be.
     Waiting,
     /// It will not come.

@@ -21,8 +21,8 @@ use rustls::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::frame::{self, Course, Guest, Head, Host, MOST_GUEST_MESSAGE, Peer};
-use super::shelf::{Patient, READ_TICK, Reply, Shelf, Source, is_ready};
+use super::frame::{self, Course, DoorPlate, Guest, Head, MOST_GUEST_MESSAGE, NoChunk, Peer};
+use super::shelf::{Bringer, Patient, READ_TICK, Reply, Shelf, is_ready};
 use crate::connect::has_aes;
 use crate::ids::Digest;
 
@@ -34,8 +34,10 @@ const CONNECTING: Duration = Duration::from_secs(3);
 const HELLO: Duration = Duration::from_secs(10);
 /// How long bytes may wait to be taken by the other end.
 const STUCK: Duration = Duration::from_secs(20);
-/// More guests than a course gives any host.
-const MOST_GUESTS: usize = 16;
+/// Those who have not said who they are yet.
+const MOST_KNOCKING: usize = 16;
+/// A guest whose connection broke comes again, and the old one may not be gone yet.
+const PER_GUEST: usize = 2;
 /// What is read of the disk at once for a guest.
 const PIECE: usize = 256 << 10;
 
@@ -76,8 +78,8 @@ impl Door {
     }
 
     /// Returns what others must know of it.
-    pub(super) fn said(&self) -> io::Result<frame::Door> {
-        Ok(frame::Door { port: self.listener.local_addr()?.port(), certificate: self.identity.digest })
+    pub(super) fn said(&self) -> io::Result<DoorPlate> {
+        Ok(DoorPlate { port: self.listener.local_addr()?.port(), certificate: self.identity.digest })
     }
 
     pub(super) fn identity(&self) -> Arc<Identity> {
@@ -85,7 +87,7 @@ impl Door {
     }
 
     /// Lets the guests of `course` in, on threads of their own, until they are closed.
-    pub(super) fn welcome(self, course: &Course, chunks: &Arc<Shelf>) -> io::Result<()> {
+    pub(super) fn welcome(self, course: &Course, stock: &Arc<Shelf>) -> io::Result<()> {
         let pins = Arc::new(Pins::new(course.guests.clone()));
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&pins.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -95,85 +97,148 @@ impl Door {
             .map_err(io::Error::other)?;
         // the end that has no AES instructions says what is used
         config.ignore_client_order = !has_aes();
-        let (config, token, chunks) = (Arc::new(config), course.token.clone(), Arc::clone(chunks));
-        let inside = Arc::new(AtomicUsize::new(0));
+        let lobby = Arc::new(Lobby {
+            config: Arc::new(config),
+            token: course.token.clone(),
+            most: course.guests.len() * PER_GUEST,
+            knocking: AtomicUsize::new(0),
+            inside: AtomicUsize::new(0),
+        });
+        let stock = Arc::clone(stock);
         let open = move || {
-            while !chunks.is_closed() {
+            while !stock.is_closed() {
                 let socket = match is_ready(&self.listener, READ_TICK) {
                     Ok(true) => self.listener.accept(),
                     _ => continue,
                 };
                 let Ok((socket, _)) = socket else { continue };
-                if inside.fetch_add(1, Ordering::Relaxed) >= MOST_GUESTS {
-                    inside.fetch_sub(1, Ordering::Relaxed);
+                let Some(knocking) = Counted::take(&lobby, |lobby| &lobby.knocking, MOST_KNOCKING) else {
                     continue;
-                }
-                let (config, token, chunks) = (Arc::clone(&config), token.clone(), Arc::clone(&chunks));
-                let inside = Arc::clone(&inside);
-                thread::spawn(move || {
-                    // a guest that goes away, or is none, is no matter here
-                    drop(give(socket, config, &token, &chunks));
-                    inside.fetch_sub(1, Ordering::Relaxed);
-                });
+                };
+                let (lobby, stock) = (Arc::clone(&lobby), Arc::clone(&stock));
+                // a guest that goes away, or is none, is no matter here
+                thread::spawn(move || drop(lobby.receive(socket, knocking, &stock)));
             }
         };
         thread::Builder::new().name("door".to_owned()).spawn(open).map(drop)
     }
 }
 
-/// Gives one guest what it asks for, until it goes.
-fn give(socket: TcpStream, config: Arc<ServerConfig>, token: &str, shelf: &Shelf) -> io::Result<()> {
-    prepare(&socket)?;
-    let mut stream = StreamOwned::new(ServerConnection::new(config).map_err(io::Error::other)?, socket);
-    let begun = Instant::now();
-    let mut tick = |_| begun.elapsed() < HELLO && !shelf.is_closed();
-    let hello = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
-    let is_known = matches!(hello, Some(Guest::Hello { token: shown, digest })
-        if bool::from(shown.as_bytes().ct_eq(token.as_bytes())) && digest == shelf.list.digest);
-    if !is_known {
-        return Err(io::ErrorKind::PermissionDenied.into());
-    }
-    let mut piece = Vec::new();
-    loop {
-        let mut tick = |_| !shelf.is_closed();
-        let asked = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
-        let Some(Guest::Ask { at }) = asked else { return Ok(()) };
-        let is_here = loop {
-            match shelf.wait_for(at, READ_TICK) {
-                Some(is_here) => break is_here,
-                None => frame::say(&mut stream, &Host::Waiting)?,
-            }
-        };
-        let Some(chunk) = shelf.list.chunks.get(at).filter(|_| is_here) else {
-            return frame::say(&mut stream, &Host::Never);
-        };
-        stream.write_all(&frame::data_head(chunk.range.end - chunk.range.start))?;
-        for start in chunk.range.clone().step_by(PIECE) {
-            let length = usize::try_from(chunk.range.end - start).unwrap_or(PIECE).min(PIECE);
-            piece.resize(length, 0);
-            shelf.read_at(&mut piece, start)?;
-            stream.write_all(&piece)?;
-        }
-        stream.flush()?;
+/// Where guests say who they are.
+struct Lobby {
+    config: Arc<ServerConfig>,
+    token: String,
+    most: usize,
+    knocking: AtomicUsize,
+    inside: AtomicUsize,
+}
+
+/// One of a number that has a bound, until dropped.
+struct Counted {
+    lobby: Arc<Lobby>,
+    number: fn(&Lobby) -> &AtomicUsize,
+}
+
+impl Counted {
+    fn take(lobby: &Arc<Lobby>, number: fn(&Lobby) -> &AtomicUsize, most: usize) -> Option<Self> {
+        let is_one = number(lobby).fetch_add(1, Ordering::Relaxed) < most;
+        let counted = Self { lobby: Arc::clone(lobby), number };
+        is_one.then_some(counted)
     }
 }
 
-fn prepare(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    socket.set_read_timeout(Some(READ_TICK))?;
-    socket.set_write_timeout(Some(STUCK))
+impl Drop for Counted {
+    fn drop(&mut self) {
+        (self.number)(&self.lobby).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Lobby {
+    /// Gives one guest what it asks for, until it goes.
+    fn receive(self: &Arc<Self>, socket: TcpStream, knocking: Counted, stock: &Shelf) -> io::Result<()> {
+        let socket = Timed::new(socket)?;
+        let connection = ServerConnection::new(Arc::clone(&self.config)).map_err(io::Error::other)?;
+        let mut stream = StreamOwned::new(connection, socket);
+        let mut tick = |_| !stock.is_closed();
+        let hello = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
+        let is_known = matches!(hello, Some(Guest::Hello { token, digest })
+            if bool::from(token.as_bytes().ct_eq(self.token.as_bytes())) && digest == stock.list.digest);
+        let inside = Counted::take(self, |lobby| &lobby.inside, self.most);
+        drop(knocking);
+        if !is_known || inside.is_none() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        stream.sock.until = None;
+        let mut piece = Vec::new();
+        loop {
+            let mut tick = |_| !stock.is_closed();
+            let asked = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
+            let Some(Guest::Ask { at }) = asked else { return Ok(()) };
+            let is_here = loop {
+                match stock.wait_for(at, READ_TICK) {
+                    Some(is_here) => break is_here,
+                    None => frame::say(&mut stream, &NoChunk::Waiting)?,
+                }
+            };
+            let Some(chunk) = stock.list.chunks.get(at).filter(|_| is_here) else {
+                return frame::say(&mut stream, &NoChunk::Never);
+            };
+            stream.write_all(&frame::data_head(chunk.range.end - chunk.range.start))?;
+            for start in chunk.range.clone().step_by(PIECE) {
+                let length = usize::try_from(chunk.range.end - start).unwrap_or(PIECE).min(PIECE);
+                piece.resize(length, 0);
+                stock.read_at(&mut piece, start)?;
+                stream.write_all(&piece)?;
+            }
+            stream.flush()?;
+        }
+    }
+}
+
+/// A socket whose reads give up waiting now and then, and have an end at first: who knows nothing yet
+/// of the other end waits for no slow handshake.
+struct Timed {
+    socket: TcpStream,
+    until: Option<Instant>,
+}
+
+impl Timed {
+    fn new(socket: TcpStream) -> io::Result<Self> {
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(READ_TICK))?;
+        socket.set_write_timeout(Some(STUCK))?;
+        Ok(Self { socket, until: Some(Instant::now() + HELLO) })
+    }
+}
+
+impl io::Read for Timed {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        io::Read::read(&mut self.socket, buffer)
+    }
+}
+
+impl io::Write for Timed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.socket.flush()
+    }
 }
 
 /// The way to another host's door.
 pub(super) struct Visit {
-    stream: StreamOwned<ClientConnection, TcpStream>,
+    stream: StreamOwned<ClientConnection, Timed>,
 }
 
 impl Visit {
     /// Connects, and says who it is. Nothing is known yet of what the other end says to that.
     pub(super) fn new(peer: &Peer, identity: &Identity, token: &str, digest: Digest) -> io::Result<Self> {
-        let socket = TcpStream::connect_timeout(&peer.address, CONNECTING)?;
-        prepare(&socket)?;
+        let socket = Timed::new(TcpStream::connect_timeout(&peer.address, CONNECTING)?)?;
         let pins = Arc::new(Pins::new(vec![peer.certificate]));
         let config = ClientConfig::builder_with_provider(Arc::clone(&pins.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -185,20 +250,19 @@ impl Visit {
         let name = ServerName::try_from(NAME).map_err(io::Error::other)?;
         let connection = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, socket);
-        let begun = Instant::now();
         while stream.conn.is_handshaking() {
             match stream.conn.complete_io(&mut stream.sock) {
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && begun.elapsed() < HELLO => {}
-                Err(error) => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                _ => {}
             }
         }
+        stream.sock.until = None;
         frame::say(&mut stream, &Guest::Hello { token: token.to_owned(), digest })?;
         Ok(Self { stream })
     }
 }
 
-impl Source for Visit {
+impl Bringer for Visit {
     fn ask(&mut self, at: usize) -> io::Result<()> {
         frame::say(&mut self.stream, &Guest::Ask { at })
     }
@@ -216,8 +280,8 @@ impl Source for Visit {
                 Ok(Reply::Chunk)
             }
             Some(Head::Message(come)) => match frame::body(&mut from, come, MOST_GUEST_MESSAGE)? {
-                Host::Waiting => Ok(Reply::Waiting),
-                Host::Never => Err(io::ErrorKind::NotFound.into()),
+                NoChunk::Waiting => Ok(Reply::Waiting),
+                NoChunk::Never => Err(io::ErrorKind::NotFound.into()),
             },
             _ => Err(io::ErrorKind::InvalidData.into()),
         }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,10 @@ use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::course::{Link, Member, courses};
-use super::frame::{self, Course, Decoder, Runs, Said, Word};
-use super::{Answer, ChunkList, Error, PROTOCOL, Reason};
+use super::frame::{self, Course, Decoder, DoorPlate, Runs, Said, Word};
+use super::{Answer, CHUNK, ChunkList, Error, PROTOCOL, Reason};
 use crate::causes::with_causes;
-use crate::connect::{Connection, Output, Piece, Script, Stdin, Talk, quote};
+use crate::connect::{self, Connection, Output, Piece, Script, Stdin, Talk, quote};
 use crate::events::{Event, Events};
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
@@ -25,9 +26,9 @@ use crate::units::Bytes;
 pub(super) const SLOWEST: u64 = 64 << 10;
 /// Time for what does not depend on the size.
 pub(super) const OVERHEAD: Duration = Duration::from_mins(2);
-/// An interrupted push may be dying on the host for this long; then somebody else's is
-/// going on.
-const BUSY_TRIES: u32 = 20;
+/// An interrupted push may be dying on the host for this long, where its link hangs; then somebody
+/// else's is going on.
+const BUSY_TRIES: u32 = 280;
 const BUSY_WAIT: Duration = Duration::from_millis(250);
 /// A bundle that arrives with another digest is sent again once.
 const DAMAGED_TRIES: u32 = 2;
@@ -38,6 +39,14 @@ const UNHEARD: usize = 16;
 /// How long hosts that are ready wait for the others: the slower ones then take part with what the
 /// sender has alone.
 const GATHERING: Duration = Duration::from_secs(15);
+/// How often a host that has everything hears that others still take part.
+const STAYING: Duration = Duration::from_secs(15);
+/// How long a host may take to end when nothing is left to be said.
+const ENDING: Duration = Duration::from_secs(15);
+/// A host that asks for nothing and has nothing new for this long hangs: it holds nobody else up.
+const QUIET: Duration = Duration::from_mins(5);
+/// What a host copies from its own disk, in bytes per second, at worst: a slow card.
+const SLOWEST_COPY: u64 = 4 << 20;
 /// Bytes that are sent at once where there is a rate to keep.
 const PACED: u64 = 64 << 10;
 
@@ -142,10 +151,10 @@ pub async fn push(
 }
 
 /// A host that has said what it misses, and waits for its course; none: it takes no part.
-type Arrival = Option<(Member, oneshot::Sender<Course>)>;
+type Joining = Option<(Member, oneshot::Sender<Course>)>;
 
 /// Waits for the hosts, and gives each its course.
-async fn gather(count: usize, list: &ChunkList, mut arrivals: mpsc::UnboundedReceiver<Arrival>) {
+async fn gather(count: usize, list: &ChunkList, mut arrivals: mpsc::UnboundedReceiver<Joining>) {
     let (mut members, mut answers, mut absent) = (Vec::new(), Vec::new(), 0);
     let mut until = None;
     while members.len() + absent < count {
@@ -158,7 +167,10 @@ async fn gather(count: usize, list: &ChunkList, mut arrivals: mpsc::UnboundedRec
         tokio::select! {
             arrival = arrivals.recv() => match arrival {
                 Some(Some((member, answer))) => {
-                    until = until.or_else(|| Some(tokio::time::Instant::now() + GATHERING));
+                    // who misses nothing waits for nobody
+                    if !member.missing.is_empty() {
+                        until = until.or_else(|| Some(tokio::time::Instant::now() + GATHERING));
+                    }
                     members.push(member);
                     answers.push(answer);
                 }
@@ -241,7 +253,7 @@ where
             Ok(Pushed {
                 bytes_sent: sent,
                 bytes_from_hosts: from_hosts,
-                bytes_reused: Bytes(cargo.bytes.0.saturating_sub(sent.0 + from_hosts.0)),
+                bytes_reused: Bytes(cargo.bytes.0.saturating_sub((sent + from_hosts).0)),
                 seconds: begun.elapsed().as_secs_f64(),
             })
         }
@@ -279,7 +291,7 @@ struct Shared<'a> {
 struct Leg<'a> {
     target: Target<'a>,
     shared: &'a Shared<'a>,
-    joining: mpsc::UnboundedSender<Arrival>,
+    joining: mpsc::UnboundedSender<Joining>,
     is_done: OnceLock<()>,
 }
 
@@ -288,8 +300,12 @@ struct Leg<'a> {
 struct Heard {
     answer: Option<Answer>,
     sent: u64,
+    /// What it says that others have brought.
+    from_hosts: Bytes,
     /// What made no sense.
     nonsense: Option<String>,
+    /// Whether it said nothing for too long.
+    is_silent: bool,
     has_joined: bool,
 }
 
@@ -307,7 +323,7 @@ impl Leg<'_> {
     async fn attempts(&self, events: &Events, key: &str, has_joined: &mut bool) -> Result<Moved, Error> {
         let (way, cargo) = (self.target.way, self.shared.cargo);
         let mut tries = Tries::default();
-        let mut sent = 0;
+        let (mut sent, mut from_hosts) = (0, Bytes::ZERO);
         loop {
             let (input, output) = (mpsc::channel(WAITING), mpsc::channel(UNHEARD));
             let limit = OVERHEAD + Duration::from_secs(self.shared.list.bytes.0 / self.slowest());
@@ -315,34 +331,51 @@ impl Leg<'_> {
             let talk = Talk { input: input.1, output: output.0 };
             let file = File::open(cargo.path)
                 .map_err(|source| Error::Read { path: cargo.path.to_owned(), source })?;
-            let lead = self.lead(input.0, output.1, Arc::new(file), events, key);
-            let (ended, heard) = tokio::join!(way.connection.talk(&script, talk), lead);
+            let mut lead = pin!(self.lead(input.0, output.1, Arc::new(file), events, key));
+            let mut talk = pin!(way.connection.talk(&script, talk));
+            // a host that has said its last word and does not end is left to itself
+            let (ended, heard) = tokio::select! {
+                heard = &mut lead => (tokio::time::timeout(ENDING, &mut talk).await.ok(), heard),
+                ended = &mut talk => (Some(ended), lead.await),
+            };
             sent += heard.sent;
             *has_joined |= heard.has_joined;
             match (heard.answer, ended) {
-                (Some(Answer::Sealed { from_hosts, .. }), _) => {
+                (Some(Answer::Sealed { from_hosts: more, .. }), _) => {
+                    let from_hosts = (from_hosts + more).min(cargo.bytes);
                     return Ok(Moved { sent: Bytes(sent), from_hosts });
                 }
                 (Some(Answer::Refused { reason, message, .. }), _) => {
-                    tries.again(way, cargo, reason, message).await?;
+                    from_hosts += heard.from_hosts;
+                    tries.again(way, cargo, reason, plain(&message)).await?;
                 }
-                (None, Err(source)) => {
-                    let (what, host) = (cargo.what.to_owned(), way.connection.describe());
-                    return Err(Error::Connect { what, host, source });
+                (None, _) if heard.is_silent => {
+                    let source = connect::Error::TimedOut { host: way.connection.describe(), after: QUIET };
+                    return Err(self.cannot_connect(source));
                 }
-                (None, Ok(output)) => {
+                (None, Some(Err(source))) => return Err(self.cannot_connect(source)),
+                (None, Some(Ok(output))) => {
                     let words = heard.nonsense.filter(|_| output.stderr.trim().is_empty());
                     return Err(nonsense(way, cargo, words.unwrap_or_else(|| said(&output))));
+                }
+                (None, None) => {
+                    return Err(nonsense(way, cargo, heard.nonsense.unwrap_or_default()));
                 }
             }
         }
     }
 
+    fn cannot_connect(&self, source: connect::Error) -> Error {
+        let (what, host) = (self.shared.cargo.what.to_owned(), self.target.way.connection.describe());
+        Error::Connect { what, host, source }
+    }
+
     /// Returns the least that is taken for a transfer that goes on, in bytes per second.
     fn slowest(&self) -> u64 {
         let most = [self.shared.limits.per_host, self.shared.limits.in_all].into_iter().flatten().min();
-        // several hosts share a rate, and nothing keeps it exactly
-        most.map_or(SLOWEST, |most| SLOWEST.min(most.0 / 16)).max(1)
+        let hosts = *self.shared.left.borrow() as u64;
+        // all hosts may share a rate, and nothing keeps it exactly
+        most.map_or(SLOWEST, |most| SLOWEST.min(most.0 / hosts.max(1) / 2)).max(1)
     }
 
     fn receive(&self) -> String {
@@ -371,15 +404,25 @@ impl Leg<'_> {
         frames.extend(shared.text.as_bytes());
         // a host that does not listen has ended, and says why
         drop(say.send(Piece::Bytes(frames)).await);
-        while let Some(bytes) = hear.recv().await {
+        let mut patience = QUIET + Duration::from_secs(shared.list.bytes.0 / SLOWEST_COPY);
+        let mut progress = (Instant::now(), Bytes::ZERO);
+        loop {
+            let left = patience.saturating_sub(progress.0.elapsed());
+            let bytes = match tokio::time::timeout(left, hear.recv()).await {
+                Ok(Some(bytes)) => bytes,
+                Ok(None) => return heard,
+                Err(_) => {
+                    heard.is_silent = true;
+                    return heard;
+                }
+            };
             decoder.push(&bytes);
             loop {
                 let word = match decoder.next::<Word>() {
                     Ok(None) => break,
                     Ok(Some(word)) => word,
                     Err(_) => {
-                        heard.nonsense =
-                            Some(decoder.rest().chars().filter(|c| !c.is_control()).take(400).collect());
+                        heard.nonsense = Some(plain(&decoder.rest()));
                         return heard;
                     }
                 };
@@ -390,37 +433,56 @@ impl Leg<'_> {
                         if is_sealed {
                             let (key, done) = (key.to_owned(), shared.list.bytes);
                             events.send(Event::Progress { key, done });
-                            self.stay().await;
+                            self.stay(&say).await;
                         }
                         return heard;
                     }
-                    Word::Here { bytes, .. } => {
+                    Word::Here { bytes, from_hosts } => {
+                        heard.from_hosts = from_hosts;
+                        if bytes > progress.1 {
+                            progress = (Instant::now(), bytes);
+                        }
                         events.send(Event::Progress { key: key.to_owned(), done: bytes });
                     }
-                    Word::Missing { chunks, door, .. } if !heard.has_joined => {
+                    Word::Missing { chunks, door } if !heard.has_joined && self.are_runs(&chunks) => {
                         heard.has_joined = true;
                         let Some(course) = self.join(chunks, door).await else { return heard };
                         drop(say.send(Piece::Bytes(frame::message(&Said::Course(course)))).await);
+                        progress.0 = Instant::now();
                     }
                     Word::Ask { at } if at < shared.list.chunks.len() => {
                         heard.sent += self.send(at, &say, &file).await;
+                        progress.0 = Instant::now();
                     }
                     Word::Missing { .. } | Word::Ask { .. } => {
                         heard.nonsense = Some("it asks for what the blob does not have".to_owned());
                         return heard;
                     }
                 }
+                patience = QUIET + Duration::from_secs(CHUNK / self.slowest());
             }
         }
-        heard
+    }
+
+    /// Returns whether a host names chunks that there are, each once and in their order.
+    fn are_runs(&self, runs: &Runs) -> bool {
+        let mut next = 0;
+        runs.iter().all(|(first, last)| {
+            let is_next = *first >= next && first <= last && *last < self.shared.list.chunks.len();
+            next = last.saturating_add(1);
+            is_next
+        })
     }
 
     /// Waits until every other host is done: it may have chunks from this one.
-    async fn stay(&self) {
+    async fn stay(&self, say: &mpsc::Sender<Piece>) {
         let mut left = self.shared.left.subscribe();
         self.done();
-        // the sender of this is as old as we are
-        drop(left.wait_for(|left| *left == 0).await);
+        while tokio::time::timeout(STAYING, left.wait_for(|left| *left == 0)).await.is_err() {
+            if say.send(Piece::Bytes(frame::message(&Said::Stay))).await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Counts this host among those that are done, once.
@@ -430,7 +492,7 @@ impl Leg<'_> {
         }
     }
 
-    async fn join(&self, missing: Runs, door: Option<frame::Door>) -> Option<Course> {
+    async fn join(&self, missing: Runs, door: Option<DoorPlate>) -> Option<Course> {
         let sizes = |(first, last): &(usize, usize)| {
             let first = self.shared.list.chunks.get(*first).map_or(0, |chunk| chunk.range.start);
             let last = self.shared.list.chunks.get(*last).map_or(0, |chunk| chunk.range.end);
@@ -448,24 +510,27 @@ impl Leg<'_> {
         course.await.ok()
     }
 
-    /// Sends a chunk, and returns how long it is.
+    /// Sends a chunk, and returns how much of it was taken to be sent.
     async fn send(&self, at: usize, say: &mpsc::Sender<Piece>, file: &Arc<File>) -> u64 {
         let range = self.shared.list.chunks[at].range.clone();
         let length = range.end - range.start;
         let step = if self.shared.pace.is_some() { PACED } else { length.max(1) };
+        let mut sent = 0;
         drop(say.send(Piece::Bytes(frame::data_head(length).to_vec())).await);
         for start in range.clone().step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
             let part = start..range.end.min(start + step);
+            let bytes = part.end - part.start;
             if let Some(pace) = &self.shared.pace {
-                let bytes = Bytes(part.end - part.start);
-                let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(bytes, Instant::now());
+                let now = Instant::now();
+                let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now);
                 tokio::time::sleep_until(due.into()).await;
             }
             if say.send(Piece::Part(Arc::clone(file), part)).await.is_err() {
                 break;
             }
+            sent += bytes;
         }
-        length
+        sent
     }
 }
 
@@ -532,8 +597,12 @@ pub(super) fn said(output: &Output) -> String {
     } else {
         output.stderr.clone()
     };
-    let short: String = text.trim().chars().filter(|c| !c.is_control()).take(400).collect();
-    format!("{short} (status {})", output.status)
+    format!("{} (status {})", plain(&text), output.status)
+}
+
+/// Takes out of a host's words what could drive the operator's terminal, and cuts them.
+fn plain(text: &str) -> String {
+    text.trim().chars().filter(|c| !c.is_control()).take(400).collect()
 }
 
 pub(super) fn path_word(path: &Path) -> String {

@@ -22,7 +22,7 @@ use super::board::{Board, Going, SENDERS_SILENCE};
 use super::chunks::{self, ChunkList, MOST_LIST};
 use super::frame::{self, Course, Head, MOST_MESSAGE, Said, Word};
 use super::peer::{Door, Visit};
-use super::shelf::{Patient, Polled, Reply, Shelf, Source, TICK};
+use super::shelf::{Bringer, Patient, Polled, Reply, Shelf, TICK, is_ready};
 use super::{Answer, PROTOCOL, Reason};
 use crate::causes::with_causes;
 use crate::generation::Layout;
@@ -36,8 +36,8 @@ use crate::units::Bytes;
 const MARGIN: Bytes = Bytes::mib(64);
 /// Inodes that are left to the rest of the system.
 const MARGIN_INODES: u64 = 64;
-/// Chunks that have arrived and wait to be hashed and written, at most: with the one that
-/// arrives and the one that is written, 16 MiB.
+/// Chunks that have arrived and wait to be hashed and written, at most: with the one that is written,
+/// and one that arrives from each source that is asked at the time, mostly one, 16 MiB.
 const WAITING: usize = 2;
 /// How often the sender hears how far it is.
 const TOLD: Duration = Duration::from_millis(300);
@@ -103,7 +103,7 @@ where
     let answer = place.told(begin(&mut line).and_then(|begun| place.receive(&begun, line, &mut shared)));
     // the sender may be gone: then nobody is left to tell
     drop(speak(&mouth, &Word::Ended { answer: answer.clone() }));
-    if let Some(shelf) = shared {
+    if let Some(shelf) = shared.filter(|_| matches!(answer, Answer::Sealed { .. })) {
         shelf.wait_closed();
     }
     answer
@@ -154,11 +154,9 @@ impl<R: Read + AsFd, W: Write> Line<R, W> {
         self.patiently(|from| frame::hear(from, MOST_MESSAGE))
     }
 
-    /// Reads to the end, whatever comes.
+    /// Reads to the end, whatever comes, or until nothing has come for too long.
     fn drain(&mut self) {
-        let mut tick = |_: usize| true;
-        let mut from = Patient { from: &mut self.input, tick: &mut tick };
-        drop(io::copy(&mut from, &mut io::sink()));
+        drop(self.patiently(|from| io::copy(from, &mut io::sink())));
     }
 }
 
@@ -166,7 +164,12 @@ fn speak(output: &Mutex<impl Write>, word: &Word) -> io::Result<()> {
     frame::say(&mut *output.lock().unwrap_or_else(PoisonError::into_inner), word)
 }
 
-impl<R: Read + AsFd, W: Write> Source for Line<R, W> {
+impl<R: Read + AsFd, W: Write> Bringer for Line<R, W> {
+    fn is_there(&mut self) -> bool {
+        // nothing is to come while nothing is owed: what can be read then is the end
+        !is_ready(&self.input.0, Duration::ZERO).unwrap_or(true)
+    }
+
     fn ask(&mut self, at: usize) -> io::Result<()> {
         speak(&self.output, &Word::Ask { at })
     }
@@ -241,7 +244,7 @@ impl Place {
         R: Read + AsFd + Send + 'static,
         W: Write + Send + 'static,
     {
-        let (list, arrival, copied) = self.prepare(&begun.text)?;
+        let (list, arrival) = self.prepare(&begun.text)?;
         let missing = arrival.as_ref().map_or_else(Vec::new, |arrival| list.within(&arrival.gaps()));
         let mut course = Course { most_per_second: begun.most_per_second, ..Course::default() };
         let mut door = None;
@@ -250,8 +253,7 @@ impl Place {
             door = Door::open().ok();
             let said = door.as_ref().and_then(|door| door.said().ok());
             let gone = |error: io::Error| (Reason::WrongSize, format!("the link broke: {error}"));
-            speak(&line.output, &Word::Missing { chunks: runs(&missing), copied, door: said })
-                .map_err(gone)?;
+            speak(&line.output, &Word::Missing { chunks: runs(&missing), door: said }).map_err(gone)?;
             match line.hear().map_err(gone)? {
                 Some(Said::Course(heard)) => course = heard,
                 _ => return Err((Reason::Protocol, "the sender does not say who has the chunks".to_owned())),
@@ -263,19 +265,19 @@ impl Place {
         let peers: Vec<_> = course.sources.iter().map(|peer| (peer.holds.clone(), peer.hops)).collect();
         let board = Board::new(sizes, &missing, &peers, Instant::now());
         let pace = course.most_per_second.map(Pace::new);
-        let chunks = Arc::new(Shelf::new(board, list, file, pace));
+        let stock = Arc::new(Shelf::new(board, list, file, pace));
         let (brought, arrived) = sync_channel(WAITING);
         let mouth = Arc::clone(&line.output);
         if begun.is_shared {
-            *shared = Some(Arc::clone(&chunks));
+            *shared = Some(Arc::clone(&stock));
         }
-        start(line, door, &course, &chunks, &brought);
+        start(line, door, &course, &stock, &brought);
         drop(brought);
-        let (bytes, is_new) = (chunks.list.bytes, arrival.is_some());
+        let (bytes, is_new) = (stock.list.bytes, arrival.is_some());
         if let Some(arrival) = arrival {
-            let kept = keep(&chunks, &arrival, &arrived, &mouth);
+            let kept = keep(&stock, &arrival, &arrived, &mouth);
             if kept.is_err() {
-                chunks.change(Board::end);
+                stock.change(Board::end);
             }
             // whatever happened, what has arrived counts
             arrival.settle().map_err(refused)?;
@@ -283,7 +285,7 @@ impl Place {
             self.seal(arrival)?;
         }
         let (received, from_hosts) = if is_new {
-            chunks.with(|board| (Bytes(board.sender_brought()), Bytes(board.hosts_brought())))
+            stock.with(|board| (Bytes(board.sender_brought()), Bytes(board.hosts_brought())))
         } else {
             (Bytes::ZERO, Bytes::ZERO)
         };
@@ -291,7 +293,7 @@ impl Place {
     }
 
     /// Reads the list of chunks and takes up what is here. There is no arrival of a blob that is sealed.
-    fn prepare(&self, text: &str) -> Result<(ChunkList, Option<Arrival>, Bytes), Refusal> {
+    fn prepare(&self, text: &str) -> Result<(ChunkList, Option<Arrival>), Refusal> {
         let malformed = |said: String| (Reason::Protocol, format!("the list of chunks is none: {said}"));
         let list = ChunkList::parse(text).map_err(|error| malformed(error.to_string()))?;
         if list.digest != self.digest {
@@ -301,19 +303,19 @@ impl Place {
             fs::create_dir_all(dir).map_err(disk("make", dir))?;
         }
         if self.is_sealed(list.bytes) {
-            return Ok((list, None, Bytes::ZERO));
+            return Ok((list, None));
         }
         self.check_room(list.bytes)?;
         let arrival = self.open(list.bytes)?;
         // whoever had it before may have sealed it between our two looks
         if self.is_sealed(list.bytes) {
             arrival.discard().map_err(refused)?;
-            return Ok((list, None, Bytes::ZERO));
+            return Ok((list, None));
         }
         store::write_whole(&self.list, text.as_bytes()).map_err(refused)?;
-        let copied = self.copy(&list, &arrival)?;
+        self.copy(&list, &arrival)?;
         arrival.settle().map_err(refused)?;
-        Ok((list, Some(arrival), copied))
+        Ok((list, Some(arrival)))
     }
 
     fn open(&self, bytes: Bytes) -> Result<Arrival, Refusal> {
@@ -343,13 +345,11 @@ impl Place {
         Ok(())
     }
 
-    /// Copies missing chunks from blobs that have them, and returns how much that was. What is
-    /// there and damaged is not taken.
-    fn copy(&self, list: &ChunkList, arrival: &Arrival) -> Result<Bytes, Refusal> {
+    /// Copies missing chunks from blobs that have them. What is there and damaged is not taken.
+    fn copy(&self, list: &ChunkList, arrival: &Arrival) -> Result<(), Refusal> {
         let missing = list.within(&arrival.gaps());
-        let mut copied = Bytes::ZERO;
         if missing.is_empty() {
-            return Ok(copied);
+            return Ok(());
         }
         for (blob, places) in self.sealed_lists(list)? {
             let Ok(file) = File::open(&blob) else { continue };
@@ -362,11 +362,10 @@ impl Place {
                 let Ok(data) = chunks::read(&file, *at..at + length) else { continue };
                 if Digest::of(&data) == chunk.digest {
                     arrival.write_at(chunk.range.start, &data).map_err(refused)?;
-                    copied += Bytes(length);
                 }
             }
         }
-        Ok(copied)
+        Ok(())
     }
 
     /// Returns the blobs that have a chunk of `list`, with the places of their chunks.
@@ -478,6 +477,7 @@ fn keep(
     loop {
         match arrived.recv_timeout(TICK) {
             Ok((at, data)) => {
+                let begun = Instant::now();
                 let chunk = &shelf.list.chunks[at];
                 if Digest::of(&data) == chunk.digest {
                     arrival.write_at(chunk.range.start, &data).map_err(refused)?;
@@ -486,10 +486,12 @@ fn keep(
                     shelf.change(|board| board.wrong(at));
                 }
                 shelf.give_back(data);
+                // whoever waited for this disk could bring nothing
+                shelf.with(|board| board.forgive(begun.elapsed()));
             }
             Err(RecvTimeoutError::Timeout) => {}
-            // everybody who could bring something has ended: the board says so, too
-            Err(RecvTimeoutError::Disconnected) => shelf.wait(),
+            // everybody who could bring something has ended
+            Err(RecvTimeoutError::Disconnected) => shelf.change(Board::end),
         }
         let going = shelf.change(|board| {
             board.look(Instant::now());

@@ -79,18 +79,18 @@ impl Shelf {
     }
 
     /// Waits for a change, for a moment.
-    pub(super) fn wait(&self) {
+    fn wait(&self) {
         drop(self.changed.wait_timeout(self.lock(), TICK));
     }
 
-    /// Waits until then, or until it is closed.
+    /// Waits until then, or until nothing more is to come.
     fn wait_until(&self, due: Instant) {
-        while !self.is_closed() {
+        while !self.is_closed() && self.with(|board| board.going()) == Going::On {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            drop(self.changed.wait_timeout(self.lock(), left));
+            drop(self.changed.wait_timeout(self.lock(), left.min(TICK)));
         }
     }
 
@@ -147,9 +147,10 @@ impl Shelf {
     pub(super) fn bring(
         &self,
         me: usize,
-        source: &mut impl Source,
+        source: &mut impl Bringer,
         brought: &SyncSender<(usize, Vec<u8>)>,
     ) -> io::Result<()> {
+        self.change(|board| board.connected(me));
         loop {
             let now = Instant::now();
             let mut owed = self.with(|board| board.owes(me));
@@ -165,6 +166,9 @@ impl Shelf {
             let Some(at) = owed else {
                 if self.with(|board| board.is_gone(me) || board.going() != Going::On) {
                     return Ok(());
+                }
+                if !source.is_there() {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 self.wait();
                 continue;
@@ -195,7 +199,12 @@ impl Shelf {
 }
 
 /// Somebody who can be asked for chunks, and brings them in the order in which they were asked for.
-pub(super) trait Source {
+pub(super) trait Bringer {
+    /// Returns whether it is still there, as far as that can be seen while it owes nothing.
+    fn is_there(&mut self) -> bool {
+        true
+    }
+
     /// Asks for a chunk.
     fn ask(&mut self, at: usize) -> io::Result<()>;
 

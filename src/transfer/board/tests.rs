@@ -9,7 +9,9 @@ const CHUNK: u64 = 4 << 20;
 fn board(count: usize, peers: &[Option<Runs>], now: Instant) -> Board {
     let missing: Vec<usize> = (0..count).collect();
     let peers: Vec<_> = peers.iter().map(|runs| (runs.clone(), 0)).collect();
-    Board::new(std::iter::repeat_n(CHUNK, count), &missing, &peers, now)
+    let mut board = Board::new(std::iter::repeat_n(CHUNK, count), &missing, &peers, now);
+    (0..peers.len()).for_each(|peer| board.connected(peer));
+    board
 }
 
 fn seconds(seconds: u64) -> Duration {
@@ -60,18 +62,42 @@ fn who_says_nothing_is_given_up_and_who_only_waits_is_passed_by_until_he_brings_
 }
 
 #[test]
+fn a_host_that_never_answers_is_waited_for_once_and_not_for_long() {
+    let now = Instant::now();
+    let missing = [0, 1];
+    let mut board = Board::new([CHUNK; 2].into_iter(), &missing, &[(None, 0)], now);
+    assert_eq!((board.next(0, now), board.next(1, now)), (None, None));
+    assert_eq!(board.next(1, now + CONNECTING), Some(0));
+    board.connected(0);
+    assert_eq!(board.next(0, now + CONNECTING), Some(1), "it is welcome when it does");
+}
+
+#[test]
+fn a_hosts_own_slow_disk_is_nobodys_fault() {
+    let now = Instant::now();
+    let mut board = board(2, &[None], now);
+    board.next(0, now);
+    board.forgive(seconds(100));
+    board.look(now + seconds(101));
+    assert!(!board.is_gone(0));
+    board.look(now + seconds(100) + SILENCE);
+    assert!(board.is_gone(0));
+}
+
+#[test]
 fn who_has_chunks_through_many_others_is_waited_for_longer() {
     let now = Instant::now();
     let mut board = Board::new([CHUNK].into_iter(), &[0], &[(None, 50)], now);
+    board.connected(0);
     board.next(0, now);
-    for second in 1..120 {
+    for second in 1..160 {
         board.heard(0, now + seconds(second));
         board.look(now + seconds(second));
         assert_eq!(board.next(1, now + seconds(second)), None, "{second}");
     }
-    board.heard(0, now + seconds(120));
-    board.look(now + seconds(120));
-    assert_eq!(board.next(1, now + seconds(120)), Some(0));
+    board.heard(0, now + seconds(160));
+    board.look(now + seconds(160));
+    assert_eq!(board.next(1, now + seconds(160)), Some(0));
 }
 
 #[test]
