@@ -363,8 +363,9 @@ impl Connection for Ssh {
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script)?;
         let _permit = self.permit().await?;
-        // what was said to nobody cannot be said again
-        self.ensure_master(true).await?;
+        // what was said to nobody cannot be said again; while others talk, it is there
+        let is_alone = self.sessions.available_permits() + 1 == MOST_SESSIONS;
+        self.ensure_master(is_alone).await?;
         self.session(&wrapped, script, Io::Talk(talk)).await.unwrap_or_else(|| Err(self.is_down()))
     }
 

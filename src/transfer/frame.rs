@@ -226,6 +226,30 @@ pub(super) fn data(from: &mut impl Read, most: u64) -> io::Result<Vec<u8>> {
     }
 }
 
+/// What a source says when it was asked for a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// The chunk.
+    Chunk,
+    /// It waits for the chunk itself.
+    Waiting,
+}
+
+/// Reads what a source says next: a chunk of `length` bytes, into `data`, or why there is none yet.
+pub(super) fn reply(from: &mut impl Read, length: u64, data: &mut Vec<u8>) -> io::Result<Reply> {
+    match read_head(from)? {
+        Some(Head::Data(come)) if come == length => {
+            read_all(from, length, data)?;
+            Ok(Reply::Chunk)
+        }
+        Some(Head::Message(come)) => match body(from, come, MOST_GUEST_MESSAGE)? {
+            NoChunk::Waiting => Ok(Reply::Waiting),
+            NoChunk::Never => Err(io::ErrorKind::NotFound.into()),
+        },
+        _ => Err(malformed("no chunk where one was owed")),
+    }
+}
+
 /// Reads exactly `length` bytes in place of what is in `into`. Nothing is set aside for what does not come.
 pub(super) fn read_all(from: &mut impl Read, length: u64, into: &mut Vec<u8>) -> io::Result<()> {
     into.clear();

@@ -21,8 +21,8 @@ use rustls::{
 };
 use subtle::ConstantTimeEq as _;
 
-use super::frame::{self, Course, DoorPlate, Guest, Head, MOST_GUEST_MESSAGE, NoChunk, Peer};
-use super::shelf::{Bringer, Patient, READ_TICK, Reply, Shelf, is_ready};
+use super::frame::{self, Course, DoorPlate, Guest, MOST_GUEST_MESSAGE, NoChunk, Peer, Reply};
+use super::shelf::{Bringer, Patient, READ_TICK, Shelf, is_ready};
 use crate::connect::has_aes;
 use crate::ids::Digest;
 
@@ -273,18 +273,7 @@ impl Bringer for Visit {
         data: &mut Vec<u8>,
         tick: &mut dyn FnMut(usize) -> bool,
     ) -> io::Result<Reply> {
-        let mut from = Patient { from: &mut self.stream, tick };
-        match frame::read_head(&mut from)? {
-            Some(Head::Data(come)) if come == length => {
-                frame::read_all(&mut from, length, data)?;
-                Ok(Reply::Chunk)
-            }
-            Some(Head::Message(come)) => match frame::body(&mut from, come, MOST_GUEST_MESSAGE)? {
-                NoChunk::Waiting => Ok(Reply::Waiting),
-                NoChunk::Never => Err(io::ErrorKind::NotFound.into()),
-            },
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        frame::reply(&mut Patient { from: &mut self.stream, tick }, length, data)
     }
 }
 
@@ -314,23 +303,34 @@ impl Pins {
             Err(CertificateError::ApplicationVerificationFailure.into())
         }
     }
-
-    fn check_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
-    }
-
-    fn schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
-fn only_tls_1_3() -> rustls::Error {
-    rustls::Error::General("only TLS 1.3 is spoken".to_owned())
+/// How both ends check that the other one has the key of the certificate that it shows.
+macro_rules! signatures_of_tls_1_3 {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Err(rustls::Error::General("only TLS 1.3 is spoken".to_owned()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let known = &self.provider.signature_verification_algorithms;
+            verify_tls13_signature(message, certificate, signed, known)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.provider.signature_verification_algorithms.supported_schemes()
+        }
+    };
 }
 
 impl ServerCertVerifier for Pins {
@@ -345,27 +345,7 @@ impl ServerCertVerifier for Pins {
         self.check(certificate).map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(only_tls_1_3())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.check_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
+    signatures_of_tls_1_3!();
 }
 
 impl ClientCertVerifier for Pins {
@@ -382,25 +362,5 @@ impl ClientCertVerifier for Pins {
         self.check(certificate).map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(only_tls_1_3())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.check_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.schemes()
-    }
+    signatures_of_tls_1_3!();
 }

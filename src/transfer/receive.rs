@@ -20,9 +20,9 @@ use rustix::fs::statvfs;
 
 use super::board::{Board, Going, SENDERS_SILENCE};
 use super::chunks::{self, ChunkList, MOST_LIST};
-use super::frame::{self, Course, Head, MOST_MESSAGE, Said, Word};
+use super::frame::{self, Course, MOST_MESSAGE, Reply, Said, Word};
 use super::peer::{Door, Visit};
-use super::shelf::{Bringer, Patient, Polled, Reply, Shelf, TICK, is_ready};
+use super::shelf::{Bringer, Patient, Polled, Shelf, TICK, is_ready};
 use super::{Answer, PROTOCOL, Reason};
 use crate::causes::with_causes;
 use crate::generation::Layout;
@@ -180,14 +180,7 @@ impl<R: Read + AsFd, W: Write> Bringer for Line<R, W> {
         data: &mut Vec<u8>,
         tick: &mut dyn FnMut(usize) -> bool,
     ) -> io::Result<Reply> {
-        let mut from = Patient { from: &mut self.input, tick };
-        match frame::read_head(&mut from)? {
-            Some(Head::Data(come)) if come == length => {
-                frame::read_all(&mut from, length, data)?;
-                Ok(Reply::Chunk)
-            }
-            _ => Err(io::ErrorKind::InvalidData.into()),
-        }
+        frame::reply(&mut Patient { from: &mut self.input, tick }, length, data)
     }
 }
 

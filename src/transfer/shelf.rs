@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::board::{Board, Going};
 use super::chunks::ChunkList;
+use super::frame::Reply;
 use crate::pace::Pace;
 use crate::units::Bytes;
 
@@ -216,14 +217,6 @@ pub(super) trait Bringer {
         data: &mut Vec<u8>,
         tick: &mut dyn FnMut(usize) -> bool,
     ) -> io::Result<Reply>;
-}
-
-/// What a source says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reply {
-    Chunk,
-    /// It waits for the chunk itself.
-    Waiting,
 }
 
 /// Reads from what gives up waiting now and then, for as long as `tick` says so.
