@@ -1,10 +1,11 @@
 //! Moves bytes to hosts by digest: blobs, and the bundle that the host's program comes in.
 //!
-//! A blob goes to `brambled receive` there in chunks ([`ChunkList`]). What the host has of them,
-//! from an interrupted push or in other blobs, is not sent; each is hashed when it arrives, and
-//! the whole is sealed by fsync, rename and fsync of the folder. The bundle goes with `sh` alone,
-//! since there is no program yet. Nothing here knows that blobs are models, and nothing decides
-//! which host gets what.
+//! A blob goes to hosts in chunks ([`ChunkList`]). The sender ([`push()`]) talks with `brambled receive`
+//! on each ([`receive()`]) in frames (`frame`). What the host has of the chunks, from an interrupted push
+//! or in other blobs, is not sent; for the rest it asks the host before it (`course`, `peer`) or the
+//! sender (`board`). Each chunk is hashed when it arrives, and the whole is sealed by fsync, rename and
+//! fsync of the folder. The bundle goes with `sh` alone, since there is no program yet. Nothing here
+//! knows that blobs are models, and nothing decides which host gets what.
 
 mod board;
 mod bundle;
