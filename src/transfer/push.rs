@@ -1,6 +1,5 @@
 //! The operator's end of a transfer: one blob to hosts that bring it on to each other.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
 use std::pin::pin;
@@ -204,12 +203,7 @@ fn alone(member: &Member) -> Course {
 fn token() -> Result<String, getrandom::Error> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)?;
-    let mut token = String::new();
-    for byte in bytes {
-        // writing to a String does not fail
-        let _ = write!(token, "{byte:02x}");
-    }
-    Ok(token)
+    Ok(Digest::new(bytes).to_string())
 }
 
 /// What came to a host, and from where.
@@ -351,9 +345,9 @@ impl Leg<'_> {
                 }
                 (None, _) if heard.is_silent => {
                     let source = connect::Error::TimedOut { host: way.connection.describe(), after: QUIET };
-                    return Err(self.cannot_connect(source));
+                    return Err(cannot_connect(way, cargo, source));
                 }
-                (None, Some(Err(source))) => return Err(self.cannot_connect(source)),
+                (None, Some(Err(source))) => return Err(cannot_connect(way, cargo, source)),
                 (None, Some(Ok(output))) => {
                     let words = heard.nonsense.filter(|_| output.stderr.trim().is_empty());
                     return Err(nonsense(way, cargo, words.unwrap_or_else(|| said(&output))));
@@ -363,11 +357,6 @@ impl Leg<'_> {
                 }
             }
         }
-    }
-
-    fn cannot_connect(&self, source: connect::Error) -> Error {
-        let (what, host) = (self.shared.cargo.what.to_owned(), self.target.way.connection.describe());
-        Error::Connect { what, host, source }
     }
 
     /// Returns the least that is taken for a transfer that goes on, in bytes per second.
@@ -580,11 +569,11 @@ pub(super) async fn run(
     stdin: Stdin,
 ) -> Result<Output, Error> {
     let script = Script { text, is_root: way.is_root, timeout };
-    way.connection.run(&script, stdin).await.map_err(|source| Error::Connect {
-        what: cargo.what.to_owned(),
-        host: way.connection.describe(),
-        source,
-    })
+    way.connection.run(&script, stdin).await.map_err(|source| cannot_connect(way, cargo, source))
+}
+
+fn cannot_connect(way: Way<'_>, cargo: Cargo<'_>, source: connect::Error) -> Error {
+    Error::Connect { what: cargo.what.to_owned(), host: way.connection.describe(), source }
 }
 
 pub(super) fn nonsense(way: Way<'_>, cargo: Cargo<'_>, said: String) -> Error {
