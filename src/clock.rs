@@ -1,4 +1,5 @@
-//! The one place that reads the wall clock. Everything else takes the time as an argument.
+//! The one place that reads the wall clock, and the one that is counted from the boot. Everything else takes
+//! the time as an argument.
 
 /// Returns the present time in UTC, to the second, as `2026-11-23T12:00:00Z`.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
@@ -14,4 +15,17 @@ pub fn now_utc() -> String {
 #[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
 pub fn unix_seconds() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Returns what tells this boot of the machine from others; empty where there is no such thing.
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+/// Returns the seconds since this machine was booted, those that it was asleep included. Nobody sets
+/// this clock.
+pub fn seconds_since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u64::try_from(now.tv_sec).unwrap_or_default()
 }

@@ -366,6 +366,11 @@ impl Layout {
         self.root.join("bench.json")
     }
 
+    /// Returns who has the right to change the host ([`crate::lease`]).
+    pub fn lease(&self) -> PathBuf {
+        self.root.join("lease")
+    }
+
     /// Returns the diary of what was done here.
     pub fn receipt(&self) -> PathBuf {
         self.root.join("receipt.json")

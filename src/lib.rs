@@ -42,6 +42,7 @@ pub mod bench;
 pub mod execute;
 pub mod install;
 pub mod keys;
+pub mod lease;
 pub mod probe;
 pub mod transfer;
 pub mod weights;

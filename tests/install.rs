@@ -106,6 +106,7 @@ impl Host {
         let output = Command::new(env!("CARGO_BIN_EXE_brambled"))
             .args([verb, "--root"])
             .arg(self.layout.root())
+            .args(if verb == "inspect" { &[][..] } else { &["--lease", "0"] })
             .stdin(fs::File::open(input).unwrap())
             .stderr(Stdio::inherit())
             .output()

@@ -112,7 +112,7 @@ impl Place {
     }
 
     fn target<'a>(&'a self, connection: &'a dyn Connection, link: Option<Link>) -> Target<'a> {
-        Target { way: self.way(connection), program: &self.bundle.digest, link }
+        Target { way: self.way(connection), program: &self.bundle.digest, lease: 0, link }
     }
 
     fn is_sealed(&self, artifact: &Artifact) -> bool {

@@ -29,6 +29,15 @@ struct Root {
     root: PathBuf,
 }
 
+#[derive(Debug, Args)]
+struct Change {
+    #[command(flatten)]
+    root: Root,
+    /// The number of the lease that allows it
+    #[arg(long, value_name = "NUMBER")]
+    lease: u64,
+}
+
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Serve one model of the current generation on its Unix socket
@@ -52,18 +61,20 @@ enum Verb {
     Inspect(Root),
     /// Measure memory, storage and the engines that run, and keep that for plans
     Bench(Root),
+    /// Take, keep or end the right to change this host
+    Lease(Root),
     /// Lay a generation out beside those that are here
-    Install(Root),
+    Install(Change),
     /// Bring a generation into force and prove that it works
-    Activate(Root),
+    Activate(Change),
     /// Keep the generation that was activated
-    Confirm(Root),
+    Confirm(Change),
     /// Go back to an earlier generation
-    Rollback(Root),
+    Rollback(Change),
     /// Remove what nothing needs any more
-    Prune(Root),
+    Prune(Change),
     /// Remove everything of Bramble from this host
-    Remove(Root),
+    Remove(Change),
 }
 
 fn main() -> ExitCode {
@@ -86,29 +97,42 @@ fn main() -> ExitCode {
                 }
             }
             Verb::Receive(arguments) => transfer::run_receive(arguments),
-            Verb::Inspect(root) => answer(install::Verb::Inspect, root).await,
+            Verb::Inspect(root) => told(install::inspection(&Layout::new(root.root)).await),
             Verb::Bench(root) => measure(root).await,
-            Verb::Install(root) => answer(install::Verb::Install, root).await,
-            Verb::Activate(root) => answer(install::Verb::Activate, root).await,
-            Verb::Confirm(root) => answer(install::Verb::Confirm, root).await,
-            Verb::Rollback(root) => answer(install::Verb::Rollback, root).await,
-            Verb::Prune(root) => answer(install::Verb::Prune, root).await,
-            Verb::Remove(root) => answer(install::Verb::Remove, root).await,
+            Verb::Lease(root) => match request() {
+                Ok(ask) => told(install::ask_for_lease(&Layout::new(root.root), &ask)),
+                Err(error) => ended(Err(error)),
+            },
+            Verb::Install(change) => answer(install::Verb::Install, change).await,
+            Verb::Activate(change) => answer(install::Verb::Activate, change).await,
+            Verb::Confirm(change) => answer(install::Verb::Confirm, change).await,
+            Verb::Rollback(change) => answer(install::Verb::Rollback, change).await,
+            Verb::Prune(change) => answer(install::Verb::Prune, change).await,
+            Verb::Remove(change) => answer(install::Verb::Remove, change).await,
         }
     };
     runtime.block_on(run)
 }
 
-/// Runs a verb on this host: JSON from standard input, one JSON value to standard output.
-async fn answer(verb: install::Verb, root: Root) -> ExitCode {
+/// Reads what is asked, JSON on standard input.
+fn request() -> std::io::Result<Vec<u8>> {
     let mut request = Vec::new();
-    // `inspect` asks nothing
-    if verb != install::Verb::Inspect
-        && let Err(error) = std::io::stdin().lock().take(LONGEST_REQUEST).read_to_end(&mut request)
-    {
-        return ended(Err(error));
-    }
-    match install::answer(verb, &Layout::new(root.root), &request).await {
+    std::io::stdin().lock().take(LONGEST_REQUEST).read_to_end(&mut request)?;
+    Ok(request)
+}
+
+/// Runs a verb on this host: JSON from standard input, one JSON value to standard output.
+async fn answer(verb: install::Verb, change: Change) -> ExitCode {
+    let request = match request() {
+        Ok(request) => request,
+        Err(error) => return ended(Err(error)),
+    };
+    told(install::answer(verb, &Layout::new(change.root.root), change.lease, &request).await)
+}
+
+/// Prints an answer of the install room, or says why there is none.
+fn told(answer: Result<serde_json::Value, install::Error>) -> ExitCode {
+    match answer {
         Ok(answer) => {
             // going back never ends as a success
             let went_back = answer["rolled_back"].is_string();

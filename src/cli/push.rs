@@ -61,7 +61,8 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     let progress = Arc::new(Progress::new(environment.is_terminal));
     let events = Events::new(move |event| progress.show(event));
     let most = usize::try_from(fleet.manifest.rollout.max_parallel).unwrap_or(usize::MAX);
-    let pushed = execute::push(parcel, &receivers, most, fleet.limits(), &events).await;
+    let pushed =
+        execute::push(parcel, &receivers, most, fleet.limits(), &environment.operator, &events).await;
     let mut delivery: Delivery =
         pushed.with_context(|| format!("{} cannot be pushed", verb.path.display()))?;
     delivery.failed.append(&mut failed);
@@ -73,6 +74,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     Ok(match (delivery.failed.is_empty(), delivery.arrived.is_empty()) {
         (true, _) => Exit::Done,
         (false, false) => Exit::Partly,
+        (false, true) if delivery.failed.keys().all(|host| delivery.locked.contains(host)) => Exit::Locked,
         (false, true) => Exit::Failed,
     })
 }

@@ -26,7 +26,7 @@ pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environmen
     }
     let progress = Arc::new(Progress::new(environment.is_terminal));
     let events = Events::new(move |event| progress.show(event));
-    let mut report = execute::remove(&subjects, &fleet.manifest.fleet, &events).await;
+    let mut report = execute::remove(&subjects, &fleet.manifest.fleet, &environment.operator, &events).await;
     for host in &hosts {
         let is_gone = match report.hosts.get(host) {
             Some(outcome) => outcome.state == State::Done,

@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 
+use super::lease::Leases;
 use super::report::{Made, Outcome, Report, State};
 use super::{Doors, step};
 use crate::events::{Event, Events};
@@ -20,6 +21,7 @@ pub(super) struct Run<'a> {
     pub(super) doors: &'a Doors,
     pub(super) events: &'a Events,
     pub(super) cancel: &'a CancellationToken,
+    pub(super) leases: Leases,
     report: Mutex<Report>,
 }
 
@@ -49,7 +51,8 @@ pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &Cancell
         let state = State::NotStarted { why: skipped.why.clone() };
         report.hosts.insert(skipped.host.clone(), Outcome::without_generation(state));
     }
-    let run = Run { plan, doors, events, cancel, report: Mutex::new(report) };
+    let leases = Leases::new(&doors.operator, events);
+    let run = Run { plan, doors, events, cancel, leases, report: Mutex::new(report) };
     // a first host that could not be staged proves nothing: the next one is the first then
     let mut owes_proof = false;
     for wave in &plan.waves {
@@ -62,6 +65,7 @@ pub async fn apply(plan: &Plan, doors: &Doors, events: &Events, cancel: &Cancell
             }
         }
     }
+    run.leases.release().await;
     run.finish()
 }
 

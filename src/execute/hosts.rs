@@ -3,15 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lease::{Leases, Seat};
 use super::report::{Outcome, Report, State};
 use super::step;
-use super::verbs::Verbs;
+use super::verbs::{VerbError, Verbs};
 use crate::causes::with_causes;
 use crate::connect::Connection;
 use crate::events::{Event, Events};
 use crate::facts::Installed;
 use crate::generation::{Definition, Layout};
-use crate::ids::{FleetName, Generation, HostName};
+use crate::ids::{Digest, FleetName, Generation, HostName};
 use crate::install::{Activated, ConfirmRequest, RemoveRequest, Removed, RollbackRequest};
 
 /// A host with something of ours on it.
@@ -49,6 +50,7 @@ pub async fn roll_back(
     events: &Events,
 ) -> Report {
     let mut report = Report::default();
+    let leases = Leases::new(&author.operator, events);
     let mut stopped: Option<&HostName> = None;
     for subject in subjects {
         let outcome = match stopped {
@@ -56,25 +58,26 @@ pub async fn roll_back(
                 subject.current(),
                 State::NotStarted { why: format!("stopped, because {host} did not get through") },
             ),
-            None => subject.with_events(events, "going back", subject.roll_back(to, author)).await,
+            None => subject.with_events(events, "going back", subject.roll_back(to, author, &leases)).await,
         };
         if !outcome.state.is_well() && stopped.is_none() {
             stopped = Some(&subject.host);
         }
         report.hosts.insert(subject.host.clone(), outcome);
     }
+    leases.release().await;
     report
 }
 
-/// Takes everything of ours off each host, side by side.
-pub async fn remove(subjects: &[Subject], fleet: &FleetName, events: &Events) -> Report {
+/// Takes everything of ours off each host, side by side. `operator` is `user@machine`.
+pub async fn remove(subjects: &[Subject], fleet: &FleetName, operator: &str, events: &Events) -> Report {
+    let leases = &Leases::new(operator, events);
     let removals = subjects.iter().map(|subject| async move {
-        (subject.host.clone(), subject.with_events(events, "removing", subject.remove(fleet)).await)
+        (subject.host.clone(), subject.with_events(events, "removing", subject.remove(fleet, leases)).await)
     });
-    Report {
-        hosts: futures_util::future::join_all(removals).await.into_iter().collect(),
-        ..Report::default()
-    }
+    let hosts = futures_util::future::join_all(removals).await.into_iter().collect();
+    leases.release().await;
+    Report { hosts, ..Report::default() }
 }
 
 fn outcome(generation: Option<Generation>, state: State) -> Outcome {
@@ -105,7 +108,7 @@ impl Subject {
         outcome
     }
 
-    async fn roll_back(&self, to: Option<Generation>, author: &Author) -> Outcome {
+    async fn roll_back(&self, to: Option<Generation>, author: &Author, leases: &Leases) -> Outcome {
         let failed = |step: &str, error: String| {
             outcome(self.current(), State::Failed { step: step.to_owned(), error })
         };
@@ -114,7 +117,11 @@ impl Subject {
         };
         let deadline_seconds = ROLLBACK_DEADLINE;
         let request = RollbackRequest { to, deadline_seconds, probe: step::probe(&definition.engines) };
-        let verbs = Verbs::of_current(self.connection.as_ref(), &self.layout, self.is_root);
+        let lease = match leases.of(self.seat(None)).await {
+            Ok(lease) => lease,
+            Err(error) => return outcome(self.current(), step::not_done("going back", &error)),
+        };
+        let verbs = Verbs::of_current(self.connection.as_ref(), &self.layout, self.is_root).under(lease);
         let done: Activated =
             match verbs.run("rollback", &request, Duration::from_secs(2 * deadline_seconds)).await {
                 Ok(done) => done,
@@ -130,7 +137,7 @@ impl Subject {
             by: author.operator.clone(),
             measured: done.measured.clone(),
         };
-        let verbs = Verbs::of_current(self.fresh.as_ref(), &self.layout, self.is_root);
+        let verbs = Verbs::of_current(self.fresh.as_ref(), &self.layout, self.is_root).under(lease);
         let confirmed: Result<serde_json::Value, _> =
             verbs.run("confirm", &request, step::CONFIRM_PATIENCE).await;
         self.fresh.close().await;
@@ -140,19 +147,36 @@ impl Subject {
         }
     }
 
-    async fn remove(&self, fleet: &FleetName) -> Outcome {
+    async fn remove(&self, fleet: &FleetName, leases: &Leases) -> Outcome {
         let request = RemoveRequest { fleet: fleet.clone(), adopt: false };
         // the program that removes is removed with the rest: any of those that are there will do
-        let verbs = match (self.definition(), self.installed.programs.last()) {
-            (Some(_), _) => Verbs::of_current(self.connection.as_ref(), &self.layout, self.is_root),
-            (None, Some(program)) => {
-                Verbs::of_program(self.connection.as_ref(), &self.layout, program, self.is_root)
-            }
+        let program = match (self.definition(), self.installed.programs.last()) {
+            (Some(_), _) => None,
+            (None, Some(program)) => Some(*program),
             (None, None) => return outcome(None, State::Done),
         };
-        match verbs.run::<Removed>("remove", &request, step::CLEAN_PATIENCE).await {
-            Ok(_) => outcome(None, State::Done),
+        let seat = self.seat(program);
+        let removed: Result<Removed, VerbError> = match leases.of(seat.clone()).await {
+            Ok(lease) => seat.verbs().under(lease).run("remove", &request, step::CLEAN_PATIENCE).await,
+            Err(error) => Err(error),
+        };
+        match removed {
+            Ok(_) => {
+                leases.forget(&self.host);
+                outcome(None, State::Done)
+            }
             Err(error) => outcome(self.current(), step::not_done("removing", &error)),
+        }
+    }
+
+    /// Returns what is changed there, by `program` or by that of the generation in force.
+    fn seat(&self, program: Option<Digest>) -> Seat {
+        Seat {
+            host: self.host.clone(),
+            connection: Arc::clone(&self.connection),
+            layout: self.layout.clone(),
+            program,
+            is_root: self.is_root,
         }
     }
 }

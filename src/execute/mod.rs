@@ -7,6 +7,7 @@
 mod apply;
 mod doors;
 mod hosts;
+mod lease;
 mod push;
 mod report;
 mod step;

@@ -1,6 +1,6 @@
 //! One file to hosts, without a plan: ahead of an `apply`, or for whatever else reads blobs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,6 +8,8 @@ use futures_util::StreamExt as _;
 use serde::Serialize;
 use tokio::task::JoinHandle;
 
+use super::lease::{Leases, Seat};
+use super::verbs::VerbError;
 use super::weights::tensor_starts;
 use crate::bundle::Found;
 use crate::causes::with_causes;
@@ -46,6 +48,8 @@ pub struct Delivery {
     pub arrived: BTreeMap<HostName, Arrived>,
     /// Why it is not there, by host.
     pub failed: BTreeMap<HostName, String>,
+    /// Those of the failed that somebody else is changing.
+    pub locked: BTreeSet<HostName>,
 }
 
 /// What it took to bring a file to a host.
@@ -80,7 +84,7 @@ impl Parcel {
 }
 
 /// Brings a file to hosts, to all at once; the program that takes it first, to at most `most` side by
-/// side.
+/// side. `operator` is `user@machine`, who holds the leases of the hosts meanwhile.
 ///
 /// # Errors
 /// The file cannot be read here. What fails on a host is in the [`Delivery`].
@@ -89,6 +93,7 @@ pub async fn push(
     receivers: &[Receiver],
     most: usize,
     limits: Limits,
+    operator: &str,
     events: &Events,
 ) -> std::io::Result<Delivery> {
     let Parcel { path, listing } = parcel;
@@ -99,7 +104,7 @@ pub async fn push(
     let list = listed.map_err(std::io::Error::other).flatten()?;
     let what = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
     let cargo = Cargo { what: &what, digest: &list.digest, bytes: list.bytes, path: &path };
-    let mut failed = BTreeMap::new();
+    let (mut failed, mut locked) = (BTreeMap::new(), BTreeSet::new());
     let mut ready = Vec::new();
     for (receiver, program) in receivers.iter().zip(programs) {
         match program {
@@ -107,10 +112,29 @@ pub async fn push(
             Err(error) => drop(failed.insert(receiver.host.clone(), with_causes(&error))),
         }
     }
-    let targets: Vec<Target<'_>> = ready.iter().map(|(receiver, _)| receiver.target()).collect();
+    let leases = Leases::new(operator, events);
+    let given = ready.iter().map(|(receiver, _)| leases.of(receiver.seat()));
+    let given = futures_util::future::join_all(given).await;
+    let mut targets = Vec::new();
+    let mut taken = Vec::new();
+    for ((receiver, program), lease) in ready.into_iter().zip(given) {
+        match lease {
+            Ok(lease) => {
+                targets.push(receiver.target(lease));
+                taken.push((receiver, program));
+            }
+            Err(error) => {
+                if matches!(error, VerbError::Locked { .. }) {
+                    locked.insert(receiver.host.clone());
+                }
+                failed.insert(receiver.host.clone(), with_causes(&error));
+            }
+        }
+    }
     let pushed = transfer::push(&targets, cargo, &list, limits, events).await;
+    leases.release().await;
     let mut arrived = BTreeMap::new();
-    for ((receiver, program), pushed) in ready.into_iter().zip(pushed) {
+    for ((receiver, program), pushed) in taken.into_iter().zip(pushed) {
         match pushed {
             Ok(pushed) => drop(arrived.insert(
                 receiver.host.clone(),
@@ -122,10 +146,15 @@ pub async fn push(
                     seconds: program.seconds + pushed.seconds,
                 },
             )),
-            Err(error) => drop(failed.insert(receiver.host.clone(), with_causes(&error))),
+            Err(error) => {
+                if error.is_over() {
+                    locked.insert(receiver.host.clone());
+                }
+                failed.insert(receiver.host.clone(), with_causes(&error));
+            }
         }
     }
-    Ok(Delivery { digest: list.digest, bytes: list.bytes, arrived, failed })
+    Ok(Delivery { digest: list.digest, bytes: list.bytes, arrived, failed, locked })
 }
 
 impl Receiver {
@@ -138,8 +167,18 @@ impl Receiver {
         }
     }
 
-    fn target(&self) -> Target<'_> {
-        Target { way: self.way(), program: &self.bundle.bundle.digest, link: self.link }
+    fn target(&self, lease: u64) -> Target<'_> {
+        Target { way: self.way(), program: &self.bundle.bundle.digest, lease, link: self.link }
+    }
+
+    fn seat(&self) -> Seat {
+        Seat {
+            host: self.host.clone(),
+            connection: Arc::clone(&self.connection),
+            layout: self.layout.clone(),
+            program: Some(self.bundle.bundle.digest),
+            is_root: self.is_root,
+        }
     }
 }
 

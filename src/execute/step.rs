@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::apply::Run;
+use super::lease::Seat;
 use super::push::push_program;
 use super::report::State;
 use super::verbs::{VerbError, Verbs};
@@ -17,7 +21,7 @@ use crate::install::{
     ActivateRequest, Activated, ConfirmRequest, InstallRequest, Installation, ProbeSpec, PruneRequest, Pruned,
 };
 use crate::plan::{Action, HostPlan};
-use crate::transfer::{self, Cargo, ChunkList, Target, Way};
+use crate::transfer::{self, Cargo, ChunkList, Reason, Target, Way};
 use crate::units::{Bytes, TokensPerSec};
 
 /// Laying out files, and `systemd-analyze verify` on a slow card.
@@ -100,15 +104,30 @@ pub(super) async fn push(run: &Run<'_>, recipe: &Digest, hosts: &[&HostName]) ->
         Err(error) => return all(failed(&step, error)),
     };
     let ats: Vec<Option<At<'_>>> = hosts.iter().map(|host| At::new(run, host)).collect();
-    let targets: Vec<Target<'_>> = ats.iter().flatten().map(At::target).collect();
-    let mut pushed = transfer::push(&targets, cargo, &list, run.doors.limits, run.events).await.into_iter();
-    let of_host = |at: &Option<At<'_>>| {
+    let targets = ats.iter().map(|at| async {
         let at = at.as_ref().ok_or_else(no_way)?;
+        let lease = at.lease().await.map_err(|error| not_done(&step, &error))?;
+        Ok((at, at.target(lease)))
+    });
+    let targets: Vec<Result<(&At<'_>, Target<'_>), State>> = futures_util::future::join_all(targets).await;
+    let ready: Vec<Target<'_>> = targets.iter().flatten().map(|(_, target)| *target).collect();
+    let mut pushed = transfer::push(&ready, cargo, &list, run.doors.limits, run.events).await.into_iter();
+    let of_host = |target: Result<(&At<'_>, Target<'_>), State>| {
+        let (at, _) = target?;
         let pushed = pushed.next().ok_or_else(no_way)?;
-        at.count(&pushed.map_err(|error| failed(&step, with_causes(&error)))?);
+        at.count(&pushed.map_err(|error| not_pushed(&step, &error))?);
         Ok(())
     };
-    ats.iter().map(of_host).collect()
+    targets.into_iter().map(of_host).collect()
+}
+
+fn not_pushed(step: &str, error: &transfer::Error) -> State {
+    match error {
+        transfer::Error::Refused { reason: Reason::Over, message, .. } => {
+            State::Locked { said: message.clone() }
+        }
+        error => failed(step, with_causes(error)),
+    }
 }
 
 /// Returns the chunks of weights, cut at their tensors.
@@ -149,14 +168,37 @@ impl<'a> At<'a> {
         }
     }
 
-    fn target(&self) -> Target<'_> {
+    fn target(&self, lease: u64) -> Target<'_> {
         let link = self.run.doors.links.get(self.host).copied();
-        Target { way: self.way(), program: &self.plan.definition.program.digest, link }
+        Target { way: self.way(), program: &self.plan.definition.program.digest, lease, link }
     }
 
-    fn verbs(&self) -> Verbs<'_> {
+    /// Returns the number of our lease of the host, which is taken before the first change.
+    async fn lease(&self) -> Result<u64, VerbError> {
+        let seat = Seat {
+            host: self.host.clone(),
+            connection: Arc::clone(&self.connection),
+            layout: self.layout.clone(),
+            program: Some(self.plan.definition.program.digest),
+            is_root: self.plan.is_root,
+        };
+        self.run.leases.of(seat).await
+    }
+
+    async fn verbs<'c>(&'c self, connection: &'c dyn Connection) -> Result<Verbs<'c>, VerbError> {
         let program = &self.plan.definition.program.digest;
-        Verbs::of_program(self.connection.as_ref(), &self.layout, program, self.plan.is_root)
+        let verbs = Verbs::of_program(connection, &self.layout, program, self.plan.is_root);
+        Ok(verbs.under(self.lease().await?))
+    }
+
+    /// Runs a verb that changes the host.
+    async fn tell<T: DeserializeOwned>(
+        &self,
+        verb: &'static str,
+        request: &impl Serialize,
+        patience: Duration,
+    ) -> Result<T, VerbError> {
+        self.verbs(self.connection.as_ref()).await?.run(verb, request, patience).await
     }
 
     async fn push_program(&self, digest: &Digest) -> Result<(), State> {
@@ -206,7 +248,7 @@ impl<'a> At<'a> {
             secrets: self.run.doors.secrets.get(self.host).cloned().unwrap_or_default(),
             adopt: false,
         };
-        let done: Result<Installation, VerbError> = self.verbs().run("install", &request, patience).await;
+        let done: Result<Installation, VerbError> = self.tell("install", &request, patience).await;
         done.map(|_| ()).map_err(|error| not_done(&step, &error))
     }
 
@@ -231,7 +273,7 @@ impl<'a> At<'a> {
         let request = ActivateRequest { generation, deadline_seconds, probe };
         let patience = Duration::from_secs(deadline_seconds + BACK_PATIENCE);
         let activated: Activated =
-            self.verbs().run("activate", &request, patience).await.map_err(|error| not_done(step, &error))?;
+            self.tell("activate", &request, patience).await.map_err(|error| not_done(step, &error))?;
         if let Some(why) = activated.rolled_back {
             return Err(State::WentBack { why });
         }
@@ -248,10 +290,10 @@ impl<'a> At<'a> {
         };
         let fresh = (self.run.doors.reconnect)(self.host)
             .ok_or_else(|| failed(step, "there is no second way to it"))?;
-        let program = &self.plan.definition.program.digest;
-        let verbs = Verbs::of_program(fresh.as_ref(), &self.layout, program, self.plan.is_root);
-        let confirmed: Result<serde_json::Value, VerbError> =
-            verbs.run("confirm", &request, CONFIRM_PATIENCE).await;
+        let confirmed: Result<serde_json::Value, VerbError> = match self.verbs(fresh.as_ref()).await {
+            Ok(verbs) => verbs.run("confirm", &request, CONFIRM_PATIENCE).await,
+            Err(error) => Err(error),
+        };
         fresh.close().await;
         confirmed.map(|_| ()).map_err(|error| State::Failed {
             step: format!("confirming generation {generation}"),
@@ -266,7 +308,7 @@ impl<'a> At<'a> {
 
     async fn prune(&self) -> Result<(), State> {
         let request = PruneRequest { keep: 0, wanted: BTreeSet::new() };
-        let pruned: Result<Pruned, VerbError> = self.verbs().run("prune", &request, CLEAN_PATIENCE).await;
+        let pruned: Result<Pruned, VerbError> = self.tell("prune", &request, CLEAN_PATIENCE).await;
         // the host serves what was planned: a card that is fuller than it could be is a note
         if let Err(error) = pruned {
             self.run.note(self.host, &format!("could not prune: {}", with_causes(&error)));

@@ -76,6 +76,8 @@ fn sound(call: &Call) -> Output {
         json!({ "outcome": "sealed", "sealed": true, "bytes": bytes, "received": bytes })
     } else if text.contains("echo sealed") {
         return ended(0, "0\n", "");
+    } else if text.contains(" lease --root ") {
+        json!({ "answer": "granted", "number": 7 })
     } else if text.contains(" install --root ") {
         json!({ "generation": request["generation"], "was_there": false })
     } else if text.contains(" activate --root ") || text.contains(" rollback --root ") {
@@ -217,7 +219,8 @@ fn state(report: &Report, host: &str) -> State {
     report.hosts[&name(host)].state.clone()
 }
 
-const ALL: [&str; 7] = ["ask", "unpack", "receive", "install", "activate", "confirm!", "prune"];
+const ALL: [&str; 9] =
+    ["ask", "unpack", "lease", "receive", "install", "activate", "confirm!", "prune", "lease"];
 
 #[tokio::test]
 async fn weights_that_a_killed_run_has_made_whole_are_taken() {
@@ -375,14 +378,10 @@ async fn when_the_first_host_fails_the_others_are_not_changed() {
     for host in ["attic", "shed"] {
         let why = "stopped, because desk did not get through".to_owned();
         assert_eq!(state(&report, host), State::NotStarted { why });
-        assert_eq!(world.asked(host), ["ask", "unpack", "receive", "install"]);
+        assert_eq!(world.asked(host), ["ask", "unpack", "lease", "receive", "install", "lease"]);
     }
     assert!(!report.is_complete() && !report.has_success() && !report.is_interrupted);
-    assert_eq!(
-        world.asked("desk").last().map(String::as_str),
-        Some("activate"),
-        "no confirmation, no pruning"
-    );
+    assert_eq!(world.asked("desk")[5..], ["activate", "lease"], "no confirmation, no pruning");
 }
 
 #[tokio::test]
@@ -392,7 +391,7 @@ async fn a_host_that_cannot_be_staged_does_not_stop_the_others() {
     let step = "installing generation 1".to_owned();
     assert_eq!(state(&report, "attic"), State::Failed { step, error: "no room".to_owned() });
     assert_eq!([state(&report, "desk"), state(&report, "shed")], [State::Done, State::Done]);
-    assert_eq!(world.asked("attic").last().map(String::as_str), Some("install"));
+    assert_eq!(world.asked("attic")[4..], ["install", "lease"]);
     assert!(!report.is_complete() && report.has_success());
 }
 
@@ -454,6 +453,24 @@ async fn a_host_that_somebody_else_is_changing_is_locked() {
     assert_eq!(state(&report, "desk"), State::Locked { said: "eve@elsewhere holds the lock".to_owned() });
     assert!(report.has_locked() && !report.is_complete());
     assert!(!world.asked("desk").contains(&"activate".to_owned()));
+}
+
+#[tokio::test]
+async fn an_operator_whose_lease_is_over_goes_on_nowhere() {
+    let said = "brambled: bob@desk has taken this host over since (lease 8, yours was 7)";
+    let world = World::with(oddity("desk", " activate ", 4, &Value::Null, said));
+    let report = world.apply().await;
+    assert!(
+        matches!(state(&report, "desk"), State::Locked { said } if said.starts_with("bob@desk has taken"))
+    );
+
+    let message = "bob@desk has taken this host over since (lease 8, yours was 7)";
+    let answer = json!({ "outcome": "refused", "reason": "over", "message": message, "partial": 0 });
+    let ended = ended_with([json!({ "say": "ended", "answer": answer })]);
+    let world = World::with(("desk", " receive ", Arc::new(move || Ok(ended.clone()))));
+    let report = world.apply().await;
+    assert_eq!(state(&report, "desk"), State::Locked { said: message.to_owned() });
+    assert!(!world.asked("desk").contains(&"install".to_owned()));
 }
 
 #[tokio::test]
@@ -541,7 +558,7 @@ async fn hosts_without_changes_are_not_asked_and_those_left_out_are_in_the_repor
     world.plan = world.fleet.plan();
     let report = world.apply().await;
     assert_eq!(report.hosts[&name("attic")].generation, Some(Generation::new(2)));
-    assert_eq!(world.asked("attic"), ["install", "activate", "confirm!", "prune"]);
+    assert_eq!(world.asked("attic"), ["lease", "install", "activate", "confirm!", "prune", "lease"]);
     assert_eq!((state(&report, "desk"), world.asked("desk").len()), (State::Unchanged, 0));
     assert!(matches!(state(&report, "shed"), State::NotStarted { why } if why.contains("No route to host")));
     assert!(!report.is_complete() && report.has_success());
@@ -574,14 +591,14 @@ async fn going_back_is_asked_of_the_generation_in_force_and_confirmed_anew() {
     let subjects = subjects(&mut world);
     let report = roll_back(&subjects, None, &author(), &Events::none()).await;
     assert!(report.is_complete(), "{report:?}");
-    assert_eq!(world.asked("attic"), ["rollback", "confirm!"]);
+    assert_eq!(world.asked("attic"), ["lease", "rollback", "confirm!", "lease"]);
     let calls = world.calls();
-    let texts: Vec<&str> = calls.iter().take(2).map(|(.., call)| call.script.text.as_str()).collect();
+    let texts: Vec<&str> = calls.iter().skip(1).take(2).map(|(.., call)| call.script.text.as_str()).collect();
     assert_eq!(
         texts,
         [
-            "'/var/lib/bramble/current/program/brambled' rollback --root '/var/lib/bramble'",
-            "'/var/lib/bramble/current/program/brambled' confirm --root '/var/lib/bramble'",
+            "'/var/lib/bramble/current/program/brambled' rollback --root '/var/lib/bramble' --lease 7",
+            "'/var/lib/bramble/current/program/brambled' confirm --root '/var/lib/bramble' --lease 7",
         ]
     );
 }
@@ -608,7 +625,7 @@ async fn a_rollback_that_is_taken_back_is_no_success() {
     let report = roll_back(&subjects[..1], Some(Generation::FIRST), &author(), &Events::none()).await;
     assert_eq!(state(&report, "attic"), State::WentBack { why: "it does not answer".to_owned() });
     assert!(!report.has_success());
-    assert_eq!(world.asked("attic"), ["rollback"]);
+    assert_eq!(world.asked("attic"), ["lease", "rollback", "lease"]);
 }
 
 #[tokio::test]
@@ -618,16 +635,20 @@ async fn removing_goes_on_where_one_host_fails_and_a_host_with_nothing_is_fine()
     // one with a program and no generation, one with nothing
     subjects[1].installed.current = None;
     subjects[2].installed = Installed { current: None, programs: [].into(), ..subjects[2].installed.clone() };
-    let report = remove(&subjects, &world.plan.fleet, &Events::none()).await;
+    let report = remove(&subjects, &world.plan.fleet, "ada@desk", &Events::none()).await;
     assert_eq!(state(&report, "attic"), State::Locked { said: "eve holds the lock".to_owned() });
     assert_eq!([state(&report, "desk"), state(&report, "shed")], [State::Done, State::Done]);
-    assert_eq!((world.asked("desk").len(), world.asked("shed").len()), (1, 0));
+    assert_eq!(
+        (world.asked("desk"), world.asked("shed").len()),
+        (vec!["lease".to_owned(), "remove".to_owned()], 0)
+    );
     let calls = world.calls();
-    let (.., call) = calls.iter().find(|(host, ..)| host == "desk").unwrap();
+    let (.., call) =
+        calls.iter().find(|(host, _, call)| host == "desk" && call.script.text.contains(" remove ")).unwrap();
     let program = world.fleet.bundles[1].digest;
     assert_eq!(
         call.script.text,
-        format!("'/srv/bramble/programs/{program}/brambled' remove --root '/srv/bramble'")
+        format!("'/srv/bramble/programs/{program}/brambled' remove --root '/srv/bramble' --lease 7")
     );
     assert_eq!(
         serde_json::from_slice::<Value>(&call.stdin).unwrap(),

@@ -13,6 +13,7 @@ pub struct Verbs<'a> {
     layout: &'a Layout,
     program: String,
     is_root: bool,
+    lease: Option<u64>,
 }
 
 /// Why a verb did not do its work.
@@ -56,7 +57,8 @@ pub enum VerbError {
 const LOCKED: i32 = 4;
 
 impl<'a> Verbs<'a> {
-    /// Runs the verbs of the bundle `program`, which was unpacked on the host.
+    /// Runs the verbs of the bundle `program`, which was unpacked on the host; of the verbs that change it
+    /// none, without [`Self::under`].
     pub fn of_program(
         connection: &'a dyn Connection,
         layout: &'a Layout,
@@ -64,13 +66,19 @@ impl<'a> Verbs<'a> {
         is_root: bool,
     ) -> Self {
         let program = layout.program(program).join("brambled").display().to_string();
-        Self { connection, layout, program, is_root }
+        Self { connection, layout, program, is_root, lease: None }
     }
 
     /// Runs the verbs of the generation in force.
     pub fn of_current(connection: &'a dyn Connection, layout: &'a Layout, is_root: bool) -> Self {
         let program = Layout::brambled(&layout.current()).display().to_string();
-        Self { connection, layout, program, is_root }
+        Self { connection, layout, program, is_root, lease: None }
+    }
+
+    /// Shows the host the number of our lease with each verb.
+    #[must_use]
+    pub fn under(self, lease: u64) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 
     /// Runs `verb` with `request` on its standard input and reads its answer.
@@ -80,8 +88,9 @@ impl<'a> Verbs<'a> {
         request: &impl Serialize,
         timeout: Duration,
     ) -> Result<T, VerbError> {
+        let lease = self.lease.map(|number| format!(" --lease {number}")).unwrap_or_default();
         let text = format!(
-            "{} {verb} --root {}",
+            "{} {verb} --root {}{lease}",
             quote(&self.program),
             quote(&self.layout.root().display().to_string())
         );

@@ -5,10 +5,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lock::Lock;
-use super::record::{Pending, Receipt, boot_id};
+use super::record::{Pending, Receipt};
 use super::stand::{self, Stand};
 use super::{Arming, Changes, Error, Supervisor, ask, files, guard, lay_out};
 use crate::causes::with_causes;
+use crate::clock;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
 use crate::ids::{Generation, ModelName};
@@ -112,20 +113,22 @@ pub(super) type Hook<'a> = &'a (dyn Fn(Moment) -> Result<(), Error> + Sync);
 /// error while things were changed leaves the rest to the guard.
 pub async fn activate(
     layout: &Layout,
+    lease: u64,
     supervisor: &dyn Supervisor,
     request: &ActivateRequest,
 ) -> Result<Activated, Error> {
-    let _lock = Lock::take(layout, "activate")?;
+    let _lock = Lock::take(layout, lease, "activate")?;
     activate_with(layout, supervisor, request, &|_| Ok(())).await
 }
 
 /// Brings an earlier generation into force, as an activation does.
 pub async fn rollback(
     layout: &Layout,
+    lease: u64,
     supervisor: &dyn Supervisor,
     request: &RollbackRequest,
 ) -> Result<Activated, Error> {
-    let _lock = Lock::take(layout, "rollback")?;
+    let _lock = Lock::take(layout, lease, "rollback")?;
     let generation = match request.to {
         Some(to) => to,
         None => rollback_target(layout)?,
@@ -208,7 +211,7 @@ impl Activation<'_> {
         self.supervisor.arm(&Arming { token: token.clone(), after, boot_unit }).await?;
         (self.hook)(Moment::Armed)?;
         let previous = self.previous.as_ref().map(|stand| stand.number);
-        Pending { generation: self.target.number, previous, token, boot: boot_id() }.write(layout)?;
+        Pending { generation: self.target.number, previous, token, boot: clock::boot_id() }.write(layout)?;
         files::remove(&layout.root().join("taken-back"))?;
         (self.hook)(Moment::Recorded)?;
 

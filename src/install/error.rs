@@ -2,6 +2,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::ids::{Digest, FleetName, Generation};
+use crate::lease;
 use crate::store;
 
 /// Why something could not be done on the host.
@@ -13,6 +14,9 @@ pub enum Error {
         /// What the holder wrote about itself.
         holder: String,
     },
+    /// The operator's lease is over, or cannot be looked at.
+    #[error(transparent)]
+    Lease(lease::Error),
     /// The host belongs to another fleet.
     #[error("this host belongs to the fleet {found}, not {wanted}: use --adopt to take it over")]
     OtherFleet {
@@ -159,7 +163,7 @@ impl Error {
     /// lock, 3 when the request was refused before anything changed, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Busy { .. } => 4,
+            Self::Busy { .. } | Self::Lease(lease::Error::Over { .. }) => 4,
             Self::OtherFleet { .. }
             | Self::NotOurs { .. }
             | Self::MissingBlob { .. }

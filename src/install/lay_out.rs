@@ -47,6 +47,7 @@ pub struct Installation {
 /// Everything that it names must be here already: blobs of the right size, the program.
 pub async fn install(
     layout: &Layout,
+    lease: u64,
     supervisor: &dyn Supervisor,
     request: InstallRequest,
 ) -> Result<Installation, Error> {
@@ -57,7 +58,7 @@ pub async fn install(
     // before the folder is made or touched
     Marker::check(layout, &definition.fleet, adopt)?;
     files::make_dir(layout.root())?;
-    let _lock = Lock::take(layout, "install")?;
+    let _lock = Lock::take(layout, lease, "install")?;
     let marker = Marker::check(layout, &definition.fleet, adopt)?;
     check_contents(layout, &definition)?;
     check_names(&units)?;

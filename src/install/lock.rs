@@ -3,15 +3,17 @@ use std::io::{Read as _, Seek as _, Write as _};
 
 use super::{Error, error::tame};
 use crate::generation::Layout;
+use crate::lease;
 
-/// The right to change this host, until dropped. The guard takes the same lock.
+/// The right to change this host at this moment, until dropped. The guard takes the same lock.
 pub(super) struct Lock {
     file: File,
 }
 
 impl Lock {
-    /// Takes the lock for `verb` or says who has it.
-    pub(super) fn take(layout: &Layout, verb: &str) -> Result<Self, Error> {
+    /// Takes the lock for `verb` or says who has it. `number` is that of the operator's lease: whoever has
+    /// taken the host over since keeps it.
+    pub(super) fn take(layout: &Layout, number: u64, verb: &str) -> Result<Self, Error> {
         // the folder is there, or nothing is installed and there is nothing to lock
         let path = layout.root().join("lock");
         let mut file = OpenOptions::new()
@@ -37,7 +39,9 @@ impl Lock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(note.as_bytes()))
             .map_err(Error::io("write", &path))?;
-        Ok(Self { file })
+        let lock = Self { file };
+        lease::check(layout, number).map_err(Error::Lease)?;
+        Ok(lock)
     }
 }
 

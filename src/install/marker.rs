@@ -7,7 +7,7 @@ use crate::generation::Layout;
 use crate::ids::FleetName;
 
 /// What may be in a folder of ours. Of a folder without the mark, everything in it must be of these.
-const OURS: [&str; 15] = [
+const OURS: [&str; 17] = [
     ".bench",
     ".bramble",
     "bench.json",
@@ -16,6 +16,8 @@ const OURS: [&str; 15] = [
     "current",
     "generations",
     "guard",
+    "lease",
+    "lease.new",
     "lock",
     "log",
     "partial",
@@ -26,7 +28,8 @@ const OURS: [&str; 15] = [
 ];
 
 /// What an upload leaves in a folder that nothing was installed in yet.
-const UPLOADED: [&str; 6] = ["blobs", "chunks", "generations", "lock", "partial", "programs"];
+const UPLOADED: [&str; 8] =
+    ["blobs", "chunks", "generations", "lease", "lease.new", "lock", "partial", "programs"];
 
 /// The mark that a folder is ours: `.bramble`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -46,7 +46,7 @@ pub use remove::{RemoveRequest, Removed, remove};
 pub use supervise::supervise;
 pub use supervisor::{Service, Supervisor};
 pub use systemd::Systemd;
-pub use verb::{Verb, answer};
+pub use verb::{Verb, answer, ask_for_lease, inspection};
 
 #[cfg(test)]
 mod tests;

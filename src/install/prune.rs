@@ -39,8 +39,8 @@ pub struct Pruned {
 /// Removes generations, blobs and programs that nothing needs: not the generation in
 /// force, not the one to roll back to, not one that waits to be confirmed. What was arriving and
 /// nobody wants goes, too, but for what arrives at this moment.
-pub fn prune(layout: &Layout, request: &PruneRequest) -> Result<Pruned, Error> {
-    let _lock = Lock::take(layout, "prune")?;
+pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Pruned, Error> {
+    let _lock = Lock::take(layout, lease, "prune")?;
     let current = stand::current(layout);
     let laid_out = stand::numbers(layout)?;
     let mut kept: BTreeSet<Generation> = current.into_iter().collect();

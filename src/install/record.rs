@@ -61,12 +61,6 @@ impl Pending {
     }
 }
 
-/// Returns what tells this boot of the host from others.
-pub(super) fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.map(|id| id.trim().to_owned()).unwrap_or_default()
-}
-
 /// The diary of a host: which plan was applied, when, by whom, and how it came out.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -132,10 +126,11 @@ pub struct ConfirmRequest {
 /// writes the diary. Confirming once more changes nothing.
 pub async fn confirm(
     layout: &Layout,
+    lease: u64,
     supervisor: &dyn Supervisor,
     request: ConfirmRequest,
 ) -> Result<(), Error> {
-    let _lock = Lock::take(layout, "confirm")?;
+    let _lock = Lock::take(layout, lease, "confirm")?;
     let generation = request.generation;
     let is_current = stand::current(layout) == Some(generation);
     match Pending::read(layout)? {

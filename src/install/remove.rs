@@ -9,6 +9,7 @@ use super::marker::{self, Marker};
 use super::{Error, Supervisor, files, program};
 use crate::generation::Layout;
 use crate::ids::FleetName;
+use crate::lease;
 use crate::unit::SERVICE_USER;
 
 /// What `remove` needs.
@@ -37,6 +38,7 @@ pub struct Removed {
 /// [`Error::NotOurs`] and [`Error::OtherFleet`] before anything was touched.
 pub async fn remove(
     layout: &Layout,
+    lease: u64,
     supervisors: &[Box<dyn Supervisor>],
     request: &RemoveRequest,
 ) -> Result<Removed, Error> {
@@ -44,8 +46,9 @@ pub async fn remove(
         return Ok(Removed { was_there: false });
     }
     Marker::check_removal(layout, &request.fleet, request.adopt)?;
-    let _lock = Lock::take(layout, "remove")?;
+    let _lock = Lock::take(layout, lease, "remove")?;
     let marker = Marker::check_removal(layout, &request.fleet, request.adopt)?;
+    lease::end(layout).map_err(Error::Lease)?;
     // without a mark nothing was ever installed from here: services are another folder's
     if marker.is_some() {
         for supervisor in supervisors {

@@ -21,9 +21,10 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::process::{self, ServiceStatus, Status};
-use super::record::{Pending, boot_id};
+use super::record::Pending;
 use super::stand::Stand;
 use super::{Error, files, guard, program};
+use crate::clock;
 use crate::facts::ServiceState;
 use crate::generation::{EngineSpec, Layout};
 use crate::ids::Digest;
@@ -103,7 +104,7 @@ pub async fn supervise(layout: &Layout) -> Result<(), Error> {
 /// Takes back what was activated before the host went down and not confirmed since.
 async fn take_back_from_earlier_boot(layout: &Layout) -> Result<(), Error> {
     match Pending::read(layout)? {
-        Some(pending) if pending.boot != boot_id() => {}
+        Some(pending) if pending.boot != clock::boot_id() => {}
         _ => return Ok(()),
     }
     let mut command = program::detached("/bin/sh", &[guard::script_path(layout)]);

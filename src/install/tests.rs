@@ -24,6 +24,7 @@ use crate::generation::{
     Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets, Weights,
 };
 use crate::ids::{Digest, Generation};
+use crate::lease::{self, Answer::Granted, Ask, Holder};
 use crate::quant::Quant;
 use crate::store::Arrival;
 use crate::unit::{self, Setting, Unit};
@@ -32,6 +33,9 @@ use crate::units::{Bytes, TokensPerSec};
 /// Contexts by which an engine of the fake supervisor is told to misbehave.
 const NEVER_READY: u32 = 13;
 const NO_ANSWER: u32 = 14;
+
+/// The number of the operator's lease.
+const LEASE: u64 = 7;
 
 /// A host: a folder, systemd's folder of units, and services in this process.
 struct Host {
@@ -105,15 +109,15 @@ impl Host {
     }
 
     async fn lay_out(&self, number: u64, engines: &[(&str, u32)]) {
-        install(&self.layout, self, request_of(number, self.definition(engines))).await.unwrap();
+        install(&self.layout, LEASE, self, request_of(number, self.definition(engines))).await.unwrap();
     }
 
     async fn activate(&self, number: u64) -> Activated {
-        activate(&self.layout, self, &activation(number)).await.unwrap()
+        activate(&self.layout, LEASE, self, &activation(number)).await.unwrap()
     }
 
     async fn confirm(&self, number: u64) {
-        confirm(&self.layout, self, confirmation(number)).await.unwrap();
+        confirm(&self.layout, LEASE, self, confirmation(number)).await.unwrap();
     }
 
     /// Installs, activates and confirms.
@@ -345,7 +349,7 @@ async fn an_engine_that_is_the_same_is_left_alone() {
 
     let mut request = request_of(3, host.definition(&[("chat", 4096)]));
     request.definition.program = host.put_program("0.2.0");
-    install(&host.layout, &host, request).await.unwrap();
+    install(&host.layout, LEASE, &host, request).await.unwrap();
     let activated = host.activate(3).await;
     let probed: Vec<_> = activated.measured.iter().map(|measured| measured.model.as_str()).collect();
     assert_eq!(probed, ["chat"]);
@@ -371,7 +375,7 @@ async fn an_engine_that_is_never_ready_sends_the_host_back() {
     host.assert_whole(Some(1));
     assert!(host.armed.lock().unwrap().is_none());
     assert_eq!(host.running.lock().unwrap().len(), 2);
-    let late = confirm(&host.layout, &host, confirmation(2)).await;
+    let late = confirm(&host.layout, LEASE, &host, confirmation(2)).await;
     assert!(matches!(late, Err(Error::NotPending(_))));
 }
 
@@ -392,7 +396,7 @@ async fn an_answer_slower_than_plausible_sends_the_host_back() {
     host.lay_out(1, &[("chat", 4096)]).await;
     let mut request = activation(1);
     request.probe.least.insert("chat".parse().unwrap(), TokensPerSec(6.0));
-    let reason = activate(&host.layout, &host, &request).await.unwrap().rolled_back.unwrap();
+    let reason = activate(&host.layout, LEASE, &host, &request).await.unwrap().rolled_back.unwrap();
     assert!(reason.contains("engine-chat answers at 5.0 tok/s, expected 6.0 tok/s or more"), "{reason}");
 }
 
@@ -476,13 +480,13 @@ async fn a_rollback_goes_to_the_generation_confirmed_before() {
     host.bring_in(4, &[("chat", 4096)]).await;
     let probe = activation(1).probe;
     let request = RollbackRequest { to: None, deadline_seconds: 3, probe };
-    let activated = rollback(&host.layout, &host, &request).await.unwrap();
+    let activated = rollback(&host.layout, LEASE, &host, &request).await.unwrap();
     assert_eq!((activated.generation, activated.activated), (Generation::new(2), true));
     host.confirm(2).await;
     host.assert_whole(Some(2));
 
     let nowhere = RollbackRequest { to: Some(Generation::new(9)), ..request };
-    let result = rollback(&host.layout, &host, &nowhere).await;
+    let result = rollback(&host.layout, LEASE, &host, &nowhere).await;
     assert!(matches!(result, Err(Error::NoGeneration(_))));
     host.assert_whole(Some(2));
 }
@@ -497,17 +501,17 @@ async fn prune_keeps_what_is_in_force_what_is_pending_and_the_way_back() {
     host.activate(4).await;
     let arriving = host.put_blob(b"arriving");
     let request = PruneRequest { keep: 0, wanted: [arriving].into() };
-    let pruned = prune(&host.layout, &request).unwrap();
+    let pruned = prune(&host.layout, LEASE, &request).unwrap();
     assert_eq!(pruned.generations, [Generation::FIRST, Generation::new(2)]);
     let gone = ["one", "two"].map(|model| Digest::of(format!("weights of {model}").as_bytes()));
     assert_eq!(pruned.blobs.len(), 2);
     assert!(gone.iter().all(|blob| pruned.blobs.contains(blob) && !host.layout.blob(blob).exists()));
     assert_eq!(pruned.freed, Bytes(2 * "weights of one".len() as u64));
     assert!(pruned.programs.is_empty());
-    assert_eq!(prune(&host.layout, &request).unwrap(), Pruned::default(), "nothing is left to prune");
+    assert_eq!(prune(&host.layout, LEASE, &request).unwrap(), Pruned::default(), "nothing is left to prune");
     host.confirm(4).await;
     let request = RollbackRequest { to: None, deadline_seconds: 3, probe: activation(1).probe };
-    let back = rollback(&host.layout, &host, &request).await.unwrap();
+    let back = rollback(&host.layout, LEASE, &host, &request).await.unwrap();
     assert_eq!((back.generation, back.activated), (Generation::new(3), true));
 }
 
@@ -536,7 +540,7 @@ async fn prune_leaves_of_unfinished_uploads_what_is_wanted_or_under_way() {
 
     let found = inspect(&host.layout, &host).await.unwrap().partials;
     assert_eq!((found[&wanted], found[&abandoned]), (Bytes(3 << 20), Bytes::ZERO));
-    prune(&host.layout, &PruneRequest { keep: 0, wanted: [wanted].into() }).unwrap();
+    prune(&host.layout, LEASE, &PruneRequest { keep: 0, wanted: [wanted].into() }).unwrap();
     let left: Vec<Digest> = inspect(&host.layout, &host).await.unwrap().partials.into_keys().collect();
     assert!(left.len() == 2 && left.contains(&wanted) && left.contains(&under_way), "{left:?}");
     assert!(!list.exists() && !orphan.exists());
@@ -554,7 +558,7 @@ async fn weights_that_have_changed_since_they_came_are_put_aside_before_their_fi
         data[3] ^= 1;
         fs::write(host.layout.blob(&digest), data).unwrap();
     }
-    let result = install(&host.layout, &host, request_of(2, definition.clone())).await;
+    let result = install(&host.layout, LEASE, &host, request_of(2, definition.clone())).await;
     let error = result.unwrap_err();
     assert!(matches!(error, Error::DamagedBlob { digest, .. } if digest == two), "{error}");
     assert!(!host.layout.blob(&two).exists() && host.layout.damaged(&two).exists());
@@ -562,7 +566,7 @@ async fn weights_that_have_changed_since_they_came_are_put_aside_before_their_fi
     // what is in use was looked at before
     assert!(host.layout.blob(&one).exists());
     host.put_blob(b"weights of two");
-    install(&host.layout, &host, request_of(2, definition)).await.unwrap();
+    install(&host.layout, LEASE, &host, request_of(2, definition)).await.unwrap();
 }
 
 #[tokio::test]
@@ -570,7 +574,7 @@ async fn an_install_refuses_what_is_not_whole() {
     let host = Host::new();
     let definition = host.definition(&[("chat", 4096)]);
     let digest = definition.engines[0].weights.digest.unwrap();
-    let install = |definition: Definition| install(&host.layout, &host, request_of(1, definition));
+    let install = |definition: Definition| install(&host.layout, LEASE, &host, request_of(1, definition));
 
     fs::write(host.layout.blob(&digest), b"short").unwrap();
     assert!(matches!(install(definition.clone()).await, Err(Error::BlobSize { found: 5, .. })));
@@ -583,7 +587,7 @@ async fn an_install_refuses_what_is_not_whole() {
     assert!(matches!(install(newer).await, Err(Error::Format { .. })));
     let mut climbing = request_of(1, host.definition(&[("chat", 4096)]));
     climbing.units[0].name = "../../cron.d/x".to_owned();
-    assert!(matches!(super::install(&host.layout, &host, climbing).await, Err(Error::Units { .. })));
+    assert!(matches!(super::install(&host.layout, LEASE, &host, climbing).await, Err(Error::Units { .. })));
     assert!(!host.layout.root().join("generations").exists());
 }
 
@@ -592,9 +596,9 @@ async fn installing_twice_changes_nothing_and_a_generation_in_use_is_never_repla
     let host = Host::new();
     host.bring_in(1, &[("chat", 4096)]).await;
     let again = request_of(1, host.definition(&[("chat", 4096)]));
-    assert!(install(&host.layout, &host, again).await.unwrap().was_there);
+    assert!(install(&host.layout, LEASE, &host, again).await.unwrap().was_there);
     let other = request_of(1, host.definition(&[("chat", 512)]));
-    assert!(matches!(install(&host.layout, &host, other).await, Err(Error::InUse(_))));
+    assert!(matches!(install(&host.layout, LEASE, &host, other).await, Err(Error::InUse(_))));
     // one that is not in use is laid out anew
     host.lay_out(2, &[("chat", 512)]).await;
     host.lay_out(2, &[("chat", 1024)]).await;
@@ -608,10 +612,10 @@ async fn a_host_of_another_fleet_is_refused_unless_adopted() {
     host.bring_in(1, &[("chat", 4096)]).await;
     let theirs = Definition { fleet: "other".parse().unwrap(), ..host.definition(&[("chat", 4096)]) };
     let request = request_of(2, theirs);
-    let refused = install(&host.layout, &host, request.clone()).await.unwrap_err();
+    let refused = install(&host.layout, LEASE, &host, request.clone()).await.unwrap_err();
     assert!(matches!(refused, Error::OtherFleet { .. }) && refused.exit_code() == 3);
-    install(&host.layout, &host, InstallRequest { adopt: true, ..request }).await.unwrap();
-    let back = install(&host.layout, &host, request_of(3, host.definition(&[]))).await;
+    install(&host.layout, LEASE, &host, InstallRequest { adopt: true, ..request }).await.unwrap();
+    let back = install(&host.layout, LEASE, &host, request_of(3, host.definition(&[]))).await;
     assert!(matches!(back, Err(Error::OtherFleet { .. })));
 }
 
@@ -624,10 +628,10 @@ async fn remove_leaves_nothing() {
     let fleet = "home".parse().unwrap();
     let request = RemoveRequest { fleet, adopt: false };
     let supervisors: [Box<dyn Supervisor>; 1] = [Box::new(supervisor)];
-    assert!(remove(&host.layout, &supervisors, &request).await.unwrap().was_there);
+    assert!(remove(&host.layout, LEASE, &supervisors, &request).await.unwrap().was_there);
     assert!(!host.layout.root().exists());
     assert!(fs::read_dir(&host.unit_dir).unwrap().next().is_none());
-    assert!(!remove(&host.layout, &supervisors, &request).await.unwrap().was_there);
+    assert!(!remove(&host.layout, LEASE, &supervisors, &request).await.unwrap().was_there);
 }
 
 #[tokio::test]
@@ -637,18 +641,18 @@ async fn a_folder_that_is_not_ours_is_neither_used_nor_removed() {
     let precious = host.layout.root().join("photos");
     fs::create_dir(&precious).unwrap();
     let request = RemoveRequest { fleet: "home".parse().unwrap(), adopt: true };
-    let refused = remove(&host.layout, &[], &request).await.unwrap_err();
+    let refused = remove(&host.layout, LEASE, &[], &request).await.unwrap_err();
     assert!(matches!(&refused, Error::NotOurs { found, .. } if found == "photos"), "{refused}");
-    let install = install(&host.layout, &host, request_of(1, definition)).await;
+    let install = install(&host.layout, LEASE, &host, request_of(1, definition)).await;
     assert!(matches!(install, Err(Error::NotOurs { .. })));
     assert!(precious.exists() && !host.layout.root().join("lock").exists());
 
     // what an interrupted first push left is ours, what merely looks like a system folder is not
     fs::remove_dir(&precious).unwrap();
     fs::create_dir(host.layout.root().join("log")).unwrap();
-    assert!(remove(&host.layout, &[], &request).await.is_err());
+    assert!(remove(&host.layout, LEASE, &[], &request).await.is_err());
     fs::remove_dir(host.layout.root().join("log")).unwrap();
-    assert!(remove(&host.layout, &[], &request).await.unwrap().was_there);
+    assert!(remove(&host.layout, LEASE, &[], &request).await.unwrap().was_there);
     assert!(!host.layout.root().exists());
 }
 
@@ -656,12 +660,60 @@ async fn a_folder_that_is_not_ours_is_neither_used_nor_removed() {
 async fn two_verbs_at_once_are_one_too_many() {
     let host = Host::new();
     host.lay_out(1, &[("chat", 4096)]).await;
-    let lock = lock::Lock::take(&host.layout, "activate").unwrap();
-    let busy = activate(&host.layout, &host, &activation(1)).await.unwrap_err();
+    let lock = lock::Lock::take(&host.layout, LEASE, "activate").unwrap();
+    let busy = activate(&host.layout, LEASE, &host, &activation(1)).await.unwrap_err();
     assert_eq!(busy.exit_code(), 4);
     assert!(busy.is_transient() && busy.to_string().contains("`activate` (process "), "{busy}");
     drop(lock);
     assert!(host.activate(1).await.activated);
+}
+
+#[tokio::test]
+async fn an_operator_that_was_asleep_cannot_write_over_its_successor() {
+    let host = Host::new();
+    let take = |in_place_of| {
+        let holder = Holder { operator: "bob@desk".to_owned(), boot: "b".to_owned(), process: 1 };
+        lease::answer(&host.layout, Ask::Take { holder, in_place_of }).unwrap()
+    };
+    host.bring_in(1, &[("chat", 4096)]).await;
+    assert_eq!(take(None), Some(Granted { number: 1 }));
+    install(&host.layout, 1, &host, request_of(2, host.definition(&[("chat", 2048)]))).await.unwrap();
+    assert!(activate(&host.layout, 1, &host, &activation(2)).await.unwrap().activated);
+    // it falls asleep here, and another one takes over
+    assert_eq!(take(Some(1)), Some(Granted { number: 2 }));
+    let before = tree(host.layout.root());
+    let probe = activation(1).probe;
+    let back = RollbackRequest { to: None, deadline_seconds: 120, probe };
+    let fleet = "home".parse().unwrap();
+    let refused = [
+        install(&host.layout, 1, &host, request_of(3, host.definition(&[("chat", 1024)]))).await.err(),
+        activate(&host.layout, 1, &host, &activation(1)).await.err(),
+        confirm(&host.layout, 1, &host, confirmation(2)).await.err(),
+        rollback(&host.layout, 1, &host, &back).await.err(),
+        prune(&host.layout, 1, &PruneRequest::default()).err(),
+        remove(&host.layout, 1, &[], &RemoveRequest { fleet, adopt: false }).await.err(),
+    ];
+    for error in refused {
+        let error = error.expect("refused");
+        assert_eq!(error.exit_code(), 4);
+        assert!(error.to_string().starts_with("bob@desk has taken this host over"), "{error}");
+    }
+    assert_eq!(tree(host.layout.root()), before);
+    confirm(&host.layout, 2, &host, confirmation(2)).await.unwrap();
+}
+
+/// Lists what is under a folder, with the contents of its files; who held the lock last does not count.
+fn tree(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.is_symlink() {
+            found.extend(tree(&path));
+        } else if !path.ends_with("lock") {
+            found.insert(path.clone(), fs::read(&path).unwrap_or_default());
+        }
+    }
+    found
 }
 
 #[tokio::test]
@@ -703,7 +755,7 @@ async fn the_diary_stays_short() {
         receipt.entries.push(ReceiptEntry { generation: Generation::new(7), ..receipt.entries[0].clone() });
         fs::write(host.layout.receipt(), serde_json::to_vec(&receipt).unwrap()).unwrap();
     }
-    confirm(&host.layout, &host, long).await.unwrap();
+    confirm(&host.layout, LEASE, &host, long).await.unwrap();
     let receipt = Receipt::read(&host.layout);
     assert_eq!(receipt.entries.len(), 100);
     let last = receipt.entries.last().unwrap();

@@ -1,4 +1,5 @@
-//! The verbs of `brambled` that change or show a host: JSON in, one JSON value out.
+//! The verbs of `brambled` that change or show a host: JSON in, one JSON value out. Whoever changes it has
+//! taken its lease before.
 
 use std::path::Path;
 
@@ -9,12 +10,11 @@ use super::record::Pending;
 use super::stand::{self, Stand};
 use super::{Error, Process, Supervisor, Systemd};
 use crate::generation::Layout;
+use crate::lease;
 
-/// What to do on this host.
+/// What to change on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Subcommand)]
 pub enum Verb {
-    /// Show what of Bramble is here, and how it differs from what was applied
-    Inspect,
     /// Lay a generation out beside those that are here
     Install,
     /// Bring a generation into force and prove that it works
@@ -29,39 +29,49 @@ pub enum Verb {
     Remove,
 }
 
-/// Does `verb` with `request`, the JSON of its request type, and returns the JSON of its answer.
-pub async fn answer(verb: Verb, layout: &Layout, request: &[u8]) -> Result<Value, Error> {
+/// Does `verb` with `request`, the JSON of its request type, and returns the JSON of its answer. `lease` is
+/// the number of the operator's lease of this host.
+pub async fn answer(verb: Verb, layout: &Layout, lease: u64, request: &[u8]) -> Result<Value, Error> {
     match verb {
-        Verb::Inspect => reply(&super::inspect(layout, &*of_current(layout)).await?),
         Verb::Install => {
             let request: super::InstallRequest = parse("install", request)?;
             let supervisor = supervisor(layout, !request.units.is_empty());
-            reply(&super::install(layout, &*supervisor, request).await?)
+            reply(&super::install(layout, lease, &*supervisor, request).await?)
         }
         Verb::Activate => {
             let request: super::ActivateRequest = parse("activate", request)?;
             let target = Stand::read(layout, request.generation)?;
-            reply(&super::activate(layout, &*supervisor(layout, target.has_units()), &request).await?)
+            reply(&super::activate(layout, lease, &*supervisor(layout, target.has_units()), &request).await?)
         }
         Verb::Rollback => {
             let request: super::RollbackRequest = parse("rollback", request)?;
-            reply(&super::rollback(layout, &*of_current(layout), &request).await?)
+            reply(&super::rollback(layout, lease, &*of_current(layout), &request).await?)
         }
         Verb::Confirm => {
             let request: super::ConfirmRequest = parse("confirm", request)?;
-            super::confirm(layout, &*of_current(layout), request).await?;
+            super::confirm(layout, lease, &*of_current(layout), request).await?;
             reply(&serde_json::json!({ "confirmed": true }))
         }
-        Verb::Prune => reply(&super::prune(layout, &parse("prune", request)?)?),
+        Verb::Prune => reply(&super::prune(layout, lease, &parse("prune", request)?)?),
         Verb::Remove => {
             let request: super::RemoveRequest = parse("remove", request)?;
             let mut supervisors: Vec<Box<dyn Supervisor>> = vec![Box::new(Process::new(layout))];
             if is_systemd_here() && rustix::process::geteuid().is_root() {
                 supervisors.push(Box::new(Systemd::new(layout)));
             }
-            reply(&super::remove(layout, &supervisors, &request).await?)
+            reply(&super::remove(layout, lease, &supervisors, &request).await?)
         }
     }
+}
+
+/// Returns the JSON of what of Bramble is on this host, and how it differs from what was applied.
+pub async fn inspection(layout: &Layout) -> Result<Value, Error> {
+    reply(&super::inspect(layout, &*of_current(layout)).await?)
+}
+
+/// Does what the JSON `ask` asks about the lease of this host, and returns the JSON of the answer.
+pub fn ask_for_lease(layout: &Layout, ask: &[u8]) -> Result<Value, Error> {
+    reply(&lease::answer(layout, parse("lease", ask)?).map_err(Error::Lease)?)
 }
 
 /// Returns what supervises a generation: systemd where it has units.

@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::spans::Spans;
+use crate::clock;
 
 const HEAD: &str = "bramble-partial 1";
 
@@ -52,14 +53,14 @@ impl Journal {
         let mut bytes = Vec::new();
         let read = File::open(path).and_then(|file| file.take(LENGTH_MAX).read_to_end(&mut bytes));
         match read {
-            Ok(_) => parse(&String::from_utf8_lossy(&bytes), size, &boot()),
+            Ok(_) => parse(&String::from_utf8_lossy(&bytes), size, &clock::boot_id()),
             Err(_) => Claims::default(),
         }
     }
 
     /// Begins a journal that claims `synced`, in the place of the one before.
     pub(super) fn begin(path: &Path, size: u64, synced: &Claims) -> io::Result<Self> {
-        let mut text = format!("{HEAD} {size}\nboot {}\n", boot());
+        let mut text = format!("{HEAD} {size}\nboot {}\n", clock::boot_id());
         text.extend(synced.version.as_deref().and_then(version_line));
         text.extend(synced.spans.iter().map(|span| line("synced", span)));
         // whole or not at all: under another name first
@@ -130,11 +131,6 @@ fn span(text: &str, size: u64) -> Option<Range<u64>> {
     let (start, end) = text.split_once(' ')?;
     let (start, end) = (start.parse().ok()?, end.parse().ok()?);
     (start < end && end <= size).then_some(start..end)
-}
-
-/// Returns what names this run of the kernel; empty where nothing does.
-fn boot() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

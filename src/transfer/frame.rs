@@ -38,6 +38,8 @@ pub(super) type Runs = Vec<(usize, usize)>;
 pub(super) enum Said {
     /// The list of the blob's chunks follows, as data.
     Begin {
+        /// The number of the sender's lease of the host.
+        lease: u64,
         /// Whether other hosts take part, and a [`Course`] will come.
         is_shared: bool,
         /// What the host takes in at most, when no others take part, in bytes per second.

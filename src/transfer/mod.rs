@@ -32,7 +32,7 @@ use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// What the two ends of a push say to each other, by version.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// How a push ended, as the host says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +81,8 @@ pub enum Reason {
     Unusable,
     /// The disk failed.
     Disk,
+    /// Somebody else has taken the host over: the lease of the sender is over.
+    Over,
 }
 
 /// Why something could not be brought to a host.
@@ -138,6 +140,13 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// Returns whether somebody else has taken the host over.
+    pub fn is_over(&self) -> bool {
+        matches!(self, Self::Refused { reason: Reason::Over, .. })
+    }
 }
 
 impl Error {

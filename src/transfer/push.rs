@@ -82,6 +82,8 @@ pub struct Target<'a> {
     pub way: Way<'a>,
     /// The bundle whose `brambled` takes the blob; it is there already.
     pub program: &'a Digest,
+    /// The number of our lease of the host ([`crate::lease`]).
+    pub lease: u64,
     /// How other hosts reach it; none: they cannot.
     pub link: Option<Link>,
 }
@@ -387,7 +389,11 @@ impl Leg<'_> {
         let shared = self.shared;
         let mut heard = Heard::default();
         let mut decoder = Decoder::default();
-        let begin = Said::Begin { is_shared: shared.has_others, most_per_second: shared.limits.per_host };
+        let begin = Said::Begin {
+            lease: self.target.lease,
+            is_shared: shared.has_others,
+            most_per_second: shared.limits.per_host,
+        };
         let mut frames = frame::message(&begin);
         frames.extend(frame::data_head(shared.text.len() as u64));
         frames.extend(shared.text.as_bytes());

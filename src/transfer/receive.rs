@@ -27,6 +27,7 @@ use super::{Answer, PROTOCOL, Reason};
 use crate::causes::with_causes;
 use crate::generation::Layout;
 use crate::ids::Digest;
+use crate::lease;
 use crate::pace::Pace;
 use crate::store::{self, Arrival};
 use crate::units::Bytes;
@@ -111,6 +112,7 @@ where
 
 /// What the sender begins with.
 struct Begun {
+    lease: u64,
     is_shared: bool,
     most_per_second: Option<Bytes>,
     text: String,
@@ -119,13 +121,13 @@ struct Begun {
 fn begin<R: Read + AsFd, W: Write>(line: &mut Line<R, W>) -> Result<Begun, Refusal> {
     let malformed = |said: String| (Reason::Protocol, format!("the list of chunks is none: {said}"));
     let told = line.hear().map_err(|error| malformed(error.to_string()))?;
-    let Some(Said::Begin { is_shared, most_per_second }) = told else {
+    let Some(Said::Begin { lease, is_shared, most_per_second }) = told else {
         return Err(malformed("the sender does not begin with it".to_owned()));
     };
     let list =
         line.patiently(|from| frame::data(from, MOST_LIST)).map_err(|error| malformed(error.to_string()))?;
     let text = String::from_utf8(list).map_err(|_| malformed("it is no text".to_owned()))?;
-    Ok(Begun { is_shared, most_per_second, text })
+    Ok(Begun { lease, is_shared, most_per_second, text })
 }
 
 /// The way to the sender.
@@ -195,6 +197,7 @@ struct Place {
     list: PathBuf,
     /// The lists of blobs that are sealed.
     lists: PathBuf,
+    layout: Layout,
 }
 
 impl Place {
@@ -208,6 +211,7 @@ impl Place {
             list: partial.with_added_extension("chunks"),
             partial,
             lists: layout.chunks(),
+            layout: layout.clone(),
         }
     }
 
@@ -215,6 +219,14 @@ impl Place {
         answer.unwrap_or_else(|(reason, message)| {
             let partial = store::arrived(&self.partial);
             Answer::Refused { reason, message, partial }
+        })
+    }
+
+    /// Checks that the sender may still write here.
+    fn allows(&self, lease: u64) -> Result<(), Refusal> {
+        lease::check(&self.layout, lease).map_err(|error| {
+            let is_over = matches!(error, lease::Error::Over { .. });
+            (if is_over { Reason::Over } else { Reason::Disk }, with_causes(&error))
         })
     }
 
@@ -237,6 +249,7 @@ impl Place {
         R: Read + AsFd + Send + 'static,
         W: Write + Send + 'static,
     {
+        self.allows(begun.lease)?;
         let (list, arrival) = self.prepare(&begun.text)?;
         let missing = arrival.as_ref().map_or_else(Vec::new, |arrival| list.within(&arrival.gaps()));
         let mut course = Course { most_per_second: begun.most_per_second, ..Course::default() };
@@ -268,13 +281,14 @@ impl Place {
         drop(brought);
         let (bytes, is_new) = (stock.list.bytes, arrival.is_some());
         if let Some(arrival) = arrival {
-            let kept = keep(&stock, &arrival, &arrived, &mouth);
+            let kept = keep(&stock, &arrival, &arrived, &mouth, &|| self.allows(begun.lease));
             if kept.is_err() {
                 stock.change(Board::end);
             }
             // whatever happened, what has arrived counts
             arrival.settle().map_err(refused)?;
             kept?;
+            self.allows(begun.lease)?;
             self.seal(arrival)?;
         }
         let (received, from_hosts) = if is_new {
@@ -459,18 +473,21 @@ fn start<R, W>(
     });
 }
 
-/// Proves and writes the chunks that are brought, until all are here or none can come any longer.
+/// Proves and writes the chunks that are brought, until all are here or none can come any longer, or it is
+/// no longer allowed.
 fn keep(
     shelf: &Shelf,
     arrival: &Arrival,
     arrived: &Receiver<(usize, Vec<u8>)>,
     mouth: &Mutex<impl Write>,
+    is_allowed: &dyn Fn() -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
     let mut told = Instant::now();
     loop {
         match arrived.recv_timeout(TICK) {
             Ok((at, data)) => {
                 let begun = Instant::now();
+                is_allowed()?;
                 let chunk = &shelf.list.chunks[at];
                 if Digest::of(&data) == chunk.digest {
                     arrival.write_at(chunk.range.start, &data).map_err(refused)?;
@@ -482,7 +499,8 @@ fn keep(
                 // whoever waited for this disk could bring nothing
                 shelf.with(|board| board.forgive(begun.elapsed()));
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            // a sender that is asleep does not hold up whoever has taken the host over
+            Err(RecvTimeoutError::Timeout) => is_allowed()?,
             // everybody who could bring something has ended
             Err(RecvTimeoutError::Disconnected) => shelf.change(Board::end),
         }

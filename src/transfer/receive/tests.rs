@@ -3,6 +3,8 @@ use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
 use super::*;
+use crate::lease::{Answer::Granted, Ask, Holder};
+use crate::store::arrived;
 use crate::transfer::CHUNK;
 
 /// A host's folder, and a blob with the list of its chunks.
@@ -39,7 +41,7 @@ impl Sender {
         let (order, output) = (host.order(), far.try_clone().unwrap());
         let receiving = thread::spawn(move || receive(&order, far, output));
         // a host that refuses to begin need not read all of it
-        let _ = frame::say(&mut socket, &Said::Begin { is_shared, most_per_second: None });
+        let _ = frame::say(&mut socket, &Said::Begin { lease: 0, is_shared, most_per_second: None });
         let _ = socket.write_all(&frame::data_head(text.len() as u64));
         let _ = socket.write_all(text.as_bytes());
         Self { socket, receiving, asked: Vec::new() }
@@ -272,6 +274,37 @@ fn two_transfers_of_one_blob_do_not_mix() {
     assert_eq!(answer, Some(host.sealed(13 * MIB)));
     assert_eq!(inner.as_ref().and_then(reason), Some(Reason::Busy));
     first.end();
+}
+
+/// Another operator takes the host over.
+fn take_over(host: &Host) {
+    let holder = Holder { operator: "bob@desk".to_owned(), boot: String::new(), process: 1 };
+    let ask = Ask::Take { holder, in_place_of: None };
+    assert_eq!(lease::answer(&host.order().layout, ask).unwrap(), Some(Granted { number: 1 }));
+}
+
+#[test]
+fn a_sender_whose_host_was_taken_over_writes_nothing_more_even_while_it_sleeps() {
+    let host = Host::new(3 * (4 << 20));
+    let mut sender = Sender::begin(&host, false);
+    let answer = sender.serve(&host, |at, _| {
+        if at == 1 {
+            take_over(&host);
+        }
+        true
+    });
+    assert_eq!(answer.as_ref().and_then(reason), Some(Reason::Over), "{answer:?}");
+    sender.end();
+    assert!(!host.blob().exists());
+    assert_eq!(arrived(&host.partial()), Bytes(CHUNK), "the chunk before counts");
+
+    let host = Host::new(2 * (4 << 20));
+    let mut sender = Sender::begin(&host, false);
+    assert!(matches!(sender.hear(), Word::Ask { at: 0 }), "and then it falls asleep");
+    take_over(&host);
+    let begun = Instant::now();
+    assert_eq!(sender.serve(&host, |_, _| true).as_ref().and_then(reason), Some(Reason::Over));
+    assert!(begun.elapsed() < Duration::from_secs(5), "whoever came after it does not wait");
 }
 
 #[test]
