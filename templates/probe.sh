@@ -74,6 +74,8 @@ if [ "$(id -u)" = 0 ]; then
     login=root
 elif sudo -n true </dev/null >/dev/null 2>&1; then
     login=sudo
+elif command -v sudo >/dev/null 2>&1 && id -nG 2>/dev/null | tr ' ' '\n' | grep -qxE 'sudo|wheel|admin'; then
+    login=password
 else
     login=none
 fi

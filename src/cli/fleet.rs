@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
 
@@ -12,7 +12,7 @@ use super::environment::{self, Environment};
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
 use crate::causes::with_causes;
-use crate::connect::{Connection, Local, Settings, Ssh, Target, fast_cipher, has_aes};
+use crate::connect::{Connection, Local, Settings, Ssh, SudoPassword, Target, fast_cipher, has_aes};
 use crate::convert;
 use crate::events::Events;
 use crate::execute::{self, Reconnect, Subject};
@@ -44,8 +44,19 @@ pub(crate) struct Fleet<'a> {
     pub(crate) lock: Lock,
     pub(crate) lock_path: PathBuf,
     pub(crate) bundles: Vec<Found>,
-    environment: &'a Environment,
+    pub(super) environment: &'a Environment,
     is_new_host_key_accepted: bool,
+    sudo: SudoPasswords,
+}
+
+/// What sudo asks for on each host, once it is known: for all ways to it.
+#[derive(Clone, Default)]
+struct SudoPasswords(Arc<Mutex<BTreeMap<HostName, SudoPassword>>>);
+
+impl SudoPasswords {
+    fn of(&self, host: &HostName) -> SudoPassword {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(host.clone()).or_default().clone()
+    }
 }
 
 /// Reads and checks a manifest.
@@ -77,7 +88,8 @@ impl<'a> Fleet<'a> {
         };
         let bundles = bundle::find(&environment.bundles)?;
         let is_new_host_key_accepted = global.accept_new_host_keys;
-        Ok(Self { manifest, lock, lock_path, bundles, environment, is_new_host_key_accepted })
+        let sudo = SudoPasswords::default();
+        Ok(Self { manifest, lock, lock_path, bundles, environment, is_new_host_key_accepted, sudo })
     }
 
     /// Returns the hosts that Bramble is installed on.
@@ -91,7 +103,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Returns how a host is reached: as the manifest says, or as the lock remembers.
-    fn spec(&self, host: &HostName) -> Option<HostSpec> {
+    pub(super) fn spec(&self, host: &HostName) -> Option<HostSpec> {
         let named = self.manifest.hosts.get(host).cloned();
         named.or_else(|| self.lock.hosts.get(host).map(from_lock))
     }
@@ -113,7 +125,7 @@ impl<'a> Fleet<'a> {
             hosts.iter().filter_map(|host| Some((host.clone(), self.spec(host)?))).collect();
         let mut connections: BTreeMap<HostName, Arc<dyn Connection>> = BTreeMap::new();
         for (host, spec) in &specs {
-            connections.insert(host.clone(), self.connect(spec)?);
+            connections.insert(host.clone(), self.connect(host, spec)?);
         }
         let inventory = self.inventory(&connections).await;
         let (mut subjects, mut failures) = (Vec::new(), BTreeMap::new());
@@ -130,7 +142,7 @@ impl<'a> Fleet<'a> {
                             is_root: plan::is_root(spec, facts),
                             installed,
                             connection,
-                            fresh: self.connect(spec)?,
+                            fresh: self.connect(&host, spec)?,
                             host,
                         });
                     }
@@ -154,7 +166,7 @@ impl<'a> Fleet<'a> {
 
     /// Opens a way to each host. Nothing is sent yet.
     pub(crate) fn connections(&self) -> anyhow::Result<BTreeMap<HostName, Arc<dyn Connection>>> {
-        self.ours().map(|(host, spec)| Ok((host.clone(), self.connect(spec)?))).collect()
+        self.ours().map(|(host, spec)| Ok((host.clone(), self.connect(host, spec)?))).collect()
     }
 
     /// Opens another way to each host without AES instructions, which is faster at another cipher than
@@ -172,7 +184,8 @@ impl<'a> Fleet<'a> {
             let is_ssh = matches!(spec.via, Via::Ssh { .. });
             if is_ssh && has_aes() && !facts.cpu.features.contains("aes") {
                 let first_ciphers = Some(fast_cipher(false).to_owned());
-                *connection = connect(&spec, Settings { first_ciphers, ..self.settings() })?;
+                let settings = Settings { first_ciphers, ..self.settings() };
+                *connection = connect(&spec, settings, self.sudo.of(host))?;
             }
         }
         Ok(connections)
@@ -190,8 +203,19 @@ impl<'a> Fleet<'a> {
         execute::Limits { per_host, in_all: total }
     }
 
-    fn connect(&self, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {
-        connect(spec, self.settings())
+    fn connect(&self, host: &HostName, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {
+        connect(spec, self.settings(), self.sudo.of(host))
+    }
+
+    /// Returns what is asked for sudo's password on a host.
+    pub(super) fn sudo_password(&self, host: &HostName) -> SudoPassword {
+        self.sudo.of(host)
+    }
+
+    /// Returns the way to a host over SSH; none where there is another.
+    pub(super) fn ssh(&self, host: &HostName) -> anyhow::Result<Option<Ssh>> {
+        let target = self.spec(host).and_then(|spec| target(&spec));
+        target.map(|target| Ok(Ssh::new(target, self.settings())?)).transpose()
     }
 
     /// Refuses hosts that nobody can log in to, all that were named at once.
@@ -222,11 +246,11 @@ impl<'a> Fleet<'a> {
 
     /// Returns what opens a second, independent way to a host.
     pub(crate) fn reconnect(&self) -> Reconnect {
-        let (hosts, settings) = (self.manifest.hosts.clone(), self.settings());
-        Box::new(move |host| connect(hosts.get(host)?, settings.clone()).ok())
+        let (hosts, settings, sudo) = (self.manifest.hosts.clone(), self.settings(), self.sudo.clone());
+        Box::new(move |host| connect(hosts.get(host)?, settings.clone(), sudo.of(host)).ok())
     }
 
-    /// Looks at every host.
+    /// Looks at every host. Where there is a person, those that only a password lets in are asked for.
     pub(crate) async fn inventory(&self, connections: &BTreeMap<HostName, Arc<dyn Connection>>) -> Inventory {
         let hosts: Vec<_> = connections
             .iter()
@@ -234,7 +258,11 @@ impl<'a> Fleet<'a> {
                 (host.clone(), self.layout(host).root().display().to_string(), Arc::clone(connection))
             })
             .collect();
-        probe::gather(&hosts, PROBED_TOGETHER).await
+        let mut inventory = probe::gather(&hosts, PROBED_TOGETHER).await;
+        if self.environment.can_ask {
+            self.let_in(&hosts, &mut inventory).await;
+        }
+        inventory
     }
 
     /// Learns what the models are, and pins their sources in the lock. What is learnt of a
@@ -396,20 +424,23 @@ fn from_lock(host: &LockedHost) -> HostSpec {
     }
 }
 
-fn connect(spec: &HostSpec, settings: Settings) -> anyhow::Result<Arc<dyn Connection>> {
-    match &spec.via {
-        Via::Ssh { address, ssh } => {
-            let target = Target {
-                address: address.clone(),
-                user: ssh.user.clone(),
-                port: ssh.port,
-                identity: ssh.identity.as_ref().map(PathBuf::from),
-            };
-            Ok(Arc::new(Ssh::new(target, settings)?))
-        }
-        Via::Local { .. } => Ok(Arc::new(Local::new())),
-        Via::Board(_) | Via::Upstream { .. } => anyhow::bail!("there is no way to log in"),
+fn connect(spec: &HostSpec, settings: Settings, sudo: SudoPassword) -> anyhow::Result<Arc<dyn Connection>> {
+    match (&spec.via, target(spec)) {
+        (_, Some(target)) => Ok(Arc::new(Ssh::new(target, settings)?.with_sudo(sudo))),
+        (Via::Local { .. }, _) => Ok(Arc::new(Local::new().with_sudo(sudo))),
+        _ => anyhow::bail!("there is no way to log in"),
     }
+}
+
+/// Returns whom to log in to over SSH.
+fn target(spec: &HostSpec) -> Option<Target> {
+    let Via::Ssh { address, ssh } = &spec.via else { return None };
+    Some(Target {
+        address: address.clone(),
+        user: ssh.user.clone(),
+        port: ssh.port,
+        identity: ssh.identity.as_ref().map(PathBuf::from),
+    })
 }
 
 /// Learns what the manifest's models are. `pins` gets the sources that it did not have.

@@ -15,6 +15,7 @@ mod fetch;
 mod fit;
 mod fleet;
 mod output;
+mod passwords;
 mod plan;
 mod push;
 mod remove;

@@ -1,19 +1,18 @@
 //! This machine as a host: the same scripts, without a network.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use tokio::process::Command;
 
 use super::process::{self, End, Io, Left};
-use super::shell::Wrapped;
-use super::{Connection, Error, Output, Script, Stdin, Talk};
+use super::shell::{KILLING, Wrapped};
+use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk};
 
 const HERE: &str = "this machine";
 
 /// Runs scripts on this machine.
 #[derive(Debug, Clone, Default)]
 pub struct Local {
+    sudo: SudoPassword,
     /// Set in tests, to put other programs in place of `id` and `sudo`.
     search_path: Option<String>,
 }
@@ -22,6 +21,12 @@ impl Local {
     /// Takes this machine as it is.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Gives sudo this password where it asks for one.
+    #[must_use]
+    pub fn with_sudo(self, sudo: SudoPassword) -> Self {
+        Self { sudo, ..self }
     }
 }
 
@@ -42,24 +47,26 @@ impl Connection for Local {
 
 impl Local {
     async fn start(&self, script: &Script, io: Io) -> Result<Output, Error> {
-        let wrapped = Wrapped::new(script)?;
+        let wrapped = Wrapped::new(script, self.sudo.get())?;
         let mut command = Command::new("sh");
         command.args(wrapped.args());
         if let Some(path) = &self.search_path {
             command.env("PATH", path);
         }
-        let (end, Left { stdout, stderr }) = process::run(command, io, script.timeout).await;
+        let (end, Left { stdout, stderr }) =
+            process::run(command, wrapped.first_line(), io, script.timeout).await;
         let host = HERE.to_owned();
         match end {
             End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
             End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
             End::TimedOut => {
                 // what runs as root is not ours to kill without sudo
-                let groups = wrapped.groups(&stderr);
-                if script.is_root && !groups.is_empty() {
-                    let mut kill = Command::new("sh");
-                    kill.args(["-c", &kill_groups(&groups, true)]);
-                    process::run(kill, Io::Whole(Stdin::Empty), Duration::from_secs(5)).await;
+                if script.is_root
+                    && let Some(kill) = wrapped.killer(&stderr)
+                {
+                    let mut sh = Command::new("sh");
+                    sh.args(kill.args());
+                    process::run(sh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
                 }
                 Err(Error::TimedOut { host, after: script.timeout })
             }
@@ -69,42 +76,107 @@ impl Local {
     }
 }
 
-/// Returns a line for `sh` that ends process groups, root's own through sudo.
-pub(super) fn kill_groups(groups: &[u32], is_root: bool) -> String {
-    let words: Vec<String> = groups.iter().map(|group| format!("-{group}")).collect();
-    let all = words.join(" ");
-    // dash takes `--` only after `-s`
-    let kill = format!("kill -s TERM -- {all}; sleep 1; kill -s KILL -- {all}");
-    if is_root { format!("[ \"$(id -u)\" = 0 ] || exec sudo -n sh -c '{kill}'; {kill}") } else { kill }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
+    use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
+    use crate::connect::{Password, Piece};
 
-    async fn as_login_with(sudo: &str) -> Result<Output, Error> {
-        let dir = tempfile::tempdir().unwrap();
-        for (name, text) in [("id", "#!/bin/sh\necho 1000\n"), ("sudo", sudo)] {
-            let path = dir.path().join(name);
-            std::fs::write(&path, text).unwrap();
-            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let local = Local { search_path: Some(format!("{}:/usr/bin:/bin", dir.path().display())) };
-        let script =
-            Script { text: "echo ran; exit 1".into(), is_root: true, timeout: Duration::from_secs(20) };
-        local.run(&script, Stdin::Empty).await
+    /// This machine with another `sudo`, and a login that is not root.
+    struct Login {
+        _dir: tempfile::TempDir,
+        local: Local,
     }
+
+    impl Login {
+        fn new(sudo: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            for (name, text) in [("id", "#!/bin/sh\necho 1000\n"), ("sudo", sudo)] {
+                let path = dir.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            let search_path = Some(format!("{}:/usr/bin:/bin", dir.path().display()));
+            Self { _dir: dir, local: Local { search_path, ..Local::new() } }
+        }
+
+        fn with_password(self, password: &str) -> Self {
+            self.local.sudo.set(Some(Password::new(password.to_owned())));
+            self
+        }
+
+        async fn run(&self, text: &str, stdin: Stdin) -> Result<Output, Error> {
+            let script = Script { text: text.into(), is_root: true, timeout: Duration::from_secs(20) };
+            self.local.run(&script, stdin).await
+        }
+    }
+
+    /// Wants `sesame` on standard input unless it is told not to ask.
+    const ASKING: &str = "#!/bin/sh
+case \"$*\" in
+-n*) echo 'sudo: a password is required' >&2; exit 1 ;;
+'-k -S -p  '*) shift 4; IFS= read -r word; [ \"$word\" = sesame ] && exec \"$@\" ;;
+esac
+echo 'sudo: 1 incorrect password attempt' >&2
+exit 1
+";
 
     #[tokio::test]
     async fn sudo_that_wants_a_password_is_told_from_a_script_that_fails() {
-        let refused = as_login_with("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n").await;
-        match refused {
+        let refused = Login::new("#!/bin/sh\necho 'sudo: a password is required' >&2\nexit 1\n");
+        match refused.run("echo ran; exit 1", Stdin::Empty).await {
             Err(Error::Sudo { said, .. }) => assert_eq!(said, "sudo: a password is required"),
             other => panic!("{other:?}"),
         }
-        let failed = as_login_with("#!/bin/sh\n[ \"$1\" = -n ] && shift && exec \"$@\"\n").await.unwrap();
+        let failed = Login::new("#!/bin/sh\n[ \"$1\" = -n ] && shift && exec \"$@\"\n");
+        let failed = failed.run("echo ran; exit 1", Stdin::Empty).await.unwrap();
         assert_eq!((failed.status, failed.stdout), (1, b"ran\n".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn sudo_gets_its_password_and_the_script_all_of_its_own_input() {
+        let login = Login::new(ASKING).with_password("sesame");
+        let ran = login.run("echo ran; cat", Stdin::Empty).await.unwrap();
+        assert_eq!((ran.status, ran.stdout), (0, b"ran\n".to_vec()));
+        let bytes = Stdin::Bytes(b"first\nsecond".to_vec());
+        assert_eq!(login.run("cat", bytes).await.unwrap().stdout, b"first\nsecond");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), b"0123456789").unwrap();
+        let parts = std::iter::once(4..10).collect();
+        let from_file = Stdin::File { path: file.path().into(), parts, on_progress: Arc::new(|_| {}) };
+        assert_eq!(login.run("cat", from_file).await.unwrap().stdout, b"456789");
+
+        let (say, input) = tokio::sync::mpsc::channel(1);
+        let (output, mut heard) = tokio::sync::mpsc::channel(4);
+        let script = Script { text: "cat".into(), is_root: true, timeout: Duration::from_secs(20) };
+        let talk = login.local.talk(&script, Talk { input, output });
+        let said = async {
+            say.send(Piece::Bytes(b"hello".to_vec())).await.unwrap();
+            drop(say);
+            let mut all = Vec::new();
+            while let Some(bytes) = heard.recv().await {
+                all.extend(bytes);
+            }
+            all
+        };
+        let (ended, said) = tokio::join!(talk, said);
+        assert_eq!((ended.unwrap().status, said), (0, b"hello".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_wrong_password_is_no_script_that_fails_and_one_that_nobody_wants_is_not_read_by_the_script() {
+        let wrong = Login::new(ASKING).with_password("open");
+        match wrong.run("echo ran", Stdin::Empty).await {
+            Err(Error::Sudo { said, .. }) => assert_eq!(said, "sudo: 1 incorrect password attempt"),
+            other => panic!("{other:?}"),
+        }
+        let free = Login::new("#!/bin/sh\n[ \"$1\" = -n ] && shift && exec \"$@\"\n").with_password("sesame");
+        assert_eq!(free.run("cat", Stdin::Bytes(b"mine".to_vec())).await.unwrap().stdout, b"mine");
+        let as_login = Script { text: "cat".into(), is_root: false, timeout: Duration::from_secs(20) };
+        let output = free.local.run(&as_login, Stdin::Bytes(b"mine".to_vec())).await.unwrap();
+        assert_eq!(output.stdout, b"mine");
     }
 }

@@ -10,12 +10,16 @@
 mod diagnosis;
 pub mod fake;
 mod local;
+mod login;
+mod password;
 mod process;
 mod shell;
 mod socket_dir;
 mod ssh;
 
 pub use local::Local;
+pub use login::{PublicKey, make_key};
+pub use password::{Password, SudoPassword};
 pub use ssh::{Settings, Ssh, Target, fast_cipher, has_aes};
 
 use std::fs::File;
@@ -52,7 +56,7 @@ pub trait Connection: Send + Sync {
 pub struct Script {
     /// The text for `sh -c`. Everything in it that comes from data went through [`quote`].
     pub text: String,
-    /// Run it as root: through `sudo -n` where the login is not root.
+    /// Run it as root: through sudo where the login is not root, with its password where that is known.
     pub is_root: bool,
     /// Give up after this long.
     pub timeout: Duration,
@@ -194,6 +198,13 @@ pub enum Error {
 }
 
 impl Error {
+    /// Returns whether the host takes no key of ours, and would take a password.
+    pub fn takes_password(&self) -> bool {
+        let Self::Authentication { said, .. } = self else { return false };
+        let ways = said.rsplit_once('(').map_or("", |(_, ways)| ways);
+        ways.contains("password") || ways.contains("keyboard-interactive")
+    }
+
     /// Returns whether trying again later may help.
     pub fn is_transient(&self) -> bool {
         matches!(

@@ -16,6 +16,7 @@ use rustix::pipe::SpliceFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 use super::shell::Tail;
 use super::{Piece, Stdin, Talk};
@@ -135,13 +136,18 @@ impl Piece {
 }
 
 /// Runs `command` in a process group of its own, so that a Ctrl-C on the terminal reaches
-/// us and not the step in hand.
-pub(super) async fn run(mut command: Command, io: Io, limit: Duration) -> (End, Left) {
+/// us and not the step in hand. It reads `first_line` before anything else.
+pub(super) async fn run(
+    mut command: Command,
+    first_line: Option<Zeroizing<Vec<u8>>>,
+    io: Io,
+    limit: Duration,
+) -> (End, Left) {
     let mut left = Left::default();
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     command.process_group(0).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
     let (feed, ear) = match io {
-        Io::Whole(stdin) => (open(&mut command, stdin), None),
+        Io::Whole(stdin) => (open(&mut command, stdin, first_line.is_some()), None),
         Io::Talk(Talk { input, output }) => {
             command.stdin(Stdio::piped());
             (Ok(Feed::Talking(None, input)), Some(output))
@@ -159,7 +165,8 @@ pub(super) async fn run(mut command: Command, io: Io, limit: Duration) -> (End, 
         *pipe = child.stdin.take();
     }
     let mut guard = GroupGuard(child.id());
-    let end = match tokio::time::timeout(limit, gather(&mut child, feed, ear, &mut left)).await {
+    let end = match tokio::time::timeout(limit, gather(&mut child, (first_line, feed), ear, &mut left)).await
+    {
         Err(_) => End::TimedOut,
         Ok(Err(end)) => end,
         Ok(Ok(status)) => {
@@ -193,8 +200,13 @@ fn code(status: ExitStatus) -> i32 {
     status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))
 }
 
-fn open(command: &mut Command, stdin: Stdin) -> Result<Feed, (String, io::Error)> {
+/// `is_led`: something goes into standard input before this.
+fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed, (String, io::Error)> {
     match stdin {
+        Stdin::Empty if is_led => {
+            command.stdin(Stdio::piped());
+            Ok(Feed::Pipe(None, Vec::new()))
+        }
         Stdin::Empty => {
             command.stdin(Stdio::null());
             Ok(Feed::Nothing)
@@ -209,6 +221,7 @@ fn open(command: &mut Command, stdin: Stdin) -> Result<Feed, (String, io::Error)
             let end = file.metadata().map_err(failed)?.len();
             if let [part] = parts.as_slice()
                 && part.end == end
+                && !is_led
             {
                 rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(part.start))
                     .map_err(|errno| failed(errno.into()))?;
@@ -223,7 +236,7 @@ fn open(command: &mut Command, stdin: Stdin) -> Result<Feed, (String, io::Error)
 
 async fn gather(
     child: &mut Child,
-    feed: Feed,
+    (first_line, mut feed): (Option<Zeroizing<Vec<u8>>>, Feed),
     mut ear: Option<mpsc::Sender<Vec<u8>>>,
     left: &mut Left,
 ) -> Result<ExitStatus, End> {
@@ -267,6 +280,9 @@ async fn gather(
         child.wait().await.map_err(here("cannot wait for a program's end"))
     };
     let write = async {
+        if let (Some(line), Some(pipe)) = (&first_line, feed.pipe()) {
+            is_read(pipe.write_all(line).await).map_err(here("cannot feed standard input"))?;
+        }
         feed.write().await.map_err(here("cannot feed standard input"))?;
         std::future::pending::<Result<Infallible, End>>().await
     };
@@ -295,6 +311,14 @@ async fn gather(
 }
 
 impl Feed {
+    /// Returns the pipe that the program reads, where it is one.
+    fn pipe(&mut self) -> Option<&mut ChildStdin> {
+        match self {
+            Self::Pipe(pipe, _) | Self::Copying(pipe, _) | Self::Talking(pipe, _) => pipe.as_mut(),
+            Self::Nothing | Self::Watch(..) => None,
+        }
+    }
+
     /// Gives the program what it reads, to the end of it.
     async fn write(self) -> io::Result<()> {
         match self {

@@ -5,8 +5,14 @@
 //! read. Secrets travel on standard input.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
-use super::{Error, Output, Script, quote};
+use zeroize::Zeroizing;
+
+use super::{Error, Output, Password, Script, quote};
+
+/// Time for ending a script that did not end by itself.
+pub(super) const KILLING: Duration = Duration::from_secs(5);
 
 /// Linux takes no single argument of 128 KiB or more.
 const LONGEST: usize = 120 << 10;
@@ -28,15 +34,28 @@ s=$?
 [ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
 exit $s"#;
 
+/// The first line of standard input is the login's password, which nobody but sudo gets.
+const AS_ROOT_BY_PASSWORD: &str = r#"export LC_ALL=C
+run='printf "%s begins %s %s
+" "$1" "$3" "$$" >&2; exec sh -c "$2"'
+if [ "$(id -u)" = 0 ]; then IFS= read -r line; sh -c "$run" sh "$1" "$2" "$$"
+elif sudo -n true </dev/null 2>/dev/null; then IFS= read -r line; sudo -n sh -c "$run" sh "$1" "$2" "$$"
+else sudo -k -S -p '' sh -c "$run" sh "$1" "$2" "$$"; fi
+s=$?
+[ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
+exit $s"#;
+
 /// A script, ready to be started, with the mark that tells our words from its own.
 #[derive(Debug)]
 pub(super) struct Wrapped {
     mark: String,
     script: Script,
+    password: Option<Password>,
 }
 
 impl Wrapped {
-    pub(super) fn new(script: &Script) -> Result<Self, Error> {
+    /// Wraps `script`. `password` is the login's, where sudo asks for one.
+    pub(super) fn new(script: &Script, password: Option<Password>) -> Result<Self, Error> {
         let here = |doing: &str, source| Error::Here { doing: doing.to_owned(), source };
         let mut random = [0u8; 8];
         getrandom::fill(&mut random)
@@ -46,7 +65,8 @@ impl Wrapped {
             // writing to a String does not fail
             let _ = write!(mark, "{byte:02x}");
         }
-        let wrapped = Self { mark, script: script.clone() };
+        let password = password.filter(|_| script.is_root);
+        let wrapped = Self { mark, script: script.clone(), password };
         let longest = wrapped.line().len();
         if longest > LONGEST || script.text.contains('\0') {
             let why = std::io::Error::from(std::io::ErrorKind::InvalidInput);
@@ -62,8 +82,27 @@ impl Wrapped {
 
     /// Returns the arguments for `sh`.
     pub(super) fn args(&self) -> [&str; 5] {
-        let wrapper = if self.script.is_root { AS_ROOT } else { AS_LOGIN };
+        let wrapper = match (self.script.is_root, &self.password) {
+            (false, _) => AS_LOGIN,
+            (true, None) => AS_ROOT,
+            (true, Some(_)) => AS_ROOT_BY_PASSWORD,
+        };
         ["-c", wrapper, "sh", &self.mark, &self.script.text]
+    }
+
+    /// Returns what ends the script's process groups; none before it has begun.
+    pub(super) fn killer(&self, stderr: &Tail) -> Option<Self> {
+        let groups: Vec<String> = self.groups(stderr).iter().map(|group| format!("-{group}")).collect();
+        let all = groups.join(" ");
+        // dash takes `--` only after `-s`
+        let text = format!("kill -s TERM -- {all}; sleep 1; kill -s KILL -- {all}");
+        let script = Script { text, is_root: self.script.is_root, timeout: KILLING };
+        if groups.is_empty() { None } else { Self::new(&script, self.password.clone()).ok() }
+    }
+
+    /// Returns what is to be read before the script's own input.
+    pub(super) fn first_line(&self) -> Option<Zeroizing<Vec<u8>>> {
+        self.password.as_ref().map(Password::line)
     }
 
     /// Returns one line for a login shell.
@@ -145,6 +184,11 @@ impl Tail {
         }
     }
 
+    /// Returns the end of it, without what could drive the operator's terminal.
+    pub(super) fn text(&self) -> String {
+        clean(&String::from_utf8_lossy(&self.tail))
+    }
+
     pub(super) fn trim(&mut self) {
         let surplus = self.tail.len().saturating_sub(Self::TAIL);
         self.tail.drain(..surplus);
@@ -164,13 +208,11 @@ pub(super) fn one_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn wrapped() -> Wrapped {
         let script = Script { text: "true".into(), is_root: false, timeout: Duration::from_secs(1) };
-        Wrapped::new(&script).unwrap()
+        Wrapped::new(&script, None).unwrap()
     }
 
     #[test]
@@ -202,6 +244,6 @@ mod tests {
     #[test]
     fn a_script_too_long_for_an_argument_is_refused_here() {
         let script = Script { text: "#".repeat(130 << 10), is_root: false, timeout: Duration::from_secs(1) };
-        assert!(matches!(Wrapped::new(&script), Err(Error::Here { .. })));
+        assert!(matches!(Wrapped::new(&script, None), Err(Error::Here { .. })));
     }
 }

@@ -18,9 +18,9 @@ use tokio::process::Command;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
 
 use super::process::{self, End, Io, Left};
-use super::shell::{Wrapped, one_line};
+use super::shell::{KILLING, Wrapped, one_line};
 use super::socket_dir::SocketDir;
-use super::{Connection, Error, Output, Script, Stdin, Talk, diagnosis, local};
+use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, diagnosis};
 
 /// sshd's `MaxSessions` is 10 unless somebody changed it; two are left for the user.
 const MOST_SESSIONS: usize = 8;
@@ -93,13 +93,14 @@ pub fn has_aes() -> bool {
 /// minute without work.
 #[derive(Debug)]
 pub struct Ssh {
-    target: Target,
-    settings: Settings,
-    host: String,
+    pub(super) target: Target,
+    pub(super) settings: Settings,
+    pub(super) host: String,
     /// 0700, with the control socket and the words of the master.
-    dir: SocketDir,
+    pub(super) dir: SocketDir,
     master: Mutex<()>,
     sessions: Semaphore,
+    sudo: SudoPassword,
 }
 
 impl Ssh {
@@ -124,7 +125,15 @@ impl Ssh {
             target.port.map(|port| format!(":{port}")).unwrap_or_default(),
         );
         let sessions = Semaphore::new(MOST_SESSIONS);
-        Ok(Self { target, settings, host, dir, master: Mutex::new(()), sessions })
+        let sudo = SudoPassword::default();
+        Ok(Self { target, settings, host, dir, master: Mutex::new(()), sessions, sudo })
+    }
+
+    /// Gives sudo this password where it asks for one.
+    #[must_use]
+    pub fn with_sudo(mut self, sudo: SudoPassword) -> Self {
+        self.sudo = sudo;
+        self
     }
 
     fn socket(&self) -> PathBuf {
@@ -138,7 +147,7 @@ impl Ssh {
 
     /// Returns `ssh` with what a new connection needs, whatever the user's configuration
     /// says: the first value that `ssh` sees is the one it takes.
-    fn connecting(&self) -> Command {
+    pub(super) fn connecting(&self) -> Command {
         let settings = &self.settings;
         let mut ssh = Command::new("ssh");
         ssh.env("LC_ALL", "C");
@@ -181,6 +190,17 @@ impl Ssh {
         if let Some(identity) = &self.target.identity {
             ssh.arg("-i").arg(identity).args(["-o", "IdentitiesOnly=yes"]);
         }
+        ssh
+    }
+
+    /// Returns [`Self::connecting`] with options that go before those.
+    pub(super) fn connecting_with(&self, options: &[&str]) -> Command {
+        let mut ssh = Command::new("ssh");
+        ssh.env("LC_ALL", "C");
+        for option in options {
+            ssh.args(["-o", option]);
+        }
+        ssh.args(self.connecting().as_std().get_args());
         ssh
     }
 
@@ -228,9 +248,8 @@ impl Ssh {
 
     /// Connects once more, for a connection that fails, and returns what `ssh` says of it.
     async fn in_more_words(&self, level: &str) -> Option<String> {
-        let mut ssh = Command::new("ssh");
-        ssh.args(["-o", &format!("LogLevel={level}")]);
-        ssh.args(self.connecting().as_std().get_args()).env("LC_ALL", "C").args(["-N", "-S", "none"]);
+        let mut ssh = self.connecting_with(&[&format!("LogLevel={level}")]);
+        ssh.args(["-N", "-S", "none"]);
         let (_, said) = self.connect(ssh, "verbose").await.ok()?;
         Some(said)
     }
@@ -275,7 +294,8 @@ impl Ssh {
     async fn session(&self, wrapped: &Wrapped, script: &Script, io: Io) -> Option<Result<Output, Error>> {
         let mut ssh = self.through_master();
         ssh.arg("--").arg(&self.target.address).arg(wrapped.line());
-        let (end, Left { stdout, stderr }) = process::run(ssh, io, script.timeout).await;
+        let (end, Left { stdout, stderr }) =
+            process::run(ssh, wrapped.first_line(), io, script.timeout).await;
         let host = self.host.clone();
         Some(match end {
             End::Status(255) if !wrapped.is_own_255(&stderr) => {
@@ -290,11 +310,10 @@ impl Ssh {
             End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
             End::TimedOut | End::TooMuch => {
                 // our end is closed; the script's other end would go on until it reads or writes
-                let groups = wrapped.groups(&stderr);
-                if !groups.is_empty() {
+                if let Some(kill) = wrapped.killer(&stderr) {
                     let mut ssh = self.through_master();
-                    ssh.arg("--").arg(&self.target.address).arg(local::kill_groups(&groups, script.is_root));
-                    process::run(ssh, Io::Whole(Stdin::Empty), Duration::from_secs(5)).await;
+                    ssh.arg("--").arg(&self.target.address).arg(kill.line());
+                    process::run(ssh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
                 }
                 Err(match end {
                     End::TooMuch => Error::TooMuch { host },
@@ -309,7 +328,7 @@ impl Ssh {
     async fn tell_master(&self, what: &str) -> bool {
         let mut ssh = Command::new("ssh");
         ssh.args(self.master_args(what));
-        let (end, _) = process::run(ssh, Io::Whole(Stdin::Empty), Duration::from_secs(5)).await;
+        let (end, _) = process::run(ssh, None, Io::Whole(Stdin::Empty), KILLING).await;
         matches!(end, End::Status(0))
     }
 
@@ -348,7 +367,7 @@ fn config_path(path: &Path) -> String {
 #[async_trait]
 impl Connection for Ssh {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
-        let wrapped = Wrapped::new(script)?;
+        let wrapped = Wrapped::new(script, self.sudo.get())?;
         let _permit = self.permit().await?;
         let again = stdin.clone();
         self.ensure_master(false).await?;
@@ -361,7 +380,7 @@ impl Connection for Ssh {
     }
 
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
-        let wrapped = Wrapped::new(script)?;
+        let wrapped = Wrapped::new(script, self.sudo.get())?;
         let _permit = self.permit().await?;
         // what was said to nobody cannot be said again; while others talk, it is there
         let is_alone = self.sessions.available_permits() + 1 == MOST_SESSIONS;

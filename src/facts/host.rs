@@ -23,6 +23,9 @@ pub struct ProbeFailure {
     pub message: String,
     /// Whether trying again later may help.
     pub is_transient: bool,
+    /// Whether it takes no key of ours, and would take a password.
+    #[serde(default)]
+    pub takes_password: bool,
 }
 
 /// What one host is.
@@ -151,6 +154,8 @@ pub enum Privilege {
     Root,
     /// sudo works without a password.
     Sudo,
+    /// sudo asks for its password.
+    SudoWithPassword,
     /// Neither.
     None,
 }

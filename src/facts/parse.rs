@@ -85,6 +85,7 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
         privilege: match printed.value("login").as_deref() {
             Some("root") => Privilege::Root,
             Some("sudo") => Privilege::Sudo,
+            Some("password") => Privilege::SudoWithPassword,
             _ => Privilege::None,
         },
         installed: installed(&printed)?,

@@ -20,10 +20,14 @@ pub fn suit<'a>(
     bundle_folders: &[PathBuf],
 ) -> Result<&'a Bundle, Vec<String>> {
     let mut faults = Vec::new();
-    if is_root(spec, facts) && facts.privilege == Privilege::None {
-        faults.push(format!(
-            "{host} does not let the login become root: let it use sudo without a password, or log in as root"
-        ));
+    match facts.privilege {
+        Privilege::None if is_root(spec, facts) => faults.push(format!(
+            "{host} does not let the login become root: let it use sudo, or log in as root"
+        )),
+        Privilege::SudoWithPassword if is_root(spec, facts) => faults.push(format!(
+            "{host} wants a password for sudo: run this on a terminal, where it is asked for, or let the login use sudo without one"
+        )),
+        _ => {}
     }
     if let Some(installed) = &facts.installed
         && let Some((_, definition)) = &installed.current

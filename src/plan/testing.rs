@@ -185,7 +185,9 @@ impl Fleet {
     /// Makes a host impossible to look at.
     pub(crate) fn lose(&mut self, host: &str) {
         let message = format!("{host} cannot be reached: No route to host");
-        self.inventory.hosts.insert(name(host), Err(ProbeFailure { message, is_transient: true }));
+        self.inventory
+            .hosts
+            .insert(name(host), Err(ProbeFailure { message, is_transient: true, takes_password: false }));
     }
 
     pub(crate) fn make(&self) -> (Plan, Vec<Problem>) {

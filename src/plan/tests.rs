@@ -264,7 +264,7 @@ fn what_keeps_a_host_out_of_the_fleet_is_said_with_the_next_move() {
     fleet.facts("attic").privilege = Privilege::None;
     assert_eq!(
         fleet.problems(),
-        ["attic does not let the login become root: let it use sudo without a password, or log in as root"]
+        ["attic does not let the login become root: let it use sudo, or log in as root"]
     );
     let mut fleet = Fleet::new();
     fleet.bundles.remove(0);

@@ -30,16 +30,21 @@ pub type Target = (HostName, String, Arc<dyn Connection>);
 /// Looks at all `hosts`, at most `parallel` of them at a time.
 pub async fn gather(hosts: &[Target], parallel: usize) -> Inventory {
     let looks = hosts.iter().cloned().map(|(name, root, connection)| async move {
-        let found = look(&root, connection.as_ref()).await;
+        let found = look(&root, connection.as_ref(), false).await;
         (name, found)
     });
     let hosts = futures_util::stream::iter(looks).buffer_unordered(parallel.max(1)).collect::<Vec<_>>().await;
     Inventory { hosts: hosts.into_iter().collect() }
 }
 
-async fn look(root: &str, connection: &dyn Connection) -> Result<HostFacts, ProbeFailure> {
+/// Looks at one host, with Bramble's folder `root`. `is_root`: as root, where sudo asks for a password that
+/// `connection` has.
+///
+/// # Errors
+/// It cannot be looked at.
+pub async fn look(root: &str, connection: &dyn Connection, is_root: bool) -> Result<HostFacts, ProbeFailure> {
     let text = format!("set -- {}\n{SCRIPT}", quote(root));
-    let script = Script { text, is_root: false, timeout: TIMEOUT };
+    let script = Script { text, is_root, timeout: TIMEOUT };
     let output = connection.run(&script, Stdin::Empty).await.map_err(|error| unreachable(&error))?;
     let now = clock::unix_seconds();
     if output.status != 0 {
@@ -52,11 +57,13 @@ async fn look(root: &str, connection: &dyn Connection) -> Result<HostFacts, Prob
                 if said.is_empty() { "" } else { ": " },
             ),
             is_transient: false,
+            takes_password: false,
         });
     }
     let mut facts = facts::parse_probe(&output.stdout).map_err(|error| ProbeFailure {
         message: format!("{}: {}", connection.describe(), with_causes(&error)),
         is_transient: matches!(error, facts::Error::Truncated { .. }),
+        takes_password: false,
     })?;
     facts.health.clock_ahead =
         facts::probe_clock(&output.stdout).map(|there| there - i64::try_from(now).unwrap_or(i64::MAX));
@@ -73,10 +80,15 @@ fn unreachable(error: &connect::Error) -> ProbeFailure {
         E::HostKeyChanged { .. } => {
             "; if it was set up anew, remove the old key with `ssh-keygen -R` and run again; if not, somebody may stand between"
         }
+        E::Authentication { .. } if error.takes_password() => {
+            "; run this on a terminal, where its password is asked for once, to install your key, or set `ssh.user` and `ssh.identity`"
+        }
         E::Authentication { .. } => {
             "; copy your key there with `ssh-copy-id`, or set `ssh.user` and `ssh.identity`"
         }
-        E::Sudo { .. } => "; allow sudo without a password for this login, or log in as root",
+        E::Sudo { .. } => {
+            "; run again with the right password, allow sudo without one for this login, or log in as root"
+        }
         E::TimedOut { .. } => {
             "; it may be overloaded or its storage may be failing: look at it, then run again"
         }
@@ -85,7 +97,11 @@ fn unreachable(error: &connect::Error) -> ProbeFailure {
         // the next move is in the message or in the cause
         E::HostKeyUnknown { .. } | E::Here { .. } => "",
     };
-    ProbeFailure { message: format!("{}{next}", with_causes(error)), is_transient: error.is_transient() }
+    ProbeFailure {
+        message: format!("{}{next}", with_causes(error)),
+        is_transient: error.is_transient(),
+        takes_password: error.takes_password(),
+    }
 }
 
 fn last_line(text: &str) -> String {

@@ -6,7 +6,7 @@ use super::push::{
     Cargo, Moved, OVERHEAD, Pushed, SLOWEST, Tries, Way, nonsense, path_word, progress, run, said, told,
 };
 use super::{Answer, Error};
-use crate::connect::{Output, Stdin};
+use crate::connect::Stdin;
 use crate::events::Events;
 use crate::units::Bytes;
 
@@ -72,26 +72,39 @@ sync
 sealed $(({bytes} - {offset}))"#
         )
     };
-    told(way, cargo, events, |key| async move { append(way, cargo, events, &key, &ask, &take).await }).await
+    // of a program that is there nobody need hear
+    let Some(offset) = missing_from(way, cargo, &ask).await? else {
+        let (bytes_sent, bytes_from_hosts) = (Bytes::ZERO, Bytes::ZERO);
+        return Ok(Pushed { bytes_sent, bytes_from_hosts, bytes_reused: cargo.bytes, seconds: 0.0 });
+    };
+    let work = |key: String| async move { append(way, cargo, events, &key, offset, &ask, &take).await };
+    told(way, cargo, events, work).await
 }
 
-/// Asks what is there with the script `ask` (which prints `sealed`, or the number of bytes there),
-/// then streams the rest into the script `take(offset)`, which prints an [`Answer`].
+/// Asks with the script `ask` how many bytes are there. None: all of it, unpacked.
+async fn missing_from(way: Way<'_>, cargo: Cargo<'_>, ask: &str) -> Result<Option<u64>, Error> {
+    let output = run(way, cargo, ask.to_owned(), OVERHEAD, Stdin::Empty).await?;
+    match std::str::from_utf8(&output.stdout).unwrap_or_default().trim() {
+        "sealed" => Ok(None),
+        bytes => bytes
+            .parse()
+            .map(Some)
+            .map_err(|_| nonsense(way, cargo, format!("it does not say what it has: {}", said(&output)))),
+    }
+}
+
+/// Streams what is missing from `offset` on into the script `take(offset)`, which prints an [`Answer`].
 async fn append(
     way: Way<'_>,
     cargo: Cargo<'_>,
     events: &Events,
     key: &str,
+    mut offset: u64,
     ask: &str,
     take: &(dyn Fn(u64) -> String + Sync),
 ) -> Result<Moved, Error> {
     let mut tries = Tries::default();
     loop {
-        let offset = match held(&run(way, cargo, ask.to_owned(), OVERHEAD, Stdin::Empty).await?) {
-            Some(Held::All) => return Ok(Moved::default()),
-            Some(Held::Some(bytes)) => bytes,
-            None => return Err(nonsense(way, cargo, "it does not say what it has".to_owned())),
-        };
         let rest = offset.min(cargo.bytes.0)..cargo.bytes.0;
         let on_progress = progress(events, key, Bytes(rest.start));
         let stdin = Stdin::File { path: cargo.path.to_owned(), parts: vec![rest], on_progress };
@@ -104,17 +117,9 @@ async fn append(
             Ok(Answer::Refused { reason, message, .. }) => tries.again(way, cargo, reason, message).await?,
             _ => return Err(nonsense(way, cargo, said(&output))),
         }
-    }
-}
-
-enum Held {
-    All,
-    Some(u64),
-}
-
-fn held(output: &Output) -> Option<Held> {
-    match std::str::from_utf8(&output.stdout).ok()?.trim() {
-        "sealed" => Some(Held::All),
-        bytes => bytes.parse().ok().map(Held::Some),
+        match missing_from(way, cargo, ask).await? {
+            Some(bytes) => offset = bytes,
+            None => return Ok(Moved::default()),
+        }
     }
 }
