@@ -132,7 +132,7 @@ fn not_pushed(step: &str, error: &transfer::Error) -> State {
 
 /// Returns the chunks of weights, cut at their tensors.
 async fn chunks(run: &Run<'_>, cargo: Cargo<'_>) -> Result<ChunkList, String> {
-    let cache = run.doors.fetcher.store().root().join("chunks");
+    let cache = run.doors.fetcher.store().chunks();
     let (path, digest) = (cargo.path.to_owned(), *cargo.digest);
     let name = path.display().to_string();
     let hashing = tokio::task::spawn_blocking(move || {

@@ -153,7 +153,12 @@ impl Store {
             let path = self.partials().join(name);
             write::remove_file(&path).map_err(|source| Error::Remove { path, source })?;
         }
-        unused.blobs.iter().try_for_each(|blob| self.remove(&blob.digest))
+        for blob in &unused.blobs {
+            let path = self.chunks().join(blob.digest.to_string());
+            write::remove_file(&path).map_err(|source| Error::Remove { path, source })?;
+            self.remove(&blob.digest)?;
+        }
+        Ok(())
     }
 
     fn user_path(&self, lock: &Path) -> PathBuf {
@@ -192,6 +197,9 @@ mod tests {
         let (needed, other) = (keep(&store, "needed"), keep(&store, "other"));
         fs::write(store.scratch(&Digest::of(b"recipe")), "half").unwrap();
         fs::write(store.blobs().join("README"), "not ours").unwrap();
+        fs::create_dir(store.chunks()).unwrap();
+        let lists = [&needed, &other].map(|blob| store.chunks().join(blob.digest.to_string()));
+        lists.iter().for_each(|list| fs::write(list, "chunks").unwrap());
         assert_eq!(store.list().unwrap().len(), 2);
         let unused = store.unused(&BTreeSet::from([needed.digest])).unwrap();
         assert_eq!((unused.blobs.as_slice(), unused.leftovers.len()), ([other].as_slice(), 1));
@@ -200,6 +208,7 @@ mod tests {
         assert_eq!(store.list().unwrap(), [needed]);
         assert!(store.unused(&BTreeSet::from([needed.digest])).unwrap().is_empty());
         assert!(store.blobs().join("README").exists());
+        assert_eq!(lists.map(|list| list.exists()), [true, false]);
     }
 
     #[test]

@@ -139,6 +139,11 @@ impl Store {
         write::sync_folder(&self.blobs()).map_err(|source| Error::Remove { path: self.blobs(), source })
     }
 
+    /// Returns the folder with the lists of chunks of what was sent from here, by digest.
+    pub fn chunks(&self) -> PathBuf {
+        self.root.join("chunks")
+    }
+
     /// Returns how much of an unsealed blob has arrived.
     pub fn arrived(&self, digest: &Digest) -> Bytes {
         arrived(&self.partial(digest))

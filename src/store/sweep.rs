@@ -2,7 +2,7 @@ use std::fs;
 use std::path::Path;
 
 /// Folders under the root in which small files are written under another name first.
-const FOLDERS: [&str; 6] = ["facts", "hashed", "headers", "made", "partial", "users"];
+const FOLDERS: [&str; 7] = ["chunks", "facts", "hashed", "headers", "made", "partial", "users"];
 
 /// Removes what killed runs have left: files that never got their names, links to sources likewise,
 /// and locks on what was being made. Only who has the store alone may do so.
