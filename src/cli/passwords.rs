@@ -28,8 +28,11 @@ impl Fleet<'_> {
             let Some(found) = inventory.hosts.get_mut(host) else { continue };
             if found.as_ref().is_err_and(|failure| failure.takes_password) {
                 match self.install_key(host).await {
-                    Ok(true) => *found = probe::look(root, connection.as_ref(), false).await,
-                    Ok(false) => {}
+                    Ok(Some(password)) => {
+                        *found = probe::look(root, connection.as_ref(), false).await;
+                        last = Some(password);
+                    }
+                    Ok(None) => {}
                     Err(error) => output::say(&format!("{host}: {error:#}")),
                 }
             }
@@ -47,9 +50,9 @@ impl Fleet<'_> {
         }
     }
 
-    /// Installs a key on a host with the login's password. Returns whether it takes the key now.
-    async fn install_key(&self, host: &HostName) -> anyhow::Result<bool> {
-        let Some(ssh) = self.ssh(host)? else { return Ok(false) };
+    /// Installs a key on a host with the login's password, and returns that if it takes the key now.
+    async fn install_key(&self, host: &HostName) -> anyhow::Result<Option<Password>> {
+        let Some(ssh) = self.ssh(host)? else { return Ok(None) };
         let key = ssh.key_to_offer().await?;
         let who = ssh.describe();
         let what = key.as_ref().map_or("a new key, ~/.ssh/id_ed25519".to_owned(), |key| key.origin.clone());
@@ -58,20 +61,20 @@ impl Fleet<'_> {
         ));
         for _ in 0..TRIES {
             let question = format!("Password of {who} (asked once, kept nowhere; empty: leave {host} out): ");
-            let Some(password) = ask(question).await? else { return Ok(false) };
+            let Some(password) = ask(question).await? else { return Ok(None) };
             let key = match &key {
                 Some(key) => key.clone(),
                 None => connect::make_key().await?,
             };
             match ssh.install_key(&password, &key).await {
-                Ok(()) => return Ok(true),
+                Ok(()) => return Ok(Some(password)),
                 Err(connect::Error::Authentication { said, .. }) if said.contains("Permission denied") => {
                     output::say("That is not its password.");
                 }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Asks for the password that a login's sudo wants, and leaves it with all ways to the host. Returns

@@ -24,7 +24,7 @@ const ADD_KEY: &str = r#"umask 077; cd && mkdir -p .ssh && {
 pub struct PublicKey {
     /// Its line.
     line: String,
-    /// Where it is from, for people: a path, `the agent`.
+    /// Where it is from, for people: a path, `the agent's first key`.
     pub origin: String,
 }
 
@@ -57,7 +57,7 @@ impl Ssh {
         agent.arg("-L");
         // without an agent there is none
         let listed = look(agent).await.unwrap_or_default();
-        Ok(listed.lines().next().and_then(|line| PublicKey::new(line, "the agent")))
+        Ok(listed.lines().next().and_then(|line| PublicKey::new(line, "the agent's first key")))
     }
 
     /// Lets the host take `key` from now on.

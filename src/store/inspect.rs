@@ -199,7 +199,9 @@ mod tests {
         fs::write(store.blobs().join("README"), "not ours").unwrap();
         fs::create_dir(store.chunks()).unwrap();
         let lists = [&needed, &other].map(|blob| store.chunks().join(blob.digest.to_string()));
-        lists.iter().for_each(|list| fs::write(list, "chunks").unwrap());
+        for list in &lists {
+            fs::write(list, "chunks").unwrap();
+        }
         assert_eq!(store.list().unwrap().len(), 2);
         let unused = store.unused(&BTreeSet::from([needed.digest])).unwrap();
         assert_eq!((unused.blobs.as_slice(), unused.leftovers.len()), ([other].as_slice(), 1));

@@ -30,14 +30,16 @@ answer() {
 }
 # ended EXIT: closes the terminal, and wants that exit code
 ended() {
-    local got=0
+    local got=0 tries=600
+    while kill -0 $terminal 2>/dev/null && [ $((tries -= 1)) -gt 0 ]; do sleep 0.1; done
+    [ $tries -gt 0 ] || { cat typed.log; kill $terminal; die "it does not end"; }
     wait $terminal || got=$?
     exec 9>&-
     cat typed.log
     [ "$got" = "$1" ] || die "it ended with $got, not $1"
 }
 
-run 2 status
+run 0 status
 says "does not accept the login"
 says "run this on a terminal"
 
