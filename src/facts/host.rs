@@ -175,6 +175,9 @@ pub struct Installed {
     pub programs: BTreeSet<Digest>,
     /// Unfinished uploads with the bytes they hold.
     pub partials: BTreeMap<Digest, Bytes>,
+    /// Unfinished uploads with the room they have taken on the disk.
+    #[serde(default)]
+    pub reserved: BTreeMap<Digest, Bytes>,
     /// The state of each service: `route`, `engine-chat`.
     pub services: BTreeMap<String, ServiceState>,
     /// Memory that our running processes hold and would free (their anonymous memory).

@@ -46,6 +46,7 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
     Ok(Installed {
         pending: Pending::read(layout)?.map(|pending| pending.generation),
         generations: stand::numbers(layout)?,
+        reserved: reserved(layout)?,
         partials: partials(layout)?,
         services: found.iter().map(|(name, service)| (name.clone(), service.state)).collect(),
         memory: found.values().filter_map(|service| anonymous_memory(service.pid?)).sum(),
@@ -111,6 +112,12 @@ fn partials(layout: &Layout) -> Result<BTreeMap<Digest, Bytes>, Error> {
         }
     }
     Ok(partials)
+}
+
+/// Returns what unfinished uploads have taken of the disk, whether it has arrived or not.
+fn reserved(layout: &Layout) -> Result<BTreeMap<Digest, Bytes>, Error> {
+    let uploads = digests(&layout.root().join("partial"))?;
+    Ok(uploads.into_iter().map(|digest| (digest, store::taken(&layout.partial(&digest)))).collect())
 }
 
 pub(super) fn digests(dir: &std::path::Path) -> Result<BTreeSet<Digest>, Error> {

@@ -338,7 +338,7 @@ pub(super) fn deadline(definition: &Definition) -> u64 {
 
 /// Room that must stay free on a host's filesystem: 5 %, at least 256 MiB. A full card
 /// keeps a host from booting, and logs and updates of the system need theirs.
-fn disk_margin(total: Bytes) -> Bytes {
+pub(super) fn disk_margin(total: Bytes) -> Bytes {
     Bytes((total.0 / 20).max(Bytes::mib(256).0))
 }
 
@@ -356,8 +356,9 @@ fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]
         for artifact in artifacts.iter().filter(|artifact| wanted.contains(&artifact.id)) {
             let is_there = |digest| installed.is_some_and(|installed| installed.blobs.contains_key(&digest));
             if !artifact.digest.is_some_and(is_there) {
-                let arrived = artifact.digest.and_then(|digest| installed?.partials.get(&digest).copied());
-                needed += artifact.bytes - arrived.unwrap_or(Bytes::ZERO);
+                // an upload takes its room when it begins
+                let reserved = artifact.digest.and_then(|digest| installed?.reserved.get(&digest).copied());
+                needed += Bytes(artifact.bytes.0.saturating_sub(reserved.unwrap_or(Bytes::ZERO).0));
                 parts.push(format!("{} for {}", artifact.bytes, artifact.model));
             }
         }

@@ -235,6 +235,7 @@ impl Fleet {
                 blobs: BTreeMap::new(),
                 programs: BTreeSet::new(),
                 partials: BTreeMap::new(),
+                reserved: BTreeMap::new(),
                 services: BTreeMap::new(),
                 memory: Bytes::ZERO,
                 drift: Vec::new(),
