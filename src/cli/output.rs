@@ -60,7 +60,7 @@ pub(crate) fn error(error: &anyhow::Error) {
         // writing to a String cannot fail
         let _ = write!(text, ": {cause}");
     }
-    say(&text);
+    say(&view::plain(&text));
 }
 
 /// Asks a question that wants `yes`.

@@ -32,3 +32,8 @@ const NO_HOST: &str = "There is no host to look at: boards of the manifest are n
 pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
+
+/// Takes out of foreign text what could drive the terminal. Lines stay lines.
+pub fn plain(text: &str) -> String {
+    text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
+}

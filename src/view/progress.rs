@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::plain;
 use crate::events::Event;
 use crate::ids::HostName;
 
@@ -76,12 +77,13 @@ impl Progress {
 
     fn line(&self, text: &str) {
         // what is being done goes on where nobody reads how it goes
-        let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{text}"));
+        let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{}", plain(text)));
     }
 }
 
 fn label(host: Option<&HostName>, what: &str) -> String {
-    host.map_or_else(|| what.to_owned(), |host| format!("{host}: {what}"))
+    let what = plain(what).replace('\n', " ");
+    host.map_or_else(|| what.clone(), |host| format!("{host}: {what}"))
 }
 
 fn style(template: &str) -> ProgressStyle {

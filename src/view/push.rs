@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Style, count};
+use super::{Style, count, plain};
 use crate::execute::Delivery;
 use crate::units::Bytes;
 
@@ -24,7 +24,7 @@ pub fn delivery(delivery: &Delivery, style: Style) -> String {
         );
     }
     for (host, why) in &delivery.failed {
-        let _ = writeln!(text, "{} {host}: {why}", style.bad("x"));
+        let _ = writeln!(text, "{} {host}: {}", style.bad("x"), plain(why));
     }
     let sent: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_sent).sum();
     let between: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_from_hosts).sum();
