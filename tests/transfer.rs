@@ -6,6 +6,8 @@
     reason = "a test's helpers fail loudly too, and start the sshd that the tests talk to"
 )]
 
+#[path = "support/hostile.rs"]
+mod hostile;
 #[path = "support/sshd.rs"]
 mod sshd;
 
@@ -16,13 +18,16 @@ use std::time::{Duration, Instant};
 
 use bramble_fleet::connect::{self, Connection, Local, Output, Script, Settings, Ssh, Stdin, Talk, quote};
 use bramble_fleet::events::{Event, Events};
+use bramble_fleet::execute::Verbs;
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::{Digest, HostName};
+use bramble_fleet::probe;
 use bramble_fleet::transfer::{
     Cargo, ChunkList, Error, Limits, Link, Pushed, Reason, Target, Way, push, push_bundle,
 };
 use bramble_fleet::units::Bytes;
-use serde_json::json;
+use proptest::prelude::*;
+use serde_json::{Value, json};
 use sshd::Sshd;
 
 /// A folder that stands for a host's, and what to push there.
@@ -338,9 +343,32 @@ async fn a_host_that_cannot_take_part_holds_nobody_up() {
     assert!(places[..2].iter().all(|place| place.is_sealed(&artifact)));
 }
 
+#[tokio::test]
+async fn a_folder_of_any_name_is_one_word_to_every_shell_on_the_host() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh: Arc<dyn Connection> = Arc::new(sshd.connect());
+    for seed in 0..6 {
+        let dir = tempfile::tempdir().unwrap();
+        let canary = dir.path().join("canary");
+        let root = hostile::texts(&canary).prop_map(|text| format!("-root/{}", text.replace('\0', "")));
+        let root = hostile::drawn(root, seed);
+        let place = Place::at(dir, &root);
+        let artifact = place.artifact("weights", 1);
+        place.bootstrap(ssh.as_ref()).await;
+        place.push(ssh.as_ref(), &artifact).await.unwrap();
+        assert!(place.is_sealed(&artifact), "seed {seed}, {root:?}");
+        let text = place.layout.root().to_str().unwrap().to_owned();
+        let looked = probe::gather(&[(place.host.clone(), text, Arc::clone(&ssh))], 1).await;
+        looked.hosts[&place.host].as_ref().unwrap();
+        let verbs = Verbs::of_program(ssh.as_ref(), &place.layout, &place.bundle.digest, false);
+        verbs.run::<Value>("inspect", &Value::Null, Duration::from_secs(20)).await.unwrap();
+        assert!(!canary.exists(), "seed {seed}, {root:?}: a command was injected");
+    }
+}
+
 /// A host that says what it is told to, and hears nothing.
 struct Hostile {
-    says: Vec<serde_json::Value>,
+    says: Vec<Value>,
     ends: bool,
 }
 
