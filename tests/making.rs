@@ -21,6 +21,7 @@ use serde_json::Value;
 #[path = "support/desk.rs"]
 mod desk;
 #[path = "support/disk.rs"]
+#[expect(dead_code, reason = "a disk that fails is for other tests")]
 mod disk;
 #[path = "support/model.rs"]
 mod model;

@@ -9,140 +9,22 @@
 
 #[path = "support/desk.rs"]
 mod desk;
+#[path = "support/fleet.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
+mod fleet;
 #[path = "support/sshd.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod sshd;
 
 use std::fs;
-use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bramble_fleet::connect::quote;
 use bramble_fleet::gguf::{Array, NewHeader, NewTensor, Value as Meta};
 use bramble_fleet::ids::Digest;
 use bramble_fleet::quant::TensorType;
-use desk::Desk;
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use sshd::Sshd;
-
-/// An operator's desk, and one host that is reached by ssh.
-struct Fleet {
-    sshd: Sshd,
-    desk: Desk,
-}
-
-impl Fleet {
-    fn new() -> Option<Self> {
-        let sshd = Sshd::start()?;
-        let target = sshd.target();
-        let manifest = format!(
-            "bramble: 1
-fleet: home
-serve: {{ tls: off }}
-models:
-  chat: {{ source: \"file:FOLDERmodel\" }}
-hosts:
-  kitchen:
-    address: 127.0.0.1
-    ssh: {{ user: {}, port: {}, identity: {} }}
-    supervisor: process
-    dir: FOLDERhost
-deploy:
-  - {{ model: chat, on: [kitchen] }}
-",
-            target.user.unwrap(),
-            sshd.port,
-            target.identity.unwrap().display()
-        );
-        let desk = Desk::new(&manifest);
-        // the bundle's program is the one under test, and says what it has read
-        // (built with llama.cpp it wants the libraries that cargo names in our environment)
-        let libraries = quote(&std::env::var("LD_LIBRARY_PATH").unwrap_or_default());
-        let program = env!("CARGO_BIN_EXE_brambled");
-        let told = quote(&desk.path("read").display().to_string());
-        let text = format!(
-            "#!/bin/sh
-export LD_LIBRARY_PATH={libraries}
-{program} \"$@\"
-ended=$?
-# of this shell and the programs that it has waited for
-sed -n 's/^rchar: //p' /proc/$$/io >{told}
-exit $ended
-"
-        );
-        fs::write(desk.path("brambled"), text).unwrap();
-        sh(&desk, "chmod +x brambled && tar -czf made.tar.gz brambled");
-        desk.put_bundle(&fs::read(desk.path("made.tar.gz")).unwrap());
-        Some(Self { sshd, desk })
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.desk.command(arguments);
-        command.env("BRAMBLE_KNOWN_HOSTS", self.sshd.path("known"));
-        command
-    }
-
-    /// Pushes a file of the desk to the host and returns what it says as JSON.
-    fn push(&self, file: &str) -> Value {
-        let output = self.command(&["push", file, "kitchen", "--json"]).output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stdout));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    fn begin(&self, file: &str) -> Child {
-        let mut command = self.command(&["push", file, "kitchen"]);
-        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    }
-
-    fn blob(&self, digest: &Digest) -> PathBuf {
-        self.desk.path("host/blobs/sha256").join(digest.to_string())
-    }
-
-    /// Returns what the host's program read in the last push, which is what came and what was read again.
-    fn read(&self) -> u64 {
-        fs::read_to_string(self.desk.path("read")).unwrap().trim().parse().unwrap()
-    }
-
-    /// Returns how much of a file has been written on the host.
-    fn written(&self, digest: &Digest) -> u64 {
-        let path = self.desk.path("host/partial").join(digest.to_string());
-        fs::metadata(path).map_or(0, |found| found.len())
-    }
-}
-
-fn sh(desk: &Desk, text: &str) {
-    let status = Command::new("sh").args(["-c", text]).current_dir(desk.path("")).status();
-    assert!(status.unwrap().success(), "{text}");
-}
-
-/// Bytes that do not repeat.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 ^ (self.0 >> 29)
-    }
-
-    fn bytes(&mut self, length: usize) -> Vec<u8> {
-        let words = (0..length.div_ceil(8)).flat_map(|_| self.next().to_le_bytes());
-        words.take(length).collect()
-    }
-
-    fn within(&mut self, range: Range<u64>) -> u64 {
-        range.start + self.next() % (range.end - range.start)
-    }
-}
-
-fn write_noise(path: &Path, mib: u64, seed: u64) -> Digest {
-    let data = Noise(seed).bytes(usize::try_from(mib << 20).unwrap());
-    fs::write(path, &data).unwrap();
-    Digest::of(&data)
-}
+use fleet::{Fleet, Noise, write_noise};
 
 /// Writes a GGUF of `mib` MiB of tensors and a vocabulary of 128,000 words with this chat template.
 fn write_gguf(path: &Path, mib: u64, template: &str) {
@@ -208,34 +90,6 @@ enum Victim {
     Receiver,
 }
 
-impl Fleet {
-    /// Returns the processes whose arguments have all of `words`.
-    fn processes(words: &[&str]) -> Vec<u32> {
-        let numbers = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
-        let has_words = |pid: &u32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).into_owned();
-            words.iter().all(|word| line.contains(word))
-        };
-        numbers.filter(has_words).collect()
-    }
-
-    fn receivers(&self) -> Vec<u32> {
-        Self::processes(&["receive", "--take", &self.desk.path("host").display().to_string()])
-    }
-
-    fn victims(&self, victim: Victim, operator: &Child) -> Vec<u32> {
-        match victim {
-            Victim::Operator => vec![operator.id()],
-            // the master, and what goes through it
-            Victim::Ssh => Self::processes(&["ssh", &self.desk.path("run").display().to_string()]),
-            Victim::Receiver => self.receivers(),
-        }
-    }
-}
-
 /// Kills somebody at a random moment of a push, `rounds` times: nothing but the whole file is ever
 /// sealed, the next push completes, and what was written of whole chunks is not sent again.
 fn kill(rounds: u64, mib: u64) {
@@ -252,16 +106,13 @@ fn kill(rounds: u64, mib: u64) {
         let mut operator = fleet.begin("weights");
         let micros = u64::try_from(whole.as_micros()).unwrap();
         std::thread::sleep(Duration::from_micros(random.within(0..micros)));
-        for pid in fleet.victims(victim, &operator) {
-            // one that has just ended is what was wanted
-            let _ = kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL);
-        }
+        fleet::kill(&match victim {
+            Victim::Operator => vec![operator.id()],
+            Victim::Ssh => fleet.ssh(),
+            Victim::Receiver => fleet.receivers(),
+        });
         operator.wait().unwrap();
-        let end = Instant::now() + Duration::from_secs(30);
-        while !fleet.receivers().is_empty() {
-            assert!(Instant::now() < end, "round {round}: the receiver outlives the link");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        fleet.wait_for_receivers();
         let sealed = fs::read(fleet.blob(&digest)).ok();
         let is_sealed = sealed.is_some();
         assert!(
@@ -364,13 +215,9 @@ fn figures() {
             std::thread::sleep(Duration::from_millis(1));
         }
         // the operator alone would not do: its ssh has the file by itself, and goes on to its end
-        for pid in fleet.victims(Victim::Ssh, &operator) {
-            let _ = kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL);
-        }
+        fleet::kill(&fleet.ssh());
         operator.wait().unwrap();
-        while !fleet.receivers().is_empty() {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        fleet.wait_for_receivers();
         let written = fleet.written(&digest);
         assert!(written > 0, "it was not cut off");
         let said = fleet.push("weights.gguf");

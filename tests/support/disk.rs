@@ -27,6 +27,32 @@ impl Disk {
         Self::mount(folder, &["-o", "loop", image])
     }
 
+    /// Mounts a filesystem of `size` bytes with a journal, as hosts have it.
+    pub(crate) fn journaled(folder: &Path, size: u64) -> Option<Self> {
+        let image = folder.with_added_extension("image");
+        fs::File::create(&image).unwrap().set_len(size).unwrap();
+        let image = image.to_str().unwrap();
+        if !is_well(&["mkfs.ext4", "-q", "-m", "0", "-E", "lazy_itable_init=0,lazy_journal_init=0", image]) {
+            skipped("there is no mkfs.ext4 here");
+            return None;
+        }
+        Self::mount(folder, &["-o", "loop", image])
+    }
+
+    /// Changes how it is mounted: `ro`, `rw`; `abort` is what the kernel does when a disk fails, also while
+    /// files are being written.
+    pub(crate) fn remount(&self, how: &str) -> bool {
+        is_well(&["mount", "-o", &format!("remount,{how}"), self.0.to_str().unwrap()])
+    }
+
+    /// Takes it away and mounts it again, as it is after a failure.
+    pub(crate) fn mount_again(&self) {
+        let folder = self.0.to_str().unwrap();
+        let image = self.0.with_added_extension("image");
+        assert!(is_well(&["umount", folder]), "it is in use");
+        assert!(is_well(&["mount", "-o", "loop", image.to_str().unwrap(), folder]));
+    }
+
     fn mount(folder: &Path, arguments: &[&str]) -> Option<Self> {
         fs::create_dir_all(folder).unwrap();
         let folder_name = folder.to_str().unwrap();
