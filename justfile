@@ -53,6 +53,11 @@ fuzz target seconds="60":
     mkdir -p fuzz/corpus/{{ target }}
     RUSTC_BOOTSTRAP=1 cargo fuzz run {{ target }} fuzz/corpus/{{ target }} tests/reference/golden/torch -- -max_total_time={{ seconds }} -rss_limit_mb=1024 -timeout=10
 
+# Let links, disks, bytes and clocks fail in the middle of pushes, many times: minutes, and disks need root
+[group('by hand')]
+faults:
+    cargo test --release --no-default-features --test faults -- --ignored --nocapture
+
 # Measure the figures of an area anew
 [group('by hand')]
 figures area *mode:

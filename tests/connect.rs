@@ -11,6 +11,7 @@
 #[expect(dead_code, reason = "a part for other tests")]
 mod process;
 #[path = "support/sshd.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
 mod sshd;
 
 use std::io::Write as _;

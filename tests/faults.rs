@@ -38,6 +38,7 @@ use bramble_fleet::units::{Bytes, TokensPerSec};
 use disk::Disk;
 use fleet::{Fleet, Noise, write_noise};
 use relay::{Fate, Relay};
+use sshd::Sshd;
 
 const MIB: u64 = 1 << 20;
 /// What is pushed.
@@ -156,12 +157,10 @@ impl Trial {
 
 /// A fleet whose link is a relay.
 fn linked() -> Option<(Relay, Fleet)> {
-    let mut relay = None;
-    let fleet = Fleet::of("", |sshd| {
-        let link = relay.insert(Relay::to(sshd.port));
-        vec![("kitchen", "host", link.port)]
-    })?;
-    Some((relay?, fleet))
+    let sshd = Sshd::start()?;
+    let relay = Relay::to(sshd.port);
+    let fleet = Fleet::of(sshd, "", &[("kitchen", "host", relay.port)]);
+    Some((relay, fleet))
 }
 
 /// The link is cut after any number of bytes, that of the login included.
@@ -217,7 +216,9 @@ fn link_dead(rounds: u64) {
 /// A fleet whose host has a disk of its own, and takes in no more than so many MiB a second.
 fn with_disk(make: impl FnOnce(&Path, u64) -> Option<Disk>, rate: u64) -> Option<(Disk, Fleet)> {
     let slow = format!("rollout: {{ bandwidth: {{ per_host: {rate} MiB/s }} }}");
-    let fleet = Fleet::of(&slow, |sshd| vec![("kitchen", "host", sshd.port)])?;
+    let sshd = Sshd::start()?;
+    let port = sshd.port;
+    let fleet = Fleet::of(sshd, &slow, &[("kitchen", "host", port)]);
     // 64 MiB are always left to others
     let disk = make(&fleet.desk.path("host"), SIZE + 96 * MIB)?;
     // what is new on a filesystem belongs to it
@@ -438,12 +439,10 @@ fn clock_jumps(rounds: u64) {
         return;
     }
     let slow = "rollout: { bandwidth: { per_host: 24 MiB/s } }";
-    let mut relay = None;
-    let fleet = Fleet::of(slow, |sshd| {
-        let other = relay.insert(Relay::to(sshd.port)).port;
-        vec![("kitchen", "host", sshd.port), ("cellar", "other", other)]
-    });
-    let Some(fleet) = fleet else { return };
+    let second = sshd::free_port();
+    let Some(sshd) = Sshd::start_on(&[second]) else { return };
+    let first = sshd.port;
+    let fleet = Fleet::of(sshd, slow, &[("kitchen", "host", first), ("cellar", "other", second)]);
     let mut trial = Trial::new("clock_jumps", fleet);
     let clock = trial.fleet.desk.path("clock").display().to_string();
     let set = |trial: &mut Trial| {

@@ -7,11 +7,15 @@
     reason = "a test's helpers fail loudly too, and start the programs under test"
 )]
 
+#[path = "support/cpu.rs"]
+mod cpu;
 #[path = "support/desk.rs"]
 mod desk;
 #[path = "support/fleet.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod fleet;
+#[path = "support/model.rs"]
+mod model;
 #[path = "support/sshd.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod sshd;
@@ -21,8 +25,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bramble_fleet::connect::{fast_cipher, has_aes, quote};
 use bramble_fleet::gguf::{Array, NewHeader, NewTensor, Value as Meta};
 use bramble_fleet::ids::Digest;
+use bramble_fleet::probe::SCRIPT;
 use bramble_fleet::quant::TensorType;
 use fleet::{Fleet, Noise, write_noise};
 
@@ -151,6 +157,124 @@ fn two_hundred_kills() {
     kill(200, 32);
 }
 
+fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Returns a copying program of OpenSSH, set up for the fleet's sshd.
+fn theirs(fleet: &Fleet, program: &str) -> Command {
+    let mut command = Command::new(program);
+    let known = format!("UserKnownHostsFile={}", fleet.sshd.path("known").display());
+    command.args(["-q", "-F", "none", "-o", "BatchMode=yes", "-o", &known]);
+    command.arg("-i").arg(fleet.sshd.path("login")).stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// Prints what a GiB costs both ends in processor seconds, beside scp of the same run, each a median of three:
+/// scp as it is, and with the cipher that we take.
+#[test]
+#[ignore = "a measurement, for a release build"]
+fn cpu_seconds() {
+    const MIB: u64 = 512;
+    let Some(fleet) = Fleet::new() else { return };
+    let digest = write_noise(&fleet.desk.path("weights"), MIB, 5);
+    // the program is there before anything is measured
+    write_noise(&fleet.desk.path("small"), 1, 3);
+    fleet.push("small");
+    let ends = cpu::Ends::new(fleet.sshd.pid());
+    let copy = fleet.desk.path("copy");
+    let to = format!("{}@127.0.0.1:{}", fleet.sshd.target().user.unwrap(), copy.display());
+    let cipher = format!("-oCiphers=^{}", fast_cipher(has_aes()));
+    let mut costs: [Vec<[f64; 2]>; 4] = Default::default();
+    for _ in 0..3 {
+        for (at, more) in [None, Some(&cipher)].into_iter().enumerate() {
+            let mut scp = theirs(&fleet, "scp");
+            scp.args(more).args(["-P", &fleet.sshd.port.to_string()]);
+            scp.arg(fleet.desk.path("weights")).arg(&to);
+            costs[at].push(ends.cost(|| assert!(scp.status().unwrap().success())));
+            fs::remove_file(&copy).unwrap();
+        }
+        // with the list of chunks made anew, and with the one that is kept
+        fs::remove_dir_all(fleet.desk.path("cache/bramble/chunks")).unwrap();
+        for cost in &mut costs[2..] {
+            cost.push(ends.cost(|| drop(fleet.push("weights"))));
+            fs::remove_file(fleet.blob(&digest)).unwrap();
+        }
+    }
+    for (end, name) in ["operator", "host"].into_iter().enumerate() {
+        let [scp, same_cipher, first, again] = costs.each_ref().map(|costs| {
+            let ends: Vec<f64> = costs.iter().map(|cost| cost[end]).collect();
+            median(&ends) * 1024.0 / MIB as f64
+        });
+        eprintln!("cpu_seconds_per_gib.{name} = {first:.2}");
+        eprintln!("cpu_seconds_per_gib.{name}.with_its_list_kept = {again:.2}");
+        eprintln!("cpu_seconds_per_gib.{name}.scp = {scp:.2}");
+        eprintln!("cpu_seconds_per_gib.{name}.scp_of_that_cipher = {same_cipher:.2}");
+    }
+}
+
+/// Prints what it takes to find that 32 hosts need nothing, as a multiple of `ssh HOST true` to the same hosts,
+/// as many of them at a time; medians of five, in turn. An apply that changes nothing does what `plan` does: it
+/// looks at each host once. All hosts share this machine's processors, so that what the look itself costs on a
+/// host is told apart, by plain ssh that runs the same script.
+#[test]
+#[ignore = "a measurement, for a release build on a quiet machine"]
+fn noop() {
+    const HOSTS: u16 = 32;
+    const AT_A_TIME: &str = "16";
+    let ports: Vec<u16> = (0..HOSTS).map(|_| sshd::free_port()).collect();
+    let Some(sshd) = sshd::Sshd::start_on(&ports) else { return };
+    let names: Vec<(String, String)> =
+        (0..HOSTS).map(|at| (format!("h{at}"), format!("hosts/h{at}"))).collect();
+    let hosts: Vec<_> =
+        names.iter().zip(&ports).map(|((name, dir), port)| (name.as_str(), dir.as_str(), *port)).collect();
+    let fleet = Fleet::of(sshd, "", &hosts);
+    model::write_model(&fleet.desk.path("model"), 1, 64, Some(1));
+    write_noise(&fleet.desk.path("small"), 1, 3);
+    fleet.push("small");
+    let user = fleet.sshd.target().user.unwrap();
+    let list: Vec<String> = ports.iter().map(u16::to_string).collect();
+    fs::write(fleet.desk.path("ports"), list.join("\n")).unwrap();
+    let by_ssh = |script: &str| {
+        let ssh = theirs(&fleet, "ssh");
+        let mut xargs = Command::new("xargs");
+        xargs.args(["-P", AT_A_TIME, "-I{}", "ssh"]).args(ssh.get_args());
+        xargs.args(["-T", "-p", "{}", &format!("{user}@127.0.0.1"), script]);
+        xargs.stdin(fs::File::open(fleet.desk.path("ports")).unwrap()).stdout(Stdio::null());
+        xargs
+    };
+    let look = format!("sh -c {} sh /nowhere", quote(SCRIPT));
+    let plan = || {
+        let mut plan = fleet.command(&["plan"]);
+        plan.stdout(Stdio::null()).stderr(Stdio::null());
+        plan
+    };
+    // the model is described once, and kept
+    assert!(plan().status().unwrap().success());
+    let mut seconds: [Vec<f64>; 4] = Default::default();
+    for _ in 0..5 {
+        let runs = [by_ssh("true"), by_ssh(&look), plan(), {
+            let mut push = fleet.pushing("small");
+            push.stdout(Stdio::null()).stderr(Stdio::null());
+            push
+        }];
+        for (mut run, seconds) in runs.into_iter().zip(&mut seconds) {
+            let begun = Instant::now();
+            assert!(run.status().unwrap().success());
+            seconds.push(begun.elapsed().as_secs_f64());
+        }
+    }
+    let [ssh, look, plan, push] = seconds.map(|seconds| median(&seconds));
+    eprintln!("noop.32_hosts.ssh.seconds = {ssh:.2}");
+    eprintln!("noop.32_hosts.seconds = {plan:.2}");
+    eprintln!("noop.32_hosts.vs_ssh = {:.2}", plan / ssh);
+    eprintln!("noop.32_hosts.vs_ssh_that_looks = {:.2}", plan / look);
+    eprintln!("noop.32_hosts.push.seconds = {push:.2}");
+    eprintln!("noop.32_hosts.push.vs_ssh = {:.2}", push / ssh);
+}
+
 /// Prints `NAME = VALUE`, each a median of three, of one host on the loopback interface and a disk.
 /// Theirs ends when the far end has synced, as ours does.
 #[test]
@@ -226,11 +350,6 @@ fn figures() {
         reread.push(fleet.read().saturating_sub(sent) as f64 / f64::from(1 << 20));
         fs::remove_file(fleet.blob(&digest)).unwrap();
     }
-    let median = |values: &[f64]| {
-        let mut values = values.to_vec();
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
     let [scp, rsync, first, again] = rounds.map(|seconds| median(&seconds));
     eprintln!("one.seconds = {first:.2}");
     eprintln!("one.vs_scp = {:.2}", scp / first);

@@ -9,6 +9,7 @@
 #[path = "support/hostile.rs"]
 mod hostile;
 #[path = "support/sshd.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
 mod sshd;
 
 use std::path::{Path, PathBuf};

@@ -27,18 +27,15 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// One host, `kitchen`, in the folder `host`.
     pub(crate) fn new() -> Option<Self> {
-        Self::of("", |sshd| vec![("kitchen", "host", sshd.port)])
+        let sshd = Sshd::start()?;
+        let port = sshd.port;
+        Some(Self::of(sshd, "", &[("kitchen", "host", port)]))
     }
 
     /// Hosts by name, folder and port; `more` is added to the manifest.
-    pub(crate) fn of(
-        more: &str,
-        hosts: impl FnOnce(&Sshd) -> Vec<(&'static str, &'static str, u16)>,
-    ) -> Option<Self> {
-        let sshd = Sshd::start()?;
+    pub(crate) fn of(sshd: Sshd, more: &str, hosts: &[(&str, &str, u16)]) -> Self {
         let target = sshd.target();
         let (user, identity) = (target.user.unwrap(), target.identity.unwrap());
-        let hosts = hosts(&sshd);
         let mut manifest = format!(
             "bramble: 1
 fleet: home
@@ -51,7 +48,7 @@ hosts:
         );
         let key = fs::read_to_string(sshd.path("host.pub")).unwrap();
         let mut known = String::new();
-        for (name, folder, port) in &hosts {
+        for (name, folder, port) in hosts {
             let _ = write!(
                 manifest,
                 "  {name}:
@@ -88,7 +85,7 @@ exit $ended
         let fleet = Self { sshd, desk, hosts: names };
         fleet.sh("chmod +x brambled && tar -czf made.tar.gz brambled");
         fleet.desk.put_bundle(&fs::read(fleet.desk.path("made.tar.gz")).unwrap());
-        Some(fleet)
+        fleet
     }
 
     /// Runs a line of shell at the desk.
@@ -113,7 +110,8 @@ exit $ended
         command
     }
 
-    fn pushing(&self, file: &str) -> Command {
+    /// Returns the push of a file of the desk to all hosts.
+    pub(crate) fn pushing(&self, file: &str) -> Command {
         let mut command = self.command(&["push", file, "--json"]);
         command.args(&self.hosts);
         command

@@ -20,6 +20,17 @@ pub(crate) struct Sshd {
 impl Sshd {
     /// Starts one; none, with words, where sshd is not installed.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with("")
+    }
+
+    /// Starts one that listens on more ports.
+    pub(crate) fn start_on(ports: &[u16]) -> Option<Self> {
+        let ports: Vec<String> = ports.iter().map(|port| format!("Port {port}\n")).collect();
+        // everybody may be about to log in at once
+        Self::start_with(&format!("{}MaxStartups 200\n", ports.concat()))
+    }
+
+    fn start_with(more: &str) -> Option<Self> {
         if !Path::new(SSHD).exists() {
             eprintln!("SKIPPED: {SSHD} is not installed (package openssh-server)");
             return None;
@@ -38,7 +49,7 @@ impl Sshd {
         let config = format!(
             "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
              StrictModes no\nUsePAM {}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\n",
+             PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\n{more}",
             at("host"),
             at("login.pub"),
             if is_root { "yes" } else { "no" },
@@ -67,6 +78,10 @@ impl Sshd {
     pub(crate) fn know(&self, file: &str) {
         let key = std::fs::read_to_string(self.path(file)).unwrap();
         std::fs::write(self.path("known"), format!("[127.0.0.1]:{} {key}", self.port)).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
