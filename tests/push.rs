@@ -240,8 +240,8 @@ fn noop() {
     let by_ssh = |script: &str| {
         let ssh = theirs(&fleet, "ssh");
         let mut xargs = Command::new("xargs");
-        xargs.args(["-P", AT_A_TIME, "-I{}", "ssh"]).args(ssh.get_args());
-        xargs.args(["-T", "-p", "{}", &format!("{user}@127.0.0.1"), script]);
+        xargs.args(["-P", AT_A_TIME, "-I", "PORT", "ssh"]).args(ssh.get_args());
+        xargs.args(["-T", "-p", "PORT", &format!("{user}@127.0.0.1"), script]);
         xargs.stdin(fs::File::open(fleet.desk.path("ports")).unwrap()).stdout(Stdio::null());
         xargs
     };

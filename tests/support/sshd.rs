@@ -9,28 +9,24 @@ use std::time::Duration;
 use bramble_fleet::connect::{Settings, Ssh, Target};
 
 const SSHD: &str = "/usr/sbin/sshd";
+/// More than these one sshd does not listen on.
+const MOST_PORTS: usize = 16;
 
 /// Ends with the test.
 pub(crate) struct Sshd {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) port: u16,
-    process: Child,
+    processes: Vec<Child>,
 }
 
 impl Sshd {
     /// Starts one; none, with words, where sshd is not installed.
     pub(crate) fn start() -> Option<Self> {
-        Self::start_with("")
+        Self::start_on(&[free_port()])
     }
 
-    /// Starts one that listens on more ports.
+    /// Starts one that listens on all of these ports; the first is its own.
     pub(crate) fn start_on(ports: &[u16]) -> Option<Self> {
-        let ports: Vec<String> = ports.iter().map(|port| format!("Port {port}\n")).collect();
-        // everybody may be about to log in at once
-        Self::start_with(&format!("{}MaxStartups 200\n", ports.concat()))
-    }
-
-    fn start_with(more: &str) -> Option<Self> {
         if !Path::new(SSHD).exists() {
             eprintln!("SKIPPED: {SSHD} is not installed (package openssh-server)");
             return None;
@@ -39,37 +35,8 @@ impl Sshd {
         for key in ["host", "login", "stranger"] {
             keygen(&dir.path().join(key));
         }
-        let port = free_port();
-        let is_root = fs_uid() == 0;
-        if is_root {
-            // sshd started as root wants its empty folder; systemd makes it for the real one
-            let _ = std::fs::create_dir("/run/sshd");
-        }
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        let config = format!(
-            "ListenAddress 127.0.0.1\nPort {port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
-             StrictModes no\nUsePAM {}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
-             PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\n{more}",
-            at("host"),
-            at("login.pub"),
-            if is_root { "yes" } else { "no" },
-        );
-        std::fs::write(dir.path().join("config"), config).unwrap();
-        let mut process = Command::new(SSHD)
-            .args(["-D", "-e", "-f", &at("config")])
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        let said: Vec<String> = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .take_while(|line| !line.contains("Server listening"))
-            .collect();
-        assert!(process.try_wait().unwrap().is_none(), "sshd ended: {said:?}");
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        let sshd = Self { dir, port, process };
+        let processes = ports.chunks(MOST_PORTS).map(|ports| listen(dir.path(), ports)).collect();
+        let sshd = Self { dir, port: ports[0], processes };
         sshd.know("host.pub");
         Some(sshd)
     }
@@ -81,7 +48,7 @@ impl Sshd {
     }
 
     pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
+        self.processes[0].id()
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -114,9 +81,51 @@ impl Sshd {
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        for process in &mut self.processes {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
+}
+
+/// Starts the program, with the keys in `dir`.
+fn listen(dir: &Path, ports: &[u16]) -> Child {
+    let is_root = fs_uid() == 0;
+    if is_root {
+        // sshd started as root wants its empty folder; systemd makes it for the real one
+        let _ = std::fs::create_dir("/run/sshd");
+    }
+    let at = |name: &str| dir.join(name).display().to_string();
+    let lines: Vec<String> = ports.iter().map(|port| format!("Port {port}\n")).collect();
+    let config = format!(
+        "ListenAddress 127.0.0.1\n{}HostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
+         StrictModes no\nUsePAM {}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
+         PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\nMaxStartups 100\n",
+        lines.concat(),
+        at("host"),
+        at("login.pub"),
+        if is_root { "yes" } else { "no" },
+    );
+    let path = at(&format!("config.{}", ports[0]));
+    std::fs::write(&path, config).unwrap();
+    let mut process = Command::new(SSHD)
+        .args(["-D", "-e", "-f", &path])
+        .stdin(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+    let mut listening = 0;
+    let mut said = Vec::new();
+    while listening < ports.len()
+        && let Some(Ok(line)) = lines.next()
+    {
+        listening += usize::from(line.contains("Server listening"));
+        said.push(line);
+    }
+    assert!(process.try_wait().unwrap().is_none(), "sshd ended: {said:?}");
+    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+    process
 }
 
 /// A port of this machine that nobody listens on at the moment.
