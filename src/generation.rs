@@ -286,6 +286,12 @@ impl Layout {
     /// The place on a host where Bramble lives unless the manifest says otherwise.
     pub const DEFAULT_ROOT: &'static str = "/var/lib/bramble";
 
+    /// The same for a login that cannot become root, below its home.
+    pub const USER_ROOT: &'static str = ".local/share/bramble";
+
+    /// The longest path of a Unix socket on Linux, without its closing zero.
+    pub const LONGEST_SOCKET: usize = 107;
+
     /// Takes `root`, which is absolute.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }

@@ -3,13 +3,17 @@
 # nothing of what it watches over is needed to run it, and safe to run at any time and
 # again: what is pending stays so until the very end.
 #
-#   guard.sh ROOT systemd|process [UNITS [TOKEN]]
+#   guard.sh ROOT systemd|user|process [UNITS [TOKEN]]
 #
-# UNITS is systemd's folder of units. With TOKEN it acts only on the activation that
+# `user` is the systemd of the login. UNITS is its folder of units. With TOKEN it acts only on the activation that
 # armed it, so that an old timer never takes back a later one.
 set -u
 umask 022
-root=$1 how=$2 units=${3:-/etc/systemd/system} token=${4:-}
+root=$1 how=$2 units=${3:-/etc/systemd/system} token=${4:-} target=multi-user.target
+if [ "$how" = user ]; then
+    units=${3:-$HOME/.config/systemd/user} target=default.target
+    systemctl() { command systemctl --user "$@"; }
+fi
 pending=$root/pending
 
 field() { sed -n "s/^$1=//p" "$pending" 2>/dev/null | head -n 1; }
@@ -41,7 +45,7 @@ else
 fi
 sync
 
-if [ "$how" = systemd ]; then
+if [ "$how" != process ]; then
     wanted=
     [ -z "$previous" ] || wanted=$root/generations/$previous/units
     # At boot this runs before our services: their waiting starts are cancelled, not waited for.
@@ -51,7 +55,7 @@ if [ "$how" = systemd ]; then
         systemctl stop --no-block "$name"
         if [ -z "$wanted" ] || [ ! -f "$wanted/$name" ]; then
             systemctl disable "$name" 2>/dev/null
-            rm -f "$unit" "$units/multi-user.target.wants/$name"
+            rm -f "$unit" "$units/$target.wants/$name"
         fi
     done
     if [ -n "$wanted" ]; then
@@ -74,7 +78,7 @@ if [ "$how" = systemd ]; then
         done
     else
         systemctl disable bramble-guard-boot.service 2>/dev/null
-        rm -f "$units/bramble-guard-boot.service" "$units/multi-user.target.wants/bramble-guard-boot.service"
+        rm -f "$units/bramble-guard-boot.service" "$units/$target.wants/bramble-guard-boot.service"
         systemctl daemon-reload
     fi
 else

@@ -1,5 +1,5 @@
 # Prints what this host is, for Bramble. Changes nothing.
-# $1 is Bramble's folder here. POSIX sh; every tool that may be missing is allowed to be.
+# $1 is Bramble's folder here; empty: the usual one. POSIX sh; every tool that may be missing is allowed to be.
 LC_ALL=C
 export LC_ALL
 PATH="$PATH:/usr/sbin:/sbin:/usr/bin:/bin"
@@ -14,7 +14,7 @@ section() {
 }
 first_line() { head -n 1 "$1" 2>/dev/null | tr -d '\000'; }
 as_root() {
-    case $login in
+    case $login$user in
     sudo) sudo -n "$@" ;;
     *) "$@" ;;
     esac
@@ -85,6 +85,42 @@ if [ -d /run/systemd/system ]; then
     say systemd "$(systemctl --version 2>/dev/null | head -n 1)"
 fi
 
+# Who cannot become root has a systemd of its own, and a folder. What was installed so stays
+# so, also when the login may become root by now.
+case ${XDG_DATA_HOME:-} in
+/*) own=$XDG_DATA_HOME/bramble ;;
+*) own=$HOME/.local/share/bramble ;;
+esac
+user=
+if [ -d /run/systemd/system ]; then
+    case $login in
+    root) ;;
+    none) user=$(id -un) ;;
+    *) [ "$(stat -c %u "${root:-$own}/.bramble" 2>/dev/null)" != "$(id -u)" ] || user=$(id -un) ;;
+    esac
+fi
+if [ -n "$user" ]; then
+    say user "$user"
+    # sshd sets it only where it asks PAM
+    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
+    export XDG_RUNTIME_DIR
+    say user_manager "$(systemctl --user show --property=Version --value 2>/dev/null)"
+    # an answer that does not come holds nobody up
+    if [ "$(loginctl show-user "$user" --property=Linger --value 2>/dev/null)" = yes ]; then
+        say linger yes
+    elif timeout 5 pkcheck --action-id org.freedesktop.login1.set-self-linger --process $$ >/dev/null 2>&1; then
+        say linger allowed
+    fi
+    if timeout 5 unshare --user --map-root-user true 2>/dev/null; then
+        say namespaces 1
+    fi
+fi
+if [ -z "$root" ]; then
+    root=/var/lib/bramble
+    [ -z "$user" ] || root=$own
+    say root "$root"
+fi
+
 # the nearest folder above Bramble's that is there already
 place=$root
 while [ ! -d "$place" ] && [ "$place" != / ] && [ -n "$place" ]; do
@@ -120,10 +156,13 @@ section swaps head -n 100 /proc/swaps
 section df df -Pk "$place"
 section df_inodes df -Pi "$place"
 section os_release head -n 50 /etc/os-release
-if [ -r /sys/fs/cgroup/cgroup.controllers ]; then
-    section cgroup2 head -n 1 /sys/fs/cgroup/cgroup.controllers
+# of a login's systemd, what was handed down to it
+controllers=/sys/fs/cgroup
+[ -z "$user" ] || controllers=$controllers/user.slice/user-$(id -u).slice/user@$(id -u).service
+if [ -r "$controllers/cgroup.controllers" ]; then
+    section cgroup2 head -n 1 "$controllers/cgroup.controllers"
 fi
-section cgroups head -n 50 /proc/cgroups
+[ -n "$user" ] || section cgroups head -n 50 /proc/cgroups
 
 brambled=$root/current/program/brambled
 if as_root test -e "$brambled" </dev/null 2>/dev/null; then

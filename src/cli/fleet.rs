@@ -108,10 +108,11 @@ impl<'a> Fleet<'a> {
         named.or_else(|| self.lock.hosts.get(host).map(from_lock))
     }
 
-    /// Returns the folder on a host.
-    pub(crate) fn layout(&self, host: &HostName) -> Layout {
-        let dir = self.spec(host).and_then(|spec| spec.dir);
-        Layout::new(dir.unwrap_or_else(|| Layout::DEFAULT_ROOT.to_owned()))
+    /// Returns the folder on a host, where it is known before the host was looked at.
+    fn dir(&self, host: &HostName) -> Option<String> {
+        let spec = self.spec(host)?;
+        let is_process = spec.supervisor == Supervisor::Process;
+        spec.dir.or_else(|| is_process.then(|| Layout::DEFAULT_ROOT.to_owned()))
     }
 
     /// Opens a way to each of `hosts` and looks at them; those with nothing of ours are left
@@ -138,7 +139,7 @@ impl<'a> Fleet<'a> {
                 Ok(facts) => {
                     if let Some(installed) = facts.installed.clone() {
                         subjects.push(Subject {
-                            layout: self.layout(&host),
+                            layout: Layout::new(plan::root(spec, facts)),
                             is_root: plan::is_root(spec, facts),
                             installed,
                             connection,
@@ -255,7 +256,7 @@ impl<'a> Fleet<'a> {
         let hosts: Vec<_> = connections
             .iter()
             .map(|(host, connection)| {
-                (host.clone(), self.layout(host).root().display().to_string(), Arc::clone(connection))
+                (host.clone(), self.dir(host).unwrap_or_default(), Arc::clone(connection))
             })
             .collect();
         let mut inventory = probe::gather(&hosts, PROBED_TOGETHER).await;

@@ -12,6 +12,7 @@ use crate::events::Events;
 use crate::execute::{self, Delivery, Parcel, Receiver};
 use crate::facts::Inventory;
 use crate::fetch;
+use crate::generation::Layout;
 use crate::plan;
 use crate::view::{self, Progress};
 
@@ -47,7 +48,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
             Ok(suited) => {
                 let bundle = fleet.bundles.iter().find(|found| found.bundle.digest == suited.digest);
                 receivers.push(Receiver {
-                    layout: fleet.layout(&host),
+                    layout: Layout::new(plan::root(spec, facts)),
                     is_root: plan::is_root(spec, facts),
                     bundle: bundle.context("the bundle is no longer on this machine")?.clone(),
                     link: execute::link(facts),

@@ -143,6 +143,8 @@ pub fn planned(name: &str) -> Option<HostFacts> {
         is_musl: false,
         os: None,
         supervision: Supervision::Systemd { version: 252 },
+        user_manager: None,
+        root: None,
         memory_cgroup: None,
         health: Health::default(),
         gpus: Vec::new(),

@@ -56,6 +56,12 @@ pub struct HostFacts {
     pub os: Option<String>,
     /// What supervises services.
     pub supervision: Supervision,
+    /// What systemd does for the login, where it has to do without root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_manager: Option<UserManager>,
+    /// Bramble's folder there, where the manifest names none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root: Option<String>,
     /// Whether limits on memory work (`memory` among the enabled cgroup controllers).
     pub memory_cgroup: Option<bool>,
     /// How it is at the moment.
@@ -142,8 +148,39 @@ pub enum Supervision {
         /// The version, such as 252.
         version: u32,
     },
+    /// systemd runs, and we are not root: the login's own manager (`systemctl --user`).
+    SystemdUser {
+        /// The version.
+        version: u32,
+    },
     /// No systemd: our own small supervisor, as a plain process.
     Process,
+}
+
+/// What systemd does for a login that is not root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserManager {
+    /// The login's name on the host.
+    pub login: String,
+    /// Whether its manager answers.
+    pub is_up: bool,
+    /// Whether its services start at boot and outlive its logins.
+    pub lingering: Lingering,
+    /// Whether its services can be kept from seeing files: the kernel lets everybody make
+    /// namespaces.
+    pub has_namespaces: bool,
+}
+
+/// Whether the services of a login start at boot and outlive its logins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Lingering {
+    /// They do.
+    On,
+    /// They do not; the login may change that.
+    Allowed,
+    /// They do not; only an administrator can change that.
+    Off,
 }
 
 /// What the login may do.

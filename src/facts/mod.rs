@@ -18,8 +18,8 @@ pub use bench::{Bench, EngineBench, MemoryBench, StorageBench};
 pub use board::{Stated, board_names, planned, planned_names};
 pub use health::{Gpu, Health, Link, Medium, Throttled};
 pub use host::{
-    Board, Cpu, Disk, HostFacts, Installed, Inventory, Memory, Privilege, ProbeFailure, ServiceState,
-    Supervision,
+    Board, Cpu, Disk, HostFacts, Installed, Inventory, Lingering, Memory, Privilege, ProbeFailure,
+    ServiceState, Supervision, UserManager,
 };
 pub use parse::{Error, parse_probe, probe_clock};
 pub use rates::{Basis, Rates};

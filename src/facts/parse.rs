@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::Value;
 
 use super::health::{Gpu, Health, Link, Medium, Throttled};
-use super::host::{Board, Cpu, Disk, HostFacts, Installed, Memory, Privilege, Supervision};
+use super::host::{
+    Board, Cpu, Disk, HostFacts, Installed, Lingering, Memory, Privilege, Supervision, UserManager,
+};
 use crate::units::Bytes;
 
 /// The most that is read of a probe's output. A real one has 10 to 100 KiB.
@@ -77,6 +79,8 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
         is_musl: printed.value("libc").is_some_and(|name| name == "musl"),
         os: os(&printed),
         supervision: supervision(&printed),
+        user_manager: user_manager(&printed),
+        root: printed.value("root").filter(|root| is_root(root)),
         memory_cgroup: memory_cgroup(&printed),
         health: health(&printed),
         gpus: gpus(&printed),
@@ -310,7 +314,29 @@ fn supervision(printed: &Printed<'_>) -> Supervision {
             line.strip_prefix("systemd ")?.chars().take_while(char::is_ascii_digit).take(6).collect();
         number.parse().ok()
     });
-    version.map_or(Supervision::Process, |version| Supervision::Systemd { version })
+    let is_user = printed.value("user").is_some();
+    version.map_or(Supervision::Process, |version| {
+        if is_user { Supervision::SystemdUser { version } } else { Supervision::Systemd { version } }
+    })
+}
+
+/// Reads what the login's own systemd does; nothing where root's is to be used.
+fn user_manager(printed: &Printed<'_>) -> Option<UserManager> {
+    Some(UserManager {
+        login: printed.value("user")?,
+        is_up: printed.value("user_manager").is_some(),
+        lingering: match printed.value("linger").as_deref() {
+            Some("yes") => Lingering::On,
+            Some("allowed") => Lingering::Allowed,
+            _ => Lingering::Off,
+        },
+        has_namespaces: printed.value("namespaces").is_some(),
+    })
+}
+
+/// Whether a folder that a host names as Bramble's can be that: nothing else ends so by chance.
+fn is_root(path: &str) -> bool {
+    path.starts_with('/') && path.ends_with("/bramble") && path.len() < LONGEST
 }
 
 /// Whether memory limits work: by the controllers of version 2, else by the list of all,

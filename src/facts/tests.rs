@@ -88,6 +88,25 @@ fn a_pi_4_is_read() {
 }
 
 #[test]
+fn a_login_without_root_has_a_systemd_and_a_folder_of_its_own() {
+    let values = "machine=aarch64\nlogin=none\nsystemd=systemd 257 (257.8-1~deb13u1)\nuser=ann\nuser_manager=257.8\nlinger=allowed\nnamespaces=1\nroot=/home/ann/.local/share/bramble";
+    let facts = parse_probe(printed(values, &[("meminfo", MEMINFO)]).as_bytes()).unwrap();
+    assert_eq!(facts.supervision, Supervision::SystemdUser { version: 257 });
+    assert_eq!(facts.root.as_deref(), Some("/home/ann/.local/share/bramble"));
+    assert_eq!(facts.memory_cgroup, None, "what is not handed down to it does not limit it");
+    let manager = |is_up, lingering, has_namespaces| {
+        Some(UserManager { login: "ann".to_owned(), is_up, lingering, has_namespaces })
+    };
+    assert_eq!(facts.user_manager, manager(true, Lingering::Allowed, true));
+    // of a folder that cannot be Bramble's, nothing is believed
+    let values = values
+        .replace("user_manager=257.8\nlinger=allowed\nnamespaces=1", "user_manager=")
+        .replace("/home/ann/.local/share/bramble", "/etc");
+    let facts = parse_probe(printed(&values, &[("meminfo", MEMINFO)]).as_bytes()).unwrap();
+    assert_eq!((facts.user_manager, facts.root), (manager(false, Lingering::Off, false), None));
+}
+
+#[test]
 fn a_pi_5_with_big_pages_and_compressed_swap_is_read() {
     let facts = parse_probe(pi5().as_bytes()).unwrap();
     assert_eq!((facts.board, facts.page_size), (Some(Board::Pi5), Some(16384)));

@@ -161,7 +161,7 @@ pub(super) async fn activate_with(
     };
     let previous = previous.map(|number| Stand::read(layout, number)).transpose()?;
     for other in [&previous, &now].into_iter().flatten() {
-        if other.has_units() != target.has_units() {
+        if other.is_of_user() != target.is_of_user() {
             return Err(Error::SupervisionChanged(target.number));
         }
     }

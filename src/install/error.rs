@@ -97,9 +97,19 @@ pub enum Error {
     /// The generation is not waiting to be confirmed.
     #[error("generation {0} is not waiting to be confirmed: it was taken back, or never activated")]
     NotPending(Generation),
-    /// A host changed from systemd to none, or back.
+    /// A host changed from systemd to none, to that of a login, or back.
     #[error("generation {0} is supervised differently from the one in force: remove this host, then apply")]
     SupervisionChanged(Generation),
+    /// Services would end with the login, and it may not change that.
+    #[error(
+        "the services of {login} would end when it logs out ({said}): let an administrator run `sudo loginctl enable-linger {login}` on this host"
+    )]
+    Lingering {
+        /// The login.
+        login: String,
+        /// What systemd said.
+        said: String,
+    },
     /// systemd does not accept the units.
     #[error("systemd does not accept the units: {said}")]
     Units {
@@ -175,6 +185,7 @@ impl Error {
             | Self::NoGeneration(_)
             | Self::NothingEarlier
             | Self::SupervisionChanged(_)
+            | Self::Lingering { .. }
             | Self::Units { .. } => 3,
             _ => 1,
         }

@@ -75,6 +75,12 @@ pub(super) fn remove_tree(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Removes `dir` and those above it, `most` in all, where nothing is in them.
+pub(super) fn remove_empty(dir: &Path, most: usize) {
+    // what is in use or not ours stays, which is as well
+    dir.ancestors().take(most).for_each(|dir| drop(fs::remove_dir(dir)));
+}
+
 /// Reads a small file; none when it is not there.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
     let file = match File::open(path) {

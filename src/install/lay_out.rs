@@ -65,7 +65,8 @@ pub async fn install(
 
     let (owner, made_user) = service_user(supervisor).await?;
     let made_user = made_user || marker.as_ref().is_some_and(|marker| marker.made_user);
-    let wanted_marker = Marker { fleet: definition.fleet.clone(), made_user };
+    let made_linger = supervisor.linger().await? || marker.as_ref().is_some_and(|marker| marker.made_linger);
+    let wanted_marker = Marker { fleet: definition.fleet.clone(), made_user, made_linger };
     if marker.as_ref() != Some(&wanted_marker) {
         wanted_marker.write(layout)?;
     }

@@ -38,6 +38,9 @@ pub(super) struct Marker {
     pub(super) fleet: FleetName,
     /// Whether we made the system user and so remove it.
     pub(super) made_user: bool,
+    /// Whether we switched the login's lingering on and so switch it off.
+    #[serde(default)]
+    pub(super) made_linger: bool,
 }
 
 impl Marker {

@@ -21,12 +21,18 @@ pub(super) struct Ran {
     pub(super) stderr: String,
 }
 
+/// Returns where the login's own systemd listens. sshd says it only where it asks PAM.
+fn runtime_dir() -> String {
+    format!("/run/user/{}", rustix::process::geteuid().as_raw())
+}
+
 /// Runs a program to its end, which must come within `limit`.
 pub(super) async fn run<A: AsRef<OsStr>>(program: &str, args: &[A], limit: Duration) -> Result<Ran, Error> {
     let cannot = |source| Error::Start { program: program.to_owned(), source };
     let mut command = Command::new(program);
     // LC_ALL: what is said is parsed, and quoted in messages
-    command.args(args).env("LC_ALL", "C").stdin(Stdio::null()).kill_on_drop(true);
+    command.args(args).env("LC_ALL", "C").env("XDG_RUNTIME_DIR", runtime_dir());
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let output = timeout(limit, command.output());
     let output = output.await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map_err(cannot)?;
     Ok(Ran {
@@ -51,6 +57,11 @@ pub(super) fn detached<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: &[A]) 
     let mut command = Command::new(program);
     command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
     command
+}
+
+/// Returns the name of the login that we run as.
+pub(super) async fn login() -> Result<String, Error> {
+    Ok(must("id", &["-un"], Duration::from_secs(10)).await?.stdout.trim().to_owned())
 }
 
 /// Returns the number that `id -u` or `id -g` gives for a user; none when there is no such user.

@@ -29,7 +29,7 @@ pub struct Removed {
     pub was_there: bool,
 }
 
-/// Removes everything of ours: services, units, the system user, the folder.
+/// Removes everything of ours: services, units, the system user, lingering, the folder.
 ///
 /// The folder's mark goes last, so that a removal that was cut short can be run again.
 /// A folder that stays although it is empty (a mount point) is fine.
@@ -55,8 +55,13 @@ pub async fn remove(
             supervisor.clear().await?;
         }
     }
-    if marker.is_some_and(|marker| marker.made_user) {
+    if marker.as_ref().is_some_and(|marker| marker.made_user) {
         program::must("userdel", &[SERVICE_USER], Duration::from_mins(1)).await?;
+    }
+    if marker.is_some_and(|marker| marker.made_linger) {
+        for supervisor in supervisors {
+            supervisor.end_lingering().await?;
+        }
     }
 
     let mark = marker::path(layout);
@@ -69,7 +74,15 @@ pub async fn remove(
     files::remove(&layout.root().join("lock"))?;
     files::remove(&mark)?;
     match fs::remove_dir(layout.root()) {
-        Ok(()) => Ok(Removed { was_there: true }),
+        Ok(()) => {
+            // the login may have had neither of the folders above
+            if layout.root().ends_with(Layout::USER_ROOT)
+                && let Some(above) = layout.root().parent()
+            {
+                files::remove_empty(above, 2);
+            }
+            Ok(Removed { was_there: true })
+        }
         Err(error) if matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::PermissionDenied) => {
             Ok(Removed { was_there: true })
         }

@@ -48,6 +48,11 @@ impl Stand {
     pub(super) fn has_units(&self) -> bool {
         !self.units.is_empty()
     }
+
+    /// Returns whether the systemd that runs it is the login's own; none without systemd.
+    pub(super) fn is_of_user(&self) -> Option<bool> {
+        self.units.first().map(Unit::is_of_user)
+    }
 }
 
 /// Returns the number that `current` names, whether or not that generation is there.

@@ -12,6 +12,17 @@ pub trait Supervisor: Send + Sync {
     /// Returns the system user that services run as; none when they run as we do.
     fn user(&self) -> Option<&'static str>;
 
+    /// Makes sure that services start at boot and outlive the login. Returns whether that
+    /// was switched on now.
+    async fn linger(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
+    /// Switches that off again.
+    async fn end_lingering(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Checks the units of a generation before they are used. `at` is where the
     /// generation lies until `current` leads to it.
     async fn verify(&self, units: &[Unit], at: &std::path::Path) -> Result<(), Error>;

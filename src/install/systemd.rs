@@ -1,11 +1,12 @@
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::error::tame;
-use super::program::{must, run};
+use super::program::{self, must, run};
 use super::{Arming, Changes, Error, Service, Supervisor, files, guard};
 use crate::causes::with_causes;
 use crate::facts::ServiceState;
@@ -15,38 +16,63 @@ use crate::unit::{BOOT_GUARD, ROUTE, SERVICE_USER, Unit};
 /// Where the administrator's units live.
 const UNIT_DIR: &str = "/etc/systemd/system";
 
+/// Where a login's own units live, below its home.
+const USER_UNIT_DIR: &str = ".config/systemd/user";
+
 /// The transient unit of the guard's timer.
 const GUARD: &str = "bramble-guard";
 
 /// Most answers of systemd come at once; stopping waits for the service (`TimeoutStopSec`).
 const LIMIT: Duration = Duration::from_secs(100);
 
-/// systemd, as root.
+/// systemd: the system's where we are root, else the login's own (`systemctl --user`).
 #[derive(Debug, Clone)]
 pub struct Systemd {
     layout: Layout,
     unit_dir: PathBuf,
+    is_user: bool,
 }
 
 impl Systemd {
     /// The systemd of this host.
     pub fn new(layout: &Layout) -> Self {
-        Self { layout: layout.clone(), unit_dir: PathBuf::from(UNIT_DIR) }
+        let is_user = !rustix::process::geteuid().is_root();
+        let home = || std::env::home_dir().unwrap_or_default();
+        let unit_dir = if is_user { home().join(USER_UNIT_DIR) } else { PathBuf::from(UNIT_DIR) };
+        Self { layout: layout.clone(), unit_dir, is_user }
     }
 
-    async fn systemctl(args: &[&str]) -> Result<(), Error> {
-        must("systemctl", args, LIMIT).await.map(drop)
+    /// Returns `args` as the programs of systemd take them for this one.
+    fn args<'a>(&self, args: &[&'a str]) -> Vec<&'a str> {
+        let scope = self.is_user.then_some("--user");
+        scope.into_iter().chain(args.iter().copied()).collect()
+    }
+
+    async fn systemctl(&self, args: &[&str]) -> Result<(), Error> {
+        must("systemctl", &self.args(args), LIMIT).await.map(drop)
+    }
+
+    /// Runs systemctl where it may fail.
+    async fn try_systemctl(&self, args: &[&str]) -> Result<(), Error> {
+        run("systemctl", &self.args(args), LIMIT).await.map(drop)
     }
 
     /// Runs one verb of systemctl over services; nothing when there are none.
-    async fn each(verb: &[&str], services: &[String]) -> Result<(), Error> {
+    async fn each(&self, verb: &[&str], services: &[String]) -> Result<(), Error> {
         if services.is_empty() {
             return Ok(());
         }
         let units: Vec<String> = services.iter().map(|service| unit_name(service)).collect();
-        Self::systemctl(&verb.iter().copied().chain(units.iter().map(String::as_str)).collect::<Vec<_>>())
+        self.systemctl(&verb.iter().copied().chain(units.iter().map(String::as_str)).collect::<Vec<_>>())
             .await
     }
+}
+
+/// Returns whether the services of `login` start at boot and outlive its logins.
+async fn is_lingering(login: &str) -> Result<bool, Error> {
+    let args = ["show-user", login, "--property=Linger", "--value"];
+    // of a login that is nowhere logged in, it knows only when it lingers
+    Ok(run("loginctl", &args, LIMIT).await?.stdout.trim() == "yes")
 }
 
 fn unit_name(service: &str) -> String {
@@ -81,7 +107,26 @@ pub(super) fn put(dir: &Path, units: &[Unit]) -> Result<(Vec<String>, bool), Err
 #[async_trait]
 impl Supervisor for Systemd {
     fn user(&self) -> Option<&'static str> {
-        Some(SERVICE_USER)
+        (!self.is_user).then_some(SERVICE_USER)
+    }
+
+    async fn linger(&self) -> Result<bool, Error> {
+        if !self.is_user {
+            return Ok(false);
+        }
+        let login = program::login().await?;
+        if is_lingering(&login).await? {
+            return Ok(false);
+        }
+        let ran = run("loginctl", &["enable-linger", &login], LIMIT).await?;
+        if ran.is_success { Ok(true) } else { Err(Error::Lingering { login, said: ran.stderr }) }
+    }
+
+    async fn end_lingering(&self) -> Result<(), Error> {
+        if !self.is_user {
+            return Ok(());
+        }
+        must("loginctl", &["disable-linger", &program::login().await?], LIMIT).await.map(drop)
     }
 
     async fn verify(&self, units: &[Unit], at: &Path) -> Result<(), Error> {
@@ -89,14 +134,16 @@ impl Supervisor for Systemd {
         let current = self.layout.current().display().to_string();
         let here = at.display().to_string();
         let dir = tempfile::tempdir_in(self.layout.root()).map_err(Error::io("make", self.layout.root()))?;
-        let mut args = vec!["verify".to_owned(), "--man=no".to_owned()];
+        let mut paths = Vec::new();
         for unit in units {
             let path = dir.path().join(&unit.name);
             let text = unit.text.replace(&current, &here);
             files::write(&path, text.as_bytes(), 0o644, None)?;
-            args.push(path.display().to_string());
+            paths.push(path.display().to_string());
         }
-        match run("systemd-analyze", &args, LIMIT).await {
+        let paths = paths.iter().map(String::as_str);
+        let args: Vec<&str> = ["verify", "--man=no"].into_iter().chain(paths).collect();
+        match run("systemd-analyze", &self.args(&args), LIMIT).await {
             // it also speaks of other units of the host: only what concerns ours counts
             Ok(ran) if !ran.is_success && ran.stderr.contains("bramble-") => {
                 Err(Error::Units { said: tame(&ran.stderr, 600) })
@@ -113,39 +160,39 @@ impl Supervisor for Systemd {
         let down: Vec<String> = changes.stop.iter().chain(&changes.restart).cloned().collect();
         let loaded = installed(&self.unit_dir)?;
         let known = |service: &&String| loaded.contains(&unit_name(service));
-        Self::each(&["stop"], &down.iter().filter(known).cloned().collect::<Vec<_>>()).await?;
+        self.each(&["stop"], &down.iter().filter(known).cloned().collect::<Vec<_>>()).await?;
 
         let (surplus, mut is_changed) = put(&self.unit_dir, units)?;
         for name in &surplus {
             // fails where it was never enabled
-            let _ = run("systemctl", &["disable", "--quiet", "--now", name], LIMIT).await?;
+            self.try_systemctl(&["disable", "--quiet", "--now", name]).await?;
             files::remove(&self.unit_dir.join(name))?;
             is_changed = true;
         }
         if is_changed {
-            Self::systemctl(&["daemon-reload"]).await?;
+            self.systemctl(&["daemon-reload"]).await?;
         }
         if !units.is_empty() {
             let names = units.iter().map(|unit| unit.name.as_str());
-            Self::systemctl(&["enable", "--quiet"].into_iter().chain(names).collect::<Vec<_>>()).await?;
+            self.systemctl(&["enable", "--quiet"].into_iter().chain(names).collect::<Vec<_>>()).await?;
         }
         let up: Vec<String> = changes.start.iter().chain(&changes.restart).cloned().collect();
         // the count of failed starts begins anew; fails for a unit that was never loaded
         for service in &up {
-            let _ = run("systemctl", &["reset-failed", &unit_name(service)], LIMIT).await?;
+            self.try_systemctl(&["reset-failed", &unit_name(service)]).await?;
         }
-        Self::each(&["start", "--no-block"], &up).await?;
-        Self::each(&["reload"], &changes.reload).await
+        self.each(&["start", "--no-block"], &up).await?;
+        self.each(&["reload"], &changes.reload).await
     }
 
     async fn services(&self, services: &[String]) -> Result<BTreeMap<String, Service>, Error> {
-        let mut args =
-            vec!["show".to_owned(), "--property=Id,ActiveState,SubState,MainPID,NRestarts".to_owned()];
-        args.extend(services.iter().map(|service| unit_name(service)));
         if services.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let shown = must("systemctl", &args, LIMIT).await?.stdout;
+        let units: Vec<String> = services.iter().map(|service| unit_name(service)).collect();
+        let args = ["show", "--property=Id,ActiveState,SubState,MainPID,NRestarts"];
+        let args: Vec<&str> = args.into_iter().chain(units.iter().map(String::as_str)).collect();
+        let shown = must("systemctl", &self.args(&args), LIMIT).await?.stdout;
         let mut found = parse_show(&shown);
         let one = |name: &String| (name.clone(), found.remove(&unit_name(name)).unwrap_or(Service::STOPPED));
         Ok(services.iter().map(one).collect())
@@ -153,7 +200,8 @@ impl Supervisor for Systemd {
 
     async fn log(&self, service: &str) -> String {
         let unit = unit_name(service);
-        let args = ["--quiet", "--no-pager", "--output=cat", "--lines=12", "--unit", &unit];
+        let which = if self.is_user { "--user-unit" } else { "--unit" };
+        let args = ["--quiet", "--no-pager", "--output=cat", "--lines=12", which, &unit];
         match run("journalctl", &args, Duration::from_secs(20)).await {
             Ok(ran) => tame(&ran.stdout, 1500),
             Err(error) => with_causes(&error),
@@ -175,17 +223,25 @@ impl Supervisor for Systemd {
                 found.push(format!("the unit {name} belongs to no generation in force"));
             }
         }
+        if self.is_user
+            && let Ok(login) = program::login().await
+            && is_lingering(&login).await.is_ok_and(|is_on| !is_on)
+        {
+            found.push(format!("the services of {login} end when it logs out: its lingering is off"));
+        }
         found
     }
 
     async fn arm(&self, arming: &Arming) -> Result<(), Error> {
+        // a login that never had units has no folder for them
+        fs::create_dir_all(&self.unit_dir).map_err(Error::io("make the folder", &self.unit_dir))?;
         if let Some(unit) = &arming.boot_unit {
             let path = self.unit_dir.join(&unit.name);
             if files::read(&path)?.as_deref() != Some(unit.text.as_bytes()) {
                 files::write(&path, unit.text.as_bytes(), 0o644, None)?;
-                Self::systemctl(&["daemon-reload"]).await?;
+                self.systemctl(&["daemon-reload"]).await?;
             }
-            Self::systemctl(&["enable", "--quiet", &unit.name]).await?;
+            self.systemctl(&["enable", "--quiet", &unit.name]).await?;
         }
         self.disarm().await?;
         let after = format!("--on-active={}s", arming.after.as_secs());
@@ -203,18 +259,17 @@ impl Supervisor for Systemd {
             "/bin/sh",
             &script,
             &root,
-            "systemd",
+            if self.is_user { "user" } else { "systemd" },
             &unit_dir,
             &arming.token,
         ];
-        must("systemd-run", &args, LIMIT).await.map(drop)
+        must("systemd-run", &self.args(&args), LIMIT).await.map(drop)
     }
 
     async fn disarm(&self) -> Result<(), Error> {
         // the timer alone: its service may be the guard at work, waiting for our lock
-        let _ = run("systemctl", &["stop", &format!("{GUARD}.timer")], LIMIT).await?;
-        let _ = run("systemctl", &["reset-failed", &format!("{GUARD}.service")], LIMIT).await?;
-        Ok(())
+        self.try_systemctl(&["stop", &format!("{GUARD}.timer")]).await?;
+        self.try_systemctl(&["reset-failed", &format!("{GUARD}.service")]).await
     }
 
     async fn clear(&self) -> Result<(), Error> {
@@ -223,7 +278,12 @@ impl Supervisor for Systemd {
         let stop = running.iter().filter_map(|name| name.strip_prefix("bramble-")?.strip_suffix(".service"));
         let stop = stop.map(str::to_owned).collect();
         self.switch(&[], &Changes { stop, ..Changes::default() }).await?;
-        run("systemctl", &["reset-failed", "bramble-*"], LIMIT).await.map(drop)
+        self.try_systemctl(&["reset-failed", "bramble-*"]).await?;
+        if self.is_user {
+            // up to `.config`: the login may have had none of these
+            files::remove_empty(&self.unit_dir.join("default.target.wants"), 4);
+        }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use super::activate::{Moment, activate_with};
 use super::record::Pending;
 use super::stand::Stand;
 use super::*;
-use crate::facts::{ServiceState, Supervision};
+use crate::facts::{Lingering, ServiceState, Supervision};
 use crate::generation::{
     Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets, Weights,
 };
@@ -29,6 +29,8 @@ use crate::quant::Quant;
 use crate::store::Arrival;
 use crate::unit::{self, Setting, Unit};
 use crate::units::{Bytes, TokensPerSec};
+
+mod without_root;
 
 /// Contexts by which an engine of the fake supervisor is told to misbehave.
 const NEVER_READY: u32 = 13;
@@ -46,6 +48,8 @@ struct Host {
     running: Mutex<BTreeMap<String, JoinHandle<()>>>,
     done: Mutex<Vec<Changes>>,
     armed: Mutex<Option<Arming>>,
+    supervision: Supervision,
+    lingering: Arc<Mutex<Lingering>>,
 }
 
 impl Host {
@@ -56,7 +60,12 @@ impl Host {
         fs::create_dir(&unit_dir).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let (running, done, armed) = Default::default();
-        Self { _dir: dir, layout, unit_dir, port, running, done, armed }
+        let (supervision, lingering) = (Supervision::Systemd { version: 252 }, lingering(Lingering::On));
+        Self { _dir: dir, layout, unit_dir, port, running, done, armed, supervision, lingering }
+    }
+
+    fn request(&self, number: u64, definition: Definition) -> InstallRequest {
+        request_for(self.supervision, number, definition)
     }
 
     fn put_blob(&self, contents: &[u8]) -> Digest {
@@ -109,7 +118,8 @@ impl Host {
     }
 
     async fn lay_out(&self, number: u64, engines: &[(&str, u32)]) {
-        install(&self.layout, LEASE, self, request_of(number, self.definition(engines))).await.unwrap();
+        let request = self.request(number, self.definition(engines));
+        install(&self.layout, LEASE, self, request).await.unwrap();
     }
 
     async fn activate(&self, number: u64) -> Activated {
@@ -145,10 +155,11 @@ impl Host {
         fs::write(bin.join("systemctl"), format!("#!/bin/sh\necho systemctl \"$@\"\n{also}\n")).unwrap();
         fs::set_permissions(bin.join("systemctl"), fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+        let is_user = matches!(self.supervision, Supervision::SystemdUser { .. });
         let output = std::process::Command::new("/bin/sh")
             .arg(self.layout.root().join("guard/guard.sh"))
             .arg(self.layout.root())
-            .arg("systemd")
+            .arg(if is_user { "user" } else { "systemd" })
             .arg(&self.unit_dir)
             .args((!token.is_empty()).then_some(token))
             .env("PATH", path)
@@ -176,16 +187,21 @@ impl Host {
     }
 }
 
+fn lingering(state: Lingering) -> Arc<Mutex<Lingering>> {
+    Arc::new(Mutex::new(state))
+}
+
 fn secrets() -> Secrets {
     Secrets { keys: Vec::new(), peer_key: "peer".to_owned(), foreign_keys: BTreeMap::new() }
 }
 
 fn request_of(number: u64, definition: Definition) -> InstallRequest {
-    let setting = Setting {
-        supervision: Supervision::Systemd { version: 252 },
-        has_memory_limits: false,
-        memory: BTreeMap::new(),
-    };
+    request_for(Supervision::Systemd { version: 252 }, number, definition)
+}
+
+fn request_for(supervision: Supervision, number: u64, definition: Definition) -> InstallRequest {
+    let setting =
+        Setting { supervision, has_namespaces: true, has_memory_limits: false, memory: BTreeMap::new() };
     // a temporary folder may have a name that units do not take
     let units = unit::render(&definition, &Layout::new(Layout::DEFAULT_ROOT), &setting).unwrap();
     let generation = Generation::new(number);
@@ -231,6 +247,25 @@ fn engine(context: u32) -> Router {
 impl Supervisor for Host {
     fn user(&self) -> Option<&'static str> {
         None
+    }
+
+    async fn linger(&self) -> Result<bool, Error> {
+        let mut lingering = self.lingering.lock().unwrap();
+        match *lingering {
+            Lingering::On => Ok(false),
+            Lingering::Allowed => {
+                *lingering = Lingering::On;
+                Ok(true)
+            }
+            Lingering::Off => {
+                Err(Error::Lingering { login: "pi".to_owned(), said: "Access denied".to_owned() })
+            }
+        }
+    }
+
+    async fn end_lingering(&self) -> Result<(), Error> {
+        *self.lingering.lock().unwrap() = Lingering::Allowed;
+        Ok(())
     }
 
     async fn verify(&self, _units: &[Unit], at: &Path) -> Result<(), Error> {

@@ -56,7 +56,7 @@ pub async fn answer(verb: Verb, layout: &Layout, lease: u64, request: &[u8]) -> 
         Verb::Remove => {
             let request: super::RemoveRequest = parse("remove", request)?;
             let mut supervisors: Vec<Box<dyn Supervisor>> = vec![Box::new(Process::new(layout))];
-            if is_systemd_here() && rustix::process::geteuid().is_root() {
+            if is_systemd_here() && (rustix::process::geteuid().is_root() || has_units(layout)?) {
                 supervisors.push(Box::new(Systemd::new(layout)));
             }
             reply(&super::remove(layout, lease, &supervisors, &request).await?)
@@ -85,6 +85,12 @@ fn of_current(layout: &Layout) -> Box<dyn Supervisor> {
     let number = stand::current(layout).or_else(pending);
     let stand = number.and_then(|number| Stand::read(layout, number).ok());
     supervisor(layout, stand.map_or_else(is_systemd_here, |stand| stand.has_units()))
+}
+
+/// Returns whether any generation has units: a login may have another Bramble in another folder.
+fn has_units(layout: &Layout) -> Result<bool, Error> {
+    let stands = stand::numbers(layout)?.into_iter().filter_map(|number| Stand::read(layout, number).ok());
+    Ok(stands.into_iter().any(|stand| stand.has_units()))
 }
 
 fn is_systemd_here() -> bool {

@@ -19,9 +19,6 @@ use crate::yaml::{Entry, Faults, Kind, Problem, Record as _, Span, Spanned, Whol
 /// The upstream that means the engines of the host itself.
 const LOCAL: &str = "local";
 
-/// The longest path of a Unix socket on Linux, without its closing zero.
-const MAX_SOCKET_PATH: usize = 107;
-
 /// The most labels of a host or a selection.
 const MAX_LABELS: usize = 32;
 
@@ -506,9 +503,10 @@ fn deploy(
 fn socket_fits(model: &ModelName, host: &HostSpec, span: Span, faults: &mut Faults) {
     let root = host.dir.as_deref().unwrap_or(Layout::DEFAULT_ROOT);
     let length = Layout::new(root).engine_socket(model).as_os_str().len();
-    if length > MAX_SOCKET_PATH {
+    if length > Layout::LONGEST_SOCKET {
         let message = format!(
-            "the socket of {model} under {root} has a path of {length} characters; Linux allows {MAX_SOCKET_PATH}"
+            "the socket of {model} under {root} has a path of {length} characters; Linux allows {}",
+            Layout::LONGEST_SOCKET
         );
         faults.push(Problem::new(Kind::Conflict, span, message).help("take a shorter `dir` or model name"));
     }

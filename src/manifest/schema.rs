@@ -154,7 +154,8 @@ pub struct HostSpec {
     pub role: Role,
     /// Free words to select by.
     pub labels: Vec<String>,
-    /// Where Bramble lives on it, absolute. Default `/var/lib/bramble`.
+    /// Where Bramble lives on it, absolute. Default `/var/lib/bramble`, and
+    /// `~/.local/share/bramble` for a login that cannot become root.
     pub dir: Option<String>,
     /// What supervises services on it. Default `auto`.
     pub supervisor: Supervisor,

@@ -158,7 +158,8 @@ record! {
         may role: Role;
         /// Free words to select by.
         may labels: Vec<Label>;
-        /// Where Bramble lives on the host. Without it: /var/lib/bramble.
+        /// Where Bramble lives on the host. Without it: /var/lib/bramble, or
+        /// ~/.local/share/bramble where the login cannot become root.
         may dir: Spanned<Dir>;
         /// What supervises services on the host. Without it: `auto`, systemd where it runs.
         may supervisor: Supervisor;

@@ -186,6 +186,8 @@ fn kind(facts: &HostFacts) -> String {
         os: None,
         installed: None,
         memory_cgroup: None,
+        user_manager: None,
+        root: None,
         health: Health::default(),
         gpus: Vec::new(),
         link: None,

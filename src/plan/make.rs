@@ -5,7 +5,7 @@ use super::choose::{self, Choices};
 use super::door::{Answerers, Away, Engines, door, unanswered};
 use super::misfit::misfit;
 use super::notes::notes;
-use super::suit::{is_root, suit, supervision};
+use super::suit::{is_root, root, suit, supervision};
 use super::types::{Artifact, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped};
 use super::wishes::Wishes;
 use super::{diff, waves};
@@ -276,14 +276,16 @@ fn host_plan(
         engines: engines.get(host).map(|own| own.values().cloned().collect()).unwrap_or_default(),
         door: door(inputs.manifest, host, &Answerers { engines, away, before }),
     };
-    let root = able.spec.dir.clone().unwrap_or_else(|| Layout::DEFAULT_ROOT.to_owned());
+    let root = root(able.spec, able.facts);
+    socket_fits(host, &root, &definition)?;
     let supervision = supervision(able.spec, able.facts);
     let units = match supervision {
         Supervision::Process => Vec::new(),
-        Supervision::Systemd { .. } => {
+        Supervision::Systemd { .. } | Supervision::SystemdUser { .. } => {
             let chosen = choices.chosen.get(host).map(Vec::as_slice).unwrap_or_default();
             let setting = unit::Setting {
                 supervision,
+                has_namespaces: able.facts.user_manager.as_ref().is_some_and(|own| own.has_namespaces),
                 has_memory_limits: able.facts.memory_cgroup.unwrap_or(false),
                 memory: chosen.iter().map(|chosen| (chosen.model.clone(), chosen.memory)).collect(),
             };
@@ -309,8 +311,23 @@ fn host_plan(
         room: choices.rooms.get(host).copied().unwrap_or(Bytes::ZERO),
         choices: choices.chosen.get(host).cloned().unwrap_or_default(),
         reasons,
-        notes: notes(able.facts),
+        notes: notes(able.spec, able.facts),
     })
+}
+
+/// The folder of a login without root is known only now.
+fn socket_fits(host: &HostName, root: &str, definition: &Definition) -> Result<(), String> {
+    let layout = Layout::new(root);
+    let socket = |spec: &generation::EngineSpec| layout.engine_socket(&spec.model).as_os_str().len();
+    match definition.engines.iter().find(|spec| socket(spec) > Layout::LONGEST_SOCKET) {
+        Some(spec) => Err(format!(
+            "{host}: the socket of {} under {root} has a path of {} characters; Linux allows {}: set a shorter `dir`",
+            spec.model,
+            socket(spec),
+            Layout::LONGEST_SOCKET
+        )),
+        None => Ok(()),
+    }
 }
 
 /// Returns the seconds after which a host goes back by itself: three times the planned load

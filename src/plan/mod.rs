@@ -21,7 +21,7 @@ mod wishes;
 pub use check::check;
 pub use door::door_url;
 pub use make::{Inputs, fingerprint, make, manifest_digest};
-pub use suit::{is_root, suit};
+pub use suit::{is_root, root, suit};
 pub use types::{
     Action, Artifact, Chosen, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped, Step, Wave,
 };

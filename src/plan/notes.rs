@@ -1,6 +1,8 @@
 //! What is worth knowing of a host before it is counted on, and keeps nothing from being done.
 
-use crate::facts::HostFacts;
+use super::suit::{root, supervision};
+use crate::facts::{HostFacts, Lingering, Supervision};
+use crate::manifest::HostSpec;
 
 /// A clock this many seconds off makes certificates and logs wrong; what a login takes is far less.
 const CLOCK: i64 = 120;
@@ -9,8 +11,24 @@ const CLOCK: i64 = 120;
 const HOT: f64 = 78.0;
 
 /// Returns a sentence for each thing that is worth knowing of a host.
-pub(super) fn notes(facts: &HostFacts) -> Vec<String> {
+pub(super) fn notes(spec: &HostSpec, facts: &HostFacts) -> Vec<String> {
     let mut notes = Vec::new();
+    if let (Supervision::SystemdUser { .. }, Some(manager)) = (supervision(spec, facts), &facts.user_manager)
+    {
+        let login = &manager.login;
+        notes.push(format!(
+            "{login} cannot become root there: all of Bramble is {login}'s own, in {}",
+            root(spec, facts)
+        ));
+        if manager.lingering != Lingering::On {
+            notes.push(format!("what {login} runs shall outlive its logins: lingering is switched on"));
+        }
+        if !manager.has_namespaces {
+            notes.push(format!(
+                "its kernel lets no login make namespaces: engines cannot be kept from the files of {login}"
+            ));
+        }
+    }
     for gpu in &facts.gpus {
         let memory = gpu.memory.map(|memory| format!(" with {memory}")).unwrap_or_default();
         notes.push(format!("a graphics processor is there ({}{memory}) and is not used", gpu.name));

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::facts::{HostFacts, Privilege, Supervision};
-use crate::generation::Bundle;
+use crate::facts::{HostFacts, Lingering, Privilege, Supervision, UserManager};
+use crate::generation::{Bundle, Layout};
 use crate::ids::{FleetName, HostName};
 use crate::manifest::HostSpec;
 
@@ -29,6 +29,10 @@ pub fn suit<'a>(
         )),
         _ => {}
     }
+    if let (Supervision::SystemdUser { .. }, Some(manager)) = (supervision(spec, facts), &facts.user_manager)
+    {
+        faults.extend(unkept(host, manager));
+    }
     if let Some(installed) = &facts.installed
         && let Some((_, definition)) = &installed.current
         && definition.fleet != *fleet
@@ -43,6 +47,23 @@ pub fn suit<'a>(
     match bundle {
         Some(bundle) if faults.is_empty() => Ok(bundle),
         _ => Err(faults),
+    }
+}
+
+/// Returns why services of the login would not run, or not for long.
+fn unkept(host: &HostName, manager: &UserManager) -> Option<String> {
+    let login = &manager.login;
+    match (manager.lingering, manager.is_up) {
+        (Lingering::Off, _) => Some(format!(
+            "{host} does not let {login} become root, and ends what {login} runs when it logs out: let an administrator run `sudo loginctl enable-linger {login}` there, or let the login use sudo without a password"
+        )),
+        (Lingering::Allowed, false) => Some(format!(
+            "{host} does not let {login} become root, and no systemd of {login} runs: start it with `loginctl enable-linger {login}` there"
+        )),
+        (Lingering::On, false) => Some(format!(
+            "{host} does not let {login} become root, and the systemd of {login} does not answer: see why with `systemctl status user@$(id -u {login})` there"
+        )),
+        (Lingering::On | Lingering::Allowed, true) => None,
     }
 }
 
@@ -89,13 +110,20 @@ fn misfit(
     })
 }
 
-/// Returns whether our programs on a host run as root: always under systemd, whose units lie
-/// outside our folder; without it only in a folder that no login owns.
+/// Returns whether our programs on a host run as root: always under the system's systemd, whose
+/// units lie outside our folder; without systemd only in a folder that no login owns.
 pub fn is_root(spec: &HostSpec, facts: &HostFacts) -> bool {
     match supervision(spec, facts) {
         Supervision::Systemd { .. } => true,
+        Supervision::SystemdUser { .. } => false,
         Supervision::Process => spec.dir.is_none(),
     }
+}
+
+/// Returns the folder where Bramble lives on a host.
+pub fn root(spec: &HostSpec, facts: &HostFacts) -> String {
+    let found = spec.dir.as_ref().or(facts.root.as_ref());
+    found.map_or_else(|| Layout::DEFAULT_ROOT.to_owned(), Clone::clone)
 }
 
 /// Returns what supervises services on a host: what the manifest says, else what is there.

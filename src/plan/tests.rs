@@ -5,9 +5,10 @@ use proptest::prelude::*;
 use super::testing::{Fleet, MANIFEST, generation, name};
 use super::types::{Action, Plan};
 use super::{check, door_url, fingerprint};
-use crate::facts::{Privilege, ServiceState};
+use crate::facts::{Lingering, Privilege, ServiceState, Supervision, UserManager};
 use crate::generation::{DoorSpec, RouteSpec, UpstreamKind};
 use crate::ids::{Digest, Generation};
+use crate::unit::Unit;
 use crate::units::Bytes;
 
 /// What a plan comes to, a line for each thing that is decided.
@@ -307,6 +308,62 @@ fn what_keeps_a_host_out_of_the_fleet_is_said_with_the_next_move() {
             "attic has the C library musl, and bundles need glibc: install a system that has it, such as Raspberry Pi OS or Debian"
         ]
     );
+}
+
+/// The fleet with an attic whose login cannot become root.
+fn without_root(lingering: Lingering, is_up: bool) -> Fleet {
+    let mut fleet = Fleet::new();
+    let facts = fleet.facts("attic");
+    facts.privilege = Privilege::None;
+    facts.supervision = Supervision::SystemdUser { version: 252 };
+    facts.root = Some("/home/ann/.local/share/bramble".to_owned());
+    facts.user_manager =
+        Some(UserManager { login: "ann".to_owned(), is_up, lingering, has_namespaces: true });
+    fleet
+}
+
+#[test]
+fn a_login_that_cannot_become_root_is_served_by_its_own_systemd() {
+    for lingering in [Lingering::On, Lingering::Allowed] {
+        let mut fleet = without_root(lingering, true);
+        let plan = fleet.plan();
+        let attic = plan.host(&name("attic")).unwrap();
+        assert_eq!((attic.root.as_str(), attic.is_root), ("/home/ann/.local/share/bramble", false));
+        assert!(attic.units.iter().all(Unit::is_of_user) && !attic.units.is_empty());
+        assert_eq!(
+            attic.notes[0],
+            "ann cannot become root there: all of Bramble is ann's own, in /home/ann/.local/share/bramble"
+        );
+        assert_eq!(attic.notes.len(), if lingering == Lingering::On { 1 } else { 2 });
+        fleet.apply();
+        assert!(fleet.plan().is_empty());
+        // a folder that the manifest names wins
+        fleet.change("  attic: {", "  attic: { dir: /srv/bramble,");
+        assert_eq!(fleet.plan().host(&name("attic")).unwrap().root, "/srv/bramble");
+    }
+}
+
+#[test]
+fn a_login_whose_services_would_not_last_is_refused_with_what_to_run() {
+    let said = |lingering, is_up| without_root(lingering, is_up).problems().join("\n");
+    let off = "attic does not let ann become root, and ends what ann runs when it logs out: let an administrator run `sudo loginctl enable-linger ann` there, or let the login use sudo without a password";
+    assert_eq!([said(Lingering::Off, true), said(Lingering::Off, false)], [off, off]);
+    assert_eq!(
+        said(Lingering::Allowed, false),
+        "attic does not let ann become root, and no systemd of ann runs: start it with `loginctl enable-linger ann` there"
+    );
+    assert_eq!(
+        said(Lingering::On, false),
+        "attic does not let ann become root, and the systemd of ann does not answer: see why with `systemctl status user@$(id -u ann)` there"
+    );
+}
+
+#[test]
+fn a_socket_that_is_too_long_below_a_login_s_folder_is_refused() {
+    let mut fleet = without_root(Lingering::On, true);
+    fleet.facts("attic").root = Some(format!("/home/{}/.local/share/bramble", "a".repeat(80)));
+    let problems = fleet.problems().join("\n");
+    assert!(problems.contains("Linux allows 107: set a shorter `dir`"), "{problems}");
 }
 
 #[test]

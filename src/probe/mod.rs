@@ -17,14 +17,15 @@ use crate::ids::HostName;
 #[cfg(test)]
 mod tests;
 
-/// The script that prints what a host is. Its only argument is Bramble's folder there.
+/// The script that prints what a host is. Its only argument is Bramble's folder there, empty for the
+/// usual one, which depends on whether the login may become root.
 pub const SCRIPT: &str = include_str!("../../templates/probe.sh");
 
 /// How long one host may take. The script takes less than a second on a quiet host; an SD
 /// card that is busy with writes can hold it up.
 const TIMEOUT: Duration = Duration::from_mins(1);
 
-/// A host to look at: its name, Bramble's folder there, and the way to it.
+/// A host to look at: its name, Bramble's folder there (empty: the usual one), and the way to it.
 pub type Target = (HostName, String, Arc<dyn Connection>);
 
 /// Looks at all `hosts`, at most `parallel` of them at a time.

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::connect::Output;
 use crate::facts::{Privilege, parse_probe};
+use crate::generation::Layout;
 
 /// Answers every script with the same thing and remembers what it was asked.
 struct Fake {
@@ -154,6 +155,17 @@ fn the_script_tells_what_this_machine_is_under_every_shell_it_has() {
         assert!(disk.free <= disk.total && disk.total.0 > 0);
         assert_eq!(facts.installed, None);
         assert_eq!(facts.privilege == Privilege::Root, rustix::process::geteuid().is_root());
+    }
+}
+
+#[test]
+fn where_no_folder_is_named_the_usual_one_is_said() {
+    let facts = parse_probe(&run(&["sh"], "").unwrap()).unwrap();
+    let root = facts.root.unwrap();
+    match (facts.privilege, facts.user_manager) {
+        (Privilege::Root, own) => assert_eq!((root.as_str(), own), (Layout::DEFAULT_ROOT, None)),
+        (_, Some(_)) => assert!(root.ends_with(Layout::USER_ROOT), "{root}"),
+        (_, None) => assert_eq!(root, Layout::DEFAULT_ROOT),
     }
 }
 

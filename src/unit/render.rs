@@ -13,6 +13,10 @@ use crate::units::Bytes;
 /// The system user that the daemons run as under systemd.
 pub const SERVICE_USER: &str = "bramble";
 
+/// What a boot reaches, of the system's systemd and of a login's own.
+const SYSTEM_TARGET: &str = "multi-user.target";
+const USER_TARGET: &str = "default.target";
+
 /// No engine is given less time to start: a cold SD card may be slower than any plan.
 const MIN_START_SECONDS: f64 = 120.0;
 
@@ -36,11 +40,21 @@ pub struct Unit {
     pub text: String,
 }
 
+impl Unit {
+    /// Returns whether it is for a login's own systemd.
+    pub fn is_of_user(&self) -> bool {
+        self.text.lines().any(|line| line.strip_prefix("WantedBy=") == Some(USER_TARGET))
+    }
+}
+
 /// What units depend on besides the definition.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setting {
     /// What supervises services on the host; without systemd there are no units.
     pub supervision: Supervision,
+    /// Whether the services of a login can be kept from seeing files
+    /// ([`crate::facts::UserManager::has_namespaces`]); those of root always can.
+    pub has_namespaces: bool,
     /// Whether limits on memory work there ([`crate::facts::HostFacts::memory_cgroup`]).
     pub has_memory_limits: bool,
     /// What each engine will use: weights, caches and buffers. An engine that is not
@@ -77,7 +91,15 @@ pub fn render(definition: &Definition, layout: &Layout, setting: &Setting) -> Re
     }
     let root = root_text(layout)?;
     let is_hidden = HIDDEN.iter().any(|folder| format!("{root}/").starts_with(folder));
-    let common = context! { root, is_hidden, user => SERVICE_USER, host => definition.host.as_str() };
+    let is_user = matches!(setting.supervision, Supervision::SystemdUser { .. });
+    let common = context! {
+        root, is_hidden, is_user,
+        has_namespaces => setting.has_namespaces,
+        manager => if is_user { "user" } else { "systemd" },
+        wanted_by => if is_user { USER_TARGET } else { SYSTEM_TARGET },
+        user => SERVICE_USER,
+        host => definition.host.as_str(),
+    };
     let templates = templates()?;
     let unit = |template: &str, name: String, own: minijinja::Value| {
         let data = context! { ..own, ..common.clone() };

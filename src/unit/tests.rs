@@ -41,6 +41,7 @@ fn definition(models: &[(&str, f64)]) -> Definition {
 fn setting(memory: &[(&str, Bytes)]) -> Setting {
     Setting {
         supervision: Supervision::Systemd { version: 252 },
+        has_namespaces: false,
         has_memory_limits: !memory.is_empty(),
         memory: memory.iter().map(|(model, bytes)| (model.parse().unwrap(), *bytes)).collect(),
     }
@@ -56,6 +57,31 @@ fn units_of_two_engines_and_a_door() {
     let definition = definition(&[("chat", 90.0), ("tagger", 1.5)]);
     let units = render(&definition, &layout, &setting(&[("chat", Bytes::gib(5))])).unwrap();
     insta::assert_snapshot!(all(&units));
+}
+
+/// The setting of a login that cannot become root.
+fn of_user(has_namespaces: bool) -> Setting {
+    Setting { supervision: Supervision::SystemdUser { version: 252 }, has_namespaces, ..setting(&[]) }
+}
+
+#[test]
+fn units_of_a_login_name_no_user_and_see_nothing_else_of_its_home() {
+    let layout = Layout::new("/home/pi/.local/share/bramble");
+    let units = render(&definition(&[("chat", 90.0)]), &layout, &of_user(true)).unwrap();
+    insta::assert_snapshot!(all(&units));
+    assert!(units.iter().all(Unit::is_of_user));
+}
+
+#[test]
+fn without_namespaces_units_of_a_login_ask_for_none() {
+    let layout = Layout::new("/home/pi/.local/share/bramble");
+    let units = all(&render(&definition(&[("chat", 90.0)]), &layout, &of_user(false)).unwrap());
+    for key in ["PrivateUsers", "ProtectSystem", "TemporaryFileSystem", "BindPaths", "PrivateTmp"] {
+        assert!(!units.contains(key), "{key}");
+    }
+    assert!(
+        units.contains("\nNoNewPrivileges=yes\n") && units.contains("\nSystemCallFilter=@system-service\n")
+    );
 }
 
 #[test]
@@ -121,12 +147,16 @@ fn systemd_finds_no_fault_in_the_units() {
     let program = dir.path().join("current/program");
     std::fs::create_dir_all(&program).unwrap();
     std::os::unix::fs::symlink("/bin/true", program.join("brambled")).unwrap();
-    let setting = setting(&[("chat", Bytes::gib(5))]);
-    let units = render(&definition(&[("chat", 90.0)]), &Layout::new(dir.path()), &setting).unwrap();
-    let files: Vec<_> = units.iter().map(|unit| dir.path().join(&unit.name)).collect();
-    units.iter().zip(&files).for_each(|(unit, file)| std::fs::write(file, &unit.text).unwrap());
-    let verify = ["verify", "--man=no", "--recursive-errors=no"];
-    let output = Command::new("systemd-analyze").args(verify).args(&files).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && !said.contains("bramble"), "{said}");
+    let system = setting(&[("chat", Bytes::gib(5))]);
+    for (scope, setting) in [("--system", system), ("--user", of_user(true)), ("--user", of_user(false))] {
+        let units = render(&definition(&[("chat", 90.0)]), &Layout::new(dir.path()), &setting).unwrap();
+        let files: Vec<_> = units.iter().map(|unit| dir.path().join(&unit.name)).collect();
+        units.iter().zip(&files).for_each(|(unit, file)| std::fs::write(file, &unit.text).unwrap());
+        let verify = [scope, "verify", "--man=no", "--recursive-errors=no"];
+        let mut command = Command::new("systemd-analyze");
+        command.args(verify).args(&files).env("XDG_RUNTIME_DIR", dir.path());
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !said.contains("bramble"), "{scope}: {said}");
+    }
 }
