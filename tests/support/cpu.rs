@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use rustix::process::{WaitOptions, getpid, set_child_subreaper, waitpid};
+use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
 
 /// Linux tells times in this many parts of a second, on every machine.
 const TICKS: f64 = 100.0;
@@ -37,7 +37,7 @@ impl Ends {
     /// Waits until this process has no child but the sshd, and that has none.
     fn wait(&self) {
         loop {
-            while let Ok(Some(_)) = waitpid(None, WaitOptions::NOHANG) {}
+            while let Ok(Some(_)) = wait(WaitOptions::NOHANG) {}
             let ours = children(getpid().as_raw_nonzero().get().unsigned_abs());
             if ours == [self.sshd] && children(self.sshd).is_empty() {
                 return;

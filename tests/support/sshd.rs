@@ -97,8 +97,9 @@ fn listen(dir: &Path, ports: &[u16]) -> Child {
     }
     let at = |name: &str| dir.join(name).display().to_string();
     let lines: Vec<String> = ports.iter().map(|port| format!("Port {port}\n")).collect();
+    // bash in a bash, as it believes then, reads no file of the user's, which may take longer than all else
     let config = format!(
-        "ListenAddress 127.0.0.1\n{}HostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
+        "SetEnv SHLVL=1\nListenAddress 127.0.0.1\n{}HostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
          StrictModes no\nUsePAM {}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
          PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\nMaxStartups 100\n",
         lines.concat(),
