@@ -347,7 +347,8 @@ fn first_use(trial: &Trial, number: u64) -> Option<String> {
     let input = trial.fleet.desk.path("request.json");
     fs::write(&input, serde_json::to_vec(&request).unwrap()).unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_brambled"))
-        .args(["install", "--root"])
+        // a later lease than any that a push has had
+        .args(["install", "--lease", "1000000", "--root"])
         .arg(trial.fleet.desk.path("host"))
         .stdin(File::open(input).unwrap())
         .output()

@@ -213,7 +213,7 @@ pub struct Installed {
     /// Unfinished uploads with the bytes they hold.
     pub partials: BTreeMap<Digest, Bytes>,
     /// Unfinished uploads with the room they have taken on the disk.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub reserved: BTreeMap<Digest, Bytes>,
     /// The state of each service: `route`, `engine-chat`.
     pub services: BTreeMap<String, ServiceState>,

@@ -85,3 +85,21 @@ fn ten_thousand_hosts_are_read_and_planned() {
     let problems = manifest::parse("fleet.yaml", &more).unwrap_err();
     assert!(format!("{problems:?}").contains("10001 entries, and at most 10000 are read"), "{problems}");
 }
+
+#[test]
+fn room_that_an_unfinished_upload_has_taken_is_its_own() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let facts = fleet.facts("attic");
+    let disk = facts.disk.as_mut().unwrap();
+    disk.free = super::make::disk_margin(disk.total) + Bytes::mib(10);
+    let installed = facts.installed.as_mut().unwrap();
+    installed.drift.push("a blob is gone".to_owned());
+    let blobs = std::mem::take(&mut installed.blobs);
+    let problems = fleet.problems();
+    assert!(problems.len() == 1 && problems[0].contains("attic needs"), "{problems:?}");
+    let installed = fleet.facts("attic").installed.as_mut().unwrap();
+    installed.partials = blobs.keys().map(|digest| (*digest, Bytes::ZERO)).collect();
+    installed.reserved = blobs;
+    assert_eq!(fleet.problems(), Vec::<String>::new(), "nothing of it has arrived, and it has its room");
+}

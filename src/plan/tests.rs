@@ -426,24 +426,6 @@ fn a_full_disk_that_has_everything_already_is_no_problem() {
 }
 
 #[test]
-fn room_that_an_unfinished_upload_has_taken_is_its_own() {
-    let mut fleet = Fleet::new();
-    fleet.apply();
-    let facts = fleet.facts("attic");
-    let disk = facts.disk.as_mut().unwrap();
-    disk.free = super::make::disk_margin(disk.total) + Bytes::mib(10);
-    let installed = facts.installed.as_mut().unwrap();
-    installed.drift.push("a blob is gone".to_owned());
-    let blobs = std::mem::take(&mut installed.blobs);
-    let problems = fleet.problems();
-    assert!(problems.len() == 1 && problems[0].contains("attic needs"), "{problems:?}");
-    let installed = fleet.facts("attic").installed.as_mut().unwrap();
-    installed.partials = blobs.keys().map(|digest| (*digest, Bytes::ZERO)).collect();
-    installed.reserved = blobs;
-    assert_eq!(fleet.problems(), Vec::<String>::new(), "nothing of it has arrived, and it has its room");
-}
-
-#[test]
 fn what_is_not_as_it_was_applied_is_a_reason_to_apply_it_again() {
     let mut fleet = Fleet::new();
     fleet.apply();
