@@ -310,6 +310,10 @@ impl Place {
             fs::create_dir_all(dir).map_err(disk("make", dir))?;
         }
         if self.is_sealed(list.bytes) {
+            // left by a disk that failed between sealing and clearing up; it does no harm where it stays
+            if store::has_journal(&self.partial) {
+                drop(store::forget_partial(&self.partial));
+            }
             return Ok((list, None));
         }
         self.check_room(list.bytes)?;

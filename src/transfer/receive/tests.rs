@@ -215,6 +215,17 @@ fn a_chunk_that_comes_wrong_is_asked_for_again_and_after_that_it_is_no_use() {
 }
 
 #[test]
+fn what_a_failing_disk_left_beside_a_sealed_blob_is_cleared_up_by_the_next_who_asks() {
+    let host = Host::new(5000);
+    assert_eq!(host.send().0, host.sealed(5000));
+    let journal = host.partial().with_added_extension("journal");
+    fs::write(&journal, "bramble-partial 1 5000\n").unwrap();
+    assert_eq!(host.send(), (host.sealed(0), vec![]));
+    assert!(!journal.exists() && !host.partial().exists());
+    host.check_whole();
+}
+
+#[test]
 fn what_other_blobs_have_is_copied_from_there_unless_it_is_damaged() {
     let first = Host::new(13 * MIB);
     assert_eq!(first.send().0, first.sealed(13 * MIB));
