@@ -55,7 +55,7 @@ fn unkept(host: &HostName, manager: &UserManager) -> Option<String> {
     let login = &manager.login;
     match (manager.lingering, manager.is_up) {
         (Lingering::Off, _) => Some(format!(
-            "{host} does not let {login} become root, and ends what {login} runs when it logs out: let an administrator run `sudo loginctl enable-linger {login}` there, or let the login use sudo without a password"
+            "{host} does not let {login} become root, and ends what {login} runs when it logs out: let an administrator run `sudo loginctl enable-linger {login}` there, or let the login use sudo"
         )),
         (Lingering::Allowed, false) => Some(format!(
             "{host} does not let {login} become root, and no systemd of {login} runs: start it with `loginctl enable-linger {login}` there"

@@ -346,7 +346,7 @@ fn a_login_that_cannot_become_root_is_served_by_its_own_systemd() {
 #[test]
 fn a_login_whose_services_would_not_last_is_refused_with_what_to_run() {
     let said = |lingering, is_up| without_root(lingering, is_up).problems().join("\n");
-    let off = "attic does not let ann become root, and ends what ann runs when it logs out: let an administrator run `sudo loginctl enable-linger ann` there, or let the login use sudo without a password";
+    let off = "attic does not let ann become root, and ends what ann runs when it logs out: let an administrator run `sudo loginctl enable-linger ann` there, or let the login use sudo";
     assert_eq!([said(Lingering::Off, true), said(Lingering::Off, false)], [off, off]);
     assert_eq!(
         said(Lingering::Allowed, false),
