@@ -1,7 +1,7 @@
 # An operator falls asleep in the middle of an apply, and another one applies meanwhile. When the first
 # one wakes it can write nothing more.
 # shellcheck shell=bash
-edit 's/, context: 1024/, context: 1024, quant: F16/; s/on: { role: pi }/on: [kitchen]/'
+edit 's/, context: 1024/, context: 1024, quant: Q6_K/; s/on: { role: pi }/on: [kitchen]/'
 "$lab" rate kitchen 160mbit
 b apply --yes --json >asleep.json 2>asleep.log &
 operator=$!
