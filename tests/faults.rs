@@ -8,6 +8,8 @@
     reason = "a test's helpers fail loudly too, and start the programs under test"
 )]
 
+#[path = "support/definition.rs"]
+mod definition;
 #[path = "support/desk.rs"]
 mod desk;
 #[path = "support/disk.rs"]
@@ -29,12 +31,10 @@ use std::path::Path;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
-use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, LoadMode, Pace, Program, Secrets, Weights,
-};
+use bramble_fleet::generation::Secrets;
 use bramble_fleet::ids::{Digest, Generation};
 use bramble_fleet::install::InstallRequest;
-use bramble_fleet::units::{Bytes, TokensPerSec};
+use definition::definition;
 use disk::Disk;
 use fleet::{Fleet, Noise, write_noise};
 use relay::{Fate, Relay};
@@ -318,32 +318,7 @@ fn flip(path: &Path, at: u64) {
 fn first_use(trial: &Trial, number: u64) -> Option<String> {
     let programs = fs::read_dir(trial.fleet.desk.path("host/programs")).unwrap();
     let program = programs.map(|entry| entry.unwrap().file_name().into_string().unwrap()).next().unwrap();
-    let engine = EngineSpec {
-        model: "chat".parse().unwrap(),
-        weights: Weights {
-            recipe: Digest::of(b"recipe"),
-            digest: Some(trial.digest),
-            bytes: Bytes(SIZE),
-            quant: None,
-            architecture: "llama".to_owned(),
-        },
-        context: 512,
-        slots: 1,
-        threads: 1,
-        micro_batch: 64,
-        load: LoadMode::Mmap,
-        repack: false,
-        kv: KvType::F16,
-        pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
-    };
-    let definition = Definition {
-        format: FORMAT,
-        fleet: "home".parse().unwrap(),
-        host: "kitchen".parse().unwrap(),
-        program: Program { digest: program.parse().unwrap(), version: "0.1.0".to_owned() },
-        engines: vec![engine],
-        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
-    };
+    let definition = definition(program.parse().unwrap(), trial.digest, SIZE);
     let request = InstallRequest {
         generation: Generation::new(number),
         definition,

@@ -14,20 +14,21 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use bramble_fleet::facts::Supervision;
-use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
-};
+use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::Digest;
 use bramble_fleet::unit::{self, Setting};
-use bramble_fleet::units::{Bytes, TokensPerSec};
+use bramble_fleet::units::Bytes;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
+#[path = "support/definition.rs"]
+mod definition;
 #[path = "support/desk.rs"]
 mod desk;
 #[path = "support/hostile.rs"]
 mod hostile;
 
+use definition::definition;
 use desk::Desk;
 use hostile::{drawn, texts};
 
@@ -309,35 +310,6 @@ fn what_a_hostile_lock_remembers_of_a_host_is_no_option_and_no_command() {
     assert!(calls > 40, "only {calls} calls were made");
 }
 
-fn definition() -> Definition {
-    let engine = EngineSpec {
-        model: "chat".parse().unwrap(),
-        weights: Weights {
-            recipe: Digest::of(b"recipe"),
-            digest: Some(Digest::of(b"weights")),
-            bytes: Bytes(7),
-            quant: None,
-            architecture: "llama".to_owned(),
-        },
-        context: 512,
-        slots: 1,
-        threads: 1,
-        micro_batch: 64,
-        load: LoadMode::Mmap,
-        repack: false,
-        kv: KvType::F16,
-        pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
-    };
-    Definition {
-        format: FORMAT,
-        fleet: "home".parse().unwrap(),
-        host: "kitchen".parse().unwrap(),
-        program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned() },
-        engines: vec![engine],
-        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
-    }
-}
-
 #[test]
 fn a_folder_that_is_more_than_a_word_to_systemd_stands_in_no_unit() {
     let setting = Setting {
@@ -346,7 +318,8 @@ fn a_folder_that_is_more_than_a_word_to_systemd_stands_in_no_unit() {
         has_memory_limits: true,
         memory: [("chat".parse().unwrap(), Bytes::mib(1))].into(),
     };
-    let units = |root: &str| unit::render(&definition(), &Layout::new(root), &setting);
+    let definition = definition(Digest::of(b"program"), Digest::of(b"weights"), 7);
+    let units = |root: &str| unit::render(&definition, &Layout::new(root), &setting);
     let plain = units("/srv/plain").unwrap();
     let (mut refused, mut rendered) = (0, 0);
     for seed in 0..500 {

@@ -46,15 +46,15 @@ pub(crate) struct Fleet<'a> {
     pub(crate) bundles: Vec<Found>,
     pub(super) environment: &'a Environment,
     is_new_host_key_accepted: bool,
-    sudo: SudoPasswords,
+    pub(super) sudo: SudoPasswords,
 }
 
 /// What sudo asks for on each host, once it is known: for all ways to it.
 #[derive(Clone, Default)]
-struct SudoPasswords(Arc<Mutex<BTreeMap<HostName, SudoPassword>>>);
+pub(super) struct SudoPasswords(Arc<Mutex<BTreeMap<HostName, SudoPassword>>>);
 
 impl SudoPasswords {
-    fn of(&self, host: &HostName) -> SudoPassword {
+    pub(super) fn of(&self, host: &HostName) -> SudoPassword {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(host.clone()).or_default().clone()
     }
 }
@@ -206,11 +206,6 @@ impl<'a> Fleet<'a> {
 
     fn connect(&self, host: &HostName, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {
         connect(spec, self.settings(), self.sudo.of(host))
-    }
-
-    /// Returns what is asked for sudo's password on a host.
-    pub(super) fn sudo_password(&self, host: &HostName) -> SudoPassword {
-        self.sudo.of(host)
     }
 
     /// Returns the way to a host over SSH; none where there is another.

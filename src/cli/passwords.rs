@@ -85,7 +85,7 @@ impl Fleet<'_> {
         connection: &dyn Connection,
         last: &mut Option<Password>,
     ) -> anyhow::Result<bool> {
-        let sudo = self.sudo_password(host);
+        let sudo = self.sudo.of(host);
         let who = connection.describe();
         let mut typed = 0;
         let mut next = last.clone();
