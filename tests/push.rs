@@ -88,6 +88,25 @@ fn another_template_costs_what_it_changes() {
     assert!(fs::read(fleet.blob(&digest)).unwrap() == fs::read(fleet.desk.path("new.gguf")).unwrap());
 }
 
+#[test]
+fn where_little_may_leave_this_machine_weights_are_packed() {
+    let Some(sshd) = sshd::Sshd::start() else { return };
+    let hosts = [("kitchen", "host", sshd.port)];
+    let fleet = Fleet::of(sshd, "rollout: { bandwidth: { total: 10 MB/s } }", &hosts);
+    // as weights are: values in the middle are more frequent
+    let noise = Noise(3).bytes(160 << 20);
+    let weights: Vec<u8> = noise.chunks(4).map(|dice| dice.iter().map(|die| die / 4).sum()).collect();
+    fs::write(fleet.desk.path("weights"), &weights).unwrap();
+    let begun = Instant::now();
+    let said = fleet.push("weights");
+    let kitchen = &said["arrived"]["kitchen"];
+    let sent = kitchen["bytes_sent"].as_u64().unwrap() as f64 / weights.len() as f64;
+    eprintln!("packed.sent_share = {sent:.3}, {:.1} s", begun.elapsed().as_secs_f64());
+    assert!((0.5..0.985).contains(&sent), "{said}");
+    assert_eq!(kitchen["bytes_reused"], 0);
+    assert!(fs::read(fleet.blob(&Digest::of(&weights))).unwrap() == weights);
+}
+
 /// Whom to kill in the middle of a push.
 #[derive(Debug, Clone, Copy)]
 enum Victim {

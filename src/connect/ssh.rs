@@ -164,7 +164,7 @@ impl Ssh {
             "RemoteCommand=none",
             "RequestTTY=no",
             "Tunnel=no",
-            // weights do not compress
+            // what packs is packed before
             "Compression=no",
             "ServerAliveInterval=15",
             "ServerAliveCountMax=3",

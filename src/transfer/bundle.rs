@@ -112,7 +112,7 @@ async fn append(
         let output = run(way, cargo, take(offset), limit, stdin).await?;
         match serde_json::from_slice(&output.stdout) {
             Ok(Answer::Sealed { received, .. }) => {
-                return Ok(Moved { sent: received, from_hosts: Bytes::ZERO });
+                return Ok(Moved { sent: received, brought: received, ..Moved::default() });
             }
             Ok(Answer::Refused { reason, message, .. }) => tries.again(way, cargo, reason, message).await?,
             _ => return Err(nonsense(way, cargo, said(&output))),

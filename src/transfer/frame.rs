@@ -1,7 +1,7 @@
 //! What the ends of a transfer say to each other, and how it is written.
 //!
 //! A frame is a byte for its kind, four for the length of its body (the highest first), and the
-//! body: a JSON message, or bytes as they are. What comes from another machine is bounded by the
+//! body: a JSON message, bytes as they are, or packed ones. What comes from another machine is bounded by the
 //! reader.
 
 use std::io::{self, Read, Write};
@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::Answer;
+use super::{Answer, packing};
 use crate::ids::Digest;
 use crate::units::Bytes;
 
@@ -21,12 +21,14 @@ pub(super) const MOST_GUEST_MESSAGE: u64 = 1 << 10;
 
 const MESSAGE: u8 = b'm';
 const DATA: u8 = b'd';
+const PACKED: u8 = b'z';
 
 /// What a frame holds, and how long that is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Head {
     Message(u64),
     Data(u64),
+    Packed(u64),
 }
 
 /// Runs of chunks by their place in the list, each with its first and its last.
@@ -158,6 +160,11 @@ pub(super) fn data_head(length: u64) -> [u8; 5] {
     head(DATA, length)
 }
 
+/// Returns what goes before `length` bytes of a packed chunk.
+pub(super) fn packed_head(length: u64) -> [u8; 5] {
+    head(PACKED, length)
+}
+
 fn head(kind: u8, length: u64) -> [u8; 5] {
     // lists and chunks are bounded far below
     let [a, b, c, d] = u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes();
@@ -192,6 +199,7 @@ impl Head {
         match kind {
             MESSAGE => Ok(Self::Message(length)),
             DATA => Ok(Self::Data(length)),
+            PACKED => Ok(Self::Packed(length)),
             _ => Err(malformed("a frame of a kind that is not known")),
         }
     }
@@ -202,7 +210,7 @@ pub(super) fn hear<T: DeserializeOwned>(from: &mut impl Read, most: u64) -> io::
     match read_head(from)? {
         None => Ok(None),
         Some(Head::Message(length)) => body(from, length, most).map(Some),
-        Some(Head::Data(_)) => Err(malformed("data where a message was expected")),
+        Some(Head::Data(_) | Head::Packed(_)) => Err(malformed("data where a message was expected")),
     }
 }
 
@@ -211,19 +219,13 @@ pub(super) fn body<T: DeserializeOwned>(from: &mut impl Read, length: u64, most:
     if length > most {
         return Err(malformed("a message that is too long"));
     }
-    let mut body = Vec::new();
-    read_all(from, length, &mut body)?;
-    parse(&body)
+    parse(&read_all(from, length)?)
 }
 
 /// Reads data of at most `most` bytes.
 pub(super) fn data(from: &mut impl Read, most: u64) -> io::Result<Vec<u8>> {
     match read_head(from)? {
-        Some(Head::Data(length)) if length <= most => {
-            let mut data = Vec::new();
-            read_all(from, length, &mut data)?;
-            Ok(data)
-        }
+        Some(Head::Data(length)) if length <= most => read_all(from, length),
         _ => Err(malformed("no data where some was expected, or too much")),
     }
 }
@@ -237,24 +239,37 @@ pub(super) enum Reply {
     Waiting,
 }
 
-/// Reads what a source says next: a chunk of `length` bytes, into `data`, or why there is none yet.
+/// Reads what a source says next: a chunk of `length` bytes, in one frame or in several, in place of what
+/// is in `data`, or why there is none yet.
 pub(super) fn reply(from: &mut impl Read, length: u64, data: &mut Vec<u8>) -> io::Result<Reply> {
-    match read_head(from)? {
-        Some(Head::Data(come)) if come == length => {
-            read_all(from, length, data)?;
-            Ok(Reply::Chunk)
+    data.clear();
+    loop {
+        let left = length - data.len() as u64;
+        match read_head(from)? {
+            Some(Head::Data(come)) if come > 0 && come <= left => read_more(from, come, data)?,
+            Some(Head::Packed(come)) if come < left => packing::unpack(from, come, left, data)?,
+            Some(Head::Message(come)) if data.is_empty() => {
+                return match body(from, come, MOST_GUEST_MESSAGE)? {
+                    NoChunk::Waiting => Ok(Reply::Waiting),
+                    NoChunk::Never => Err(io::ErrorKind::NotFound.into()),
+                };
+            }
+            _ => return Err(malformed("no chunk where one was owed")),
         }
-        Some(Head::Message(come)) => match body(from, come, MOST_GUEST_MESSAGE)? {
-            NoChunk::Waiting => Ok(Reply::Waiting),
-            NoChunk::Never => Err(io::ErrorKind::NotFound.into()),
-        },
-        _ => Err(malformed("no chunk where one was owed")),
+        if data.len() as u64 == length {
+            return Ok(Reply::Chunk);
+        }
     }
 }
 
-/// Reads exactly `length` bytes in place of what is in `into`. Nothing is set aside for what does not come.
-pub(super) fn read_all(from: &mut impl Read, length: u64, into: &mut Vec<u8>) -> io::Result<()> {
-    into.clear();
+/// Reads exactly `length` bytes. Nothing is set aside for what does not come.
+fn read_all(from: &mut impl Read, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    read_more(from, length, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn read_more(from: &mut impl Read, length: u64, into: &mut Vec<u8>) -> io::Result<()> {
     if from.take(length).read_to_end(into)? as u64 == length {
         Ok(())
     } else {
@@ -329,10 +344,30 @@ mod tests {
         assert!(hear::<Word>(&mut frames.as_slice(), 3).is_err(), "too long");
     }
 
+    #[test]
+    fn a_chunk_comes_in_one_frame_or_in_several_and_nothing_beside_it() {
+        let data = |bytes: &[u8]| [data_head(bytes.len() as u64).as_slice(), bytes].concat();
+        let packed = zstd::bulk::compress(&[7; 50], 1).unwrap();
+        let packed = [packed_head(packed.len() as u64).as_slice(), &packed].concat();
+        let whole = [[1; 30].as_slice(), &[7; 50]].concat();
+        let take = |frames: &[&[u8]]| {
+            let mut back = vec![9; 4];
+            reply(&mut frames.concat().as_slice(), 80, &mut back).map(|reply| (reply, back))
+        };
+        assert_eq!(take(&[&data(&whole)]).unwrap(), (Reply::Chunk, whole.clone()));
+        let parts = [data(&[1; 10]), data(&[1; 20])].concat();
+        assert_eq!(take(&[&parts, &packed]).unwrap(), (Reply::Chunk, whole.clone()));
+        assert!(take(&[&data(&[1; 81])]).is_err(), "too much");
+        assert!(take(&[&data(&[1; 40]), &packed]).is_err(), "too much, packed");
+        assert!(take(&[&data(&[1; 10]), &message(&NoChunk::Waiting)]).is_err(), "in the middle");
+        assert_eq!(take(&[&message(&NoChunk::Waiting)]).unwrap().0, Reply::Waiting);
+        assert!(take(&[&data(&[]), &data(&whole)]).is_err(), "nothing is no part of a chunk");
+    }
+
     proptest! {
         #[test]
         fn whatever_comes_nothing_panics_and_no_memory_is_taken_for_it(
-            bytes in prop::collection::vec(any::<u8>(), 0..64), kind in prop::sample::select(vec![b'm', b'd', b'x']),
+            bytes in prop::collection::vec(any::<u8>(), 0..64), kind in prop::sample::select(vec![b'm', b'd', b'z', b'x']),
         ) {
             let bytes = [&[kind], bytes.as_slice()].concat();
             let mut decoder = Decoder::default();
@@ -340,6 +375,7 @@ mod tests {
             while let Ok(Some(_)) = decoder.next::<serde_json::Value>() {}
             let _ = hear::<Guest>(&mut bytes.as_slice(), MOST_GUEST_MESSAGE);
             let _ = data(&mut bytes.as_slice(), 1 << 30);
+            let _ = reply(&mut bytes.as_slice(), 60, &mut Vec::new());
         }
     }
 }

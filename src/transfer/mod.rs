@@ -12,6 +12,7 @@ mod bundle;
 mod chunks;
 mod course;
 mod frame;
+mod packing;
 mod peer;
 mod push;
 mod receive;
@@ -32,7 +33,7 @@ use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// What the two ends of a push say to each other, by version.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 /// How a push ended, as the host says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -22,6 +22,7 @@ use rustls::{
 use subtle::ConstantTimeEq as _;
 
 use super::frame::{self, Course, DoorPlate, Guest, MOST_GUEST_MESSAGE, NoChunk, Peer, Reply};
+use super::packing::{Packer, Packing, pieces};
 use super::shelf::{Bringer, Patient, READ_TICK, Shelf, is_ready};
 use crate::connect::has_aes;
 use crate::ids::Digest;
@@ -38,8 +39,6 @@ const STUCK: Duration = Duration::from_secs(20);
 const MOST_KNOCKING: usize = 16;
 /// A guest whose connection broke comes again, and the old one may not be gone yet.
 const PER_GUEST: usize = 2;
-/// What is read of the disk at once for a guest.
-const PIECE: usize = 256 << 10;
 
 /// A key and its certificate, for one transfer.
 pub(super) struct Identity {
@@ -169,7 +168,7 @@ impl Lobby {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         stream.sock.until = None;
-        let mut piece = Vec::new();
+        let (mut packer, mut packing) = (Packer::new()?, Packing::default());
         loop {
             let mut tick = |_| !stock.is_closed();
             let asked = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
@@ -183,12 +182,24 @@ impl Lobby {
             let Some(chunk) = stock.list.chunks.get(at).filter(|_| is_here) else {
                 return frame::say(&mut stream, &NoChunk::Never);
             };
-            stream.write_all(&frame::data_head(chunk.range.end - chunk.range.start))?;
-            for start in chunk.range.clone().step_by(PIECE) {
-                let length = usize::try_from(chunk.range.end - start).unwrap_or(PIECE).min(PIECE);
-                piece.resize(length, 0);
-                stock.read_at(&mut piece, start)?;
-                stream.write_all(&piece)?;
+            let length = chunk.range.end - chunk.range.start;
+            packing.asked(length, Instant::now());
+            let is_packed = packing.is_next();
+            let (mut sent, mut took) = (0, Duration::ZERO);
+            for piece in pieces(chunk.range.clone()) {
+                let begun = Instant::now();
+                let smaller = stock.pack(&mut packer, piece, is_packed)?;
+                took += begun.elapsed();
+                let (head, bytes) = match &smaller {
+                    Some(bytes) => (frame::packed_head(bytes.len() as u64), bytes.as_slice()),
+                    None => (frame::data_head(packer.raw().len() as u64), packer.raw()),
+                };
+                stream.write_all(&head)?;
+                stream.write_all(bytes)?;
+                sent += bytes.len() as u64;
+            }
+            if is_packed {
+                packing.tried(length, sent, took);
             }
             stream.flush()?;
         }

@@ -1,6 +1,7 @@
 //! The operator's end of a transfer: one blob to hosts that bring it on to each other.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::course::{Link, Member, courses};
 use super::frame::{self, Course, Decoder, DoorPlate, Runs, Said, Word};
+use super::packing::{Packer, Packing, pieces};
 use super::{Answer, CHUNK, ChunkList, Error, PROTOCOL, Reason};
 use crate::causes::with_causes;
 use crate::connect::{self, Connection, Output, Piece, Script, Stdin, Talk, quote};
@@ -100,7 +102,7 @@ pub struct Limits {
 /// What a push took.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pushed {
-    /// Bytes that left this machine for it.
+    /// Bytes that left this machine for it: on a slow wire fewer than they are on the host.
     pub bytes_sent: Bytes,
     /// Bytes that came from other hosts.
     pub bytes_from_hosts: Bytes,
@@ -211,7 +213,11 @@ fn token() -> Result<String, getrandom::Error> {
 /// What came to a host, and from where.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Moved {
+    /// Bytes that left this machine.
     pub(super) sent: Bytes,
+    /// What they are on the host.
+    pub(super) brought: Bytes,
+    /// What other hosts have brought.
     pub(super) from_hosts: Bytes,
 }
 
@@ -238,7 +244,7 @@ where
         Err(error) => Err(error),
     };
     match done {
-        Ok(Moved { sent, from_hosts }) => {
+        Ok(Moved { sent, brought, from_hosts }) => {
             let outcome = match (sent, from_hosts) {
                 (Bytes::ZERO, Bytes::ZERO) => Some("already there".to_owned()),
                 (_, Bytes::ZERO) => None,
@@ -249,7 +255,7 @@ where
             Ok(Pushed {
                 bytes_sent: sent,
                 bytes_from_hosts: from_hosts,
-                bytes_reused: Bytes(cargo.bytes.0.saturating_sub((sent + from_hosts).0)),
+                bytes_reused: Bytes(cargo.bytes.0.saturating_sub((brought + from_hosts).0)),
                 seconds: begun.elapsed().as_secs_f64(),
             })
         }
@@ -291,11 +297,27 @@ struct Leg<'a> {
     is_done: OnceLock<()>,
 }
 
+/// What was sent of chunks.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sent {
+    /// Bytes on the wire.
+    wire: u64,
+    /// What they are unpacked.
+    chunks: u64,
+}
+
+impl std::ops::AddAssign for Sent {
+    fn add_assign(&mut self, more: Self) {
+        self.wire += more.wire;
+        self.chunks += more.chunks;
+    }
+}
+
 /// What a host has said at the end, and what was sent to it.
 #[derive(Default)]
 struct Heard {
     answer: Option<Answer>,
-    sent: u64,
+    sent: Sent,
     /// What it says that others have brought.
     from_hosts: Bytes,
     /// What made no sense.
@@ -319,7 +341,7 @@ impl Leg<'_> {
     async fn attempts(&self, events: &Events, key: &str, has_joined: &mut bool) -> Result<Moved, Error> {
         let (way, cargo) = (self.target.way, self.shared.cargo);
         let mut tries = Tries::default();
-        let (mut sent, mut from_hosts) = (0, Bytes::ZERO);
+        let (mut sent, mut from_hosts) = (Sent::default(), Bytes::ZERO);
         loop {
             let (input, output) = (mpsc::channel(WAITING), mpsc::channel(UNHEARD));
             let limit = OVERHEAD + Duration::from_secs(self.shared.list.bytes.0 / self.slowest());
@@ -339,7 +361,8 @@ impl Leg<'_> {
             match (heard.answer, ended) {
                 (Some(Answer::Sealed { from_hosts: more, .. }), _) => {
                     let from_hosts = (from_hosts + more).min(cargo.bytes);
-                    return Ok(Moved { sent: Bytes(sent), from_hosts });
+                    let (sent, brought) = (Bytes(sent.wire), Bytes(sent.chunks));
+                    return Ok(Moved { sent, brought, from_hosts });
                 }
                 (Some(Answer::Refused { reason, message, .. }), _) => {
                     from_hosts += heard.from_hosts;
@@ -387,8 +410,8 @@ impl Leg<'_> {
         key: &str,
     ) -> Heard {
         let shared = self.shared;
-        let mut heard = Heard::default();
-        let mut decoder = Decoder::default();
+        let (mut heard, mut decoder) = (Heard::default(), Decoder::default());
+        let mut packing = Packing::default();
         let begin = Said::Begin {
             lease: self.target.lease,
             is_shared: shared.has_others,
@@ -446,7 +469,7 @@ impl Leg<'_> {
                         progress.0 = Instant::now();
                     }
                     Word::Ask { at } if at < shared.list.chunks.len() => {
-                        heard.sent += self.send(at, &say, &file).await;
+                        heard.sent += self.send(at, &say, &file, &mut packing).await;
                         progress.0 = Instant::now();
                     }
                     Word::Missing { .. } | Word::Ask { .. } => {
@@ -506,26 +529,86 @@ impl Leg<'_> {
     }
 
     /// Sends a chunk, and returns how much of it was taken to be sent.
-    async fn send(&self, at: usize, say: &mpsc::Sender<Piece>, file: &Arc<File>) -> u64 {
+    async fn send(
+        &self,
+        at: usize,
+        say: &mpsc::Sender<Piece>,
+        file: &Arc<File>,
+        packing: &mut Packing,
+    ) -> Sent {
         let range = self.shared.list.chunks[at].range.clone();
         let length = range.end - range.start;
-        let step = if self.shared.pace.is_some() { PACED } else { length.max(1) };
-        let mut sent = 0;
+        packing.asked(length, Instant::now());
+        let mut sent = Sent::default();
+        let packer = if packing.is_next() { Packer::new().ok() } else { None };
+        let Some(mut packer) = packer else {
+            sent += self.send_part(say, file, range).await;
+            return sent;
+        };
+        let mut took = Duration::ZERO;
+        for piece in pieces(range) {
+            let (from, part) = (Arc::clone(file), piece.clone());
+            let work = move || {
+                let begun = Instant::now();
+                let smaller = packer.pack(&from, part);
+                (packer, smaller, begun.elapsed())
+            };
+            let Ok((back, smaller, needed)) = tokio::task::spawn_blocking(work).await else { break };
+            packer = back;
+            took += needed;
+            sent += match smaller {
+                Ok(Some(bytes)) => {
+                    let length = piece.end - piece.start;
+                    let wire = self.send_packed(say, bytes).await;
+                    Sent { wire, chunks: if wire > 0 { length } else { 0 } }
+                }
+                // a file that cannot be read is found out by whoever writes to the host
+                Ok(None) | Err(_) => self.send_part(say, file, piece).await,
+            };
+        }
+        packing.tried(length, sent.wire, took);
+        sent
+    }
+
+    /// Sends a part of the file as it is.
+    async fn send_part(&self, say: &mpsc::Sender<Piece>, file: &Arc<File>, part: Range<u64>) -> Sent {
+        let length = part.end - part.start;
         drop(say.send(Piece::Bytes(frame::data_head(length).to_vec())).await);
-        for start in range.clone().step_by(usize::try_from(step).unwrap_or(usize::MAX)) {
-            let part = start..range.end.min(start + step);
-            let bytes = part.end - part.start;
-            if let Some(pace) = &self.shared.pace {
-                let now = Instant::now();
-                let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now);
-                tokio::time::sleep_until(due.into()).await;
-            }
-            if say.send(Piece::Part(Arc::clone(file), part)).await.is_err() {
+        let mut sent = 0;
+        for step in self.steps(part) {
+            let bytes = step.end - step.start;
+            self.wait_to_send(bytes).await;
+            if say.send(Piece::Part(Arc::clone(file), step)).await.is_err() {
                 break;
             }
             sent += bytes;
         }
-        sent
+        Sent { wire: sent, chunks: sent }
+    }
+
+    /// Sends a packed piece, and returns its length; 0: nobody takes it any longer.
+    async fn send_packed(&self, say: &mpsc::Sender<Piece>, packed: Vec<u8>) -> u64 {
+        let length = packed.len() as u64;
+        self.wait_to_send(length).await;
+        let frame = [frame::packed_head(length).as_slice(), &packed].concat();
+        if say.send(Piece::Bytes(frame)).await.is_ok() { length } else { 0 }
+    }
+
+    /// Returns the parts that are sent at once.
+    fn steps(&self, part: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
+        let step = if self.shared.pace.is_some() { PACED } else { (part.end - part.start).max(1) };
+        let end = part.end;
+        part.step_by(usize::try_from(step).unwrap_or(usize::MAX))
+            .map(move |start| start..end.min(start + step))
+    }
+
+    /// Waits until so many bytes may leave this machine.
+    async fn wait_to_send(&self, bytes: u64) {
+        if let Some(pace) = &self.shared.pace {
+            let now = Instant::now();
+            let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now);
+            tokio::time::sleep_until(due.into()).await;
+        }
     }
 }
 

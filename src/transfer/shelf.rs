@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Range;
 use std::os::fd::AsFd;
-use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -14,6 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::board::{Board, Going};
 use super::chunks::ChunkList;
 use super::frame::Reply;
+use super::packing::Packer;
 use crate::pace::Pace;
 use crate::units::Bytes;
 
@@ -114,9 +115,14 @@ impl Shelf {
         }
     }
 
-    /// Reads of the file.
-    pub(super) fn read_at(&self, buffer: &mut [u8], at: u64) -> io::Result<()> {
-        self.file.read_exact_at(buffer, at)
+    /// Reads a piece of the file into `packer`, and packs it where that is wished and worth it.
+    pub(super) fn pack(
+        &self,
+        packer: &mut Packer,
+        piece: Range<u64>,
+        is_wished: bool,
+    ) -> io::Result<Option<Vec<u8>>> {
+        if is_wished { packer.pack(&self.file, piece) } else { packer.read(&self.file, piece).map(|()| None) }
     }
 
     pub(super) fn buffer(&self) -> Vec<u8> {

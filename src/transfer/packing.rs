@@ -1,0 +1,280 @@
+//! Chunks made smaller for a wire that is what is waited for.
+//!
+//! Quantized weights are no noise: their values lie around zero, and an entropy coder takes 1 % (`Q4_K`)
+//! to 5 % (`Q8_0`) off them, and a quarter off F16, in a few milliseconds per MiB. On a fast wire that
+//! would be waited for longer than what it saves.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
+
+use zstd::bulk::Compressor;
+use zstd::stream::read::Decoder;
+use zstd::zstd_safe::CParameter;
+
+/// Entropy coding is all that helps; higher levels look for repetitions, of which there are none.
+const LEVEL: i32 = 1;
+/// What the other end sets aside for unpacking, as a power of two.
+const WINDOW: u32 = 19;
+/// The least that packing must take off a piece: 1 %.
+const LEAST_SAVED: usize = 100;
+/// A chunk is packed in pieces of so many bytes, but for the last one: neither end sets aside more.
+pub(super) const PIECE: usize = 1 << WINDOW;
+/// Wires that are faster than this, in bytes per second, are left alone. Gigabit is, and a slow card is not.
+const FASTEST: f64 = 48e6;
+/// How much less time packing must take than the chunk does on its way.
+const AHEAD: u32 = 3;
+/// Chunks that go as they are after one that was not worth it: types of tensors change within a file.
+const REST: u32 = 7;
+/// Requests that are looked back on. The first two come at once.
+const LOOKED_BACK: usize = 4;
+
+/// Says of one way whether the next chunk is to be packed, by what was seen on it so far.
+#[derive(Debug, Default)]
+pub(super) struct Packing {
+    /// The last requests, oldest first: when they came, and for how many bytes.
+    asked: Vec<(Instant, u64)>,
+    /// Chunks to go as they are.
+    rest: u32,
+}
+
+impl Packing {
+    /// Takes note of a request for a chunk of `length` bytes: it comes when one before it has arrived.
+    pub(super) fn asked(&mut self, length: u64, now: Instant) {
+        if self.asked.len() > LOOKED_BACK {
+            self.asked.remove(0);
+        }
+        self.asked.push((now, length));
+    }
+
+    /// Returns whether to try to pack the chunk that was asked for last.
+    pub(super) fn is_next(&mut self) -> bool {
+        if self.rest > 0 {
+            self.rest -= 1;
+            return false;
+        }
+        self.rate().is_some_and(|rate| rate < FASTEST)
+    }
+
+    /// Takes note of a chunk of `length` bytes that was tried: of how many went in its place, and how long
+    /// packing them took.
+    pub(super) fn tried(&mut self, length: u64, sent: u64, took: Duration) {
+        let on_its_way = self.rate().map_or(0.0, |rate| length as f64 / rate);
+        if sent >= length || (took * AHEAD).as_secs_f64() > on_its_way {
+            self.rest = REST;
+        }
+    }
+
+    /// Returns how many bytes of chunks arrive in a second.
+    fn rate(&self) -> Option<f64> {
+        let [(first, _), .., (last, _)] = self.asked.as_slice() else { return None };
+        if self.asked.len() <= LOOKED_BACK {
+            return None;
+        }
+        let bytes: u64 = self.asked[..LOOKED_BACK].iter().map(|(_, length)| length).sum();
+        Some(bytes as f64 / last.duration_since(*first).as_secs_f64().max(1e-9))
+    }
+}
+
+/// Packs pieces, one after the other.
+pub(super) struct Packer {
+    compressor: Compressor<'static>,
+    raw: Vec<u8>,
+}
+
+impl Packer {
+    /// Sets aside what one takes: a MiB.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(super) fn new() -> io::Result<Self> {
+        let mut compressor = Compressor::new(LEVEL)?;
+        compressor.set_parameter(CParameter::WindowLog(WINDOW))?;
+        Ok(Self { compressor, raw: Vec::new() })
+    }
+
+    /// Reads a piece of a file and returns it packed; none: that would save too little.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn pack(&mut self, file: &File, piece: Range<u64>) -> io::Result<Option<Vec<u8>>> {
+        self.read(file, piece)?;
+        let length = self.raw.len();
+        let mut packed = vec![0; length - length / LEAST_SAVED - 1];
+        // what does not fit is not worth it
+        let Ok(size) = self.compressor.compress_to_buffer(&self.raw, &mut packed) else { return Ok(None) };
+        packed.truncate(size);
+        Ok(Some(packed))
+    }
+
+    /// Reads a piece of a file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn read(&mut self, file: &File, piece: Range<u64>) -> io::Result<()> {
+        self.raw.resize(usize::try_from(piece.end - piece.start).map_err(io::Error::other)?, 0);
+        file.read_exact_at(&mut self.raw, piece.start)
+    }
+
+    /// Returns the piece that was read last, as it is.
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+}
+
+/// Returns the pieces of a chunk.
+pub(super) fn pieces(chunk: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let end = chunk.end;
+    chunk.step_by(PIECE).map(move |start| start..end.min(start + PIECE as u64))
+}
+
+/// Unpacks the next piece of a chunk of which `left` bytes are still to come: reads `packed` bytes and
+/// adds what is in them to `into`.
+///
+/// # Errors
+/// Also what is no piece of ours, and what wants more memory than they do.
+pub(super) fn unpack(from: &mut impl Read, packed: u64, left: u64, into: &mut Vec<u8>) -> io::Result<()> {
+    let (length, before) = (left.min(PIECE as u64), into.len() as u64);
+    let mut decoder = Decoder::new(from.take(packed))?.single_frame();
+    decoder.window_log_max(WINDOW)?;
+    // one more, so that too much is seen
+    decoder.by_ref().take(length + 1).read_to_end(into)?;
+    let rest = decoder.finish();
+    if into.len() as u64 == before + length && rest.buffer().is_empty() && rest.get_ref().limit() == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "a packed piece of another length"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// Asks for chunks of 4 MiB, one each `every`, two at first.
+    fn asked(packing: &mut Packing, start: Instant, every: Duration, count: u32) {
+        for at in 0..count {
+            packing.asked(4 * MIB, start + every * at.saturating_sub(1));
+        }
+    }
+
+    #[test]
+    fn chunks_are_packed_on_a_slow_wire_once_it_is_known_and_on_a_fast_one_never() {
+        let start = Instant::now();
+        // 100 Mbit/s; gigabit
+        for (millis, is_slow) in [(350, true), (37, false)] {
+            let mut packing = Packing::default();
+            asked(&mut packing, start, Duration::from_millis(millis), 4);
+            assert!(!packing.is_next(), "not known yet");
+            let mut packing = Packing::default();
+            asked(&mut packing, start, Duration::from_millis(millis), 9);
+            assert_eq!(packing.is_next(), is_slow);
+        }
+    }
+
+    #[test]
+    fn what_saves_little_or_takes_long_is_tried_again_after_a_while() {
+        let every = Duration::from_millis(350);
+        let mut packing = Packing::default();
+        asked(&mut packing, Instant::now(), every, 9);
+        packing.tried(4 * MIB, 3 * MIB, every / 10);
+        assert!(packing.is_next());
+        for (sent, took) in [(4 * MIB, every / 10), (3 * MIB, every / 2)] {
+            packing.tried(4 * MIB, sent, took);
+            let until = (0..20).position(|_| packing.is_next());
+            assert_eq!(until, Some(REST as usize));
+        }
+    }
+
+    fn file(data: &[u8]) -> File {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(data).unwrap();
+        file
+    }
+
+    /// Returns bytes of chance.
+    fn noise(size: usize) -> Vec<u8> {
+        let mut state = 1u64;
+        let next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56).to_le_bytes()[0]
+        };
+        std::iter::repeat_with(next).take(size).collect()
+    }
+
+    /// Returns sums of dice: as in weights, values in the middle are more frequent, and nothing repeats.
+    fn weights(size: usize) -> Vec<u8> {
+        noise(4 * size).chunks(4).map(|dice| dice.iter().map(|die| die / 4).sum()).collect()
+    }
+
+    #[test]
+    fn a_chunk_is_the_same_again_and_noise_is_left_as_it_is() {
+        let data = weights(3 * PIECE);
+        let (file_of, chunk) = (file(&data), 1000..2 * PIECE as u64 + 200_000);
+        let mut packer = Packer::new().unwrap();
+        let smaller: Vec<Vec<u8>> =
+            pieces(chunk.clone()).map(|piece| packer.pack(&file_of, piece).unwrap().unwrap()).collect();
+        assert_eq!(smaller.len(), 3);
+        let mut stream = smaller.concat();
+        assert!((1_100_000..1_200_000).contains(&stream.len()), "{}", stream.len());
+        stream.extend(b"next");
+        let (mut from, mut back) = (stream.as_slice(), Vec::new());
+        for piece in &smaller {
+            let left = chunk.end - chunk.start - back.len() as u64;
+            unpack(&mut from, piece.len() as u64, left, &mut back).unwrap();
+        }
+        assert!(from == b"next" && back == data[1000..2 * PIECE + 200_000]);
+        assert_eq!(packer.pack(&file(&noise(PIECE)), 0..PIECE as u64).unwrap(), None);
+        assert_eq!(packer.raw(), noise(PIECE));
+        assert!(packer.pack(&file_of, 0..4 * PIECE as u64).is_err(), "the file is shorter");
+    }
+
+    #[test]
+    fn what_is_no_piece_of_that_length_is_an_error() {
+        let packed = Packer::new().unwrap().pack(&file(&weights(3000)), 0..3000).unwrap().unwrap();
+        let wrong = |bytes: &[u8], packed: usize, left: u64| {
+            unpack(&mut &bytes[..], packed as u64, left, &mut Vec::new()).is_err()
+        };
+        let size = packed.len();
+        assert!(!wrong(&packed, size, 3000));
+        assert!(wrong(&packed, size, 2999) && wrong(&packed, size, 3001), "another length");
+        assert!(wrong(&[packed.as_slice(), b"x"].concat(), size + 1, 3000), "something behind it");
+        assert!(wrong(&packed[..size - 1], size - 1, 3000), "cut");
+        assert!(wrong(&packed[..size - 1], size, 3000), "the end comes early");
+    }
+
+    #[test]
+    fn what_wants_more_memory_than_ours_is_refused_and_what_has_no_end_is_cut() {
+        let mut compressor = Compressor::new(LEVEL).unwrap();
+        compressor.set_parameter(CParameter::WindowLog(WINDOW + 4)).unwrap();
+        compressor.set_parameter(CParameter::ContentSizeFlag(false)).unwrap();
+        let packed = compressor.compress(&vec![0; 16 << 20]).unwrap();
+        let mut back = Vec::new();
+        assert!(unpack(&mut packed.as_slice(), packed.len() as u64, u64::MAX, &mut back).is_err());
+        let packed = zstd::bulk::compress(&vec![0; PIECE], LEVEL).unwrap();
+        back.clear();
+        assert!(unpack(&mut packed.as_slice(), packed.len() as u64, 1000, &mut back).is_err());
+        assert!(back.len() <= 1001 && back.capacity() <= 64 << 10);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_it_is_a_piece_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+            let magic = [&[0x28, 0xb5, 0x2f, 0xfd], bytes.as_slice()].concat();
+            for bytes in [&bytes, &magic] {
+                let mut back = Vec::new();
+                if unpack(&mut bytes.as_slice(), bytes.len() as u64, 100, &mut back).is_ok() {
+                    assert_eq!(back.len(), 100);
+                }
+            }
+        }
+    }
+}
