@@ -11,6 +11,12 @@ pub fn now_utc() -> String {
     )
 }
 
+/// Returns a moment, in microseconds since 1970-01-01 UTC, as `2026-11-23T12:00:00.123Z`.
+pub fn utc_of_micros(micros: i64) -> Option<String> {
+    let stamp = jiff::Timestamp::from_microsecond(micros).ok()?;
+    Some(stamp.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
+}
+
 /// Returns the seconds since 1970-01-01 UTC.
 #[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
 pub fn unix_seconds() -> u64 {

@@ -7,8 +7,9 @@
 #[expect(dead_code, reason = "a part for other tests")]
 mod process;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::BufRead as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,7 +23,7 @@ use bramble_fleet::generation::{
 };
 use bramble_fleet::ids::{Digest, Generation};
 use bramble_fleet::install::{
-    ActivateRequest, Activated, ConfirmRequest, InstallRequest, ProbeSpec, RemoveRequest,
+    ActivateRequest, Activated, ConfirmRequest, InstallRequest, ProbeSpec, RemoveRequest, RestartRequest,
 };
 use bramble_fleet::units::{Bytes, TokensPerSec};
 use process::Process;
@@ -125,8 +126,22 @@ impl Host {
         assert_eq!(self.brambled("install", &request).0, 0);
     }
 
+    fn probe() -> ProbeSpec {
+        ProbeSpec { prompt: "Say yes.".to_owned(), max_tokens: 8, least: BTreeMap::new() }
+    }
+
+    /// Returns the lines that `brambled logs` prints.
+    #[expect(clippy::disallowed_methods, reason = "the program under test")]
+    fn logs(&self, arguments: &[&str]) -> Vec<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_brambled"));
+        command.args(["logs", "--root"]).arg(self.layout.root()).args(arguments).stdin(Stdio::null());
+        let output = command.stderr(Stdio::inherit()).output().unwrap();
+        assert!(output.status.success());
+        output.stdout.lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect()
+    }
+
     fn activate(&self, number: u64, deadline_seconds: u64) -> (i32, Activated) {
-        let probe = ProbeSpec { prompt: "Say yes.".to_owned(), max_tokens: 8, least: BTreeMap::new() };
+        let probe = Self::probe();
         let request = ActivateRequest { generation: Generation::new(number), deadline_seconds, probe };
         let (status, answer) = self.brambled("activate", &request);
         (status, serde_json::from_value(answer).unwrap())
@@ -205,10 +220,38 @@ fn services_run_are_started_again_and_change_without_touching_others() {
 
     host.bring_in(2, &[("chat", 8192), ("tagger", 512)]);
     assert_eq!((host.pid("engine-tagger"), host.pid("route")), (tagger, route), "what is the same runs on");
+
+    let (chat, probe) = (host.pid("engine-chat"), Host::probe());
+    let request = RestartRequest {
+        models: ["chat".parse().unwrap()].into(),
+        deadline_seconds: 60,
+        probe: probe.clone(),
+    };
+    let (status, answer) = host.brambled("restart", &request);
+    assert!(status == 0 && answer["measured"][0]["model"] == "chat", "{answer}");
+    assert_ne!(host.pid("engine-chat"), chat);
+    assert_eq!((host.pid("engine-tagger"), host.pid("route")), (tagger, route), "the others run on");
+    let all = RestartRequest { models: BTreeSet::new(), deadline_seconds: 60, probe };
+    assert_eq!(host.brambled("restart", &all).0, 0);
+    let (tagger, route) = (again(&host, "engine-tagger", tagger), again(&host, "route", route));
+    assert_eq!(host.inspect().drift, Vec::<String>::new());
+
+    let said = host.logs(&["--lines", "1"]);
+    let services: BTreeSet<&str> = said.iter().map(|line| line["service"].as_str().unwrap()).collect();
+    assert!(services.len() == said.len() && services.contains("route"), "{said:?}");
+    assert!(host.logs(&["--lines", "3", "--door"]).iter().all(|line| line["service"] == "route"));
     assert_eq!(host.remove(), 0);
     assert!(!host.layout.root().exists());
     let is_gone = |pid: Option<u32>| !Process(pid.unwrap()).is_running();
     wait_until("nothing runs after a removal", || is_gone(tagger) && is_gone(route));
+}
+
+/// Returns the process of a service that is another one than `before`.
+#[track_caller]
+fn again(host: &Host, service: &str, before: Option<u32>) -> Option<u32> {
+    let now = host.pid(service);
+    assert!(now.is_some() && now != before, "{service}: {before:?}, {now:?}");
+    now
 }
 
 #[test]

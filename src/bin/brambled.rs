@@ -59,6 +59,8 @@ enum Verb {
     Receive(transfer::ReceiveArgs),
     /// Show what of Bramble is here, and how it differs from what was applied
     Inspect(Root),
+    /// Show what the services here say, each line as JSON
+    Logs(install::LogsArgs),
     /// Measure memory, storage and the engines that run, and keep that for plans
     Bench(Root),
     /// Take, keep or end the right to change this host
@@ -71,6 +73,8 @@ enum Verb {
     Confirm(Change),
     /// Go back to an earlier generation
     Rollback(Change),
+    /// Start services of the generation in force anew, and prove that they work
+    Restart(Change),
     /// Remove what nothing needs any more
     Prune(Change),
     /// Remove everything of Bramble from this host
@@ -98,6 +102,7 @@ fn main() -> ExitCode {
             }
             Verb::Receive(arguments) => transfer::run_receive(arguments),
             Verb::Inspect(root) => told(install::inspection(&Layout::new(root.root)).await),
+            Verb::Logs(arguments) => ended(install::run_logs(arguments).await),
             Verb::Bench(root) => measure(root).await,
             Verb::Lease(root) => match request() {
                 Ok(ask) => told(install::ask_for_lease(&Layout::new(root.root), &ask)),
@@ -107,6 +112,7 @@ fn main() -> ExitCode {
             Verb::Activate(change) => answer(install::Verb::Activate, change).await,
             Verb::Confirm(change) => answer(install::Verb::Confirm, change).await,
             Verb::Rollback(change) => answer(install::Verb::Rollback, change).await,
+            Verb::Restart(change) => answer(install::Verb::Restart, change).await,
             Verb::Prune(change) => answer(install::Verb::Prune, change).await,
             Verb::Remove(change) => answer(install::Verb::Remove, change).await,
         }

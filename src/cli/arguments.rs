@@ -64,8 +64,14 @@ pub(crate) enum Verb {
     Bench(Bench),
     /// Ask a host's model, and say who answered
     Chat(Chat),
+    /// Show what the services of hosts say
+    Logs(Logs),
+    /// Start engines anew, and prove that they work
+    Restart(Restart),
     /// Make hosts run the generation before
     Rollback(Rollback),
+    /// Remove from hosts what nothing needs any more
+    Prune(Prune),
     /// Take everything of Bramble off hosts
     Remove(Remove),
     /// Look after the weights on this machine
@@ -158,11 +164,11 @@ pub(crate) enum StoreVerb {
     /// Hash every blob again, and name what is damaged
     Verify,
     /// Remove what no lock file names
-    Prune(Prune),
+    Prune(StorePrune),
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct Prune {
+pub(crate) struct StorePrune {
     /// Show what would be removed
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -316,6 +322,51 @@ pub(crate) struct Rollback {
     /// To this generation, not to the one before
     #[arg(long, value_name = "N")]
     pub(crate) to: Option<Generation>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    /// These hosts; all of the manifest's where none is given
+    #[arg(value_name = "HOST")]
+    pub(crate) hosts: Vec<HostName>,
+    /// Only the engines of these models
+    #[arg(short, long = "model", value_name = "MODEL", value_delimiter = ',')]
+    pub(crate) models: Vec<ModelName>,
+    /// Only the door
+    #[arg(long, conflicts_with = "models")]
+    pub(crate) door: bool,
+    /// Begin with the last lines of each service
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub(crate) lines: u32,
+    /// Go on showing lines as they come, until Ctrl-C
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Restart {
+    /// These hosts, one after another; all of the manifest's where none is given
+    #[arg(value_name = "HOST")]
+    pub(crate) hosts: Vec<HostName>,
+    /// Only the engines of these models, not the door
+    #[arg(short, long = "model", value_name = "MODEL", value_delimiter = ',')]
+    pub(crate) models: Vec<ModelName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// These hosts; all of the manifest's where none is given
+    #[arg(value_name = "HOST")]
+    pub(crate) hosts: Vec<HostName>,
+    /// Keep so many generations besides the one in force and the one to go back to
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) keep: usize,
+    /// Show what would be removed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,

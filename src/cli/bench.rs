@@ -28,11 +28,7 @@ struct Measured {
 /// Measures hosts, all at once, and lets each remember it for the next plan.
 pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let fleet = Fleet::open(global, environment)?;
-    let hosts: Vec<HostName> = if verb.hosts.is_empty() {
-        fleet.ours().map(|(host, _)| host.clone()).collect()
-    } else {
-        verb.hosts.clone()
-    };
+    let hosts = fleet.named_or_ours(&verb.hosts);
     let (subjects, mut failed) = fleet.subjects(&hosts).await?;
     for host in &hosts {
         if !failed.contains_key(host) && !subjects.iter().any(|subject| subject.host == *host) {

@@ -97,6 +97,11 @@ impl<'a> Fleet<'a> {
         self.manifest.hosts.iter().filter(|(_, spec)| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. }))
     }
 
+    /// Returns `hosts`, or, where none are named, those that Bramble is installed on.
+    pub(crate) fn named_or_ours(&self, hosts: &[HostName]) -> Vec<HostName> {
+        if hosts.is_empty() { self.ours().map(|(host, _)| host.clone()).collect() } else { hosts.to_vec() }
+    }
+
     /// Returns the hosts that left the manifest and still have something of ours.
     pub(crate) fn orphans(&self) -> Vec<HostName> {
         self.lock.hosts.keys().filter(|host| !self.manifest.hosts.contains_key(*host)).cloned().collect()

@@ -14,11 +14,14 @@ mod exit;
 mod fetch;
 mod fit;
 mod fleet;
+mod logs;
 mod output;
 mod passwords;
 mod plan;
+mod prune;
 mod push;
 mod remove;
+mod restart;
 mod rollback;
 mod schema;
 mod status;
@@ -98,6 +101,9 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Apply(verb) => apply::run(&verb, global, environment).await,
         Verb::Status(verb) => status::run(&verb, global, environment).await,
         Verb::Chat(verb) => chat::run(&verb, global, environment).await,
+        Verb::Logs(verb) => logs::run(&verb, global, environment).await,
+        Verb::Restart(verb) => restart::run(&verb, global, environment).await,
+        Verb::Prune(verb) => prune::run(&verb, global, environment).await,
         Verb::Rollback(verb) => rollback::run(&verb, global, environment).await,
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,
         Verb::Store(verb) => store::run(&verb, global, environment),

@@ -8,17 +8,12 @@ use super::{apply, output};
 use crate::clock;
 use crate::events::Events;
 use crate::execute::{self, Author};
-use crate::ids::HostName;
 use crate::view::{self, Deed, Progress};
 
 /// Makes hosts run the generation before.
 pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let fleet = Fleet::open(global, environment)?;
-    let hosts: Vec<HostName> = if verb.hosts.is_empty() {
-        fleet.ours().map(|(host, _)| host.clone()).collect()
-    } else {
-        verb.hosts.clone()
-    };
+    let hosts = fleet.named_or_ours(&verb.hosts);
     let (subjects, failures) = fleet.subjects(&hosts).await?;
     anyhow::ensure!(
         !subjects.is_empty() || !failures.is_empty(),

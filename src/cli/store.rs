@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::arguments::{Global, Prune, StoreVerb};
+use super::arguments::{Global, StorePrune, StoreVerb};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::{apply, output};
@@ -85,7 +85,7 @@ fn verify(store: &Store, global: &Global) -> anyhow::Result<Exit> {
     Ok(if damaged.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-fn prune(root: &Path, verb: &Prune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+fn prune(root: &Path, verb: &StorePrune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let shown = {
         let store = Store::open(root)?;
         let shown = store.unused(&needed(&store, global)?.0)?;

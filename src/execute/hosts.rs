@@ -1,5 +1,6 @@
-//! Verbs on hosts that need no plan: going back, and taking everything away.
+//! Verbs on hosts that need no plan: going back, starting anew, pruning, and taking everything away.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,11 @@ use crate::connect::Connection;
 use crate::events::{Event, Events};
 use crate::facts::Installed;
 use crate::generation::{Definition, Layout};
-use crate::ids::{Digest, FleetName, Generation, HostName};
-use crate::install::{Activated, ConfirmRequest, RemoveRequest, Removed, RollbackRequest};
+use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
+use crate::install::{
+    Activated, ConfirmRequest, PruneRequest, Pruned, RemoveRequest, Removed, RestartRequest, Restarted,
+    RollbackRequest,
+};
 
 /// A host with something of ours on it.
 pub struct Subject {
@@ -49,8 +53,18 @@ pub async fn roll_back(
     author: &Author,
     events: &Events,
 ) -> Report {
+    let leases = &Leases::new(&author.operator, events);
+    let report = one_after_another(subjects, async |subject| {
+        subject.with_events(events, "going back", subject.roll_back(to, author, leases)).await
+    })
+    .await;
+    leases.release().await;
+    report
+}
+
+/// Does `work` on each host; the first that does not get through leaves the rest as they are.
+async fn one_after_another(subjects: &[Subject], work: impl AsyncFn(&Subject) -> Outcome) -> Report {
     let mut report = Report::default();
-    let leases = Leases::new(&author.operator, events);
     let mut stopped: Option<&HostName> = None;
     for subject in subjects {
         let outcome = match stopped {
@@ -58,15 +72,61 @@ pub async fn roll_back(
                 subject.current(),
                 State::NotStarted { why: format!("stopped, because {host} did not get through") },
             ),
-            None => subject.with_events(events, "going back", subject.roll_back(to, author, &leases)).await,
+            None => work(subject).await,
         };
         if !outcome.state.is_well() && stopped.is_none() {
             stopped = Some(&subject.host);
         }
         report.hosts.insert(subject.host.clone(), outcome);
     }
+    report
+}
+
+/// Starts engines of each host anew, all of them and the door where no `models` are named. One host after
+/// another, as [`roll_back`] does. A host without any of the models is left as it is.
+pub async fn restart(
+    subjects: &[Subject],
+    models: &BTreeSet<ModelName>,
+    operator: &str,
+    events: &Events,
+) -> Report {
+    let leases = &Leases::new(operator, events);
+    let report = one_after_another(subjects, async |subject| {
+        let here: BTreeSet<ModelName> = subject.models().intersection(models).cloned().collect();
+        if here.is_empty() && !models.is_empty() {
+            return outcome(subject.current(), State::Unchanged);
+        }
+        subject.with_events(events, "starting anew", subject.restart(here, leases)).await
+    })
+    .await;
     leases.release().await;
     report
+}
+
+/// Removes from each host what nothing needs, side by side; with `request.is_dry` only says what would go.
+/// Returns by host what went, or why nothing did.
+pub async fn prune(
+    subjects: &[Subject],
+    request: &PruneRequest,
+    operator: &str,
+    events: &Events,
+) -> BTreeMap<HostName, Result<Pruned, VerbError>> {
+    let leases = &Leases::new(operator, events);
+    let all = subjects.iter().map(|subject| async move {
+        let program = subject.any_program();
+        if subject.definition().is_none() && program.is_none() {
+            return (subject.host.clone(), Ok(Pruned::default()));
+        }
+        let seat = subject.seat(program);
+        let pruned = match leases.of(seat.clone()).await {
+            Ok(lease) => seat.verbs().under(lease).run("prune", request, step::CLEAN_PATIENCE).await,
+            Err(error) => Err(error),
+        };
+        (subject.host.clone(), pruned)
+    });
+    let pruned = futures_util::future::join_all(all).await.into_iter().collect();
+    leases.release().await;
+    pruned
 }
 
 /// Takes everything of ours off each host, side by side. `operator` is `user@machine`.
@@ -147,14 +207,46 @@ impl Subject {
         }
     }
 
+    /// Returns the models that the generation in force serves.
+    pub fn models(&self) -> BTreeSet<ModelName> {
+        let engines = self.definition().map(|definition| definition.engines.as_slice()).unwrap_or_default();
+        engines.iter().map(|spec| spec.model.clone()).collect()
+    }
+
+    async fn restart(&self, models: BTreeSet<ModelName>, leases: &Leases) -> Outcome {
+        let step = "starting anew";
+        let failed = |error: &VerbError| outcome(self.current(), step::not_done(step, error));
+        let Some(definition) = self.definition() else {
+            let error = "no generation is in force".to_owned();
+            return outcome(None, State::Failed { step: step.to_owned(), error });
+        };
+        let deadline_seconds = ROLLBACK_DEADLINE;
+        let request = RestartRequest { models, deadline_seconds, probe: step::probe(&definition.engines) };
+        let seat = self.seat(None);
+        let lease = match leases.of(seat.clone()).await {
+            Ok(lease) => lease,
+            Err(error) => return failed(&error),
+        };
+        let limit = Duration::from_secs(2 * deadline_seconds);
+        match seat.verbs().under(lease).run::<Restarted>("restart", &request, limit).await {
+            Ok(done) => Outcome { measured: done.measured, ..outcome(Some(done.generation), State::Done) },
+            Err(error) => failed(&error),
+        }
+    }
+
+    /// Returns a bundle whose program can be asked where no generation is in force; none: that of the
+    /// generation can.
+    fn any_program(&self) -> Option<Digest> {
+        self.definition().is_none().then(|| self.installed.programs.last().copied()).flatten()
+    }
+
     async fn remove(&self, fleet: &FleetName, leases: &Leases) -> Outcome {
         let request = RemoveRequest { fleet: fleet.clone(), adopt: false };
         // the program that removes is removed with the rest: any of those that are there will do
-        let program = match (self.definition(), self.installed.programs.last()) {
-            (Some(_), _) => None,
-            (None, Some(program)) => Some(*program),
-            (None, None) => return outcome(None, State::Done),
-        };
+        let program = self.any_program();
+        if self.definition().is_none() && program.is_none() {
+            return outcome(None, State::Done);
+        }
         let seat = self.seat(program);
         let removed: Result<Removed, VerbError> = match leases.of(seat.clone()).await {
             Ok(lease) => seat.verbs().under(lease).run("remove", &request, step::CLEAN_PATIENCE).await,
@@ -181,6 +273,7 @@ impl Subject {
     }
 }
 
-/// Seconds after which a rollback that nobody confirms is itself taken back: loading a model
+/// Seconds after which a rollback that nobody confirms is itself taken back, and after which engines that
+/// were started anew must be well: loading a model
 /// of several gigabytes from a card takes two minutes.
 const ROLLBACK_DEADLINE: u64 = 300;

@@ -1,6 +1,5 @@
 //! The switchboard: from an action to the room that does it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -307,7 +306,7 @@ impl<'a> At<'a> {
     }
 
     async fn prune(&self) -> Result<(), State> {
-        let request = PruneRequest { keep: 0, wanted: BTreeSet::new() };
+        let request = PruneRequest::default();
         let pruned: Result<Pruned, VerbError> = self.tell("prune", &request, CLEAN_PATIENCE).await;
         // the host serves what was planned: a card that is fuller than it could be is a note
         if let Err(error) = pruned {

@@ -20,6 +20,8 @@ use crate::plan::Plan;
 use crate::plan::testing::{Fleet, name};
 use crate::units::Bytes;
 
+mod hosts;
+
 /// Stands in every secret that hosts are given.
 const SECRET: &str = "not-for-any-eye";
 
@@ -84,6 +86,9 @@ fn sound(call: &Call) -> Output {
         let generation = if text.contains("rollback") { json!(1) } else { request["generation"].clone() };
         let measured = json!([{ "model": "chat", "tokens_per_second": 71.0, "first_token_ms": 90.0, "load_seconds": 0.5 }]);
         json!({ "generation": generation, "activated": true, "measured": measured, "rolled_back": null })
+    } else if text.contains(" restart --root ") {
+        let measured = json!([{ "model": "chat", "tokens_per_second": 9.0, "first_token_ms": 90.0, "load_seconds": 0.5 }]);
+        json!({ "generation": 1, "measured": measured })
     } else if text.contains(" confirm --root ") {
         json!({ "confirmed": true })
     } else if text.contains(" prune --root ") {

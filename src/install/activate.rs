@@ -66,6 +66,27 @@ pub struct RollbackRequest {
     pub probe: ProbeSpec,
 }
 
+/// What `restart` needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestartRequest {
+    /// The models whose engines to start anew; none: every engine, and the door.
+    #[serde(default)]
+    pub models: BTreeSet<ModelName>,
+    /// Seconds until they must be well.
+    pub deadline_seconds: u64,
+    /// As for an activation.
+    pub probe: ProbeSpec,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The generation in force.
+    pub generation: Generation,
+    /// What was measured, for each engine that was started.
+    pub measured: Vec<Measured>,
+}
+
 /// How an activation ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Activated {
@@ -136,6 +157,39 @@ pub async fn rollback(
     let RollbackRequest { deadline_seconds, probe, .. } = request.clone();
     let request = ActivateRequest { generation, deadline_seconds, probe };
     activate_with(layout, supervisor, &request, &|_| Ok(())).await
+}
+
+/// Starts services of the generation in force anew, and proves that they work.
+///
+/// # Errors
+/// [`Error::Unhealthy`] when they do not: there is nothing to go back to, and they are left as they are.
+pub async fn restart(
+    layout: &Layout,
+    lease: u64,
+    supervisor: &dyn Supervisor,
+    request: &RestartRequest,
+) -> Result<Restarted, Error> {
+    let _lock = Lock::take(layout, lease, "restart")?;
+    if let Some(pending) = Pending::read(layout)? {
+        return Err(Error::StillPending(pending.generation));
+    }
+    let target = Stand::current(layout)?.ok_or(Error::NothingInForce)?;
+    let known = |model: &ModelName| target.definition.engines.iter().any(|spec| spec.model == *model);
+    if let Some(model) = request.models.iter().find(|model| !known(model)) {
+        return Err(Error::NoModel { model: model.to_string() });
+    }
+    let services = if request.models.is_empty() {
+        target.services()
+    } else {
+        request.models.iter().map(engine_service).collect()
+    };
+    let RestartRequest { deadline_seconds, probe, .. } = request.clone();
+    let generation = target.number;
+    let request = ActivateRequest { generation, deadline_seconds, probe };
+    let hook: Hook<'_> = &|_| Ok(());
+    let proof = Activation { layout, supervisor, request: &request, hook, target, previous: None, now: None };
+    let measured = proof.start_anew(services).await?;
+    Ok(Restarted { generation, measured })
 }
 
 /// Returns where a rollback goes when nobody says.
@@ -233,6 +287,15 @@ impl Activation<'_> {
         Ok(measured)
     }
 
+    async fn start_anew(&self, services: Vec<String>) -> Result<Vec<Measured>, Error> {
+        let started = Instant::now();
+        let end = started + Duration::from_secs(self.request.deadline_seconds);
+        self.supervisor.restart(&services).await?;
+        let ready = self.wait_until_well(started, end).await?;
+        let changes = Changes { restart: services, ..Changes::default() };
+        self.probe(&changes, &ready, end).await
+    }
+
     async fn changes(&self, old: Option<&Stand>, new: Option<&Stand>) -> Result<Changes, Error> {
         let names: BTreeSet<String> = [old, new].into_iter().flatten().flat_map(Stand::services).collect();
         let names: Vec<String> = names.into_iter().collect();
@@ -289,7 +352,7 @@ impl Activation<'_> {
             if Instant::now() >= end {
                 let first = waiting.into_iter().next();
                 let (name, said) = first.unwrap_or_else(|| (ROUTE.to_owned(), "is not up".to_owned()));
-                let seconds = self.own_share().as_secs();
+                let seconds = end.duration_since(started).as_secs();
                 return Err(self.unhealthy(&name, &format!("is not ready after {seconds} s: {said}")).await);
             }
             sleep(TICK).await;

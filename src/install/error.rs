@@ -97,6 +97,18 @@ pub enum Error {
     /// The generation is not waiting to be confirmed.
     #[error("generation {0} is not waiting to be confirmed: it was taken back, or never activated")]
     NotPending(Generation),
+    /// A generation waits to be confirmed: the guard may take it back at any moment.
+    #[error("generation {0} waits to be confirmed: wait until it is, or was taken back, then run again")]
+    StillPending(Generation),
+    /// Nothing is in force.
+    #[error("no generation is in force on this host: apply first")]
+    NothingInForce,
+    /// No engine serves the model here.
+    #[error("no engine on this host serves {model}")]
+    NoModel {
+        /// The model.
+        model: String,
+    },
     /// A host changed from systemd to none, to that of a login, or back.
     #[error("generation {0} is supervised differently from the one in force: remove this host, then apply")]
     SupervisionChanged(Generation),
@@ -184,6 +196,9 @@ impl Error {
             | Self::InUse(_)
             | Self::NoGeneration(_)
             | Self::NothingEarlier
+            | Self::StillPending(_)
+            | Self::NothingInForce
+            | Self::NoModel { .. }
             | Self::SupervisionChanged(_)
             | Self::Lingering { .. }
             | Self::Units { .. } => 3,

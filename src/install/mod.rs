@@ -1,4 +1,4 @@
-//! Generations on a host: lay out, activate, confirm, roll back, prune, remove.
+//! Generations on a host: lay out, activate, confirm, roll back, restart, prune, remove.
 //!
 //! Runs on the host itself, on one folder ([`crate::generation::Layout`]). The rule that
 //! everything here keeps: at any moment, a power cut leaves the old generation or the
@@ -19,6 +19,7 @@ mod guard;
 mod inspect;
 mod lay_out;
 mod lock;
+mod logs;
 mod marker;
 mod process;
 mod program;
@@ -31,7 +32,10 @@ mod supervisor;
 mod systemd;
 mod verb;
 
-pub use activate::{ActivateRequest, Activated, Measured, ProbeSpec, RollbackRequest, activate, rollback};
+pub use activate::{
+    ActivateRequest, Activated, Measured, ProbeSpec, RestartRequest, Restarted, RollbackRequest, activate,
+    restart, rollback,
+};
 pub use ask::time;
 pub use bench::{current_definition, keep_bench};
 pub use change::Changes;
@@ -39,6 +43,7 @@ pub use error::Error;
 pub use guard::{Arming, GUARD_SCRIPT};
 pub use inspect::inspect;
 pub use lay_out::{InstallRequest, Installation, install};
+pub use logs::{LogLine, LogsArgs, run_logs};
 pub use process::Process;
 pub use prune::{PruneRequest, Pruned, prune};
 pub use record::{ConfirmRequest, Receipt, ReceiptEntry, confirm};

@@ -6,10 +6,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
 use super::error::tame;
-use super::{Arming, Changes, Error, Service, Supervisor, files, guard, program};
+use super::logs::{self, Reading};
+use super::{Arming, Changes, Error, LogLine, Service, Supervisor, files, guard, program};
 use crate::causes::with_causes;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
@@ -48,6 +50,15 @@ pub(super) struct ServiceStatus {
 
 pub(super) fn status_path(layout: &Layout) -> PathBuf {
     layout.run_dir().join("supervise.json")
+}
+
+fn turns_path(layout: &Layout) -> PathBuf {
+    layout.run_dir().join("turns.json")
+}
+
+/// Returns how often each service was told to start anew. Another number means another process.
+pub(super) fn turns(layout: &Layout) -> BTreeMap<String, u64> {
+    files::read_json(&turns_path(layout)).ok().flatten().unwrap_or_default()
 }
 
 pub(super) fn pid_path(layout: &Layout) -> PathBuf {
@@ -118,6 +129,22 @@ impl Process {
         }
     }
 
+    /// Has the supervising process look at what shall run, and waits until it has; starts it where none lives.
+    async fn follow(&self) -> Result<(), Error> {
+        let Some(pid) = self.supervising() else { return self.start().await };
+        let seen = self.status().rounds;
+        signal(pid, Signal::HUP);
+        let end = Instant::now() + STOP_LIMIT;
+        while self.status().rounds == seen {
+            if Instant::now() > end {
+                let said = format!("process {pid} does not read its definition again");
+                return Err(Error::Failed { program: "brambled supervise".to_owned(), said });
+            }
+            sleep(TICK).await;
+        }
+        Ok(())
+    }
+
     async fn stop(&self) -> Result<(), Error> {
         let Some(pid) = self.supervising() else { return Ok(()) };
         signal(pid, Signal::TERM);
@@ -154,18 +181,17 @@ impl Supervisor for Process {
         if changes.is_program_new {
             self.stop().await?;
         }
-        let Some(pid) = self.supervising() else { return self.start().await };
-        let seen = self.status().rounds;
-        signal(pid, Signal::HUP);
-        let end = Instant::now() + STOP_LIMIT;
-        while self.status().rounds == seen {
-            if Instant::now() > end {
-                let said = format!("process {pid} does not read its definition again");
-                return Err(Error::Failed { program: "brambled supervise".to_owned(), said });
-            }
-            sleep(TICK).await;
+        self.follow().await
+    }
+
+    async fn restart(&self, services: &[String]) -> Result<(), Error> {
+        let mut turns = turns(&self.layout);
+        for service in services {
+            *turns.entry(service.clone()).or_default() += 1;
         }
-        Ok(())
+        let text = files::json("the turns of services", &turns)?;
+        files::write(&turns_path(&self.layout), &text, 0o644, None)?;
+        self.follow().await
     }
 
     async fn services(&self, services: &[String]) -> Result<BTreeMap<String, Service>, Error> {
@@ -188,6 +214,15 @@ impl Supervisor for Process {
             Ok(bytes) => tame(&String::from_utf8_lossy(&bytes.unwrap_or_default()), 1500),
             Err(error) => with_causes(&error),
         }
+    }
+
+    async fn read_log(
+        &self,
+        service: &str,
+        reading: Reading,
+        say: mpsc::Sender<LogLine>,
+    ) -> Result<(), Error> {
+        logs::tail(&log_path(&self.layout, service), service, reading, say).await
     }
 
     async fn drift(&self, _units: &[Unit]) -> Vec<String> {

@@ -5,7 +5,9 @@ use std::io::ErrorKind;
 use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::Error;
@@ -52,6 +54,79 @@ pub(super) async fn must<A: AsRef<OsStr>>(program: &str, args: &[A], limit: Dura
     Err(Error::Failed { program: format!("{program} {}", words.join(" ")), said: ran.stderr })
 }
 
+/// Runs a program and passes on to `say` what `read` makes of each line that it writes, without its end and
+/// cut at `longest` bytes, until it ends, or nobody takes more.
+pub(super) async fn lines<A: AsRef<OsStr>, T>(
+    program: &str,
+    args: &[A],
+    longest: usize,
+    say: &mpsc::Sender<T>,
+    read: impl Fn(&[u8]) -> Option<T>,
+) -> Result<(), Error> {
+    let cannot = |source| Error::Start { program: program.to_owned(), source };
+    let mut command = Command::new(program);
+    command.args(args).env("LC_ALL", "C").env("XDG_RUNTIME_DIR", runtime_dir()).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(cannot)?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let pass_on = async {
+        let Some(mut pipe) = stdout else { return Ok(true) };
+        let (mut lines, mut buffer) = (Lines::new(longest), vec![0; 16 << 10]);
+        loop {
+            let count = pipe.read(&mut buffer).await?;
+            if count == 0 {
+                return Ok(true);
+            }
+            for made in lines.push(&buffer[..count]).iter().filter_map(|line| read(line)) {
+                if say.send(made).await.is_err() {
+                    return Ok(false);
+                }
+            }
+        }
+    };
+    let mut said = Vec::new();
+    let hear = async {
+        let Some(pipe) = stderr else { return Ok(0) };
+        pipe.take(MAX_SAID as u64).read_to_end(&mut said).await
+    };
+    let (is_whole, _) = tokio::try_join!(pass_on, hear).map_err(cannot)?;
+    if !is_whole {
+        return child.kill().await.map_err(cannot);
+    }
+    if child.wait().await.map_err(cannot)?.success() {
+        return Ok(());
+    }
+    let said = tame(&String::from_utf8_lossy(&said), MAX_SAID);
+    Err(Error::Failed { program: program.to_owned(), said })
+}
+
+/// Lines out of bytes that come in pieces of any size.
+#[derive(Debug)]
+pub(super) struct Lines {
+    rest: Vec<u8>,
+    longest: usize,
+}
+
+impl Lines {
+    pub(super) fn new(longest: usize) -> Self {
+        Self { rest: Vec::new(), longest }
+    }
+
+    /// Returns the lines that end in `bytes`, without their ends. What is too long is cut.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+        let mut whole = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, is_end) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
+            let room = self.longest.saturating_sub(self.rest.len()).min(text.len());
+            self.rest.extend_from_slice(&text[..room]);
+            if is_end {
+                whole.push(std::mem::take(&mut self.rest));
+            }
+        }
+        whole
+    }
+}
+
 /// Prepares a program that outlives us: a process group of its own, and no terminal.
 pub(super) fn detached<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: &[A]) -> Command {
     let mut command = Command::new(program);
@@ -68,4 +143,32 @@ pub(super) async fn login() -> Result<String, Error> {
 pub(super) async fn id(option: &str, user: &str) -> Option<u32> {
     let ran = run("id", &[option, user], Duration::from_secs(10)).await.ok()?;
     ran.stdout.trim().parse().ok().filter(|_| ran.is_success)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_in_pieces_of_any_size_are_whole_again_and_long_ones_are_cut() {
+        let text = b"one\n\nthree and more\nrest";
+        for size in 1..=text.len() {
+            let mut lines = Lines::new(8);
+            let whole: Vec<Vec<u8>> = text.chunks(size).flat_map(|piece| lines.push(piece)).collect();
+            assert_eq!(whole, [b"one".as_slice(), b"", b"three an"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_is_read_line_by_line_until_it_ends_or_nobody_wants_more() {
+        let (say, mut heard) = mpsc::channel(2);
+        let read = |line: &[u8]| Some(String::from_utf8(line.to_vec()).unwrap()).filter(|line| line != "b");
+        let failed = lines("sh", &["-c", "echo a; echo b; echo no >&2; exit 3"], 100, &say, read).await;
+        assert_eq!(failed.unwrap_err().to_string(), "sh failed: no");
+        assert_eq!(heard.recv().await.unwrap(), "a");
+        let endless = tokio::spawn(async move { lines("yes", &["y"], 100, &say, read).await });
+        assert_eq!(heard.recv().await.unwrap(), "y");
+        drop(heard);
+        endless.await.unwrap().unwrap();
+    }
 }

@@ -21,6 +21,9 @@ pub struct PruneRequest {
     /// Blobs and programs to keep though no generation needs them yet.
     #[serde(default)]
     pub wanted: BTreeSet<Digest>,
+    /// Only say what would go.
+    #[serde(default)]
+    pub is_dry: bool,
 }
 
 /// What `prune` removed.
@@ -62,19 +65,32 @@ pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Prun
 
     let mut pruned = Pruned::default();
     for number in laid_out.into_iter().filter(|number| !kept.contains(number)) {
-        // its definition goes first: half a generation is none
-        let dir = layout.generation(number);
-        files::remove(&Layout::definition(&dir))?;
-        files::remove_tree(&dir)?;
         pruned.generations.push(number);
     }
     for digest in digests(&layout.root().join("blobs/sha256"))? {
         if !needed.contains(&digest) {
-            let path = layout.blob(&digest);
-            pruned.freed += Bytes(fs::metadata(&path).map_or(0, |blob| blob.len()));
-            files::remove(&path)?;
+            pruned.freed += Bytes(fs::metadata(layout.blob(&digest)).map_or(0, |blob| blob.len()));
             pruned.blobs.push(digest);
         }
+    }
+    let programs = digests(&layout.root().join("programs"))?;
+    pruned.programs.extend(programs.into_iter().filter(|digest| !needed.contains(digest)));
+    if !request.is_dry {
+        clear(layout, &pruned, &needed)?;
+    }
+    Ok(pruned)
+}
+
+/// Removes what is to be pruned, and what was arriving and is not needed.
+fn clear(layout: &Layout, pruned: &Pruned, needed: &BTreeSet<Digest>) -> Result<(), Error> {
+    for number in &pruned.generations {
+        // its definition goes first: half a generation is none
+        let dir = layout.generation(*number);
+        files::remove(&Layout::definition(&dir))?;
+        files::remove_tree(&dir)?;
+    }
+    for digest in &pruned.blobs {
+        files::remove(&layout.blob(digest))?;
     }
     for digest in digests(&layout.chunks())? {
         if !layout.blob(&digest).exists() {
@@ -93,11 +109,8 @@ pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Prun
             files::remove(&path.with_added_extension("chunks"))?;
         }
     }
-    for digest in digests(&layout.root().join("programs"))? {
-        if !needed.contains(&digest) {
-            files::remove_tree(&layout.program(&digest))?;
-            pruned.programs.push(digest);
-        }
+    for digest in &pruned.programs {
+        files::remove_tree(&layout.program(digest))?;
     }
-    Ok(pruned)
+    Ok(())
 }

@@ -31,7 +31,7 @@ use crate::ids::Digest;
 use crate::unit::{ROUTE, engine_service};
 
 /// A log is put aside when it is longer than this; one older one is kept.
-const MAX_LOG_BYTES: u64 = 1 << 20;
+pub(super) const MAX_LOG_BYTES: u64 = 1 << 20;
 
 /// The first pause before a service is started again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,6 +48,8 @@ struct Task {
     program: Digest,
     engine: Option<EngineSpec>,
     args: Vec<String>,
+    /// How often it was told to start anew.
+    turn: u64,
 }
 
 enum Order {
@@ -176,13 +178,18 @@ async fn stop(services: Vec<Running>) {
 fn tasks(layout: &Layout, stand: &Stand) -> BTreeMap<String, Task> {
     let root = layout.root().display().to_string();
     let program = stand.definition.program.digest;
+    let turns = process::turns(layout);
+    let turn = |name: &str| turns.get(name).copied().unwrap_or_default();
     let words = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect();
     let engine = |spec: &EngineSpec| {
         let args = words(&["engine", "--root", &root, "--model", spec.model.as_str()]);
-        (engine_service(&spec.model), Task { program, engine: Some(spec.clone()), args })
+        let name = engine_service(&spec.model);
+        let task = Task { program, engine: Some(spec.clone()), args, turn: turn(&name) };
+        (name, task)
     };
     let mut tasks: BTreeMap<_, _> = stand.definition.engines.iter().map(engine).collect();
-    tasks.insert(ROUTE.to_owned(), Task { program, engine: None, args: words(&["route", "--root", &root]) });
+    let args = words(&["route", "--root", &root]);
+    tasks.insert(ROUTE.to_owned(), Task { program, engine: None, args, turn: turn(ROUTE) });
     tasks
 }
 

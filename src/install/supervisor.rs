@@ -1,8 +1,10 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use tokio::sync::mpsc;
 
-use super::{Arming, Changes, Error};
+use super::logs::Reading;
+use super::{Arming, Changes, Error, LogLine};
 use crate::facts::ServiceState;
 use crate::unit::Unit;
 
@@ -31,11 +33,22 @@ pub trait Supervisor: Send + Sync {
     /// and after a boot. Does not wait until they are ready.
     async fn switch(&self, units: &[Unit], changes: &Changes) -> Result<(), Error>;
 
+    /// Stops `services` and starts them anew. Does not wait until they are ready.
+    async fn restart(&self, services: &[String]) -> Result<(), Error>;
+
     /// Returns the state of each of `services`.
     async fn services(&self, services: &[String]) -> Result<BTreeMap<String, Service>, Error>;
 
     /// Returns the last lines that a service said, a few KiB, or nothing.
     async fn log(&self, service: &str) -> String;
+
+    /// Passes on the last lines that a service said, and those that come; an error from there ends it.
+    async fn read_log(
+        &self,
+        service: &str,
+        reading: Reading,
+        say: mpsc::Sender<LogLine>,
+    ) -> Result<(), Error>;
 
     /// Says how what is set up differs from `units`, one sentence each.
     async fn drift(&self, units: &[Unit]) -> Vec<String>;

@@ -4,11 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::Deserialize;
+use tokio::sync::mpsc;
 
 use super::error::tame;
+use super::logs::{LONGEST_LINE, Reading};
 use super::program::{self, must, run};
-use super::{Arming, Changes, Error, Service, Supervisor, files, guard};
+use super::{Arming, Changes, Error, LogLine, Service, Supervisor, files, guard};
 use crate::causes::with_causes;
+use crate::clock;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
 use crate::unit::{BOOT_GUARD, ROUTE, SERVICE_USER, Unit};
@@ -24,6 +28,9 @@ const GUARD: &str = "bramble-guard";
 
 /// Most answers of systemd come at once; stopping waits for the service (`TimeoutStopSec`).
 const LIMIT: Duration = Duration::from_secs(100);
+
+/// The longest entry of the journal that is read, as JSON; it keeps lines of 48 KiB.
+const LONGEST_ENTRY: usize = 1 << 20;
 
 /// systemd: the system's where we are root, else the login's own (`systemctl --user`).
 #[derive(Debug, Clone)]
@@ -185,6 +192,16 @@ impl Supervisor for Systemd {
         self.each(&["reload"], &changes.reload).await
     }
 
+    async fn restart(&self, services: &[String]) -> Result<(), Error> {
+        // one that systemd has given up is started again, too
+        for service in services {
+            self.try_systemctl(&["reset-failed", &unit_name(service)]).await?;
+        }
+        // all of them down first: two models may not fit into memory at once
+        self.each(&["stop"], services).await?;
+        self.each(&["start", "--no-block"], services).await
+    }
+
     async fn services(&self, services: &[String]) -> Result<BTreeMap<String, Service>, Error> {
         if services.is_empty() {
             return Ok(BTreeMap::new());
@@ -206,6 +223,21 @@ impl Supervisor for Systemd {
             Ok(ran) => tame(&ran.stdout, 1500),
             Err(error) => with_causes(&error),
         }
+    }
+
+    async fn read_log(
+        &self,
+        service: &str,
+        reading: Reading,
+        say: mpsc::Sender<LogLine>,
+    ) -> Result<(), Error> {
+        let (unit, lines) = (unit_name(service), format!("--lines={}", reading.lines));
+        let which = if self.is_user { "--user-unit" } else { "--unit" };
+        let mut args =
+            vec!["--quiet", "--no-pager", "--output=json", "--output-fields=MESSAGE", &lines, which, &unit];
+        args.extend(reading.follow.then_some("--follow"));
+        let read = |entry: &[u8]| parse_entry(service, entry);
+        program::lines("journalctl", &args, LONGEST_ENTRY, &say, read).await
     }
 
     async fn drift(&self, units: &[Unit]) -> Vec<String> {
@@ -287,6 +319,31 @@ impl Supervisor for Systemd {
     }
 }
 
+/// Reads an entry of the journal. Text that is not UTF-8 comes as numbers.
+fn parse_entry(service: &str, entry: &[u8]) -> Option<LogLine> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Message {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(rename = "__REALTIME_TIMESTAMP")]
+        micros: Option<String>,
+        #[serde(rename = "MESSAGE")]
+        message: Option<Message>,
+    }
+    let entry: Entry = serde_json::from_slice(entry).ok()?;
+    let mut text = match entry.message? {
+        Message::Text(text) => text,
+        Message::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+    };
+    text.truncate(text.floor_char_boundary(LONGEST_LINE));
+    let at = entry.micros.and_then(|micros| clock::utc_of_micros(micros.parse().ok()?));
+    Some(LogLine { service: service.to_owned(), at, text })
+}
+
 /// Reads what `systemctl show` prints: `Key=value` lines, units apart by empty lines.
 fn parse_show(text: &str) -> BTreeMap<String, Service> {
     let one = |block: &str| {
@@ -309,6 +366,24 @@ fn parse_show(text: &str) -> BTreeMap<String, Service> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entries_of_the_journal_are_read_and_others_are_left_out() {
+        let read = |entry: &str| parse_entry("route", entry.as_bytes());
+        let line = |text: &str, at: Option<&str>| {
+            Some(LogLine { service: "route".into(), at: at.map(str::to_owned), text: text.into() })
+        };
+        let at = Some("2024-11-19T12:00:00.250Z");
+        let stamp = r#""__REALTIME_TIMESTAMP":"1732017600250000","__CURSOR":"s=1""#;
+        assert_eq!(read(&format!(r#"{{{stamp},"MESSAGE":"up"}}"#)), line("up", at));
+        assert_eq!(read(&format!(r#"{{{stamp},"MESSAGE":[111,107,255]}}"#)), line("ok\u{fffd}", at));
+        assert_eq!(read(r#"{"MESSAGE":"up"}"#), line("up", None));
+        for other in [r#"{"MESSAGE":null}"#, "{}", "-- No entries --", ""] {
+            assert_eq!(read(other), None, "{other}");
+        }
+        let long = "ä".repeat(LONGEST_LINE);
+        assert_eq!(read(&format!(r#"{{"MESSAGE":"{long}"}}"#)).unwrap().text.len(), LONGEST_LINE);
+    }
 
     #[test]
     fn states_are_read_from_what_systemctl_shows() {

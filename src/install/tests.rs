@@ -30,6 +30,8 @@ use crate::store::Arrival;
 use crate::unit::{self, Setting, Unit};
 use crate::units::{Bytes, TokensPerSec};
 
+mod prune;
+mod restart;
 mod without_root;
 
 /// Contexts by which an engine of the fake supervisor is told to misbehave.
@@ -305,6 +307,11 @@ impl Supervisor for Host {
         Ok(())
     }
 
+    async fn restart(&self, services: &[String]) -> Result<(), Error> {
+        let units = Stand::current(&self.layout)?.unwrap().units;
+        self.switch(&units, &Changes { restart: services.to_vec(), ..Changes::default() }).await
+    }
+
     async fn services(&self, services: &[String]) -> Result<BTreeMap<String, Service>, Error> {
         let running = self.running.lock().unwrap();
         let one = |name: &String| {
@@ -317,6 +324,16 @@ impl Supervisor for Host {
 
     async fn log(&self, service: &str) -> String {
         format!("the last line of {service}")
+    }
+
+    async fn read_log(
+        &self,
+        service: &str,
+        _reading: logs::Reading,
+        say: tokio::sync::mpsc::Sender<LogLine>,
+    ) -> Result<(), Error> {
+        let _ = say.send(LogLine { service: service.into(), at: None, text: self.log(service).await }).await;
+        Ok(())
     }
 
     async fn drift(&self, _units: &[Unit]) -> Vec<String> {
@@ -524,62 +541,6 @@ async fn a_rollback_goes_to_the_generation_confirmed_before() {
     let result = rollback(&host.layout, LEASE, &host, &nowhere).await;
     assert!(matches!(result, Err(Error::NoGeneration(_))));
     host.assert_whole(Some(2));
-}
-
-#[tokio::test]
-async fn prune_keeps_what_is_in_force_what_is_pending_and_the_way_back() {
-    let host = Host::new();
-    host.bring_in(1, &[("one", 512)]).await;
-    host.bring_in(2, &[("two", 512)]).await;
-    host.bring_in(3, &[("three", 512)]).await;
-    host.lay_out(4, &[("four", 512)]).await;
-    host.activate(4).await;
-    let arriving = host.put_blob(b"arriving");
-    let request = PruneRequest { keep: 0, wanted: [arriving].into() };
-    let pruned = prune(&host.layout, LEASE, &request).unwrap();
-    assert_eq!(pruned.generations, [Generation::FIRST, Generation::new(2)]);
-    let gone = ["one", "two"].map(|model| Digest::of(format!("weights of {model}").as_bytes()));
-    assert_eq!(pruned.blobs.len(), 2);
-    assert!(gone.iter().all(|blob| pruned.blobs.contains(blob) && !host.layout.blob(blob).exists()));
-    assert_eq!(pruned.freed, Bytes(2 * "weights of one".len() as u64));
-    assert!(pruned.programs.is_empty());
-    assert_eq!(prune(&host.layout, LEASE, &request).unwrap(), Pruned::default(), "nothing is left to prune");
-    host.confirm(4).await;
-    let request = RollbackRequest { to: None, deadline_seconds: 3, probe: activation(1).probe };
-    let back = rollback(&host.layout, LEASE, &host, &request).await.unwrap();
-    assert_eq!((back.generation, back.activated), (Generation::new(3), true));
-}
-
-#[tokio::test]
-async fn prune_leaves_of_unfinished_uploads_what_is_wanted_or_under_way() {
-    let host = Host::new();
-    host.bring_in(1, &[("one", 512)]).await;
-    let arriving = |name: &str| {
-        let digest = Digest::of(name.as_bytes());
-        let blobs = host.layout.root().join("blobs/sha256");
-        fs::create_dir_all(host.layout.root().join("partial")).unwrap();
-        let path = host.layout.partial(&digest);
-        (digest, Arrival::of_proven_parts(path, blobs, digest, Bytes(5 << 20)).unwrap())
-    };
-    let (wanted, stopped) = arriving("wanted");
-    stopped.write_at(0, &vec![7; 3 << 20]).unwrap();
-    drop(stopped);
-    let (under_way, going_on) = arriving("under way");
-    let (abandoned, stopped) = arriving("abandoned");
-    drop(stopped);
-    let list = host.layout.partial(&abandoned).with_added_extension("chunks");
-    fs::write(&list, "a list").unwrap();
-    let orphan = host.layout.chunks().join(Digest::of(b"gone").to_string());
-    fs::create_dir_all(host.layout.chunks()).unwrap();
-    fs::write(&orphan, "the list of a blob that is gone").unwrap();
-
-    let found = inspect(&host.layout, &host).await.unwrap().partials;
-    assert_eq!((found[&wanted], found[&abandoned]), (Bytes(3 << 20), Bytes::ZERO));
-    prune(&host.layout, LEASE, &PruneRequest { keep: 0, wanted: [wanted].into() }).unwrap();
-    let left: Vec<Digest> = inspect(&host.layout, &host).await.unwrap().partials.into_keys().collect();
-    assert!(left.len() == 2 && left.contains(&wanted) && left.contains(&under_way), "{left:?}");
-    assert!(!list.exists() && !orphan.exists());
-    drop(going_on);
 }
 
 #[tokio::test]

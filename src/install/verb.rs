@@ -23,6 +23,8 @@ pub enum Verb {
     Confirm,
     /// Go back to an earlier generation
     Rollback,
+    /// Start services of the generation in force anew, and prove that they work
+    Restart,
     /// Remove what nothing needs any more
     Prune,
     /// Remove everything of Bramble from this host
@@ -52,6 +54,10 @@ pub async fn answer(verb: Verb, layout: &Layout, lease: u64, request: &[u8]) -> 
             super::confirm(layout, lease, &*of_current(layout), request).await?;
             reply(&serde_json::json!({ "confirmed": true }))
         }
+        Verb::Restart => {
+            let request: super::RestartRequest = parse("restart", request)?;
+            reply(&super::restart(layout, lease, &*of_current(layout), &request).await?)
+        }
         Verb::Prune => reply(&super::prune(layout, lease, &parse("prune", request)?)?),
         Verb::Remove => {
             let request: super::RemoveRequest = parse("remove", request)?;
@@ -80,7 +86,7 @@ fn supervisor(layout: &Layout, has_units: bool) -> Box<dyn Supervisor> {
 }
 
 /// Returns what supervises the generation in force, or else the one that was pending.
-fn of_current(layout: &Layout) -> Box<dyn Supervisor> {
+pub(super) fn of_current(layout: &Layout) -> Box<dyn Supervisor> {
     let pending = || Pending::read(layout).ok().flatten().map(|pending| pending.generation);
     let number = stand::current(layout).or_else(pending);
     let stand = number.and_then(|number| Stand::read(layout, number).ok());

@@ -11,6 +11,8 @@ pub enum Deed {
     Apply,
     /// They were made to run an earlier generation.
     RollBack,
+    /// Their engines were started anew.
+    Restart,
     /// Everything of Bramble was taken off them.
     Remove,
 }
@@ -51,6 +53,10 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             State::WentBack { why } => {
                 format!("{} {name}  went back to {generation}: {why}", style.bad("x "))
             }
+            // what was started anew is what serves
+            State::Failed { step, error } if deed == Deed::Restart => {
+                format!("{} {name}  {step} failed: {error}; {generation} stays in force", style.bad("x "))
+            }
             State::Failed { step, error } => {
                 let still = outcome.generation.map_or("nothing serves there".to_owned(), |generation| {
                     format!("generation {generation} still serves")
@@ -83,6 +89,7 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
         match deed {
             Deed::Apply => format!("Applied: {hosts}."),
             Deed::RollBack => format!("Rolled back: {hosts}."),
+            Deed::Restart => format!("Started anew: {hosts}."),
             Deed::Remove => format!("Removed: {hosts}."),
         }
     } else {
@@ -98,6 +105,9 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             Deed::Apply => format!("{sum} as planned. Run apply again to go on."),
             // those that went back already would go back further
             Deed::RollBack => format!("{sum} went back. `bramble rollback {rest}` tries the rest again."),
+            Deed::Restart => format!(
+                "{sum} well. `bramble restart {rest}` tries the rest again, `bramble logs {rest}` shows why."
+            ),
             Deed::Remove => format!("{sum} done. `bramble remove {rest}` tries the rest again."),
         }
     };

@@ -1,9 +1,9 @@
 use std::collections::BTreeMap;
 
-use super::{Deed, Style, plan, report, status};
-use crate::execute::{Left, Outcome, Report, State};
+use super::{Deed, Style, log_line, plan, pruned, report, status};
+use crate::execute::{Left, LogLine, Outcome, Pruned, Report, State};
 use crate::facts::{Inventory, ServiceState};
-use crate::ids::{Generation, HostName};
+use crate::ids::{Digest, Generation, HostName};
 use crate::install::Measured;
 use crate::plan::testing::{Fleet, name};
 use crate::status::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
@@ -54,7 +54,7 @@ fn a_changed_plan_shows_what_was_and_what_will_be() {
     let mut fleet = Fleet::new();
     fleet.apply();
     fleet.change("context: 1024", "context: 768, slots: 2");
-    fleet.bundles[0].digest = crate::ids::Digest::of(b"newer");
+    fleet.bundles[0].digest = Digest::of(b"newer");
     fleet.bundles[0].version = "0.2.0".to_owned();
     fleet.lose("shed");
     fleet.lock.hosts.insert(name("cellar"), crate::lock::LockedHost::default());
@@ -263,4 +263,39 @@ async fn what_a_probe_found_becomes_a_status() {
     insta::assert_snapshot!(status(&snapshot, PLAIN));
     assert_eq!(snapshot.hosts[0].door, DoorState::Closed);
     assert_eq!(snapshot.hosts[1].door, DoorState::Unknown, "nobody said where it is");
+}
+
+#[test]
+fn a_line_of_a_log_says_whose_it_is_and_drives_no_terminal() {
+    let line = |at: Option<&str>, text: &str| LogLine {
+        service: "engine-chat".into(),
+        at: at.map(str::to_owned),
+        text: text.into(),
+    };
+    let (host, at) = ("shed".parse().unwrap(), Some("2026-11-23T12:00:00.123Z"));
+    let show = |line: LogLine| log_line(&host, 6, &line, PLAIN);
+    assert_eq!(show(line(at, "loaded")), "shed   engine-chat | 2026-11-23T12:00:00.123Z loaded\n");
+    assert_eq!(
+        show(line(at, "2026-11-23T12:00:00Z  INFO up")),
+        "shed   engine-chat | 2026-11-23T12:00:00Z  INFO up\n"
+    );
+    assert_eq!(show(line(None, "a\x1b[2Jb\nc")), "shed   engine-chat | a[2Jb c\n");
+}
+
+#[test]
+fn what_was_pruned_is_shown_by_host_and_in_all() {
+    let all = Pruned {
+        generations: vec![Generation::FIRST],
+        blobs: vec![Digest::of(b"a"), Digest::of(b"b")],
+        programs: Vec::new(),
+        freed: Bytes::mib(1500),
+    };
+    let pruned_of =
+        [("attic", all), ("shed", Pruned::default())].map(|(host, one)| (host.parse().unwrap(), one));
+    let failed = [("desk".parse().unwrap(), "it is asleep".to_owned())].into();
+    let text = pruned(&pruned_of.into(), &failed, true, PLAIN);
+    assert_eq!(
+        text,
+        "- attic: 1 generation, 2 files of weights, 1.5 GiB\n- shed: nothing that is not needed\nx desk: it is asleep\nWould free 1.5 GiB on 2 hosts.\n"
+    );
 }

@@ -1,0 +1,98 @@
+use std::collections::BTreeMap;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use serde::Serialize;
+use tokio::sync::mpsc;
+
+use super::arguments::{Global, Logs};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::fleet::Fleet;
+use super::{output, restart};
+use crate::causes::with_causes;
+use crate::execute::{self, LogLine, LogsRequest};
+use crate::ids::HostName;
+use crate::view;
+
+/// A line with the host it is of.
+#[derive(Serialize)]
+struct Line<'a> {
+    host: &'a HostName,
+    #[serde(flatten)]
+    line: &'a LogLine,
+}
+
+/// Shows what the services of hosts say.
+pub(crate) async fn run(verb: &Logs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let fleet = Fleet::open(global, environment)?;
+    let hosts = fleet.named_or_ours(&verb.hosts);
+    let (mut subjects, mut failed) = fleet.subjects(&hosts).await?;
+    for host in &hosts {
+        if !failed.contains_key(host) && !subjects.iter().any(|subject| subject.host == *host) {
+            failed.insert(host.clone(), "nothing of Bramble is on it".to_owned());
+        }
+    }
+    let models = verb.models.iter().cloned().collect();
+    restart::check_models(&models, &subjects)?;
+    if !models.is_empty() {
+        subjects.retain(|subject| !subject.models().is_disjoint(&models));
+    }
+    let width = subjects.iter().map(|subject| subject.host.as_str().len()).max().unwrap_or(0);
+    let show = |host: &HostName, line: &LogLine| {
+        if global.json {
+            let line = serde_json::to_string(&Line { host, line })?;
+            return output::result(&format!("{line}\n"));
+        }
+        output::result(&view::log_line(host, width, line, environment.style))
+    };
+
+    let (say, mut lines) = mpsc::unbounded_channel();
+    let mut reading: FuturesUnordered<_> = subjects
+        .iter()
+        .map(|subject| {
+            let (host, say) = (&subject.host, say.clone());
+            let here = subject.models();
+            let models = verb.models.iter().filter(|model| here.contains(*model)).cloned().collect();
+            let request = LogsRequest { models, door: verb.door, lines: verb.lines, follow: verb.follow };
+            async move {
+                // whoever shows them is there until all have been read
+                let tell = |line| drop(say.send((host.clone(), line)));
+                (host.clone(), execute::logs(subject, &request, tell).await)
+            }
+        })
+        .collect();
+    drop(say);
+    // without following, hosts come one after the other, however fast they answer
+    let mut kept: BTreeMap<HostName, Vec<LogLine>> = BTreeMap::new();
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    let mut is_read = false;
+    loop {
+        tokio::select! {
+            line = lines.recv() => match line {
+                Some((host, line)) if verb.follow => show(&host, &line)?,
+                Some((host, line)) => kept.entry(host).or_default().push(line),
+                None if is_read => break,
+                None => {}
+            },
+            ended = reading.next(), if !is_read => match ended {
+                Some((host, Err(error))) => drop(failed.insert(host, with_causes(&error))),
+                Some((_, Ok(()))) => {}
+                None => is_read = true,
+            },
+            _ = &mut interrupted => return Ok(Exit::Interrupted),
+        }
+    }
+    for (host, lines) in &kept {
+        lines.iter().try_for_each(|line| show(host, line))?;
+    }
+    for (host, why) in &failed {
+        output::say(&view::plain(&format!("{host}: {why}")));
+    }
+    Ok(match (failed.is_empty(), failed.len() < hosts.len()) {
+        (true, _) => Exit::Done,
+        (false, true) => Exit::Partly,
+        (false, false) => Exit::Failed,
+    })
+}
