@@ -1,5 +1,6 @@
 # Prints what this host is, for Bramble. Changes nothing.
 # $1 is Bramble's folder here; empty: the usual one. POSIX sh; every tool that may be missing is allowed to be.
+# A program, or a shell more, takes longer than all that the shell does by itself, which is why it does most.
 LC_ALL=C
 export LC_ALL
 PATH="$PATH:/usr/sbin:/sbin:/usr/bin:/bin"
@@ -12,7 +13,17 @@ section() {
     "$@" 2>/dev/null
     printf '\n@@ end\n'
 }
-first_line() { head -n 1 "$1" 2>/dev/null | tr -d '\000'; }
+# Sets line to the first one of a file; empty: there is none.
+first_line() { line= && [ -r "$1" ] && IFS= read -r line <"$1"; } 2>/dev/null
+# Prints a file that is short: the shell reads it byte by byte.
+lines() {
+    [ -r "$1" ] || return 0
+    left=100
+    while [ "$left" -gt 0 ] && { IFS= read -r line || [ -n "$line" ]; }; do
+        printf '%s\n' "$line"
+        left=$((left - 1))
+    done <"$1"
+}
 as_root() {
     case $login$user in
     sudo) sudo -n "$@" ;;
@@ -41,36 +52,51 @@ say libc "$libc"
 # /proc/device-tree does not exist everywhere that the other does
 for file in /proc/device-tree/model /sys/firmware/devicetree/base/model; do
     if [ -r "$file" ]; then
-        say model "$(first_line "$file")"
+        # a NUL ends it
+        say model "$(head -n 1 "$file" 2>/dev/null | tr -d '\000')"
         break
     fi
 done
 say cores "$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
 say clock "$(date +%s)"
 
-say millicelsius "$(first_line /sys/class/thermal/thermal_zone0/temp)"
-throttled=$(vcgencmd get_throttled 2>/dev/null </dev/null)
+first_line /sys/class/thermal/thermal_zone0/temp
+say millicelsius "$line"
+throttled=
+if command -v vcgencmd >/dev/null 2>&1; then
+    throttled=$(vcgencmd get_throttled 2>/dev/null </dev/null)
+fi
 for file in /sys/devices/platform/soc*/soc*:firmware/get_throttled; do
-    [ -n "$throttled" ] || throttled=$(first_line "$file")
+    if [ -z "$throttled" ]; then
+        first_line "$file"
+        throttled=$line
+    fi
 done
 say throttled "${throttled#throttled=}"
 
 # the address that we came to, where sshd tells it
-say reached "$(printf '%s' "${SSH_CONNECTION:-}" | cut -d ' ' -f 3)"
+reached=${SSH_CONNECTION:-}
+reached=${reached% *}
+say reached "${reached##* }"
 
 # the interface of the default route
-link=$(while read -r name to rest; do
-    [ "$to" = 00000000 ] && printf '%s' "$name" && break
-done </proc/net/route 2>/dev/null)
+link=
+if [ -r /proc/net/route ]; then
+    while read -r name to rest; do
+        [ "$to" = 00000000 ] && link=$name && break
+    done </proc/net/route
+fi
 if [ -n "$link" ]; then
     say link "$link"
-    say link_speed "$(first_line "/sys/class/net/$link/speed")"
+    first_line "/sys/class/net/$link/speed"
+    say link_speed "$line"
     if [ -d "/sys/class/net/$link/wireless" ] || [ -e "/sys/class/net/$link/phy80211" ]; then
         say link_wireless 1
     fi
 fi
 
-if [ "$(id -u)" = 0 ]; then
+uid=$(id -u)
+if [ "$uid" = 0 ]; then
     login=root
 elif sudo -n true </dev/null >/dev/null 2>&1; then
     login=sudo
@@ -82,7 +108,9 @@ fi
 say login "$login"
 
 if [ -d /run/systemd/system ]; then
-    say systemd "$(systemctl --version 2>/dev/null | head -n 1)"
+    systemd=$(systemctl --version 2>/dev/null)
+    say systemd "${systemd%%
+*}"
 fi
 
 # Who cannot become root has a systemd of its own, and a folder. What was installed so stays
@@ -96,13 +124,13 @@ if [ -d /run/systemd/system ]; then
     case $login in
     root) ;;
     none) user=$(id -un) ;;
-    *) [ "$(stat -c %u "${root:-$own}/.bramble" 2>/dev/null)" != "$(id -u)" ] || user=$(id -un) ;;
+    *) [ "$(stat -c %u "${root:-$own}/.bramble" 2>/dev/null)" != "$uid" ] || user=$(id -un) ;;
     esac
 fi
 if [ -n "$user" ]; then
     say user "$user"
     # sshd sets it only where it asks PAM
-    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)}
+    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$uid}
     export XDG_RUNTIME_DIR
     say user_manager "$(systemctl --user show --property=Version --value 2>/dev/null)"
     # an answer that does not come holds nobody up
@@ -124,7 +152,8 @@ fi
 # the nearest folder above Bramble's that is there already
 place=$root
 while [ ! -d "$place" ] && [ "$place" != / ] && [ -n "$place" ]; do
-    place=$(dirname "$place")
+    place=${place%/*}
+    place=${place:-/}
 done
 say disk_path "$place"
 
@@ -132,14 +161,20 @@ say disk_path "$place"
 device=$(readlink -f "/sys/dev/block/$(stat -c %Hd:%Ld "$place" 2>/dev/null)" 2>/dev/null)
 if [ -d "$device" ]; then
     say device "$device"
-    say rotational "$(cat "$device/queue/rotational" "$device/../queue/rotational" 2>/dev/null | head -n 1)"
+    first_line "$device/queue/rotational"
+    [ -n "$line" ] || first_line "$device/../queue/rotational"
+    say rotational "$line"
 fi
 
 gpus() {
     for card in /sys/class/drm/card[0-9]; do
         # what has no vendor is part of the processor's chip
-        [ -r "$card/device/vendor" ] &&
-            printf '%s %s\n' "$(first_line "$card/device/vendor")" "$(first_line "$card/device/mem_info_vram_total")"
+        if [ -r "$card/device/vendor" ]; then
+            first_line "$card/device/vendor"
+            vendor=$line
+            first_line "$card/device/mem_info_vram_total"
+            printf '%s %s\n' "$vendor" "$line"
+        fi
     done
 }
 nvidia() {
@@ -152,17 +187,17 @@ if command -v nvidia-smi >/dev/null 2>&1; then
 fi
 section cpuinfo head -n 2000 /proc/cpuinfo
 section meminfo head -n 100 /proc/meminfo
-section swaps head -n 100 /proc/swaps
+section swaps lines /proc/swaps
 section df df -Pk "$place"
 section df_inodes df -Pi "$place"
-section os_release head -n 50 /etc/os-release
+section os_release lines /etc/os-release
 # of a login's systemd, what was handed down to it
 controllers=/sys/fs/cgroup
-[ -z "$user" ] || controllers=$controllers/user.slice/user-$(id -u).slice/user@$(id -u).service
+[ -z "$user" ] || controllers=$controllers/user.slice/user-$uid.slice/user@$uid.service
 if [ -r "$controllers/cgroup.controllers" ]; then
-    section cgroup2 head -n 1 "$controllers/cgroup.controllers"
+    section cgroup2 lines "$controllers/cgroup.controllers"
 fi
-[ -n "$user" ] || section cgroups head -n 50 /proc/cgroups
+[ -n "$user" ] || section cgroups lines /proc/cgroups
 
 brambled=$root/current/program/brambled
 if as_root test -e "$brambled" </dev/null 2>/dev/null; then
