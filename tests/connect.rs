@@ -265,6 +265,229 @@ async fn a_master_that_died_between_two_scripts_is_replaced() {
 }
 
 #[tokio::test]
+async fn the_script_that_opens_a_connection_is_like_any_other() {
+    let Some(sshd) = Sshd::start() else { return };
+    for status in [0, 1, 126, 254, 255] {
+        let output = run(&sshd.connect(), format!("echo out; echo err >&2; exit {status}")).await;
+        assert_eq!(output, ended(status, "out\n", "err\n"), "status {status}");
+    }
+    assert_eq!(run(&sshd.connect(), "kill -KILL $$").await.status, 137);
+    assert_eq!(run(&sshd.connect(), r"printf '\0\377\n\0'").await.stdout, b"\0\xff\n\0");
+    let output = run(&sshd.connect(), "head -c 16777216 /dev/zero").await;
+    assert!(output.stdout == vec![0; 16 << 20]);
+    let ssh = sshd.connect();
+    let error = ssh.run(&script("cat /dev/zero"), Stdin::Empty).await.unwrap_err();
+    assert!(matches!(error, Error::TooMuch { .. }), "{error}");
+    assert_eq!(run(&ssh, "echo on").await.stdout, b"on\n");
+
+    let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&bytes).unwrap();
+    let parts = |parts: &[std::ops::Range<u64>]| Stdin::File {
+        path: file.path().to_owned(),
+        parts: parts.to_vec(),
+        on_progress: Arc::new(|_| {}),
+    };
+    let end = 7..5 << 20;
+    for (stdin, wanted) in [
+        (Stdin::Bytes(bytes.clone()), bytes.clone()),
+        (parts(&[end]), bytes[7..].to_vec()),
+        (parts(&[0..3, 5..9]), [&bytes[..3], &bytes[5..9]].concat()),
+    ] {
+        let output = sshd.connect().run(&script("cat"), stdin).await.unwrap();
+        assert!(output.status == 0 && output.stdout == wanted);
+    }
+    converses(&sshd.connect()).await;
+}
+
+#[tokio::test]
+async fn the_script_that_opens_a_connection_ends_in_time_and_leaves_it_open() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh = sshd.connect();
+    let pid = sshd.path("pid");
+    let text = format!("echo $$ >{}; while :; do sleep 0.05; done", pid.display());
+    let slow = Script { text, is_root: false, timeout: Duration::from_secs(2) };
+    let begun = Instant::now();
+    let error = ssh.run(&slow, Stdin::Empty).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(12));
+    gone(std::fs::read_to_string(&pid).unwrap().trim()).await;
+    let master = masters(&sshd);
+    assert_eq!(run(&ssh, "echo on").await.stdout, b"on\n");
+    assert_eq!((master.len(), &masters(&sshd)), (1, &master), "it is the same connection");
+    drop(ssh);
+    nothing_is_left(&sshd).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_nobody_wants_any_longer_leaves_nothing() {
+    let Some(sshd) = Sshd::start() else { return };
+    // while it connects, while the first script runs, and while a later one does
+    for (is_open, is_begun) in [(false, false), (false, true), (true, true)] {
+        let (ssh, begun) = (sshd.connect(), sshd.path("begun"));
+        if is_open {
+            run(&ssh, "true").await;
+        }
+        let text = format!(": >{0}; while [ -e {0} ]; do sleep 0.05; done", begun.display());
+        let script = script(text);
+        tokio::select! {
+            ended = ssh.run(&script, Stdin::Empty) => panic!("{ended:?}"),
+            () = async {
+                if is_begun {
+                    wait_for(&begun).await;
+                } else {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            } => {}
+        }
+        drop(ssh);
+        nothing_is_left(&sshd).await;
+        let _ = std::fs::remove_file(begun);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_stays_without_work() {
+    let Some(sshd) = Sshd::start() else { return };
+    let ssh = sshd.connect();
+    run(&ssh, "true").await;
+    let master = masters(&sshd);
+    // longer than it stays when nobody holds it
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    run(&ssh, "true").await;
+    assert_eq!((master.len(), &masters(&sshd)), (1, &master));
+    // talk cannot be said twice: it notices by itself
+    kill(&master[0]).await;
+    converses(&ssh).await;
+}
+
+#[tokio::test]
+async fn what_the_user_configured_for_tunnels_is_not_for_scripts() {
+    let Some(sshd) = Sshd::start() else { return };
+    let config = sshd.path("ssh_config");
+    let text = "Host *\nSessionType none\nStdinNull yes\nForkAfterAuthentication yes\nRemoteCommand false\n\
+                RequestTTY force\nControlMaster no\nControlPath none\nSendEnv LANG LC_*\n";
+    std::fs::write(&config, text).unwrap();
+    let settings = Settings { config: Some(config), ..sshd.settings() };
+    let ssh = Ssh::new(sshd.target(), settings).unwrap();
+    let output = ssh.run(&script("cat; echo err >&2"), Stdin::Bytes(b"in\n".to_vec())).await.unwrap();
+    assert_eq!(output, ended(0, "in\n", "err\n"));
+}
+
+/// Has the login run this line of shell in place of what it is sent.
+fn force(sshd: &Sshd, line: &str) {
+    let path = sshd.path("login.pub");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let key = &text[text.find("ssh-ed25519").unwrap()..];
+    std::fs::write(path, format!("command=\"{}\" {key}", line.replace('"', "\\\""))).unwrap();
+}
+
+#[tokio::test]
+async fn a_login_that_hangs_is_out_of_time_and_one_that_breaks_before_the_script_began_is_lost() {
+    let Some(sshd) = Sshd::start() else { return };
+    let is_in = sshd.path("in");
+    force(&sshd, &format!(": >{0}; while [ -e {0} ]; do sleep 0.05; done", is_in.display()));
+    let quick = Script { timeout: Duration::from_secs(2), ..script("true") };
+    let error = sshd.connect().run(&quick, Stdin::Empty).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    std::fs::remove_file(&is_in).unwrap();
+
+    let ssh = sshd.connect();
+    let script = script("true");
+    let (result, ()) = tokio::join!(ssh.run(&script, Stdin::Empty), async {
+        wait_for(&is_in).await;
+        kill(&masters(&sshd)[0]).await;
+    });
+    let error = result.unwrap_err();
+    assert!(matches!(error, Error::Lost { .. }), "it may have been sent: {error}");
+    std::fs::remove_file(&is_in).unwrap();
+}
+
+#[tokio::test]
+async fn what_a_login_says_first_is_not_what_the_script_said() {
+    let Some(sshd) = Sshd::start() else { return };
+    force(&sshd, r#"echo banner >&2; eval "$SSH_ORIGINAL_COMMAND""#);
+    assert_eq!(run(&sshd.connect(), "echo out; echo err >&2").await, ended(0, "out\n", "err\n"));
+    force(&sshd, "echo no >&2; exit 1");
+    let error = failure(sshd.connect()).await;
+    assert!(matches!(error, Error::Authentication { .. }), "{error}");
+}
+
+/// An operator in a process of its own.
+fn operator(sshd: &Sshd) -> std::process::Command {
+    let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "operator_of_another_test"]);
+    command.env("BRAMBLE_TEST_FOLDER", sshd.dir.path()).env("BRAMBLE_TEST_PORT", sshd.port.to_string());
+    command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+    command
+}
+
+#[tokio::test]
+#[ignore = "a part of other tests: it connects, says so, and waits"]
+async fn operator_of_another_test() {
+    let Ok(folder) = std::env::var("BRAMBLE_TEST_FOLDER") else { return };
+    let at = |name: &str| std::path::Path::new(&folder).join(name);
+    let target = Target {
+        address: "127.0.0.1".into(),
+        user: Some(std::env::var("USER").unwrap_or_else(|_| "root".into())),
+        port: std::env::var("BRAMBLE_TEST_PORT").unwrap().parse().ok(),
+        identity: Some(at("login")),
+    };
+    let settings = Settings {
+        known_hosts: Some(at("known")),
+        config: Some("/dev/null".into()),
+        runtime_dir: Some(folder.clone().into()),
+        ..Settings::default()
+    };
+    let ssh = Ssh::new(target, settings).unwrap();
+    assert_eq!(run(&ssh, "echo one").await.stdout, b"one\n");
+    assert_eq!(run(&ssh, "echo two").await.stdout, b"two\n");
+    std::fs::write(at("connected"), "").unwrap();
+    wait_for(&at("go on")).await;
+}
+
+#[tokio::test]
+async fn an_operator_that_was_killed_leaves_no_connection() {
+    let Some(sshd) = Sshd::start() else { return };
+    let mut operator = operator(&sshd).spawn().unwrap();
+    wait_for(&sshd.path("connected")).await;
+    assert_eq!(masters(&sshd).len(), 1);
+    operator.kill().unwrap();
+    operator.wait().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !programs(&sshd, |_| true).is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn an_ssh_of_2020_does_it_too() {
+    let Some(sshd) = Sshd::start() else { return };
+    let programs = sshd.path("programs");
+    std::fs::create_dir(&programs).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let text = format!(
+        "#!/bin/sh\ncase \"$*\" in *SessionType*) echo 'command-line: line 0: Bad configuration option: sessiontype' >&2; exit 255 ;; esac\n\
+         PATH={}\necho x >>{}\nexec ssh \"$@\"\n",
+        quote(&path),
+        quote(&sshd.path("started").display().to_string())
+    );
+    let ssh = programs.join("ssh");
+    std::fs::write(&ssh, text).unwrap();
+    std::fs::set_permissions(&ssh, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    std::fs::write(sshd.path("go on"), "").unwrap();
+    let mut operator = operator(&sshd);
+    operator.env("PATH", format!("{}:{path}", programs.display()));
+    assert!(operator.status().unwrap().success());
+    // the master, and a session for each script
+    assert_eq!(std::fs::read_to_string(sshd.path("started")).unwrap().lines().count(), 3);
+    nothing_is_left(&sshd).await;
+}
+
+#[tokio::test]
 async fn a_link_that_breaks_while_a_script_runs_is_lost_and_the_script_is_not_sent_again() {
     let Some(sshd) = Sshd::start() else { return };
     let ssh = sshd.connect();
@@ -278,9 +501,7 @@ async fn a_link_that_breaks_while_a_script_runs_is_lost_and_the_script_is_not_se
     );
     let script = script(text);
     let (result, ()) = tokio::join!(ssh.run(&script, Stdin::Empty), async {
-        while !begun.exists() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        wait_for(&begun).await;
         kill(&masters(&sshd)[0]).await;
     });
     let error = result.unwrap_err();
@@ -335,15 +556,43 @@ async fn kill(pid: &str) {
 
 /// The ssh processes that hold a connection to this sshd.
 fn masters(sshd: &Sshd) -> Vec<String> {
-    let port = format!("-p\0{}\0", sshd.port);
+    programs(sshd, |line| line.ends_with("[mux]") || line.contains("\0-N\0"))
+}
+
+/// The ssh processes of connections to this sshd.
+fn programs(sshd: &Sshd, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let folder = format!("{}/", sshd.dir.path().display());
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let line = std::fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
-        if line.starts_with("ssh\0") && line.contains(&port) {
+        let line = line.trim_end_matches(['\0', ' ']);
+        let is_ssh = line.starts_with("ssh\0") || line.starts_with("ssh: ");
+        if is_ssh && line.contains(&folder) && is_wanted(line) {
             found.push(entry.file_name().to_string_lossy().into_owned());
         }
     }
     found
+}
+
+/// Waits until no ssh process and no folder of a control socket is left.
+async fn nothing_is_left(sshd: &Sshd) {
+    let folders = || {
+        let entries = std::fs::read_dir(sshd.dir.path()).unwrap().flatten();
+        entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("bram-")).count()
+    };
+    tokio::time::timeout(Duration::from_secs(10), async {
+        while !programs(sshd, |_| true).is_empty() || folders() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap_or_else(|_| panic!("{:?} and {} folders are left", programs(sshd, |_| true), folders()));
+}
+
+async fn wait_for(path: &std::path::Path) {
+    while !path.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 async fn failure(ssh: Ssh) -> Error {

@@ -11,6 +11,7 @@ mod diagnosis;
 pub mod fake;
 mod local;
 mod login;
+mod master;
 mod password;
 mod process;
 mod shell;
@@ -46,8 +47,7 @@ pub trait Connection: Send + Sync {
     /// Returns the host for messages: `pi@192.168.1.21:2222`, `this machine`.
     fn describe(&self) -> String;
 
-    /// Ends what is kept open between scripts. Dropping a connection does it too, and
-    /// blocks for the milliseconds it takes.
+    /// Ends what is kept open between scripts. Dropping a connection does it too.
     async fn close(&self) {}
 }
 

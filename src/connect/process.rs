@@ -135,13 +135,33 @@ impl Piece {
     }
 }
 
+/// Whom to kill when a program's time is over, it wrote too much, or its caller goes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Victim {
+    /// The program and what it has started.
+    Group,
+    /// The program alone.
+    Program,
+}
+
 /// Runs `command` in a process group of its own, so that a Ctrl-C on the terminal reaches
 /// us and not the step in hand. It reads `first_line` before anything else.
 pub(super) async fn run(
-    mut command: Command,
+    command: Command,
     first_line: Option<Zeroizing<Vec<u8>>>,
     io: Io,
     limit: Duration,
+) -> (End, Left) {
+    run_until(command, first_line, io, tokio::time::sleep(limit), Victim::Group).await
+}
+
+/// Runs `command` like [`run`]; its time is over when `over` is.
+pub(super) async fn run_until(
+    mut command: Command,
+    first_line: Option<Zeroizing<Vec<u8>>>,
+    io: Io,
+    over: impl Future<Output = ()>,
+    victim: Victim,
 ) -> (End, Left) {
     let mut left = Left::default();
     let name = command.as_std().get_program().to_string_lossy().into_owned();
@@ -164,15 +184,17 @@ pub(super) async fn run(
     if let Feed::Pipe(pipe, _) | Feed::Copying(pipe, _) | Feed::Talking(pipe, _) = &mut feed {
         *pipe = child.stdin.take();
     }
-    let mut guard = GroupGuard(child.id());
-    let end = match tokio::time::timeout(limit, gather(&mut child, (first_line, feed), ear, &mut left)).await
-    {
-        Err(_) => End::TimedOut,
-        Ok(Err(end)) => end,
-        Ok(Ok(status)) => {
-            guard.0 = None;
-            End::Status(code(status))
-        }
+    let mut guard = GroupGuard(child.id().filter(|_| victim == Victim::Group));
+    let end = tokio::select! {
+        biased;
+        ended = gather(&mut child, (first_line, feed), ear, &mut left) => match ended {
+            Err(end) => end,
+            Ok(status) => {
+                guard.0 = None;
+                End::Status(code(status))
+            }
+        },
+        () = over => End::TimedOut,
     };
     drop(guard);
     if !matches!(end, End::Status(_)) {

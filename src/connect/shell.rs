@@ -145,6 +145,15 @@ impl Wrapped {
         clean(&out)
     }
 
+    /// Removes what came before the script began: the words of the `ssh` that logged in.
+    pub(super) fn forget_login(&self, stderr: &mut Tail) {
+        let begins = format!("{} begins ", self.mark);
+        // the end of a long stream has it no more
+        if let Some(at) = stderr.tail.windows(begins.len()).position(|bytes| bytes == begins.as_bytes()) {
+            stderr.tail.drain(..at);
+        }
+    }
+
     /// Makes the output of a script that began and ended.
     pub(super) fn output(&self, status: i32, stdout: Vec<u8>, stderr: &Tail) -> Output {
         Output { status, stdout, stderr: self.said(stderr) }
@@ -225,6 +234,10 @@ mod tests {
         assert_eq!(wrapped.groups(&stderr), [42, 43]);
         assert!(wrapped.is_own_255(&stderr));
         assert_eq!(wrapped.said(&stderr), "banner\nred [31malert");
+        wrapped.forget_login(&mut stderr);
+        assert_eq!(wrapped.said(&stderr), "red [31malert");
+        wrapped.forget_login(&mut stderr);
+        assert_eq!(wrapped.said(&stderr), "red [31malert");
     }
 
     #[test]

@@ -3,6 +3,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
+use std::time::UNIX_EPOCH;
 
 use tempfile::TempDir;
 
@@ -58,6 +59,16 @@ impl SocketDir {
     pub(super) fn path(&self) -> &Path {
         self.dir.path()
     }
+
+    /// Forgets what was made in it so far.
+    pub(super) fn forget(&self) -> io::Result<()> {
+        File::open(self.path())?.set_modified(UNIX_EPOCH)
+    }
+
+    /// Returns whether something was made in it since [`Self::forget`], also if that is gone again.
+    pub(super) fn is_touched(&self) -> bool {
+        fs::metadata(self.path()).and_then(|meta| meta.modified()).ok() != Some(UNIX_EPOCH)
+    }
 }
 
 /// Removes folders of this user that nobody uses. What cannot be removed stays.
@@ -112,6 +123,18 @@ mod tests {
         let path = used.path().to_owned();
         drop(used);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_was_made_in_it_and_removed_is_known() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = SocketDir::in_folder(parent.path()).unwrap();
+        assert!(dir.is_touched());
+        dir.forget().unwrap();
+        assert!(!dir.is_touched());
+        fs::write(dir.path().join("s"), "").unwrap();
+        fs::remove_file(dir.path().join("s")).unwrap();
+        assert!(dir.is_touched());
     }
 
     #[test]

@@ -7,17 +7,18 @@
 //! the user's configuration, what `ssh` said when it failed, and whether a broken
 //! script's status was its own or ssh's.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::process::Command;
-use tokio::sync::{Mutex, Semaphore, SemaphorePermit};
+use tokio::sync::{Mutex, MutexGuard, Semaphore, SemaphorePermit};
 
-use super::process::{self, End, Io, Left};
+use super::master::{Hold, PERSIST};
+use super::process::{self, End, Io, Left, Victim};
 use super::shell::{KILLING, Wrapped, one_line};
 use super::socket_dir::SocketDir;
 use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, diagnosis};
@@ -26,6 +27,10 @@ use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, diagno
 const MOST_SESSIONS: usize = 8;
 /// Printed by a session that found no master, so that nothing was run.
 const NO_MASTER: &str = "bramble-has-no-master";
+/// How often a login is looked for. Only those wait for it who come while it is made.
+const TICK: Duration = Duration::from_millis(25);
+/// What a session depends on, whatever the user's configuration says. OpenSSH knows these since 8.7, of 2021.
+const SESSION: [&str; 3] = ["SessionType=default", "StdinNull=no", "ForkAfterAuthentication=no"];
 
 /// Whom to log in to. What is left out comes from `~/.ssh/config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,19 +93,42 @@ pub fn has_aes() -> bool {
     false
 }
 
-/// One host, over one connection that all scripts share. It is opened by the first
-/// script, closed by [`Connection::close`] or when this is dropped, and by itself after a
-/// minute without work.
+/// One host, over one connection that all scripts share. The first script opens it with the `ssh` that it is sent
+/// by. It stays, also without work, until [`Connection::close`] or until this is dropped, and ends a second
+/// after an operator that was killed. One that broke meanwhile is opened again by the next script.
 #[derive(Debug)]
 pub struct Ssh {
     pub(super) target: Target,
     pub(super) settings: Settings,
     pub(super) host: String,
-    /// 0700, with the control socket and the words of the master.
+    /// Locked while a connection is opened.
+    master: Mutex<Master>,
+    /// 0700, with the control socket.
     pub(super) dir: SocketDir,
-    master: Mutex<()>,
     sessions: Semaphore,
     sudo: SudoPassword,
+    /// Our `ssh` does not know [`SESSION`].
+    is_old: AtomicBool,
+}
+
+/// The `ssh` that is logged in, where one is.
+#[derive(Debug, Default)]
+struct Master {
+    hold: Option<Hold>,
+    /// How many there were before it. Each has a socket of its own: it removes that at its end, which may be late.
+    number: u8,
+}
+
+impl Master {
+    fn is_up(&self) -> bool {
+        self.hold.as_ref().is_some_and(Hold::is_up)
+    }
+
+    /// Makes room for the next.
+    fn forget(&mut self) {
+        self.hold = None;
+        self.number = (self.number + 1) % 26;
+    }
 }
 
 impl Ssh {
@@ -126,7 +154,8 @@ impl Ssh {
         );
         let sessions = Semaphore::new(MOST_SESSIONS);
         let sudo = SudoPassword::default();
-        Ok(Self { target, settings, host, dir, master: Mutex::new(()), sessions, sudo })
+        let (master, is_old) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Self { target, settings, host, master, dir, sessions, sudo, is_old })
     }
 
     /// Gives sudo this password where it asks for one.
@@ -136,13 +165,8 @@ impl Ssh {
         self
     }
 
-    fn socket(&self) -> PathBuf {
-        self.dir.path().join("s")
-    }
-
-    /// Returns the socket's path as `ssh -S` reads it.
-    fn control_path(&self) -> String {
-        self.socket().display().to_string().replace('%', "%%")
+    fn socket(&self, master: &Master) -> PathBuf {
+        self.dir.path().join(char::from(b'a' + master.number).to_string())
     }
 
     /// Returns `ssh` with what a new connection needs, whatever the user's configuration
@@ -206,38 +230,127 @@ impl Ssh {
 
     /// Returns `ssh` as a client of the master. It needs no configuration, and it must
     /// never connect by itself.
-    fn through_master(&self) -> Command {
+    fn through_master(&self, socket: &Path, wrapped: &Wrapped) -> Command {
         let mut ssh = Command::new("ssh");
         ssh.env("LC_ALL", "C").args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
         // sh -c: its end of the pipe stays open until it has spoken
         ssh.args(["-o", &format!("ProxyCommand=sh -c 'echo {NO_MASTER} >&2'")]);
-        ssh.arg("-S").arg(self.control_path());
+        ssh.arg("-S").arg(control_path(socket)).arg("--").arg(&self.target.address).arg(wrapped.line());
         ssh
     }
 
-    /// Opens the connection unless it is open. In doubt, the master is asked.
-    async fn ensure_master(&self, is_doubted: bool) -> Result<(), Error> {
-        let _one_at_a_time = self.master.lock().await;
-        if self.socket().exists() {
-            if !is_doubted || self.tell_master("check").await {
-                return Ok(());
+    /// Runs one session. None: nothing was sent, and the next try may go better.
+    async fn start(&self, wrapped: &Wrapped, script: &Script, io: Io) -> Option<Result<Output, Error>> {
+        let mut master = self.master.lock().await;
+        if !master.is_up() {
+            master.forget();
+            if !self.is_old.load(Ordering::Relaxed) {
+                return self.open_with(master, wrapped, script, io).await;
             }
-            // left by a master that was killed; an error means that it is gone too
-            let _ = std::fs::remove_file(self.socket());
+            if let Err(error) = self.open(&mut master).await {
+                return Some(Err(error));
+            }
         }
+        let (socket, number) = (self.socket(&master), master.number);
+        drop(master);
+        let result = self.session(&socket, wrapped, script, io).await;
+        if result.is_none() {
+            let mut master = self.master.lock().await;
+            if master.number == number {
+                master.forget();
+            }
+        }
+        result
+    }
+
+    /// Opens the connection with the session of a script, which saves a program: its `ssh` logs in, leaves a master
+    /// behind and becomes the master's client, so that input, output, status and end are those of any session.
+    async fn open_with(
+        &self,
+        master: MutexGuard<'_, Master>,
+        wrapped: &Wrapped,
+        script: &Script,
+        io: Io,
+    ) -> Option<Result<Output, Error>> {
+        if let Err(source) = self.dir.forget() {
+            return Some(Err(folder_failed(source)));
+        }
+        let socket = self.socket(&master);
+        let mut ssh = self.connecting_with(&SESSION);
+        ssh.args(["-M", "-o", PERSIST]).arg("-S").arg(control_path(&socket));
+        ssh.arg("--").arg(&self.target.address).arg(wrapped.line());
+        let mut master = Some(master);
+        let login = self.login_limit();
+        let over = async {
+            let logged_in = async {
+                loop {
+                    if let Some(hold) = Hold::take(&socket) {
+                        // others may go through it from now on
+                        return master.take().map(|mut master| master.hold = Some(hold));
+                    }
+                    tokio::time::sleep(TICK).await;
+                }
+            };
+            if tokio::time::timeout(login, logged_in).await.is_ok() {
+                tokio::time::sleep(script.timeout).await;
+            }
+        };
+        // what the user's ProxyCommand started is in its group, and the master's from the login on
+        let victim = Victim::Program;
+        let (end, mut left) = process::run_until(ssh, wrapped.first_line(), io, over, victim).await;
+        if let Some(master) = &mut master {
+            master.hold = Hold::take(&socket);
+        }
+        // a socket is made once the host has let us in
+        let was_in = master.as_ref().is_none_or(|master| master.hold.is_some()) || self.dir.is_touched();
+        drop(master);
+        let has_begun = wrapped.has_begun(&left.stderr);
+        if was_in || has_begun {
+            if has_begun {
+                wrapped.forget_login(&mut left.stderr);
+            }
+            return self.conclude(&socket, wrapped, script, (end, left)).await;
+        }
+        let said = left.stderr.text();
+        match end {
+            // of ssh itself, or of a signal
+            End::Status(128..) if said.contains("Bad configuration option: sessiontype") => {
+                self.is_old.store(true, Ordering::Relaxed);
+                None
+            }
+            End::Status(128..) => Some(Err(self.login_failed(said).await)),
+            End::TimedOut => Some(Err(self.login_failed(late(&said, login)).await)),
+            _ => self.conclude(&socket, wrapped, script, (end, left)).await,
+        }
+    }
+
+    /// Opens the connection without a session.
+    async fn open(&self, master: &mut Master) -> Result<(), Error> {
+        let socket = self.socket(master);
         let mut ssh = self.connecting();
         // -f: it goes to the background once it is logged in, so that its end says how it went
-        ssh.args(["-M", "-N", "-f", "-o", "ControlPersist=60"]).arg("-S").arg(self.control_path());
+        ssh.args(["-M", "-N", "-f", "-o", PERSIST]).arg("-S").arg(control_path(&socket));
         let (status, said) = self.connect(ssh, "said").await?;
-        if status == 0 {
-            return Ok(());
+        if status != 0 {
+            return Err(self.login_failed(said).await);
         }
+        master.hold = Hold::take(&socket);
+        Ok(())
+    }
+
+    /// Makes the error for an `ssh` that came to no login.
+    async fn login_failed(&self, said: String) -> Error {
         // OpenSSH 10 does not count a connection that is closed at once among its errors
         let said =
             if said.trim().is_empty() { self.in_more_words("INFO").await.unwrap_or(said) } else { said };
         let is_unknown = diagnosis::is_unknown_key(&said);
         let fingerprint = if is_unknown { self.shown_fingerprint().await } else { None };
-        Err(diagnosis::of_login(self.host.clone(), &said, fingerprint))
+        diagnosis::of_login(self.host.clone(), &said, fingerprint)
+    }
+
+    /// Returns how long a login may take: `ssh`'s own limit holds for each of its steps, and for each jump host anew.
+    fn login_limit(&self) -> Duration {
+        self.settings.connect_timeout * 3 + Duration::from_secs(5)
     }
 
     /// Connects once more to learn which key the host shows: `ssh` itself asks, so that
@@ -262,18 +375,17 @@ impl Ssh {
             let doing = doing.to_owned();
             move |source| Error::Here { doing, source }
         };
-        let file = File::create(&path).map_err(here("cannot write in the folder of the control socket"))?;
+        let file = File::create(&path).map_err(folder_failed)?;
         ssh.arg("--").arg(&self.target.address);
         ssh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(file));
         ssh.process_group(0).kill_on_drop(true);
         let mut child = ssh.spawn().map_err(here("cannot start ssh: is the OpenSSH client installed?"))?;
-        // ssh's own limit holds for each of its steps, and for each jump host anew
-        let limit = self.settings.connect_timeout * 3 + Duration::from_secs(5);
+        let limit = self.login_limit();
         let ended = tokio::time::timeout(limit, child.wait()).await;
         let said = std::fs::read_to_string(&path).unwrap_or_default();
         match ended {
             Ok(status) => Ok((status.map_err(here("cannot wait for ssh"))?.code().unwrap_or(255), said)),
-            Err(_) => Ok((255, format!("{said}\nno login within {} s", limit.as_secs()))),
+            Err(_) => Ok((255, late(&said, limit))),
         }
     }
 
@@ -290,12 +402,27 @@ impl Ssh {
         Error::Lost { host: self.host.clone(), said: "the connection does not stay up".into() }
     }
 
-    /// Runs one session. None: the master had gone before the script was sent.
-    async fn session(&self, wrapped: &Wrapped, script: &Script, io: Io) -> Option<Result<Output, Error>> {
-        let mut ssh = self.through_master();
-        ssh.arg("--").arg(&self.target.address).arg(wrapped.line());
-        let (end, Left { stdout, stderr }) =
-            process::run(ssh, wrapped.first_line(), io, script.timeout).await;
+    /// Runs one session through a master. None: it had gone before the script was sent.
+    async fn session(
+        &self,
+        socket: &Path,
+        wrapped: &Wrapped,
+        script: &Script,
+        io: Io,
+    ) -> Option<Result<Output, Error>> {
+        let ssh = self.through_master(socket, wrapped);
+        let ended = process::run(ssh, wrapped.first_line(), io, script.timeout).await;
+        self.conclude(socket, wrapped, script, ended).await
+    }
+
+    /// Says how a session went, and ends on the host what did not end by itself. None: it found no master.
+    async fn conclude(
+        &self,
+        socket: &Path,
+        wrapped: &Wrapped,
+        script: &Script,
+        (end, Left { stdout, stderr }): (End, Left),
+    ) -> Option<Result<Output, Error>> {
         let host = self.host.clone();
         Some(match end {
             End::Status(255) if !wrapped.is_own_255(&stderr) => {
@@ -311,8 +438,7 @@ impl Ssh {
             End::TimedOut | End::TooMuch => {
                 // our end is closed; the script's other end would go on until it reads or writes
                 if let Some(kill) = wrapped.killer(&stderr) {
-                    let mut ssh = self.through_master();
-                    ssh.arg("--").arg(&self.target.address).arg(kill.line());
+                    let ssh = self.through_master(socket, &kill);
                     process::run(ssh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
                 }
                 Err(match end {
@@ -323,39 +449,19 @@ impl Ssh {
             End::Here(doing, source) => Err(Error::Here { doing, source }),
         })
     }
-
-    /// Tells the master something; returns whether it was there to hear it.
-    async fn tell_master(&self, what: &str) -> bool {
-        let mut ssh = Command::new("ssh");
-        ssh.args(self.master_args(what));
-        let (end, _) = process::run(ssh, None, Io::Whole(Stdin::Empty), KILLING).await;
-        matches!(end, End::Status(0))
-    }
-
-    fn master_args(&self, what: &str) -> Vec<OsString> {
-        let mut args: Vec<OsString> =
-            ["-F", "none", "-o", "LogLevel=QUIET", "-O", what, "-S"].map(Into::into).into();
-        args.push(self.control_path().into());
-        args.push("--".into());
-        args.push(self.target.address.clone().into());
-        args
-    }
 }
 
-impl Drop for Ssh {
-    fn drop(&mut self) {
-        if self.socket().exists() {
-            #[expect(clippy::disallowed_methods, reason = "this is connect; a destructor cannot await")]
-            let mut ssh = std::process::Command::new("ssh");
-            ssh.args(self.master_args("exit"))
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null());
-            // one message over a local socket: milliseconds. If it fails, the master ends
-            // by itself after a minute.
-            let _ = ssh.status();
-        }
-    }
+/// Returns the path of a socket as `ssh -S` reads it.
+fn control_path(socket: &Path) -> String {
+    socket.display().to_string().replace('%', "%%")
+}
+
+fn folder_failed(source: std::io::Error) -> Error {
+    Error::Here { doing: "cannot write in the folder of the control socket".to_owned(), source }
+}
+
+fn late(said: &str, limit: Duration) -> String {
+    format!("{said}\nno login within {} s", limit.as_secs())
 }
 
 /// Writes a path as a value of ssh's configuration.
@@ -370,22 +476,24 @@ impl Connection for Ssh {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
         let _permit = self.permit().await?;
         let again = stdin.clone();
-        self.ensure_master(false).await?;
-        if let Some(result) = self.session(&wrapped, script, Io::Whole(stdin)).await {
+        if let Some(result) = self.start(&wrapped, script, Io::Whole(stdin)).await {
             return result;
         }
-        // it ends by itself after a minute without work, maybe at this very moment
-        self.ensure_master(true).await?;
-        self.session(&wrapped, script, Io::Whole(again)).await.unwrap_or_else(|| Err(self.is_down()))
+        self.start(&wrapped, script, Io::Whole(again)).await.unwrap_or_else(|| Err(self.is_down()))
     }
 
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
         let _permit = self.permit().await?;
-        // what was said to nobody cannot be said again; while others talk, it is there
-        let is_alone = self.sessions.available_permits() + 1 == MOST_SESSIONS;
-        self.ensure_master(is_alone).await?;
-        self.session(&wrapped, script, Io::Talk(talk)).await.unwrap_or_else(|| Err(self.is_down()))
+        // what was said to nobody cannot be said again
+        let mut master = self.master.lock().await;
+        if !master.is_up() {
+            master.forget();
+            self.open(&mut master).await?;
+        }
+        let socket = self.socket(&master);
+        drop(master);
+        self.session(&socket, &wrapped, script, Io::Talk(talk)).await.unwrap_or_else(|| Err(self.is_down()))
     }
 
     fn describe(&self) -> String {
@@ -393,10 +501,7 @@ impl Connection for Ssh {
     }
 
     async fn close(&self) {
-        if self.socket().exists() {
-            // a minute later it would end by itself
-            self.tell_master("exit").await;
-        }
+        self.master.lock().await.forget();
     }
 }
 
@@ -429,8 +534,9 @@ mod tests {
         for dir in [deep.path(), &long] {
             let settings = Settings { runtime_dir: Some(dir.to_owned()), ..Settings::default() };
             let ssh = Ssh::new(target("pi"), settings).unwrap();
-            assert!(ssh.socket().as_os_str().len() <= LONGEST_SOCKET, "{:?}", ssh.socket());
-            assert_eq!(ssh.socket().starts_with(deep.path()), dir == deep.path());
+            let socket = ssh.socket(&Master::default());
+            assert!(socket.as_os_str().len() <= LONGEST_SOCKET, "{socket:?}");
+            assert_eq!(socket.starts_with(deep.path()), dir == deep.path());
             let mode = std::fs::metadata(ssh.dir.path()).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o700);
         }

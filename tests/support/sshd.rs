@@ -69,6 +69,8 @@ impl Sshd {
         Settings {
             known_hosts: Some(self.path("known")),
             config: Some("/dev/null".into()),
+            // what is named in it is of this test
+            runtime_dir: Some(self.dir.path().to_owned()),
             connect_timeout: Duration::from_secs(5),
             ..Settings::default()
         }
