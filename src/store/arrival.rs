@@ -114,13 +114,33 @@ impl Arrival {
         };
         let inner = Inner { file, path, size: size.0, state: Mutex::new(state), changed: Condvar::new() };
         let mut arrival = Self { inner: Arc::new(inner), threads: Vec::new(), blobs, proof };
-        if matches!(proof, Proof::Whole(_)) {
-            arrival.start("hash", Inner::hash)?;
-        }
-        if size.0 > SYNC_STEP {
-            arrival.start("sync", Inner::sync)?;
-        }
+        arrival.start_threads()?;
         Ok(arrival)
+    }
+
+    fn start_threads(&mut self) -> Result<(), Error> {
+        if matches!(self.proof, Proof::Whole(_)) {
+            self.start("hash", Inner::hash)?;
+        }
+        if self.inner.size > SYNC_STEP {
+            self.start("sync", Inner::sync)?;
+        }
+        Ok(())
+    }
+
+    /// Does `work` while no thread of this one runs: what a thread may do, each gives up for itself.
+    pub fn without_threads<T>(&mut self, work: impl FnOnce() -> T) -> Result<T, Error> {
+        self.stop();
+        self.inner.lock().is_over = false;
+        let done = work();
+        self.start_threads()?;
+        Ok(done)
+    }
+
+    /// Returns its file once more, under the same lock: another process that is given it holds that, too, and
+    /// seals it ([`super::Claimed`]).
+    pub fn share(&self) -> io::Result<File> {
+        self.inner.file.try_clone()
     }
 
     fn start(&mut self, name: &str, work: fn(&Inner)) -> Result<(), Error> {
@@ -325,8 +345,10 @@ impl Inner {
     /// Hashes from the first byte on what is there without a hole, until all of it is hashed.
     fn hash(&self) {
         let mut buffer = vec![0; HASH_STEP];
-        let (mut hasher, mut round) = (Sha256::new(), 0);
+        let mut hasher = Sha256::new();
         let mut state = self.lock();
+        let mut round = state.round;
+        state.hashed = 0;
         while !state.is_over {
             if state.round != round {
                 (hasher, round) = (Sha256::new(), state.round);

@@ -2,7 +2,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
 
 use super::made::Made;
-use super::{Error, Store};
+use super::{Arrival, Claimed, Error, Store};
 use crate::ids::Digest;
 use crate::units::Bytes;
 
@@ -140,4 +140,45 @@ fn a_partial_file_that_was_cut_is_begun_again() {
     let path = store.root().join("partial").join(digest.to_string());
     File::options().write(true).open(&path).unwrap().set_len(800).unwrap();
     assert_eq!(store.arrive(&digest, Bytes(1000)).unwrap().arrived(), Bytes::ZERO);
+}
+
+#[test]
+fn whoever_is_given_the_file_holds_its_lock_and_seals_it_when_all_of_it_is_claimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, blobs) = (dir.path().join("partial"), dir.path().join("blobs"));
+    fs::create_dir(&blobs).unwrap();
+    let data = bytes(5000);
+    let (digest, size) = (Digest::of(&data), Bytes(5000));
+    let open = || Arrival::of_proven_parts(path.clone(), blobs.clone(), digest, size);
+    let arrival = open().unwrap();
+    arrival.write_at(0, &data[..4000]).unwrap();
+    let shared = arrival.share().unwrap();
+    drop(arrival);
+    assert!(matches!(open(), Err(Error::Busy { .. })), "it is held on");
+    let check = |file| Claimed::check(file, path.clone(), size);
+    assert!(check(shared).unwrap_err().to_string().starts_with("cannot read"), "a part is missing");
+
+    let arrival = open().unwrap();
+    assert!(matches!(arrival.gaps().as_slice(), [gap] if *gap == (4000..5000)));
+    arrival.write_at(4000, &data[4000..]).unwrap();
+    let [shared, stranger] =
+        [arrival.share(), File::create_new(dir.path().join("other"))].map(Result::unwrap);
+    drop(arrival);
+    stranger.set_len(5000).unwrap();
+    assert!(check(stranger).is_err(), "another file");
+    check(shared).unwrap().seal(&blobs, digest).unwrap();
+    assert!(fs::read(blobs.join(digest.to_string())).unwrap() == data);
+    assert!(!path.exists() && !path.with_added_extension("journal").exists());
+}
+
+#[test]
+fn an_arrival_goes_on_after_its_threads_have_rested() {
+    let (_dir, store) = store();
+    let data = bytes(3 * STEP);
+    let digest = Digest::of(&data);
+    let mut arrival = store.arrive(&digest, Bytes(data.len() as u64)).unwrap();
+    arrival.write_at(0, &data[..2 * STEP]).unwrap();
+    assert_eq!(arrival.without_threads(|| 7).unwrap(), 7);
+    arrival.write_at(2 * STEP as u64, &data[2 * STEP..]).unwrap();
+    assert_eq!(arrival.seal().unwrap().digest, digest);
 }

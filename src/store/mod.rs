@@ -12,7 +12,7 @@
 //! synced to the disk before it got its name. A file in `partial/` proves nothing,
 //! and its journal neither: all of it is hashed before it is sealed. On hosts, blobs arrive as
 //! [`Arrival::of_proven_parts`], where the sender's list of chunks stands for that, and the whole is
-//! hashed before its first use.
+//! hashed before its first use; where one process writes and another one may seal, as [`Claimed`].
 //!
 //! Everything here blocks on the disk; async callers go through `spawn_blocking`. The
 //! room does not know what blobs mean, and never removes one by itself. What is removed is
@@ -20,6 +20,7 @@
 //! lock file names yet, is not pulled away from under it.
 
 mod arrival;
+mod claimed;
 mod error;
 mod inspect;
 mod journal;
@@ -42,6 +43,7 @@ use crate::units::Bytes;
 use arrival::Proof;
 
 pub use arrival::Arrival;
+pub use claimed::Claimed;
 pub use error::Error;
 pub use inspect::{Unused, User};
 pub use made::{Made, Making};

@@ -98,7 +98,7 @@ fn lock(file: &File, path: &Path) -> Result<(), Error> {
 }
 
 /// Returns whether `path` is the name of this very file.
-fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(named) => {
             let held = file.metadata()?;
