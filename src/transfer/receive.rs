@@ -6,6 +6,7 @@
 //! written, so nothing is read again, and from then on others can have it from here.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -119,15 +120,17 @@ struct Begun {
 }
 
 fn begin<R: Read + AsFd, W: Write>(line: &mut Line<R, W>) -> Result<Begun, Refusal> {
-    let malformed = |said: String| (Reason::Protocol, format!("the list of chunks is none: {said}"));
-    let told = line.hear().map_err(|error| malformed(error.to_string()))?;
+    let told = line.hear().map_err(malformed)?;
     let Some(Said::Begin { lease, is_shared, most_per_second }) = told else {
-        return Err(malformed("the sender does not begin with it".to_owned()));
+        return Err(malformed("the sender does not begin with it"));
     };
-    let list =
-        line.patiently(|from| frame::data(from, MOST_LIST)).map_err(|error| malformed(error.to_string()))?;
-    let text = String::from_utf8(list).map_err(|_| malformed("it is no text".to_owned()))?;
+    let list = line.patiently(|from| frame::data(from, MOST_LIST)).map_err(malformed)?;
+    let text = String::from_utf8(list).map_err(|_| malformed("it is no text"))?;
     Ok(Begun { lease, is_shared, most_per_second, text })
+}
+
+fn malformed(said: impl Display) -> Refusal {
+    (Reason::Protocol, format!("the list of chunks is none: {said}"))
 }
 
 /// The way to the sender.
@@ -301,8 +304,7 @@ impl Place {
 
     /// Reads the list of chunks and takes up what is here. There is no arrival of a blob that is sealed.
     fn prepare(&self, text: &str) -> Result<(ChunkList, Option<Arrival>), Refusal> {
-        let malformed = |said: String| (Reason::Protocol, format!("the list of chunks is none: {said}"));
-        let list = ChunkList::parse(text).map_err(|error| malformed(error.to_string()))?;
+        let list = ChunkList::parse(text).map_err(malformed)?;
         if list.digest != self.digest {
             return Err(malformed(format!("it is that of {}", list.digest.short())));
         }
