@@ -19,7 +19,7 @@ const LONGEST_REQUEST: u64 = 16 << 20;
 #[command(name = "brambled", version, about, arg_required_else_help = true)]
 struct Arguments {
     #[command(subcommand)]
-    verb: Verb,
+    program: Program,
 }
 
 #[derive(Debug, Args)]
@@ -39,6 +39,21 @@ struct Change {
 }
 
 #[derive(Debug, Subcommand)]
+enum Program {
+    #[command(flatten)]
+    Verb(Verb),
+    #[command(flatten)]
+    Plain(Plain),
+}
+
+/// What runs without a runtime: a receiver has a thread for each who brings or takes, and no use for others.
+#[derive(Debug, Subcommand)]
+enum Plain {
+    /// Take a blob from standard input and seal it
+    Receive(transfer::ReceiveArgs),
+}
+
+#[derive(Debug, Subcommand)]
 enum Verb {
     /// Serve one model of the current generation on its Unix socket
     Engine {
@@ -55,8 +70,6 @@ enum Verb {
     /// Make GGUFs: an order comes from standard input, and its end stops the work
     #[command(hide = true)]
     Weights,
-    /// Take a blob from standard input and seal it
-    Receive(transfer::ReceiveArgs),
     /// Show what of Bramble is here, and how it differs from what was applied
     Inspect(Root),
     /// Show what the services here say, each line as JSON
@@ -82,8 +95,12 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
-    let verb = Arguments::parse().verb;
+    let program = Arguments::parse().program;
     start_log();
+    let verb = match program {
+        Program::Plain(Plain::Receive(arguments)) => return transfer::run_receive(arguments),
+        Program::Verb(verb) => verb,
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return ended(Err(error)),
@@ -100,7 +117,6 @@ fn main() -> ExitCode {
                     ExitCode::FAILURE
                 }
             }
-            Verb::Receive(arguments) => transfer::run_receive(arguments),
             Verb::Inspect(root) => told(install::inspection(&Layout::new(root.root)).await),
             Verb::Logs(arguments) => ended(install::run_logs(arguments).await),
             Verb::Bench(root) => measure(root).await,
