@@ -430,6 +430,8 @@ fn clock_jumps(rounds: u64) {
     let fleet = Fleet::of(sshd, slow, &[("kitchen", "host", ports[0]), ("cellar", "other", ports[1])]);
     let mut trial = Trial::new("clock_jumps", fleet);
     let clock = trial.fleet.desk.path("clock").display().to_string();
+    // also a receiver that has given up what root may reads the clock
+    fs::set_permissions(trial.fleet.desk.path(""), PermissionsExt::from_mode(0o711)).unwrap();
     let set = |trial: &mut Trial| {
         let days = trial.random.within(0..20_000);
         let sign = if trial.random.next().is_multiple_of(2) { '+' } else { '-' };

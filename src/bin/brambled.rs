@@ -46,11 +46,14 @@ enum Program {
     Plain(Plain),
 }
 
-/// What runs without a runtime: a receiver has a thread for each who brings or takes, and no use for others.
+/// What runs without a runtime: rights are given up by each thread for itself, and there is only one yet.
 #[derive(Debug, Subcommand)]
 enum Plain {
     /// Take a blob from standard input and seal it
     Receive(transfer::ReceiveArgs),
+    /// Seal what a receiver that has given its rights up has received: it starts this itself
+    #[command(hide = true)]
+    Keeper(transfer::KeeperArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -99,6 +102,7 @@ fn main() -> ExitCode {
     start_log();
     let verb = match program {
         Program::Plain(Plain::Receive(arguments)) => return transfer::run_receive(arguments),
+        Program::Plain(Plain::Keeper(arguments)) => return transfer::run_keeper(arguments),
         Program::Verb(verb) => verb,
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

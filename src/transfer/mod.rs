@@ -26,7 +26,7 @@ pub use bundle::push_bundle;
 pub use chunks::{CHUNK, Chunk, ChunkList};
 pub use course::Link;
 pub use push::{Cargo, Limits, Pushed, Target, Way, push};
-pub use receive::{Order, ReceiveArgs, receive, run_receive};
+pub use receive::{KeeperArgs, Order, ReceiveArgs, receive, run_keeper, run_receive};
 
 use crate::connect;
 use crate::ids::Digest;

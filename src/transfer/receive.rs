@@ -4,6 +4,12 @@
 //! its journal, and what lies in other blobs here is copied from there; the host says what is missing,
 //! hears who has it ([`Course`]), and asks for it chunk by chunk. Each is hashed before it is
 //! written, so nothing is read again, and from then on others can have it from here.
+//!
+//! Run as root, it first does what needs that (folders, room, files), leaves the rest of it to a `keeper`, and
+//! gives its rights up (`rights`). Only then it listens to other hosts.
+
+mod keeper;
+mod rights;
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -30,8 +36,11 @@ use crate::generation::Layout;
 use crate::ids::Digest;
 use crate::lease;
 use crate::pace::Pace;
-use crate::store::{self, Arrival};
+use crate::store::{self, Arrival, Made};
 use crate::units::Bytes;
+
+use keeper::Keeper;
+pub use keeper::{KeeperArgs, run_keeper};
 
 /// Room that is left to the rest of the system, so that its journal and package manager
 /// go on working. The plan keeps more; this is the last guard.
@@ -73,7 +82,7 @@ pub fn run_receive(args: ReceiveArgs) -> ExitCode {
     let answer = if args.protocol == PROTOCOL {
         match io::stdin().as_fd().try_clone_to_owned() {
             // what the standard library keeps of standard input cannot be waited for
-            Ok(input) => receive(&order, File::from(input), io::stdout()),
+            Ok(input) => take(&order, File::from(input), io::stdout(), rights::is_root()),
             Err(_) => return ExitCode::FAILURE,
         }
     } else {
@@ -93,7 +102,18 @@ type Refusal = (Reason, String);
 
 /// Takes a blob from a sender that speaks on `input` and hears `output`, and from the hosts that it
 /// names. Where others take part, this goes on giving them what is here until `input` ends.
+///
+/// It does so with the rights that it has, and in this process; `brambled receive` gives those of root up.
 pub fn receive<R, W>(order: &Order, input: R, output: W) -> Answer
+where
+    R: Read + AsFd + Send + 'static,
+    W: Write + Send + 'static,
+{
+    take(order, input, output, false)
+}
+
+/// As [`receive`], and gives up the rights of root where it `has_rights`.
+fn take<R, W>(order: &Order, input: R, output: W, has_rights: bool) -> Answer
 where
     R: Read + AsFd + Send + 'static,
     W: Write + Send + 'static,
@@ -101,14 +121,24 @@ where
     let place = Place::new(order);
     let mut line = Line { input: Polled(input), output: Arc::new(Mutex::new(output)) };
     let mouth = Arc::clone(&line.output);
-    let mut shared = None;
-    let answer = place.told(begin(&mut line).and_then(|begun| place.receive(&begun, line, &mut shared)));
+    let mut left = Left::default();
+    let taken = begin(&mut line).and_then(|begun| place.receive(&begun, line, has_rights, &mut left));
+    let answer = place.told(taken, left.arrived);
     // the sender may be gone: then nobody is left to tell
     drop(speak(&mouth, &Word::Ended { answer: answer.clone() }));
-    if let Some(shelf) = shared.filter(|_| matches!(answer, Answer::Sealed { .. })) {
+    if let Some(shelf) = left.shared.filter(|_| matches!(answer, Answer::Sealed { .. })) {
         shelf.wait_closed();
     }
     answer
+}
+
+/// What is left when nothing arrives any longer.
+#[derive(Default)]
+struct Left {
+    /// What others are given.
+    shared: Option<Arc<Shelf>>,
+    /// What has arrived, where that is known: the journal may be out of reach by then.
+    arrived: Option<Bytes>,
 }
 
 /// What the sender begins with.
@@ -218,9 +248,9 @@ impl Place {
         }
     }
 
-    fn told(&self, answer: Result<Answer, Refusal>) -> Answer {
+    fn told(&self, answer: Result<Answer, Refusal>, arrived: Option<Bytes>) -> Answer {
         answer.unwrap_or_else(|(reason, message)| {
-            let partial = store::arrived(&self.partial);
+            let partial = arrived.unwrap_or_else(|| store::arrived(&self.partial));
             Answer::Refused { reason, message, partial }
         })
     }
@@ -241,19 +271,25 @@ impl Place {
         fs::metadata(&self.blob).is_ok_and(|found| found.len() == bytes.0)
     }
 
-    /// Takes the blob; `shared` gets what others are given of it.
+    /// Takes the blob.
     fn receive<R, W>(
         &self,
         begun: &Begun,
         mut line: Line<R, W>,
-        shared: &mut Option<Arc<Shelf>>,
+        has_rights: bool,
+        left: &mut Left,
     ) -> Result<Answer, Refusal>
     where
         R: Read + AsFd + Send + 'static,
         W: Write + Send + 'static,
     {
         self.allows(begun.lease)?;
-        let (list, arrival) = self.prepare(&begun.text)?;
+        let (list, mut arrival) = self.prepare(&begun.text)?;
+        let path = if arrival.is_some() { &self.partial } else { &self.blob };
+        let file = File::open(path).map_err(disk("read", path))?;
+        left.arrived = arrival.as_ref().map(Arrival::arrived);
+        let keeper = if has_rights { self.give_up_rights(begun.lease, arrival.as_mut())? } else { None };
+        let allows = || keeper.as_ref().map_or_else(|| self.allows(begun.lease), Keeper::allows);
         let missing = arrival.as_ref().map_or_else(Vec::new, |arrival| list.within(&arrival.gaps()));
         let mut course = Course { most_per_second: begun.most_per_second, ..Course::default() };
         let mut door = None;
@@ -268,8 +304,6 @@ impl Place {
                 _ => return Err((Reason::Protocol, "the sender does not say who has the chunks".to_owned())),
             }
         }
-        let path = if arrival.is_some() { &self.partial } else { &self.blob };
-        let file = File::open(path).map_err(disk("read", path))?;
         let sizes = list.chunks.iter().map(|chunk| chunk.range.end - chunk.range.start);
         let peers: Vec<_> = course.sources.iter().map(|peer| (peer.holds.clone(), peer.hops)).collect();
         let board = Board::new(sizes, &missing, &peers, Instant::now());
@@ -278,21 +312,29 @@ impl Place {
         let (brought, arrived) = sync_channel(WAITING);
         let mouth = Arc::clone(&line.output);
         if begun.is_shared {
-            *shared = Some(Arc::clone(&stock));
+            left.shared = Some(Arc::clone(&stock));
         }
         start(line, door, &course, &stock, &brought);
         drop(brought);
         let (bytes, is_new) = (stock.list.bytes, arrival.is_some());
         if let Some(arrival) = arrival {
-            let kept = keep(&stock, &arrival, &arrived, &mouth, &|| self.allows(begun.lease));
+            let kept = keep(&stock, &arrival, &arrived, &mouth, &allows);
             if kept.is_err() {
                 stock.change(Board::end);
             }
             // whatever happened, what has arrived counts
             arrival.settle().map_err(refused)?;
+            left.arrived = Some(arrival.arrived());
             kept?;
-            self.allows(begun.lease)?;
-            self.seal(arrival)?;
+            allows()?;
+            match keeper {
+                None => self.seal(|| arrival.seal())?,
+                Some(keeper) => {
+                    // nothing is written any longer, and the keeper holds the lock on
+                    drop(arrival);
+                    keeper.seal()?;
+                }
+            }
         }
         let (received, from_hosts) = if is_new {
             stock.with(|board| (Bytes(board.sender_brought()), Bytes(board.hosts_brought())))
@@ -406,11 +448,12 @@ impl Place {
         Ok(found)
     }
 
-    fn seal(&self, arrival: Arrival) -> Result<(), Refusal> {
+    /// Seals the blob, whose name it gets by `name`.
+    fn seal(&self, name: impl FnOnce() -> Result<Made, store::Error>) -> Result<(), Refusal> {
         // the list first: a blob without one is only never copied from
         let kept = self.lists.join(self.digest.to_string());
         fs::rename(&self.list, &kept).map_err(disk("keep", &kept))?;
-        arrival.seal().map_err(refused)?;
+        name().map_err(refused)?;
         match fs::remove_file(&self.damaged) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 Err(disk("remove", &self.damaged)(error))

@@ -160,8 +160,17 @@ exit $ended
 
     /// Returns the receivers at work.
     pub(crate) fn receivers(&self) -> Vec<u32> {
+        self.at_work("receive")
+    }
+
+    /// Returns what has stayed root of receivers that gave their rights up.
+    pub(crate) fn keepers(&self) -> Vec<u32> {
+        self.at_work("keeper")
+    }
+
+    fn at_work(&self, verb: &str) -> Vec<u32> {
         let root = self.desk.path("host").display().to_string();
-        processes(|words| words.get(1).is_some_and(|verb| verb == "receive") && words.contains(&root))
+        processes(|words| words.get(1).is_some_and(|word| word == verb) && words.contains(&root))
     }
 
     /// Returns the master of our connection, and what goes through it.
@@ -170,11 +179,11 @@ exit $ended
         processes(|words| words[0].contains("ssh") && words.iter().any(|word| word.contains(&run)))
     }
 
-    /// Waits until nobody receives any longer.
+    /// Waits until nobody receives or seals any longer.
     #[track_caller]
     pub(crate) fn wait_for_receivers(&self) {
         let end = Instant::now() + LINGERING;
-        while !self.receivers().is_empty() {
+        while !self.receivers().is_empty() || !self.keepers().is_empty() {
             assert!(Instant::now() < end, "the receiver outlives the link");
             std::thread::sleep(Duration::from_millis(10));
         }
