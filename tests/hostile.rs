@@ -36,32 +36,30 @@ use hostile::{drawn, texts};
 /// a shell of the login runs it.
 const SSH: &str = r#"#!/bin/sh
 printf '%s\0' "$@" >"$(mktemp "$CALLS/XXXXXXXX")"
-is_master= asked=
-while getopts 'MNTfl:p:i:o:F:S:O:' option; do
+is_bare=
+while getopts 'MNTfl:p:i:o:F:S:' option; do
     case $option in
-    M) is_master=1 ;;
-    S) socket=$OPTARG ;;
-    O) asked=$OPTARG ;;
+    N) is_bare=1 ;;
     '?') exit 255 ;;
     esac
 done
 shift $((OPTIND - 1))
-[ -z "$is_master" ] || { : >"$socket" && exit; }
-[ "$asked" != exit ] || rm -f "$socket"
-[ -z "$asked" ] || exit 0
+# it logs in, and nothing more
+[ -z "$is_bare" ] || exit 0
 shift
 exec sh -c "$*"
 "#;
 
 /// The options that we give to `ssh`, by how they begin.
-const OPTIONS: [&str; 20] = [
+const OPTIONS: [&str; 23] = [
     "BatchMode=yes",
     "Ciphers=^",
     "ClearAllForwardings=yes",
     "Compression=no",
     "ConnectTimeout=",
     "ControlMaster=no",
-    "ControlPersist=60",
+    "ControlPersist=1",
+    "ForkAfterAuthentication=no",
     "ForwardAgent=no",
     "ForwardX11=no",
     "GlobalKnownHostsFile=none",
@@ -72,6 +70,8 @@ const OPTIONS: [&str; 20] = [
     "RemoteCommand=none",
     "RequestTTY=no",
     "ServerAlive",
+    "SessionType=default",
+    "StdinNull=no",
     "StrictHostKeyChecking=yes",
     "Tunnel=no",
     "UserKnownHostsFile=",
@@ -144,7 +144,7 @@ fn check_call(words: &[&OsStr], why: &str) {
                 assert!(is_ours && !option.contains('\n'), "-o {option:?}: {why}");
             }
             "-l" => user = rest.next(),
-            "-p" | "-i" | "-F" | "-S" | "-O" => drop(rest.next().unwrap()),
+            "-p" | "-i" | "-F" | "-S" => drop(rest.next().unwrap()),
             other => unreachable!("{other:?} is no option of ours: {why}"),
         }
     }
