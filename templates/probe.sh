@@ -152,8 +152,11 @@ fi
 # the nearest folder above Bramble's that is there already
 place=$root
 while [ ! -d "$place" ] && [ "$place" != / ] && [ -n "$place" ]; do
-    place=${place%/*}
-    place=${place:-/}
+    case $place in
+    ?*/*) place=${place%/*} ;;
+    /*) place=/ ;;
+    *) place=. ;;
+    esac
 done
 say disk_path "$place"
 
