@@ -32,8 +32,9 @@ use sshd::Sshd;
 const MIB: u64 = 1 << 20;
 /// What is pushed: more than is brought to the disk at once, so that there is a thread for that.
 const SIZE: u64 = 72 * MIB;
-/// What a receiver and its keeper may take of a host's memory together.
-const MOST_MEMORY: u64 = 32 * MIB;
+/// What a receiver and its keeper may take of a host's memory together, beside the program itself: that is a
+/// few MiB of 32 in a release build, and anything in others.
+const MOST_OWN_MEMORY: u64 = 26 * MIB;
 /// What takes longer has lost its way.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -144,16 +145,18 @@ fn a_receiver_gives_up_what_root_may_and_seals_as_before() {
             || path.starts_with("pipe:")
     };
     assert!(open.len() == 3 && open.iter().all(is_known), "{open:?}");
-    let mut most = 0;
+    let (mut most, mut with_program) = (0, 0);
     while push.try_wait().unwrap().is_none() {
         if let [Some((own, of_files)), Some((keepers, keepers_of_files))] = [receiver, keeper].map(resident) {
+            most = most.max(own + keepers);
             // what is mapped from files is mostly the program, which they share
-            most = most.max(own + keepers + of_files.max(keepers_of_files));
+            with_program = with_program.max(own + keepers + of_files.max(keepers_of_files));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    eprintln!("receive.root.memory_mib = {:.1}", most as f64 / MIB as f64);
-    assert!(most > 0 && most <= MOST_MEMORY, "{most}");
+    eprintln!("receive.root.own_memory_mib = {:.1}", most as f64 / MIB as f64);
+    eprintln!("receive.root.memory_mib = {:.1}", with_program as f64 / MIB as f64);
+    assert!(most > 0 && most <= MOST_OWN_MEMORY, "{most}");
     let output = push.wait_with_output().unwrap();
     assert!(output.status.success());
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
