@@ -7,13 +7,16 @@ use super::verbs::VerbError;
 use crate::connect::{Script, Talk, quote};
 use crate::generation::Layout;
 use crate::ids::ModelName;
-use crate::install::LogLine;
+use crate::install::{Lines, LogLine};
 
 /// The journal of a busy host is read in seconds.
 const PATIENCE: Duration = Duration::from_mins(2);
 
 /// Whoever follows a log ends it.
 const FOLLOWED: Duration = Duration::from_hours(24 * 365);
+
+/// No line of a log is longer, as JSON.
+const LONGEST: usize = 256 << 10;
 
 /// Pieces of a log on their way.
 const WAITING: usize = 64;
@@ -50,19 +53,11 @@ pub async fn logs(
     let listen = async move {
         // its standard input stays open for as long as somebody listens
         let _open = open;
-        let mut rest = Vec::new();
+        let mut lines = Lines::new(LONGEST);
         while let Some(bytes) = heard.recv().await {
-            rest.extend(bytes);
-            let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') else {
-                if rest.len() > LONGEST {
-                    rest.clear();
-                }
-                continue;
-            };
-            let whole: Vec<u8> = rest.drain(..=end).collect();
             // what is no line of a log is somebody else's word on that channel
-            let lines = whole.split(|byte| *byte == b'\n');
-            lines.filter_map(|line| serde_json::from_slice(line).ok()).for_each(&mut tell);
+            let whole = lines.push(&bytes).into_iter();
+            whole.filter_map(|line| serde_json::from_slice(&line).ok()).for_each(&mut tell);
         }
     };
     let talk = subject.connection.talk(&script, Talk { input, output });
@@ -74,9 +69,6 @@ pub async fn logs(
     let said = output.stderr.trim().trim_start_matches("brambled: ").to_owned();
     Err(VerbError::Failed { verb, status: output.status, said })
 }
-
-/// No line of a log is longer, as JSON.
-const LONGEST: usize = 256 << 10;
 
 fn command(subject: &Subject, request: &LogsRequest) -> String {
     let program = Layout::brambled(&subject.layout.current()).display().to_string();

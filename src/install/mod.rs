@@ -45,6 +45,7 @@ pub use inspect::inspect;
 pub use lay_out::{InstallRequest, Installation, install};
 pub use logs::{LogLine, LogsArgs, run_logs};
 pub use process::Process;
+pub(crate) use program::Lines;
 pub use prune::{PruneRequest, Pruned, prune};
 pub use record::{ConfirmRequest, Receipt, ReceiptEntry, confirm};
 pub use remove::{RemoveRequest, Removed, remove};

@@ -102,18 +102,18 @@ pub(super) async fn lines<A: AsRef<OsStr>, T>(
 
 /// Lines out of bytes that come in pieces of any size.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub(crate) struct Lines {
     rest: Vec<u8>,
     longest: usize,
 }
 
 impl Lines {
-    pub(super) fn new(longest: usize) -> Self {
+    pub(crate) fn new(longest: usize) -> Self {
         Self { rest: Vec::new(), longest }
     }
 
     /// Returns the lines that end in `bytes`, without their ends. What is too long is cut.
-    pub(super) fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
         let mut whole = Vec::new();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, is_end) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
