@@ -539,13 +539,9 @@ impl Leg<'_> {
         let range = self.shared.list.chunks[at].range.clone();
         let length = range.end - range.start;
         packing.asked(length, Instant::now());
-        let mut sent = Sent::default();
         let packer = if packing.is_next() { Packer::new().ok() } else { None };
-        let Some(mut packer) = packer else {
-            sent += self.send_part(say, file, range).await;
-            return sent;
-        };
-        let mut took = Duration::ZERO;
+        let Some(mut packer) = packer else { return self.send_part(say, file, range).await };
+        let (mut sent, mut took) = (Sent::default(), Duration::ZERO);
         for piece in pieces(range) {
             let (from, part) = (Arc::clone(file), piece.clone());
             let work = move || {

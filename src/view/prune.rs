@@ -16,12 +16,12 @@ pub fn pruned(
     let mut text = String::new();
     for (host, pruned) in pruned {
         let parts = [
-            (pruned.generations.len(), "generation"),
-            (pruned.blobs.len(), "file of weights"),
-            (pruned.programs.len(), "program"),
+            (pruned.generations.len(), "generation", ""),
+            (pruned.blobs.len(), "file", " of weights"),
+            (pruned.programs.len(), "program", ""),
         ];
-        let parts: Vec<String> =
-            parts.iter().filter(|(n, _)| *n > 0).map(|(n, noun)| some(*n, noun)).collect();
+        let some = parts.iter().filter(|(n, ..)| *n > 0);
+        let parts: Vec<String> = some.map(|(n, noun, of)| format!("{}{of}", count(*n, noun))).collect();
         let what = match parts.as_slice() {
             [] => "nothing that is not needed".to_owned(),
             parts => format!("{}, {}", parts.join(", "), pruned.freed),
@@ -35,11 +35,4 @@ pub fn pruned(
     let verb = if is_dry { "Would free" } else { "Freed" };
     let _ = writeln!(text, "{verb} {freed} on {}.", count(pruned.len(), "host"));
     text
-}
-
-fn some(n: usize, noun: &str) -> String {
-    match noun.split_once(' ') {
-        Some((first, rest)) => format!("{} {rest}", count(n, first)),
-        None => count(n, noun),
-    }
 }
