@@ -348,7 +348,7 @@ mod tests {
     fn a_chunk_comes_in_one_frame_or_in_several_and_nothing_beside_it() {
         let data = |bytes: &[u8]| [data_head(bytes.len() as u64).as_slice(), bytes].concat();
         let packed = zstd::bulk::compress(&[7; 50], 1).unwrap();
-        let packed = [packed_head(packed.len() as u64).as_slice(), &packed].concat();
+        let packed = [packed_head(packed.len() as u64 + 1).as_slice(), &[1], &packed].concat();
         let whole = [[1; 30].as_slice(), &[7; 50]].concat();
         let take = |frames: &[&[u8]]| {
             let mut back = vec![9; 4];

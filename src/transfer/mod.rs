@@ -33,7 +33,7 @@ use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// What the two ends of a push say to each other, by version.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 /// How a push ended, as the host says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

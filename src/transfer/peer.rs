@@ -185,7 +185,7 @@ impl Lobby {
             let length = chunk.range.end - chunk.range.start;
             packing.asked(length, Instant::now());
             let is_packed = packing.is_next();
-            let (mut sent, mut took) = (0, Duration::ZERO);
+            let mut took = Duration::ZERO;
             for piece in pieces(chunk.range.clone()) {
                 let begun = Instant::now();
                 let smaller = stock.pack(&mut packer, piece, is_packed)?;
@@ -196,10 +196,9 @@ impl Lobby {
                 };
                 stream.write_all(&head)?;
                 stream.write_all(bytes)?;
-                sent += bytes.len() as u64;
             }
             if is_packed {
-                packing.tried(length, sent, took);
+                packing.tried(length, took);
             }
             stream.flush()?;
         }

@@ -562,7 +562,7 @@ impl Leg<'_> {
                 Ok(None) | Err(_) => self.send_part(say, file, piece).await,
             };
         }
-        packing.tried(length, sent.wire, took);
+        packing.tried(length, took);
         sent
     }
 
