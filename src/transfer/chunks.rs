@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{channel, sync_channel};
 use std::thread;
 
 use sha2::{Digest as _, Sha256};
@@ -34,6 +34,9 @@ const CUT_MASK: u64 = 0xffff << 48;
 const MOST_CHUNKS: usize = 1 << 20;
 /// The longest list that is read.
 pub(super) const MOST_LIST: u64 = 80 << 20;
+
+/// Chunks that are in memory at once while a file is hashed.
+const READ_AHEAD: usize = 3;
 
 const HEAD: &str = "bramble-chunks 1";
 
@@ -109,38 +112,36 @@ impl ChunkList {
         crate::store::write_whole(&kept, self.to_text().as_bytes()).map_err(io::Error::other)
     }
 
-    /// Hashes the file whole and chunk by chunk, side by side.
+    /// Reads the file once, and hashes it whole and, on a thread beside that, chunk by chunk.
     fn read(file: &File, starts: &[u64]) -> io::Result<Self> {
         let bytes = file.metadata()?.len();
-        let ranges = &cuts(bytes, starts, |range| read(file, range))?;
-        let next = AtomicUsize::new(0);
-        let hash_chunks = || -> io::Result<Vec<(usize, Digest)>> {
-            let mut hashed = Vec::new();
-            loop {
-                let at = next.fetch_add(1, Ordering::Relaxed);
-                let Some(range) = ranges.get(at) else { return Ok(hashed) };
-                hashed.push((at, Digest::of(&read(file, range.clone())?)));
-            }
-        };
-        let hash_whole = || -> io::Result<Digest> {
-            let mut hasher = Sha256::new();
-            for start in (0..bytes).step_by(1 << 20) {
-                hasher.update(read(file, start..bytes.min(start + (1 << 20)))?);
-            }
-            Ok(Digest::new(hasher.finalize().into()))
+        let ranges = cuts(bytes, starts, |range| read(file, range))?;
+        let (used, buffers) = channel();
+        let (hashed_whole, to_hash) = sync_channel::<Vec<u8>>(READ_AHEAD);
+        let hash_chunks = move || {
+            let hash = |data: Vec<u8>| {
+                let digest = Digest::of(&data);
+                // nobody reads any longer where that failed
+                drop(used.send(data));
+                digest
+            };
+            to_hash.into_iter().map(hash).collect::<Vec<_>>()
         };
         thread::scope(|scope| {
-            let whole = scope.spawn(hash_whole);
-            let others: Vec<_> = (1..3).map(|_| scope.spawn(hash_chunks)).collect();
-            let mut hashed = Vec::new();
-            for other in others {
-                hashed.extend(other.join().map_err(|_| ended())??);
+            let chunks = scope.spawn(hash_chunks);
+            let mut whole = Sha256::new();
+            for (at, range) in ranges.iter().enumerate() {
+                let mut data =
+                    if at < READ_AHEAD { Vec::new() } else { buffers.recv().map_err(|_| ended())? };
+                read_into(file, range.clone(), &mut data)?;
+                whole.update(&data);
+                hashed_whole.send(data).map_err(|_| ended())?;
             }
-            let digest = whole.join().map_err(|_| ended())??;
-            hashed.sort_unstable_by_key(|(at, _)| *at);
-            let chunks = hashed.into_iter().zip(ranges.iter().cloned());
-            let chunks = chunks.map(|((_, digest), range)| Chunk { digest, range }).collect();
-            Ok(Self { digest, bytes: Bytes(bytes), chunks })
+            drop(hashed_whole);
+            let digests = chunks.join().map_err(|_| ended())?;
+            let chunks =
+                digests.into_iter().zip(ranges).map(|(digest, range)| Chunk { digest, range }).collect();
+            Ok(Self { digest: Digest::new(whole.finalize().into()), bytes: Bytes(bytes), chunks })
         })
     }
 
@@ -289,10 +290,15 @@ const fn spread(byte: u8) -> u64 {
 
 /// Reads a range of a file.
 pub(super) fn read(file: &File, range: Range<u64>) -> io::Result<Vec<u8>> {
-    let length = usize::try_from(range.end - range.start).map_err(io::Error::other)?;
-    let mut data = vec![0; length];
-    file.read_exact_at(&mut data, range.start)?;
+    let mut data = Vec::new();
+    read_into(file, range, &mut data)?;
     Ok(data)
+}
+
+/// Reads a range of a file in place of what is in `data`.
+fn read_into(file: &File, range: Range<u64>, data: &mut Vec<u8>) -> io::Result<()> {
+    data.resize(usize::try_from(range.end - range.start).map_err(io::Error::other)?, 0);
+    file.read_exact_at(data, range.start)
 }
 
 fn ended() -> io::Error {
