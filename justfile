@@ -47,6 +47,11 @@ demo:
 arm-story kind="arm":
     source scripts/lib.sh && build_programs && scripts/bundle aarch64-unknown-linux-gnu && tests/e2e/host {{ kind }}
 
+# Make what is published: archives for operators on aarch64 and x86_64, with both bundles; half an hour the first time
+[group('by hand')]
+release:
+    scripts/release
+
 # Fuzz a reader of foreign bytes (safetensors, pickle, gguf, tokenizer); needs `cargo install cargo-fuzz`
 [group('by hand')]
 fuzz target seconds="60":

@@ -6,17 +6,16 @@
 #[path = "support/process.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod process;
+#[path = "support/stub.rs"]
+mod stub;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::BufRead as _;
-use std::os::unix::fs::PermissionsExt as _;
+
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use bramble_fleet::facts::{Installed, ServiceState};
 use bramble_fleet::generation::{
     Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets, Weights,
@@ -28,10 +27,7 @@ use bramble_fleet::install::{
 use bramble_fleet::units::{Bytes, TokensPerSec};
 use process::Process;
 use serde::Serialize;
-use serde_json::{Value, json};
-
-/// The context by which an engine of this test is told to end at once.
-const CRASHES: u32 = 15;
+use serde_json::Value;
 
 struct Host {
     dir: tempfile::TempDir,
@@ -53,15 +49,7 @@ impl Host {
         let folder = self.layout.program(&digest);
         if !folder.exists() {
             fs::create_dir_all(&folder).unwrap();
-            let stub = std::env::current_exe().unwrap();
-            let script = format!(
-                "#!/bin/sh\ncase $1 in\nengine | route) BRAMBLE_STUB=\"$*\" exec {} --ignored --exact plays_a_service \
-                 --nocapture ;;\n*) exec {} \"$@\" ;;\nesac\n",
-                stub.display(),
-                env!("CARGO_BIN_EXE_brambled")
-            );
-            fs::write(folder.join("brambled"), script).unwrap();
-            fs::set_permissions(folder.join("brambled"), fs::Permissions::from_mode(0o755)).unwrap();
+            stub::write_program(&folder.join("brambled"));
         }
         Program { digest, version: "0.1.0".to_owned() }
     }
@@ -258,7 +246,7 @@ fn again(host: &Host, service: &str, before: Option<u32>) -> Option<u32> {
 fn a_generation_that_crashes_sends_the_host_back_and_never_exits_as_success() {
     let host = Host::new();
     host.bring_in(1, &[("chat", 4096)]);
-    host.lay_out(2, &[("chat", CRASHES)]);
+    host.lay_out(2, &[("chat", stub::CRASHES)]);
     let (status, activated) = host.activate(2, 60);
     let reason = activated.rolled_back.unwrap();
     assert_eq!((status, activated.activated), (1, false), "{reason}");
@@ -323,52 +311,4 @@ fn what_was_pending_when_the_host_went_down_is_taken_back_at_the_next_start() {
     wait_until("the old generation runs", || host.pid("engine-chat").is_some());
     assert_eq!(host.remove(), 0);
     assert!(started.wait().unwrap().success());
-}
-
-/// Plays `engine` and `route`: started by the bundle that [`Host::put_program`] makes.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a stub that other tests start as a program"]
-#[expect(clippy::disallowed_methods, reason = "it is told by its environment what to play")]
-async fn plays_a_service() {
-    let words = std::env::var("BRAMBLE_STUB").unwrap();
-    let words: Vec<&str> = words.split(' ').collect();
-    let layout = Layout::new(words[2]);
-    let generation = fs::canonicalize(layout.current()).unwrap();
-    let definition = fs::read(Layout::definition(&generation)).unwrap();
-    let definition: Definition = serde_json::from_slice(&definition).unwrap();
-    let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
-    tokio::spawn(async move { while hangups.recv().await.is_some() {} });
-    if words[0] == "route" {
-        let door = Router::new().route("/healthz", get(|| async { "ok" }));
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", definition.door.port)).await.unwrap();
-        ready();
-        return axum::serve(listener, door).await.unwrap();
-    }
-    let spec = definition.engines.iter().find(|spec| spec.model.as_str() == words[4]).unwrap();
-    if spec.context == CRASHES {
-        // not a panic: with a backtrace its message is not among the last lines
-        eprintln!("ending as the test told me");
-        #[expect(clippy::disallowed_methods, reason = "it plays a program that ends badly")]
-        std::process::exit(1);
-    }
-    let reply = json!({
-        "choices": [{ "message": { "content": "Yes." } }], "usage": { "completion_tokens": 8 },
-        "timings": { "prompt_ms": 120.0, "predicted_per_second": 5.0 },
-    });
-    let engine = Router::new()
-        .route("/health", get(|| async { StatusCode::OK }))
-        .route("/v1/chat/completions", post(|| async { Json(reply) }));
-    let socket = layout.engine_socket(&spec.model);
-    let _ = fs::remove_file(&socket);
-    let listener = tokio::net::UnixListener::bind(socket).unwrap();
-    ready();
-    axum::serve(listener, engine).await.unwrap();
-}
-
-/// Tells systemd, where that listens.
-#[expect(clippy::disallowed_methods, reason = "systemd names its socket in the environment")]
-fn ready() {
-    if let Ok(path) = std::env::var("NOTIFY_SOCKET") {
-        std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(b"READY=1", path).unwrap();
-    }
 }

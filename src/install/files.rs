@@ -6,6 +6,7 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown, symlin
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use crate::store;
 
 /// Records, definitions and secrets are small; more than this is somebody's mistake.
 const MAX_RECORD_BYTES: u64 = 16 << 20;
@@ -13,9 +14,9 @@ const MAX_RECORD_BYTES: u64 = 16 << 20;
 /// A user and a group, by number.
 pub(super) type Owner = (u32, u32);
 
-/// Makes `dir` and the folders above it, readable by all.
+/// Makes `dir` and the folders above it, to last, and readable by all.
 pub(super) fn make_dir(dir: &Path) -> Result<(), Error> {
-    fs::create_dir_all(dir).map_err(Error::io("make the folder", dir))?;
+    store::make_folder(dir).map_err(Error::io("make the folder", dir))?;
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).map_err(Error::io("open up the folder", dir))
 }
 

@@ -49,7 +49,7 @@ pub use inspect::{Unused, User};
 pub use made::{Made, Making};
 pub use spans::Spans;
 pub use write::Writer;
-pub(crate) use write::write_whole;
+pub(crate) use write::{make_folder, write_whole};
 
 /// A folder of blobs. Cheap to clone; safe to use from several processes.
 #[derive(Debug, Clone)]

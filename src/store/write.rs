@@ -149,6 +149,20 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
+/// Makes the folder at `path` and those above it that are missing, so that a crash leaves none of them out. What
+/// is synced in a folder is lost with the folder's own name.
+pub(crate) fn make_folder(path: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.is_dir()).collect();
+    for folder in missing.into_iter().rev() {
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            // or made by somebody else meanwhile, who may not have synced it yet
+            _ => folder.parent().map_or(Ok(()), sync_folder)?,
+        }
+    }
+    Ok(())
+}
+
 /// Writes a small file so that after a crash the old or the new one is there, whole.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let fail = |source| Error::Write { path: path.to_owned(), source };

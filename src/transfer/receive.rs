@@ -351,7 +351,7 @@ impl Place {
             return Err(malformed(format!("it is that of {}", list.digest.short())));
         }
         for dir in [Self::folder(&self.partial), Self::folder(&self.blob), &self.lists] {
-            fs::create_dir_all(dir).map_err(disk("make", dir))?;
+            store::make_folder(dir).map_err(disk("make", dir))?;
         }
         if self.is_sealed(list.bytes) {
             // left by a disk that failed between sealing and clearing up; it does no harm where it stays

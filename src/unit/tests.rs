@@ -160,3 +160,24 @@ fn systemd_finds_no_fault_in_the_units() {
         assert!(output.status.success() && !said.contains("bramble"), "{scope}: {said}");
     }
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "asks systemd itself")]
+fn systemd_calls_all_units_well_enclosed() {
+    if Command::new("systemd-analyze").arg("--version").output().is_err() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let units =
+        render(&definition(&[("chat", 90.0)]), &Layout::new(Layout::DEFAULT_ROOT), &setting(&[])).unwrap();
+    for unit in units {
+        let file = dir.path().join(&unit.name);
+        std::fs::write(&file, &unit.text).unwrap();
+        let mut command = Command::new("systemd-analyze");
+        // of 10 at most 2.0
+        command.args(["security", "--no-pager", "--offline=yes", "--threshold=20"]).arg(&file);
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{}: {said}{}", unit.name, String::from_utf8_lossy(&output.stderr));
+    }
+}

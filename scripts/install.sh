@@ -1,0 +1,126 @@
+#!/bin/sh
+# Installs bramble, the operator's command, with what hosts run, for one user or for all.
+#
+#   install.sh [--prefix DIR] [--version VERSION] [--from PLACE]
+#
+#   --prefix DIR       where to: DIR/bin and DIR/share (~/.local; of root /usr/local)
+#   --version VERSION  which release (the last one)
+#   --from PLACE       a folder or an address with the files of a release, in place of the project's own
+#
+# Needs Linux with glibc on x86_64 or aarch64, tar, gzip, sha256sum and, for an address, curl or wget. What it puts there
+# can be taken away again with: rm -r DIR/bin/bramble DIR/share/bramble DIR/share/doc/bramble
+set -eu
+
+releases=https://github.com/bramble-fleet/bramble/releases
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+    say "install.sh: $*"
+    exit 1
+}
+
+# get NAME: brings a file of the release into the current folder
+get() {
+    case $from in
+    *://*)
+        if command -v curl >/dev/null; then
+            curl --fail --silent --show-error --location --proto-default https --retry 3 --output "$1" "$from/$1"
+        elif command -v wget >/dev/null; then
+            wget --quiet --output-document "$1" "$from/$1"
+        else
+            die "curl or wget is needed to fetch $from/$1"
+        fi || die "cannot fetch $from/$1"
+        ;;
+    *) cp -- "$from/$1" "$1" || die "there is no $1 in $from" ;;
+    esac
+}
+
+main() {
+    prefix='' version='' from=''
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --prefix | --version | --from)
+            [ $# -ge 2 ] || die "$1 wants a value"
+            case $1 in
+            --prefix) prefix=$2 ;;
+            --version) version=${2#v} ;;
+            --from) from=${2%/} ;;
+            esac
+            shift 2
+            ;;
+        -h | --help)
+            sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
+            exit 0
+            ;;
+        *) die "what is $1? install.sh [--prefix DIR] [--version VERSION] [--from PLACE]" ;;
+        esac
+    done
+    if [ -z "$prefix" ]; then
+        if [ "$(id -u)" = 0 ]; then prefix=/usr/local; else prefix=${HOME:?}/.local; fi
+    fi
+    if [ -z "$from" ]; then
+        from=$releases/latest/download
+        [ -z "$version" ] || from=$releases/download/v$version
+    fi
+    case $from in *://* | /*) ;; *) from=$PWD/$from ;; esac
+    case $prefix in /*) ;; *) prefix=$PWD/$prefix ;; esac
+
+    [ "$(uname -s)" = Linux ] || die "there is no release for $(uname -s): in Linux (on Windows, WSL2) there is"
+    case $(uname -m) in
+    x86_64 | amd64) machine=x86_64 ;;
+    aarch64 | arm64) machine=aarch64 ;;
+    *) die "there is no release for $(uname -m), but for x86_64 and aarch64" ;;
+    esac
+    for needed in tar gzip sha256sum; do
+        command -v "$needed" >/dev/null || die "$needed is needed"
+    done
+
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 1' HUP INT TERM
+    cd "$work"
+    get SHA256SUMS
+    # a line is a digest, two signs, and a name
+    name=$(sed -n "s/^[0-9a-f]\{64\} [ *]\(bramble-[0-9A-Za-z.+-]*-$machine-unknown-linux-gnu\.tar\.gz\)\$/\1/p" SHA256SUMS)
+    case $name in
+    *.gz*.gz) die "$from has several releases" ;;
+    "bramble-$version"*.gz) ;;
+    *) die "$from has no release $version for $machine" ;;
+    esac
+    say "fetching $name from $from"
+    get "$name"
+    sed -n "s/^\([0-9a-f]*\) [ *]$name\$/\1  $name/p" SHA256SUMS | sha256sum -c - >/dev/null 2>&1 ||
+        die "$name is not what SHA256SUMS says: it came damaged or was changed; nothing was installed"
+    gzip -dc "$name" | tar -xf -
+    new=$work/${name%.tar.gz}
+    is=$("$new/bin/bramble" --version 2>&1) ||
+        die "it does not run here, so nothing was installed: $is (it needs glibc; build it yourself, as the README says)"
+
+    bundles=$prefix/share/bramble/bundles
+    mkdir -p "$prefix/bin" "$bundles" "$prefix/share/doc" || die "cannot write to $prefix: choose another --prefix, or use sudo"
+    # A description names its archive, so archives come first and those of older releases go last: whoever runs
+    # bramble meanwhile finds one that fits the other.
+    for file in "$new"/share/bramble/bundles/*.gz "$new"/share/bramble/bundles/*.json; do
+        put "$file" "$bundles/${file##*/}"
+    done
+    put "$new/bin/bramble" "$prefix/bin/bramble"
+    for file in "$bundles"/brambled-*.tar.gz; do
+        [ -e "$new/share/bramble/bundles/${file##*/}" ] || rm -f "$file"
+    done
+    rm -rf "$prefix/share/doc/bramble"
+    cp -R "$new/share/doc/bramble" "$prefix/share/doc/bramble"
+    say "$is is in $prefix/bin/bramble"
+    case :$PATH: in
+    *:"$prefix/bin":*) ;;
+    *) say "$prefix/bin is not in your PATH: add it, as with: export PATH=\"$prefix/bin:\$PATH\"" ;;
+    esac
+}
+
+# put FILE PLACE: in one step
+put() {
+    cp -p "$1" "$2.new"
+    mv -f "$2.new" "$2"
+}
+
+# the whole script has been read when it begins to run, also from a pipe
+main "$@"

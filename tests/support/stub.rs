@@ -1,0 +1,77 @@
+//! A `brambled` whose engine and router are played by the test binary that this is a part of; all else of it
+//! is the real one.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use bramble_fleet::generation::{Definition, Layout};
+use serde_json::json;
+
+/// The context by which an engine is told to end at once.
+pub(crate) const CRASHES: u32 = 15;
+/// What an engine says of its speed, in tokens per second.
+const SPEED: f64 = 500.0;
+
+/// Writes the program.
+pub(crate) fn write_program(path: &Path) {
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\nengine | route) BRAMBLE_STUB=\"$*\" exec {} --ignored --exact stub::plays_a_service \
+         --nocapture ;;\n*) exec {} \"$@\" ;;\nesac\n",
+        std::env::current_exe().unwrap().display(),
+        env!("CARGO_BIN_EXE_brambled")
+    );
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// Plays `engine` and `route`: started by the program that [`write_program`] writes.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a stub that other tests start as a program"]
+#[expect(clippy::disallowed_methods, reason = "it is told by its environment what to play")]
+async fn plays_a_service() {
+    let words = std::env::var("BRAMBLE_STUB").unwrap();
+    let words: Vec<&str> = words.split(' ').collect();
+    let layout = Layout::new(words[2]);
+    let generation = fs::canonicalize(layout.current()).unwrap();
+    let definition = fs::read(Layout::definition(&generation)).unwrap();
+    let definition: Definition = serde_json::from_slice(&definition).unwrap();
+    let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
+    tokio::spawn(async move { while hangups.recv().await.is_some() {} });
+    if words[0] == "route" {
+        let door = Router::new().route("/healthz", get(|| async { "ok" }));
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", definition.door.port)).await.unwrap();
+        ready();
+        return axum::serve(listener, door).await.unwrap();
+    }
+    let spec = definition.engines.iter().find(|spec| spec.model.as_str() == words[4]).unwrap();
+    if spec.context == CRASHES {
+        // not a panic: with a backtrace its message is not among the last lines
+        eprintln!("ending as the test told me");
+        #[expect(clippy::disallowed_methods, reason = "it plays a program that ends badly")]
+        std::process::exit(1);
+    }
+    let reply = json!({
+        "choices": [{ "message": { "content": "Yes." } }], "usage": { "completion_tokens": 8 },
+        "timings": { "prompt_ms": 120.0, "predicted_per_second": SPEED },
+    });
+    let engine = Router::new()
+        .route("/health", get(|| async { StatusCode::OK }))
+        .route("/v1/chat/completions", post(|| async { Json(reply) }));
+    let socket = layout.engine_socket(&spec.model);
+    let _ = fs::remove_file(&socket);
+    let listener = tokio::net::UnixListener::bind(socket).unwrap();
+    ready();
+    axum::serve(listener, engine).await.unwrap();
+}
+
+/// Tells systemd, where that listens.
+#[expect(clippy::disallowed_methods, reason = "systemd names its socket in the environment")]
+fn ready() {
+    if let Ok(path) = std::env::var("NOTIFY_SOCKET") {
+        std::os::unix::net::UnixDatagram::unbound().unwrap().send_to(b"READY=1", path).unwrap();
+    }
+}
