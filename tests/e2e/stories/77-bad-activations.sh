@@ -28,7 +28,7 @@ changed "$work/lacking" 'rm lib/libllama.so.0'
 ours=$BRAMBLE_BUNDLES
 for kind in illegal lacking; do
     export BRAMBLE_BUNDLES=$work/$kind
-    run 1 apply --yes --host kitchen
+    run 1 apply --yes
     export BRAMBLE_BUNDLES=$ours
     case $kind in
     illegal) says "SIGILL" ;;
@@ -40,13 +40,13 @@ done
 # a folder that can only be read
 on kitchen 'mount --bind /var/lib/bramble /var/lib/bramble && mount -o remount,bind,ro /var/lib/bramble'
 edit 's/context: 1024/context: 896/'
-run 1 apply --yes --host kitchen
+run 1 apply --yes
 says "Read-only file system"
 on kitchen umount /var/lib/bramble
 still_serves
 
 # the plug is pulled, with and without a new program on the way, while the new generation waits to be confirmed
-b apply --yes --host kitchen >cut.log 2>&1 &
+b apply --yes >cut.log 2>&1 &
 operator=$!
 for _ in $(seq 600); do
     ! on kitchen test -e /var/lib/bramble/pending 2>/dev/null || break
@@ -69,7 +69,7 @@ for _ in $(seq 100); do
     sleep 0.3
 done
 still_serves
-run 0 apply --yes --host kitchen
+run 0 apply --yes
 [ "$(generation kitchen)" != "$before" ] || die "nothing was changed"
 restore_manifest
 run 0 apply --yes
