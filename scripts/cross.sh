@@ -51,6 +51,11 @@ need_sysroot() {
     as_root mmdebstrap --quiet --variant=extract --architectures="$cross_arch" \
         --include=libc6-dev,libstdc++-12-dev "$oldest_suite" "$sysroot.new" \
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] ${mirror:-http://deb.debian.org/debian} $oldest_suite main" >&2
+    # links that begin at the root lead into this system, not into that one: libm.so would not be found, and a
+    # static libm.a taken in its place
+    # shellcheck disable=SC2016 # it is the shell of each folder that expands this
+    as_root find "$sysroot.new" -type l -lname '/*' -exec sh -c '
+        for link; do ln -srfn "$0$(readlink "$link")" "$link"; done' "$sysroot.new" {} +
     as_root chmod 0755 "$sysroot.new"
     as_root mv "$sysroot.new" "$sysroot"
 }
