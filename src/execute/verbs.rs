@@ -33,6 +33,14 @@ pub enum VerbError {
         /// What the host said.
         said: String,
     },
+    /// The bundle's program cannot be run there.
+    #[error(
+        "the program of the bundle does not run on this host ({said}): build the bundle again, for this kind of host"
+    )]
+    DoesNotRun {
+        /// What the shell or the loader said.
+        said: String,
+    },
     /// It ended with an error.
     #[error("{said}")]
     Failed {
@@ -55,6 +63,12 @@ pub enum VerbError {
 
 /// The exit status of a verb that found the host locked.
 const LOCKED: i32 = 4;
+/// What a shell says of a program that met an instruction that the processor does not have (SIGILL).
+const ILLEGAL: i32 = 128 + 4;
+/// What the loader says where a library is missing, and the shell where the program, or its loader, is.
+const NOT_LOADED: i32 = 127;
+/// What a shell says of a program for other machines.
+const NOT_EXECUTABLE: i32 = 126;
 
 impl<'a> Verbs<'a> {
     /// Runs the verbs of the bundle `program`, which was unpacked on the host; of the verbs that change it
@@ -105,6 +119,7 @@ impl<'a> Verbs<'a> {
         match output.status {
             0 => serde_json::from_slice(&output.stdout).map_err(|source| VerbError::Answer { verb, source }),
             LOCKED => Err(VerbError::Locked { said: said() }),
+            ILLEGAL | NOT_LOADED | NOT_EXECUTABLE => Err(VerbError::DoesNotRun { said: said() }),
             // going back is an answer too, and never ends as a success
             status => serde_json::from_slice(&output.stdout).map_err(|_| VerbError::Failed {
                 verb,

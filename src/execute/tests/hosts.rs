@@ -64,6 +64,19 @@ async fn hosts_are_pruned_under_their_lease_and_what_is_wanted_is_named() {
 }
 
 #[tokio::test]
+async fn a_program_that_does_not_run_there_is_told_from_one_that_fails() {
+    let lacks = "error while loading shared libraries: libllama.so.0: cannot open shared object file";
+    for (status, said) in [(132, "Illegal instruction"), (127, lacks), (126, "Exec format error")] {
+        let mut world = World::with(oddity("desk", " lease ", status, &Value::Null, said));
+        let subjects = subjects(&mut world);
+        let request = PruneRequest { keep: 2, wanted: [].into(), is_dry: true };
+        let pruned = prune(&subjects, &request, "ada@desk", &Events::none()).await;
+        let error = pruned[&name("desk")].as_ref().unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("build the bundle again"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn lines_of_a_log_are_told_one_by_one_and_what_is_none_is_left_out() {
     let said = "{\"service\":\"route\",\"at\":null,\"text\":\"up\"}\nwelcome to this host\n\
                 {\"service\":\"engine-chat\",\"at\":\"2026-11-23T12:00:00.000Z\",\"text\":\"ready\"}\n";

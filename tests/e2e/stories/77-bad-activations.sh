@@ -30,8 +30,9 @@ for kind in illegal lacking; do
     export BRAMBLE_BUNDLES=$work/$kind
     run 1 apply --yes
     export BRAMBLE_BUNDLES=$ours
+    says "the program of the bundle does not run on this host"
     case $kind in
-    illegal) says "SIGILL" ;;
+    illegal) says "Illegal instruction" ;;
     lacking) says "libllama.so.0" ;;
     esac
     still_serves
