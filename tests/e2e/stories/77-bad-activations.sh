@@ -41,7 +41,7 @@ done
 # a folder that can only be read
 on kitchen 'mount --bind /var/lib/bramble /var/lib/bramble && mount -o remount,bind,ro /var/lib/bramble'
 edit 's/context: 1024/context: 896/'
-run 1 apply --yes
+run 2 apply --yes # the others are changed
 says "Read-only file system"
 on kitchen umount /var/lib/bramble
 still_serves
@@ -63,8 +63,9 @@ for _ in $(seq 100); do
     on kitchen test -e /var/lib/bramble/pending 2>/dev/null || break
     sleep 0.3
 done
-on kitchen systemctl --no-pager status bramble-guard-boot || true
-on kitchen journalctl --no-pager -b -u bramble-guard-boot
+on kitchen journalctl --no-pager -b -u bramble-guard-boot >guard.log
+cat guard.log
+grep -q "was not confirmed: going back to $before" guard.log || die "it was not the guard that went back"
 for _ in $(seq 100); do
     [ "$(on kitchen systemctl is-active bramble-engine-chat bramble-route | sort -u)" != active ] || break
     sleep 0.3
