@@ -41,6 +41,7 @@ use crate::units::Bytes;
 
 use keeper::Keeper;
 pub use keeper::{KeeperArgs, run_keeper};
+use rights::Rights;
 
 /// Room that is left to the rest of the system, so that its journal and package manager
 /// go on working. The plan keeps more; this is the last guard.
@@ -82,7 +83,7 @@ pub fn run_receive(args: ReceiveArgs) -> ExitCode {
     let answer = if args.protocol == PROTOCOL {
         match io::stdin().as_fd().try_clone_to_owned() {
             // what the standard library keeps of standard input cannot be waited for
-            Ok(input) => take(&order, File::from(input), io::stdout(), rights::is_root()),
+            Ok(input) => take(&order, File::from(input), io::stdout(), Rights::held()),
             Err(_) => return ExitCode::FAILURE,
         }
     } else {
@@ -109,11 +110,11 @@ where
     R: Read + AsFd + Send + 'static,
     W: Write + Send + 'static,
 {
-    take(order, input, output, false)
+    take(order, input, output, None)
 }
 
-/// As [`receive`], and gives up the rights of root where it `has_rights`.
-fn take<R, W>(order: &Order, input: R, output: W, has_rights: bool) -> Answer
+/// As [`receive`], and gives up `rights`.
+fn take<R, W>(order: &Order, input: R, output: W, rights: Option<Rights>) -> Answer
 where
     R: Read + AsFd + Send + 'static,
     W: Write + Send + 'static,
@@ -122,7 +123,7 @@ where
     let mut line = Line { input: Polled(input), output: Arc::new(Mutex::new(output)) };
     let mouth = Arc::clone(&line.output);
     let mut left = Left::default();
-    let taken = begin(&mut line).and_then(|begun| place.receive(&begun, line, has_rights, &mut left));
+    let taken = begin(&mut line).and_then(|begun| place.receive(&begun, line, rights, &mut left));
     let answer = place.told(taken, left.arrived);
     // the sender may be gone: then nobody is left to tell
     drop(speak(&mouth, &Word::Ended { answer: answer.clone() }));
@@ -276,7 +277,7 @@ impl Place {
         &self,
         begun: &Begun,
         mut line: Line<R, W>,
-        has_rights: bool,
+        rights: Option<Rights>,
         left: &mut Left,
     ) -> Result<Answer, Refusal>
     where
@@ -288,7 +289,10 @@ impl Place {
         let path = if arrival.is_some() { &self.partial } else { &self.blob };
         let file = File::open(path).map_err(disk("read", path))?;
         left.arrived = arrival.as_ref().map(Arrival::arrived);
-        let keeper = if has_rights { self.give_up_rights(begun.lease, arrival.as_mut())? } else { None };
+        let keeper = match rights {
+            Some(rights) => self.give_up(rights, begun.lease, arrival.as_mut())?,
+            None => None,
+        };
         let allows = || keeper.as_ref().map_or_else(|| self.allows(begun.lease), Keeper::allows);
         let missing = arrival.as_ref().map_or_else(Vec::new, |arrival| list.within(&arrival.gaps()));
         let mut course = Course { most_per_second: begun.most_per_second, ..Course::default() };

@@ -16,7 +16,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 
-use super::{Order, Place, Reason, Refusal, disk, refused, rights};
+use super::{Order, Place, Reason, Refusal, Rights, disk, refused};
 use crate::generation::Layout;
 use crate::ids::Digest;
 use crate::store::{Arrival, Claimed};
@@ -140,8 +140,9 @@ impl Drop for Keeper {
 
 impl Place {
     /// Gives up the rights of root. What needs them later is left to a keeper, where something arrives.
-    pub(super) fn give_up_rights(
+    pub(super) fn give_up(
         &self,
+        rights: Rights,
         lease: u64,
         arrival: Option<&mut Arrival>,
     ) -> Result<Option<Keeper>, Refusal> {
@@ -152,11 +153,11 @@ impl Place {
             (Reason::Disk, message)
         };
         let Some(arrival) = arrival else {
-            return rights::give_up().map(|()| None).map_err(cannot);
+            return rights.give_up().map(|()| None).map_err(cannot);
         };
         let keeper =
             Keeper::start(self, lease, arrival).map_err(|error| disk("run", SELF.as_ref())(error))?;
-        arrival.without_threads(rights::give_up).map_err(refused)?.map_err(cannot)?;
+        arrival.without_threads(|| rights.give_up()).map_err(refused)?.map_err(cannot)?;
         // one that cannot even be run is known now, not when all has come
         keeper.allows()?;
         Ok(Some(keeper))

@@ -19,24 +19,41 @@ const OWN: u32 = 65_529;
 /// How long a thread that has been waited for may stay in sight: the kernel counts it a moment longer.
 const LEAVING: Duration = Duration::from_secs(5);
 
-/// Returns whether there is something to give up.
-pub(super) fn is_root() -> bool {
-    geteuid().is_root() || getuid().is_root()
+/// What root may do.
+#[derive(Debug)]
+pub(super) struct Rights {
+    /// Threads that there are before any of ours: one, and where the processor is emulated, those of the emulator.
+    threads: String,
 }
 
-/// Gives up all that root may do, for good. The threads that are started afterwards may no more.
-///
-/// # Errors
-/// It is not certain that nothing is left: then this process is not to go on.
-pub(super) fn give_up() -> io::Result<()> {
-    // each thread gives up for itself alone
-    let end = Instant::now() + LEAVING;
-    while field(&status()?, "Threads:") != "1" {
-        if Instant::now() >= end {
-            return Err(io::Error::other("another thread runs and would keep them"));
-        }
-        thread::park_timeout(Duration::from_millis(1));
+impl Rights {
+    /// Returns them, where this process has them. It has not started a thread yet.
+    pub(super) fn held() -> Option<Self> {
+        let is_root = geteuid().is_root() || getuid().is_root();
+        // what cannot be read is no number that there could be later
+        is_root
+            .then(|| Self { threads: status().map(|status| field(&status, "Threads:")).unwrap_or_default() })
     }
+
+    /// Gives up all that root may do, for good. The threads that are started afterwards may no more.
+    ///
+    /// # Errors
+    /// It is not certain that nothing is left: then this process is not to go on.
+    pub(super) fn give_up(self) -> io::Result<()> {
+        // each thread gives up for itself alone
+        let end = Instant::now() + LEAVING;
+        while field(&status()?, "Threads:") != self.threads {
+            if Instant::now() >= end {
+                return Err(io::Error::other("another thread runs and would keep them"));
+            }
+            thread::park_timeout(Duration::from_millis(1));
+        }
+        give_up()
+    }
+}
+
+/// Gives up what this thread may do.
+fn give_up() -> io::Result<()> {
     let (user, group) = (Uid::from_raw(OWN), Gid::from_raw(OWN));
     // the user last: only root may do the others
     set_thread_groups(&[])?;
