@@ -52,6 +52,11 @@ arm-story kind="arm":
 release:
     scripts/release
 
+# Pull a host's plug in the middle of applies, COUNT times, 40 s each: a host that loses what it has not synced
+[group('by hand')]
+powercuts count="200":
+    source scripts/lib.sh && build_programs && tests/e2e/powercuts {{ count }}
+
 # Fuzz a reader of foreign bytes (safetensors, pickle, gguf, tokenizer); needs `cargo install cargo-fuzz`
 [group('by hand')]
 fuzz target seconds="60":
