@@ -92,7 +92,8 @@ fn another_template_costs_what_it_changes() {
 fn where_little_may_leave_this_machine_weights_are_packed() {
     let Some(sshd) = sshd::Sshd::start() else { return };
     let hosts = [("kitchen", "host", sshd.port)];
-    let fleet = Fleet::of(sshd, "rollout: { bandwidth: { total: 10 MB/s } }", &hosts);
+    // slow enough for a debug build to pack in time
+    let fleet = Fleet::of(sshd, "rollout: { bandwidth: { total: 3 MB/s } }", &hosts);
     // as weights are: values in the middle are more frequent
     let noise = Noise(3).bytes(160 << 20);
     let weights: Vec<u8> = noise.chunks(4).map(|dice| dice.iter().map(|die| die / 4).sum()).collect();

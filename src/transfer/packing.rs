@@ -37,6 +37,8 @@ const LOOKED_BACK: usize = 4;
 const BLOCKS: [usize; 13] = [2, 4, 18, 20, 22, 24, 34, 84, 110, 136, 144, 176, 210];
 /// Bytes that are looked at to see which it is.
 const LOOKED_AT: usize = 256 << 10;
+/// Pieces for which it holds unless it is no longer seen: those of a chunk.
+const HOLDS: u32 = 8;
 /// How many standard deviations are more than chance.
 const LEAST_DEVIATIONS: usize = 3;
 
@@ -93,6 +95,10 @@ pub(super) struct Packer {
     raw: Vec<u8>,
     /// The same, by places in blocks.
     sorted: Vec<u8>,
+    /// The size of the blocks that were seen last.
+    block: u8,
+    /// For how many pieces it holds.
+    holds: u32,
 }
 
 impl Packer {
@@ -103,7 +109,7 @@ impl Packer {
     pub(super) fn new() -> io::Result<Self> {
         let mut compressor = Compressor::new(LEVEL)?;
         compressor.set_parameter(CParameter::WindowLog(WINDOW))?;
-        Ok(Self { compressor, raw: Vec::new(), sorted: Vec::new() })
+        Ok(Self { compressor, raw: Vec::new(), sorted: Vec::new(), block: 1, holds: 0 })
     }
 
     /// Reads a piece of a file and returns it packed: the size of its blocks in a byte, then its bytes, sorted by
@@ -114,11 +120,14 @@ impl Packer {
     pub(super) fn pack(&mut self, file: &File, piece: Range<u64>) -> io::Result<Option<Vec<u8>>> {
         self.read(file, piece)?;
         let length = self.raw.len();
-        let block = block_of(&self.raw);
-        sort(&self.raw, block.into(), &mut self.sorted);
+        if self.holds == 0 || (self.block > 1 && more_alike(&self.raw, self.block.into()) == 0) {
+            (self.block, self.holds) = (block_of(&self.raw), HOLDS);
+        }
+        self.holds -= 1;
+        sort(&self.raw, self.block.into(), &mut self.sorted);
         let mut packed = vec![0; length - length / LEAST_SAVED];
         let Some((first, rest)) = packed.split_first_mut() else { return Ok(None) };
-        *first = block;
+        *first = self.block;
         // what does not fit is not worth it
         let Ok(size) = self.compressor.compress_to_buffer(&self.sorted, rest) else { return Ok(None) };
         packed.truncate(1 + size);
@@ -147,10 +156,20 @@ pub(super) fn pieces(chunk: Range<u64>) -> impl Iterator<Item = Range<u64>> {
 }
 
 /// Returns the size of the blocks that `data` seems to be made of; 1: it has none.
-///
-/// Scales are alike from block to block, so more bytes are the same that are one block apart than that are a little more
-/// or less apart. Scales of one block are alike, too: in large ones, where they are many, a little is some bytes.
 fn block_of(data: &[u8]) -> u8 {
+    let more = BLOCKS.map(|block| more_alike(data, block));
+    let most = more.into_iter().max().unwrap_or_default();
+    // what repeats after a block repeats after several
+    let first = BLOCKS.into_iter().zip(more).find(|(_, more)| most > 0 && 3 * more >= most);
+    first.and_then(|(block, _)| u8::try_from(block).ok()).unwrap_or(1)
+}
+
+/// Returns how many more bytes of `data` are the same that are one block apart than that are a little more or less
+/// apart; 0: no more than chance would have it.
+///
+/// Scales are alike from block to block. Those of one block are alike, too: in large ones, where they are many, a
+/// little is some bytes.
+fn more_alike(data: &[u8], block: usize) -> usize {
     let looked_at = &data[..data.len().min(LOOKED_AT)];
     let alike = |apart: usize| {
         let later = looked_at.get(apart..).unwrap_or_default();
@@ -159,22 +178,16 @@ fn block_of(data: &[u8]) -> u8 {
         let same = runs.map(|(one, other)| one.iter().zip(other).map(|(a, b)| u8::from(a == b)).sum::<u8>());
         same.map(usize::from).sum::<usize>()
     };
-    let more = BLOCKS.map(|block| {
-        let little = (block / 16).max(1);
-        let (there, beside) = (alike(block), alike(block - little).max(alike(block + little)));
-        let more = there.saturating_sub(beside);
-        // of a count, the variance is the count
-        if more * more > LEAST_DEVIATIONS * LEAST_DEVIATIONS * (there + beside) { more } else { 0 }
-    });
-    let most = more.into_iter().max().unwrap_or_default();
-    // what repeats after a block repeats after several
-    let first = BLOCKS.into_iter().zip(more).find(|(_, more)| most > 0 && 3 * more >= most);
-    first.and_then(|(block, _)| u8::try_from(block).ok()).unwrap_or(1)
+    let little = (block / 16).max(1);
+    let (there, beside) = (alike(block), alike(block - little).max(alike(block + little)));
+    let more = there.saturating_sub(beside);
+    // of a count, the variance is the count
+    if more * more > LEAST_DEVIATIONS * LEAST_DEVIATIONS * (there + beside) { more } else { 0 }
 }
 
 /// Puts the first bytes of all blocks before all second ones, and so on; what is no whole block stays at the end.
 fn sort(data: &[u8], block: usize, sorted: &mut Vec<u8>) {
-    let (blocks, rest) = data.split_at(data.len() - data.len() % block);
+    let (blocks, rest) = data.split_at(if block == 1 { 0 } else { data.len() - data.len() % block });
     sorted.clear();
     for place in 0..block {
         sorted.extend(blocks.iter().skip(place).step_by(block));
@@ -184,7 +197,7 @@ fn sort(data: &[u8], block: usize, sorted: &mut Vec<u8>) {
 
 /// Undoes [`sort`]; adds to `data`.
 fn unsort(sorted: &[u8], block: usize, data: &mut Vec<u8>) {
-    let count = sorted.len() / block;
+    let count = if block == 1 { 0 } else { sorted.len() / block };
     let (places, rest) = sorted.split_at(count * block);
     let before = data.len();
     data.resize(before + places.len(), 0);
@@ -346,6 +359,15 @@ mod tests {
             assert_eq!(block_of(&without), 1, "{name}");
         }
         assert_eq!(block_of(&[]), 1);
+    }
+
+    #[test]
+    fn where_blocks_change_that_is_seen() {
+        let data = [blocks(34, PIECE), blocks(144, PIECE), noise(100)].concat();
+        let (from, mut packer) = (file(&data), Packer::new().unwrap());
+        let mut seen =
+            pieces(0..data.len() as u64 - 100).map(|piece| packer.pack(&from, piece).unwrap().unwrap()[0]);
+        assert_eq!([seen.next(), seen.next(), seen.next()], [Some(34), Some(144), None]);
     }
 
     #[test]
