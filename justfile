@@ -52,7 +52,7 @@ arm-story kind="arm":
 release:
     scripts/release
 
-# Pull a host's plug in the middle of applies, COUNT times, 40 s each: a host that loses what it has not synced
+# Pull a host's plug in the middle of applies, COUNT times, two minutes each: a host that loses what it has not synced
 [group('by hand')]
 powercuts count="200":
     source scripts/lib.sh && build_programs && tests/e2e/powercuts {{ count }}
