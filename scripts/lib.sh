@@ -14,6 +14,14 @@ die() {
 
 # figure NAME VALUE: keeps a figure that was measured, where somebody wants it (scripts/figures).
 figure() { [ -z "${BRAMBLE_FIGURES:-}" ] || printf '%s = %s\n' "$1" "$2" >>"$BRAMBLE_FIGURES"; }
+# measured BINARY TEST: runs a measurement and keeps every figure that it prints
+measured() {
+    local output name value
+    output=$(cargo test --release --locked --test "$1" -- --include-ignored --nocapture "${@:2}" 2>&1 | tee >(cat >&2))
+    while read -r name value; do
+        figure "$name" "$value"
+    done < <(sed -n 's/^\([a-z_.0-9]*\) = \(.*\)$/\1 \2/p' <<<"$output")
+}
 
 # Cleanup: commands run at the end, last one first, however the script ends.
 at_exit=()
@@ -145,6 +153,12 @@ bramble=$CARGO_TARGET_DIR/release/bramble
 export BRAMBLE_DIST=${BRAMBLE_DIST:-$repo/dist}
 export BRAMBLE_BUNDLES=$BRAMBLE_DIST/bundles
 checkpoints=${XDG_CACHE_HOME:-$HOME/.cache}/bramble/checkpoints
+
+# archive FOLDER NAME...: writes what has these names in FOLDER to standard output, always the same bytes.
+archive() {
+    tar --create --directory "$1" --sort=name --owner=0 --group=0 --numeric-owner --mtime=@0 --mode=u=rwX,go=rX \
+        --format=gnu "${@:2}"
+}
 
 # Builds both programs and the bundle for hosts like this machine.
 build_programs() {

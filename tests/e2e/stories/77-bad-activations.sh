@@ -6,13 +6,13 @@ before=$(generation kitchen)
 changed() {
     local dir=$1 file size
     rm -rf "$dir" && mkdir -p "$dir/in"
-    file=$(jq -r .file "$BRAMBLE_BUNDLES/x86_64-unknown-linux-gnu.json")
+    file=$(jq -r .file "$BRAMBLE_BUNDLES/$(uname -m)-unknown-linux-gnu.json")
     tar -xzf "$BRAMBLE_BUNDLES/$file" -C "$dir/in"
     (cd "$dir/in" && eval "$2")
     tar -czf "$dir/$file" -C "$dir/in" brambled lib
     size=$(stat -c %s "$dir/$file")
     jq -c --arg digest "$(sha256sum "$dir/$file" | cut -d ' ' -f 1)" --argjson bytes "$size" \
-        '.digest = $digest | .bytes = $bytes' "$BRAMBLE_BUNDLES/x86_64-unknown-linux-gnu.json" >"$dir/x86_64-unknown-linux-gnu.json"
+        '.digest = $digest | .bytes = $bytes' "$BRAMBLE_BUNDLES/$(uname -m)-unknown-linux-gnu.json" >"$dir/$(uname -m)-unknown-linux-gnu.json"
     rm -rf "$dir/in"
 }
 still_serves() {
