@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,6 +14,7 @@ use crate::causes::with_causes;
 use crate::clock;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
+use crate::store;
 use crate::unit::{BOOT_GUARD, ROUTE, SERVICE_USER, Unit};
 
 /// Where the administrator's units live.
@@ -266,7 +266,7 @@ impl Supervisor for Systemd {
 
     async fn arm(&self, arming: &Arming) -> Result<(), Error> {
         // a login that never had units has no folder for them
-        fs::create_dir_all(&self.unit_dir).map_err(Error::io("make the folder", &self.unit_dir))?;
+        store::make_folder(&self.unit_dir).map_err(Error::io("make the folder", &self.unit_dir))?;
         if let Some(unit) = &arming.boot_unit {
             let path = self.unit_dir.join(&unit.name);
             if files::read(&path)?.as_deref() != Some(unit.text.as_bytes()) {
