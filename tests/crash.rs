@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Instant;
@@ -62,8 +62,8 @@ struct Story {
     root: PathBuf,
     /// For each deed, after which event it was done, and which generation was in force then.
     done: Vec<(usize, u64)>,
-    /// What lies in blobs and programs, by its name.
-    contents: BTreeMap<PathBuf, Vec<u8>>,
+    /// The program that hosts are given.
+    program: Vec<u8>,
 }
 
 fn manifest(context: u32, model: &str, port: u16) -> String {
@@ -111,40 +111,24 @@ impl Story {
         // so that the service ends, and the record with it
         script.push_str("bramble remove --all --yes\n");
         fs::write(desk.path("deeds"), script).unwrap();
-        let mut command = desk.command(&[]);
+        let command = desk.command(&[]);
         let mut strace = Command::new("strace");
         strace.args(["-f", "--seccomp-bpf", "-y", "-xx", "-s", "8000000", "-o", "log", "-e"]);
         strace.arg(format!("trace={}", replay::CALLS)).args(["sh", "deeds"]);
         let settings = command.get_envs().filter_map(|(name, value)| Some((name, value?)));
         strace.env_clear().envs(settings).current_dir(desk.path("")).stdin(Stdio::null());
         let ended = strace.output().unwrap();
-        let said =
-            String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout);
-        assert!(ended.status.success(), "{said}");
-        command.stdin(Stdio::null());
+        assert!(ended.status.success(), "{}", said(&ended));
         let root = desk.path("root");
         let log = fs::read_to_string(desk.path("log")).unwrap();
         let record = Record::parse(&log, &root, &LEFT_OUT, &desk.path("marks"));
-        let mut contents = BTreeMap::new();
-        record.states(0, usize::MAX, |state| {
-            for (path, node) in state.tree {
-                let is_named = path.starts_with("blobs/sha256") || path.ends_with("brambled");
-                if let Node::File(bytes) = node
-                    && is_named
-                {
-                    let longest: &mut Vec<u8> = contents.entry(path).or_default();
-                    if bytes.len() >= longest.len() {
-                        *longest = bytes;
-                    }
-                }
-            }
-        });
         let done = (0..DEEDS.len()).map(|deed| {
             let link = fs::read_to_string(desk.path("marks").join(deed.to_string())).unwrap();
             (record.mark(&deed.to_string()), number(Path::new(link.trim())))
         });
         let done = done.collect();
-        Some(Self { desk, record, root, done, contents })
+        let program = fs::read(desk.path("brambled")).unwrap();
+        Some(Self { desk, record, root, done, program })
     }
 
     /// Returns at which generations the host may be after a crash then: that before the deed, or after it; none is 0.
@@ -184,31 +168,19 @@ impl Story {
             return Err(format!("generation {number} is in force, and {allowed:?} may be"));
         }
         let folder = root.join(&current);
-        let definition =
-            fs::read(Layout::definition(&folder)).map_err(|error| format!("definition: {error}"))?;
-        let definition: Definition =
-            serde_json::from_slice(&definition).map_err(|error| format!("definition: {error}"))?;
-        let is_whole = |path: PathBuf| {
-            let real = fs::canonicalize(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-            let within = real.strip_prefix(root).map_err(|error| error.to_string())?;
-            let bytes = fs::read(&real).map_err(|error| error.to_string())?;
-            if self.contents.get(within) == Some(&bytes) {
-                Ok(bytes)
-            } else {
-                Err(format!("{} is torn", within.display()))
-            }
-        };
-        is_whole(Layout::brambled(&folder))?;
+        let read = |path: PathBuf| fs::read(&path).map_err(|error| format!("{}: {error}", path.display()));
+        let definition: Definition = serde_json::from_slice(&read(Layout::definition(&folder))?)
+            .map_err(|error| format!("definition: {error}"))?;
+        if read(Layout::brambled(&folder))? != self.program {
+            return Err("the program is torn".to_owned());
+        }
         for spec in &definition.engines {
-            let bytes = is_whole(Layout::weights(&folder, &spec.model))?;
-            if Some(Digest::of(&bytes)) != spec.weights.digest {
-                return Err("the weights are others".to_owned());
+            if Some(Digest::of(&read(Layout::weights(&folder, &spec.model))?)) != spec.weights.digest {
+                return Err("the weights are torn, or others".to_owned());
             }
         }
-        serde_json::from_slice::<serde_json::Value>(
-            &fs::read(Layout::secrets(&folder)).map_err(|error| error.to_string())?,
-        )
-        .map_err(|error| format!("secrets: {error}"))?;
+        serde_json::from_slice::<serde_json::Value>(&read(Layout::secrets(&folder))?)
+            .map_err(|error| format!("secrets: {error}"))?;
         look(&layout)
     }
 }
@@ -250,6 +222,10 @@ fn recovered(story: &Story, states: &Mutex<Receiver<State>>, faults: &Mutex<Vec<
     }
 }
 
+fn said(ended: &Output) -> String {
+    String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout)
+}
+
 fn listed(tree: &Tree) -> String {
     let line = |(path, node): (&PathBuf, &Node)| match node {
         Node::File(bytes) => format!("  {} {}\n", path.display(), bytes.len()),
@@ -266,7 +242,7 @@ fn whatever_a_crash_leaves_leads_back_to_a_service() {
     // what comes then is the removal
     let (end, _) = story.done[DEEDS.len() - 1];
     eprintln!("crash.events = {end}");
-    let (count, faults, mut kept) = (Mutex::new(0), Mutex::new(Vec::new()), Vec::new());
+    let (mut count, faults, mut kept) = (0, Mutex::new(Vec::new()), Vec::new());
     let (give, states) = sync_channel(64);
     let states = Mutex::new(states);
     std::thread::scope(|scope| {
@@ -275,16 +251,15 @@ fn whatever_a_crash_leaves_leads_back_to_a_service() {
             scope.spawn(|| recovered(&story, &states, &faults));
         }
         story.record.states(MIXTURES, end, |state| {
-            let mut count = count.lock().unwrap();
-            *count += 1;
-            if *count % APPLIED_TO == 0 {
+            count += 1;
+            if count % APPLIED_TO == 0 {
                 kept.push((state.at, state.tree.clone()));
             }
             give.send(state).unwrap();
         });
         drop(give);
     });
-    let (count, faults) = (count.into_inner().unwrap(), faults.into_inner().unwrap());
+    let faults = faults.into_inner().unwrap();
     eprintln!("crash.states = {count}");
     eprintln!("crash.seconds = {:.1}", begun.elapsed().as_secs_f64());
     eprintln!("crash.faults = {}", faults.len());
@@ -299,13 +274,9 @@ fn whatever_a_crash_leaves_leads_back_to_a_service() {
     assert!(count >= LEAST_STATES, "{count}");
     for (at, tree) in &kept {
         lay_down(tree, &story.root, &story.root);
-        for verb in ["apply", "remove"] {
-            let arguments: &[&str] =
-                if verb == "apply" { &["apply", "--yes"] } else { &["remove", "--all", "--yes"] };
+        for arguments in [["apply", "--yes"].as_slice(), &["remove", "--all", "--yes"]] {
             let ended = story.desk.command(arguments).output().unwrap();
-            let said =
-                String::from_utf8_lossy(&ended.stderr).into_owned() + &String::from_utf8_lossy(&ended.stdout);
-            assert!(ended.status.success(), "{verb} after {at}:\n{said}\n{}", listed(tree));
+            assert!(ended.status.success(), "{arguments:?} after {at}:\n{}\n{}", said(&ended), listed(tree));
         }
         assert!(!story.root.exists() || fs::read_dir(&story.root).unwrap().count() == 0);
     }
