@@ -347,7 +347,8 @@ impl Layout {
         generation_dir.join("definition.json")
     }
 
-    /// Returns the secrets of the generation under `generation_dir`.
+    /// Returns the secrets of the generation under `generation_dir`. Under the system's systemd only root reads
+    /// them there, and the door is given a copy of the same name in its folder of credentials.
     pub fn secrets(generation_dir: &Path) -> PathBuf {
         generation_dir.join("secrets.json")
     }

@@ -46,7 +46,7 @@ fi
 sync
 
 if [ "$how" != process ]; then
-    wanted=
+    wanted= wants=$units/$target.wants
     [ -z "$previous" ] || wanted=$root/generations/$previous/units
     # At boot this runs before our services: their waiting starts are cancelled, not waited for.
     for unit in "$units"/bramble-route.service "$units"/bramble-engine-*.service; do
@@ -54,8 +54,7 @@ if [ "$how" != process ]; then
         name=${unit##*/}
         systemctl stop --no-block "$name"
         if [ -z "$wanted" ] || [ ! -f "$wanted/$name" ]; then
-            systemctl disable "$name" 2>/dev/null
-            rm -f "$unit" "$units/$target.wants/$name"
+            rm -f "$unit" "$wants/$name"
         fi
     done
     if [ -n "$wanted" ]; then
@@ -63,6 +62,9 @@ if [ "$how" != process ]; then
             [ -f "$unit" ] || continue
             name=${unit##*/}
             cp "$unit" "$units/.$name.guard" && mv -f "$units/.$name.guard" "$units/$name"
+            # as `systemctl enable` does
+            [ "$(readlink "$wants/$name")" = "$units/$name" ] ||
+                { mkdir -p "$wants" && ln -sfn "$units/$name" "$wants/$name"; }
         done
     fi
     systemctl daemon-reload
@@ -70,15 +72,13 @@ if [ "$how" != process ]; then
         for unit in "$wanted"/bramble-*.service; do
             [ -f "$unit" ] || continue
             name=${unit##*/}
-            systemctl enable "$name" 2>/dev/null
             case $name in bramble-guard-*) continue ;; esac
             systemctl reset-failed "$name" 2>/dev/null
             # restart, not start: the stop above may still be on its way
             systemctl restart --no-block "$name"
         done
     else
-        systemctl disable bramble-guard-boot.service 2>/dev/null
-        rm -f "$units/bramble-guard-boot.service" "$units/$target.wants/bramble-guard-boot.service"
+        rm -f "$units/bramble-guard-boot.service" "$wants/bramble-guard-boot.service"
         systemctl daemon-reload
     fi
 else

@@ -97,6 +97,12 @@ enum Verb {
     Remove(Change),
 }
 
+/// Returns the folder of the secrets that systemd has read for this service.
+#[expect(clippy::disallowed_methods, reason = "this is the face that reads the environment")]
+fn credentials() -> Option<PathBuf> {
+    std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
+}
+
 fn main() -> ExitCode {
     let program = Arguments::parse().program;
     start_log();
@@ -112,7 +118,7 @@ fn main() -> ExitCode {
     let run = async {
         match verb {
             Verb::Engine { root, model } => ended(engine::serve(&root.root, &model).await),
-            Verb::Route(root) => ended(route::serve(&root.root).await),
+            Verb::Route(root) => ended(route::serve(&root.root, credentials()).await),
             Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
             Verb::Weights => {
                 if weights::serve() {

@@ -243,8 +243,14 @@ impl Activation<'_> {
             Ok(measured) => Ok(Activated { generation, activated: true, measured, rolled_back: None }),
             Err(Error::BrokenOff) => Err(Error::BrokenOff),
             Err(error) => {
-                let reason = with_causes(&error);
-                self.go_back().await?;
+                let reason = match (with_causes(&error), self.go_back().await?) {
+                    (reason, Ok(())) => reason,
+                    (reason, Err(still)) => {
+                        format!(
+                            "{reason}; what was in force before is started and does not answer yet: {still}"
+                        )
+                    }
+                };
                 let (measured, rolled_back) = (Vec::new(), Some(reason));
                 Ok(Activated { generation, activated: false, measured, rolled_back })
             }
@@ -281,7 +287,7 @@ impl Activation<'_> {
         self.supervisor.switch(&self.target.units, &changes).await?;
         (self.hook)(Moment::Switched)?;
 
-        let ready = self.wait_until_well(started, end).await?;
+        let ready = self.wait_until_well(&self.target, started, end).await?;
         let measured = self.probe(&changes, &ready, end).await?;
         (self.hook)(Moment::Well)?;
         Ok(measured)
@@ -291,7 +297,7 @@ impl Activation<'_> {
         let started = Instant::now();
         let end = started + Duration::from_secs(self.request.deadline_seconds);
         self.supervisor.restart(&services).await?;
-        let ready = self.wait_until_well(started, end).await?;
+        let ready = self.wait_until_well(&self.target, started, end).await?;
         let changes = Changes { restart: services, ..Changes::default() };
         self.probe(&changes, &ready, end).await
     }
@@ -306,10 +312,15 @@ impl Activation<'_> {
 
     /// Waits until every engine and the door say that they are well. Returns the seconds
     /// that each engine took.
-    async fn wait_until_well(&self, started: Instant, end: Instant) -> Result<BTreeMap<String, f64>, Error> {
-        let definition = &self.target.definition;
+    async fn wait_until_well(
+        &self,
+        stand: &Stand,
+        started: Instant,
+        end: Instant,
+    ) -> Result<BTreeMap<String, f64>, Error> {
+        let definition = &stand.definition;
         let mut waiting: BTreeMap<String, String> =
-            self.target.services().into_iter().map(|name| (name, "not asked yet".to_owned())).collect();
+            stand.services().into_iter().map(|name| (name, "not asked yet".to_owned())).collect();
         let (mut ready, mut failed_since) = (BTreeMap::new(), BTreeMap::<String, Instant>::new());
         loop {
             for spec in &definition.engines {
@@ -332,7 +343,7 @@ impl Activation<'_> {
                 }
             }
             // asked after their health: something else may answer in the place of a dead service
-            let services = self.supervisor.services(&self.target.services()).await?;
+            let services = self.supervisor.services(&stand.services()).await?;
             let now = Instant::now();
             failed_since
                 .retain(|name, _| services.get(name).is_some_and(|s| s.state == ServiceState::Failed));
@@ -404,15 +415,19 @@ impl Activation<'_> {
         Error::Unhealthy(format!("{service} {said}{last}"))
     }
 
-    /// Brings back what was in force before. What was pending stays so until that is done.
-    async fn go_back(&self) -> Result<(), Error> {
+    /// Brings back what was in force before, and waits until that serves. What was pending stays so until all is
+    /// switched. The inner error says that it does not serve, as long as an activation may take.
+    async fn go_back(&self) -> Result<Result<(), Error>, Error> {
         let previous = self.previous.as_ref();
         point_current_to(self.layout, previous)?;
         let changes = self.changes(Some(&self.target), previous).await?;
         let units = previous.map(|stand| stand.units.as_slice()).unwrap_or_default();
         self.supervisor.switch(units, &changes).await?;
         files::remove(&Pending::path(self.layout))?;
-        self.supervisor.disarm().await
+        self.supervisor.disarm().await?;
+        let Some(previous) = previous else { return Ok(Ok(())) };
+        let started = Instant::now();
+        Ok(self.wait_until_well(previous, started, started + self.own_share()).await.map(drop))
     }
 }
 

@@ -5,7 +5,7 @@ use crate::generation::{Definition, Layout};
 
 /// Keeps what the host was measured at, where `inspect` finds it.
 pub fn keep_bench(layout: &Layout, bench: &Bench) -> Result<(), Error> {
-    files::write(&layout.bench(), &files::json("what was measured", bench)?, 0o644, None)
+    files::write(&layout.bench(), &files::json("what was measured", bench)?, 0o644)
 }
 
 /// Returns what the host was measured at. What cannot be read is as good as not there: nothing

@@ -24,7 +24,8 @@ impl Changes {
     ///
     /// An engine with the same spec, unit and program is left alone. The router reads
     /// its definition again in any case: its replies name the generation. One that is still
-    /// starting cannot be told to, and is started again.
+    /// starting cannot be told to, and is started again; so is one that systemd gave its secrets to, when
+    /// these are others now.
     pub(super) fn between(
         old: Option<&Stand>,
         new: Option<&Stand>,
@@ -38,7 +39,7 @@ impl Changes {
         let Some(new) = new else { return changes };
         changes.is_program_new = old.is_some_and(|old| old.definition.program != new.definition.program);
         for service in new.services() {
-            let is_kept = !changes.is_program_new && is_same(old, new, &service);
+            let is_kept = !changes.is_program_new && old.is_some_and(|old| is_same(old, new, &service));
             match states.get(&service) {
                 // one that has failed is started, whatever it ran
                 None | Some(ServiceState::Stopped | ServiceState::Failed) => changes.start.push(service),
@@ -57,10 +58,10 @@ impl Changes {
     }
 }
 
-fn is_same(old: Option<&Stand>, new: &Stand, service: &str) -> bool {
-    let Some(old) = old else { return false };
+fn is_same(old: &Stand, new: &Stand, service: &str) -> bool {
     let spec = |stand: &Stand| {
         stand.definition.engines.iter().find(|s| engine_service(&s.model) == service).cloned()
     };
-    old.unit(service) == new.unit(service) && spec(old) == spec(new)
+    let is_given_others = service == ROUTE && new.is_given_secrets() && old.secrets != new.secrets;
+    old.unit(service) == new.unit(service) && spec(old) == spec(new) && !is_given_others
 }

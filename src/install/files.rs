@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown, symlink};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -26,7 +26,7 @@ pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
 }
 
 /// Puts `bytes` at `path`: after a power cut, the old contents are there or these.
-pub(super) fn write(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) -> Result<(), Error> {
+pub(super) fn write(path: &Path, bytes: &[u8], mode: u32) -> Result<(), Error> {
     let beside = beside(path);
     let _ = fs::remove_file(&beside);
     let mut file = OpenOptions::new()
@@ -37,9 +37,6 @@ pub(super) fn write(path: &Path, bytes: &[u8], mode: u32, owner: Option<Owner>) 
         .map_err(Error::io("make", &beside))?;
     // the mask may have taken bits from the mode
     file.set_permissions(fs::Permissions::from_mode(mode)).map_err(Error::io("set the mode of", &beside))?;
-    if let Some((user, group)) = owner {
-        fchown(&file, Some(user), Some(group)).map_err(Error::io("give away", &beside))?;
-    }
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(Error::io("write", &beside))?;
     rename(&beside, path)
 }

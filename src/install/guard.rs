@@ -30,5 +30,5 @@ pub(super) fn lay_down(layout: &Layout) -> Result<(), Error> {
     if files::read(&path)?.as_deref() == Some(GUARD_SCRIPT.as_bytes()) {
         return Ok(());
     }
-    files::write(&path, GUARD_SCRIPT.as_bytes(), 0o755, None)
+    files::write(&path, GUARD_SCRIPT.as_bytes(), 0o755)
 }

@@ -73,10 +73,9 @@ pub async fn install(
     make_run_dir(layout, owner)?;
     guard::lay_down(layout)?;
 
-    let wanted = Stand { number: generation, definition, units };
+    let wanted = Stand { number: generation, definition, units, secrets: Some(secrets) };
     let there = Stand::read(layout, generation).ok();
-    let was_there = there.is_some_and(|there| there == wanted)
-        && stand::secrets(layout, generation) == Some(secrets.clone());
+    let was_there = there.is_some_and(|there| there == wanted);
     if was_there {
         return Ok(Installation { generation, was_there });
     }
@@ -85,7 +84,7 @@ pub async fn install(
         return Err(Error::InUse(generation));
     }
     check_first_use(layout, &wanted.definition)?;
-    let made = lay_out(layout, &wanted, &secrets, owner)?;
+    let made = lay_out(layout, &wanted)?;
     if let Err(error) = supervisor.verify(&wanted.units, &made).await {
         files::remove_tree(&made)?;
         return Err(error);
@@ -96,12 +95,7 @@ pub async fn install(
 }
 
 /// Writes everything of a generation to a folder beside its place, synced.
-fn lay_out(
-    layout: &Layout,
-    wanted: &Stand,
-    secrets: &Secrets,
-    owner: Option<Owner>,
-) -> Result<PathBuf, Error> {
+fn lay_out(layout: &Layout, wanted: &Stand) -> Result<PathBuf, Error> {
     let generations = layout.root().join("generations");
     files::make_dir(&generations)?;
     let made = generations.join(format!(".new-{}", wanted.number));
@@ -109,15 +103,10 @@ fn lay_out(
     for dir in [made.clone(), made.join("units"), made.join("models")] {
         files::make_dir(&dir)?;
     }
-    files::write(
-        &Layout::definition(&made),
-        &files::json("the definition", &wanted.definition)?,
-        0o644,
-        None,
-    )?;
-    files::write(&Layout::secrets(&made), &files::json("the secrets", secrets)?, 0o600, owner)?;
+    files::write(&Layout::definition(&made), &files::json("the definition", &wanted.definition)?, 0o644)?;
+    files::write(&Layout::secrets(&made), &files::json("the secrets", &wanted.secrets)?, 0o600)?;
     for unit in &wanted.units {
-        files::write(&made.join("units").join(&unit.name), unit.text.as_bytes(), 0o644, None)?;
+        files::write(&made.join("units").join(&unit.name), unit.text.as_bytes(), 0o644)?;
     }
     let link =
         |target: PathBuf, link: PathBuf| symlink(target, &link).map_err(Error::io("make the link", &link));

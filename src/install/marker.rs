@@ -49,7 +49,7 @@ impl Marker {
     }
 
     pub(super) fn write(&self, layout: &Layout) -> Result<(), Error> {
-        files::write(&path(layout), &files::json("the mark", self)?, 0o644, None)
+        files::write(&path(layout), &files::json("the mark", self)?, 0o644)
     }
 
     /// Checks that `fleet` may change this folder; says what mark is there.

@@ -190,7 +190,7 @@ impl Supervisor for Process {
             *turns.entry(service.clone()).or_default() += 1;
         }
         let text = files::json("the turns of services", &turns)?;
-        files::write(&turns_path(&self.layout), &text, 0o644, None)?;
+        files::write(&turns_path(&self.layout), &text, 0o644)?;
         self.follow().await
     }
 
@@ -249,7 +249,7 @@ impl Supervisor for Process {
         let cannot = |source| Error::Start { program: "/bin/sh".to_owned(), source };
         let child = program::detached("/bin/sh", &args).spawn().map_err(cannot)?;
         let pid = child.id().unwrap_or_default().to_string();
-        files::write(&self.timer_path(), pid.as_bytes(), 0o644, None)
+        files::write(&self.timer_path(), pid.as_bytes(), 0o644)
     }
 
     async fn disarm(&self) -> Result<(), Error> {

@@ -57,7 +57,7 @@ impl Pending {
             "generation={}\nprevious={previous}\ntoken={}\nboot={}\n",
             self.generation, self.token, self.boot
         );
-        files::write(&Self::path(layout), text.as_bytes(), 0o644, None)
+        files::write(&Self::path(layout), text.as_bytes(), 0o644)
     }
 }
 
@@ -164,5 +164,5 @@ fn enter(layout: &Layout, request: ConfirmRequest) -> Result<(), Error> {
     });
     let surplus = receipt.entries.len().saturating_sub(MAX_ENTRIES);
     receipt.entries.drain(..surplus);
-    files::write(&layout.receipt(), &files::json("the diary", &receipt)?, 0o644, None)
+    files::write(&layout.receipt(), &files::json("the diary", &receipt)?, 0o644)
 }

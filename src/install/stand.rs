@@ -11,6 +11,8 @@ pub(super) struct Stand {
     pub(super) number: Generation,
     pub(super) definition: Definition,
     pub(super) units: Vec<Unit>,
+    /// None where they are not there or may not be read.
+    pub(super) secrets: Option<Secrets>,
 }
 
 impl Stand {
@@ -24,7 +26,8 @@ impl Stand {
             let bytes = files::read(&dir.join("units").join(&name))?.unwrap_or_default();
             units.push(Unit { name, text: String::from_utf8_lossy(&bytes).into_owned() });
         }
-        Ok(Self { number, definition, units })
+        let secrets = files::read_json(&Layout::secrets(&dir)).ok().flatten();
+        Ok(Self { number, definition, units, secrets })
     }
 
     /// Reads the generation in force, if there is one.
@@ -42,6 +45,11 @@ impl Stand {
     pub(super) fn unit(&self, service: &str) -> Option<&Unit> {
         let name = format!("bramble-{service}.service");
         self.units.iter().find(|unit| unit.name == name)
+    }
+
+    /// Returns whether systemd gives the door its secrets when it starts it: it reads no file of them later.
+    pub(super) fn is_given_secrets(&self) -> bool {
+        self.unit(ROUTE).is_some_and(|unit| unit.text.contains("\nLoadCredential="))
     }
 
     /// Returns whether systemd runs it.
@@ -67,9 +75,4 @@ pub(super) fn numbers(layout: &Layout) -> Result<Vec<Generation>, Error> {
     let mut numbers: Vec<Generation> = names.iter().filter_map(|name| name.parse().ok()).collect();
     numbers.sort();
     Ok(numbers)
-}
-
-/// Returns the secrets of a generation, where they are there and may be read.
-pub(super) fn secrets(layout: &Layout, number: Generation) -> Option<Secrets> {
-    files::read_json(&Layout::secrets(&layout.generation(number))).ok().flatten()
 }

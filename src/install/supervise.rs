@@ -291,7 +291,7 @@ impl Board {
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut status);
         let written = files::json("the status", &*status)
-            .and_then(|json| files::write(&process::status_path(&self.layout), &json, 0o644, None));
+            .and_then(|json| files::write(&process::status_path(&self.layout), &json, 0o644));
         if let Err(error) = written {
             tracing::error!(error = crate::causes::with_causes(&error), "cannot write the status");
         }

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::clock;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
 use crate::store;
-use crate::unit::{BOOT_GUARD, ROUTE, SERVICE_USER, Unit};
+use crate::unit::{BOOT_GUARD, ROUTE, SERVICE_USER, SYSTEM_TARGET, USER_TARGET, Unit};
 
 /// Where the administrator's units live.
 const UNIT_DIR: &str = "/etc/systemd/system";
@@ -73,6 +74,14 @@ impl Systemd {
         self.systemctl(&verb.iter().copied().chain(units.iter().map(String::as_str)).collect::<Vec<_>>())
             .await
     }
+
+    /// Has their count of failed starts begin anew, so that also one that systemd has given up is started again.
+    async fn forget_failures(&self, services: &[String]) -> Result<(), Error> {
+        // fails for a unit that was never loaded, after all others
+        let units: Vec<String> = services.iter().map(|service| unit_name(service)).collect();
+        let args: Vec<&str> = ["reset-failed"].into_iter().chain(units.iter().map(String::as_str)).collect();
+        if units.is_empty() { Ok(()) } else { self.try_systemctl(&args).await }
+    }
 }
 
 /// Returns whether the services of `login` start at boot and outlive its logins.
@@ -95,17 +104,49 @@ pub(super) fn installed(dir: &Path) -> Result<Vec<String>, Error> {
     Ok(files::names(dir)?.into_iter().filter(ours).collect())
 }
 
+/// Writes a unit into `dir` where it is not there just so, and has its target start it at boot: as `systemctl enable`
+/// does, but synced, and systemd does not read all its units again for it. Returns whether anything was written.
+fn put_one(dir: &Path, unit: &Unit) -> Result<bool, Error> {
+    let path = dir.join(&unit.name);
+    let is_there = files::read(&path)?.as_deref() == Some(unit.text.as_bytes());
+    if !is_there {
+        files::write(&path, unit.text.as_bytes(), 0o644)?;
+    }
+    if is_wanted(dir, unit) {
+        return Ok(!is_there);
+    }
+    let wants = wants(dir, unit);
+    store::make_folder(&wants).map_err(Error::io("make the folder", &wants))?;
+    files::switch_link(&wants.join(&unit.name), &path)?;
+    Ok(true)
+}
+
+/// Removes a unit from `dir`, and has nothing start it any more.
+pub(super) fn take_away(dir: &Path, name: &str) -> Result<(), Error> {
+    for target in [SYSTEM_TARGET, USER_TARGET] {
+        files::remove(&dir.join(format!("{target}.wants")).join(name))?;
+    }
+    files::remove(&dir.join(name))
+}
+
+/// Returns the folder of what is started at boot with this unit.
+fn wants(dir: &Path, unit: &Unit) -> PathBuf {
+    dir.join(format!("{}.wants", unit.wanted_by().unwrap_or(SYSTEM_TARGET)))
+}
+
+/// Returns whether a unit of `dir` is started at boot.
+fn is_wanted(dir: &Path, unit: &Unit) -> bool {
+    let leads_to = fs::read_link(wants(dir, unit).join(&unit.name));
+    leads_to.is_ok_and(|leads_to| leads_to == dir.join(&unit.name))
+}
+
 /// Makes the units of `dir` those given: writes those that differ. Returns the names of
-/// those that are there and not wanted, which the caller disables and removes, and
+/// those that are there and not wanted, which the caller stops and takes away, and
 /// whether anything was written.
 pub(super) fn put(dir: &Path, units: &[Unit]) -> Result<(Vec<String>, bool), Error> {
     let mut is_changed = false;
     for unit in units {
-        let path = dir.join(&unit.name);
-        if files::read(&path)?.as_deref() != Some(unit.text.as_bytes()) {
-            files::write(&path, unit.text.as_bytes(), 0o644, None)?;
-            is_changed = true;
-        }
+        is_changed |= put_one(dir, unit)?;
     }
     let surplus = installed(dir)?.into_iter().filter(|name| units.iter().all(|unit| unit.name != *name));
     Ok((surplus.collect(), is_changed))
@@ -145,7 +186,7 @@ impl Supervisor for Systemd {
         for unit in units {
             let path = dir.path().join(&unit.name);
             let text = unit.text.replace(&current, &here);
-            files::write(&path, text.as_bytes(), 0o644, None)?;
+            files::write(&path, text.as_bytes(), 0o644)?;
             paths.push(path.display().to_string());
         }
         let paths = paths.iter().map(String::as_str);
@@ -171,32 +212,21 @@ impl Supervisor for Systemd {
 
         let (surplus, mut is_changed) = put(&self.unit_dir, units)?;
         for name in &surplus {
-            // fails where it was never enabled
-            self.try_systemctl(&["disable", "--quiet", "--now", name]).await?;
-            files::remove(&self.unit_dir.join(name))?;
+            self.try_systemctl(&["stop", name]).await?;
+            take_away(&self.unit_dir, name)?;
             is_changed = true;
         }
         if is_changed {
             self.systemctl(&["daemon-reload"]).await?;
         }
-        if !units.is_empty() {
-            let names = units.iter().map(|unit| unit.name.as_str());
-            self.systemctl(&["enable", "--quiet"].into_iter().chain(names).collect::<Vec<_>>()).await?;
-        }
         let up: Vec<String> = changes.start.iter().chain(&changes.restart).cloned().collect();
-        // the count of failed starts begins anew; fails for a unit that was never loaded
-        for service in &up {
-            self.try_systemctl(&["reset-failed", &unit_name(service)]).await?;
-        }
+        self.forget_failures(&up).await?;
         self.each(&["start", "--no-block"], &up).await?;
         self.each(&["reload"], &changes.reload).await
     }
 
     async fn restart(&self, services: &[String]) -> Result<(), Error> {
-        // one that systemd has given up is started again, too
-        for service in services {
-            self.try_systemctl(&["reset-failed", &unit_name(service)]).await?;
-        }
+        self.forget_failures(services).await?;
         // all of them down first: two models may not fit into memory at once
         self.each(&["stop"], services).await?;
         self.each(&["start", "--no-block"], services).await
@@ -244,7 +274,11 @@ impl Supervisor for Systemd {
         let mut found = Vec::new();
         for unit in units {
             match files::read(&self.unit_dir.join(&unit.name)) {
-                Ok(Some(text)) if text == unit.text.as_bytes() => {}
+                Ok(Some(text)) if text == unit.text.as_bytes() => {
+                    if !is_wanted(&self.unit_dir, unit) {
+                        found.push(format!("the unit {} is not started at boot", unit.name));
+                    }
+                }
                 Ok(Some(_)) => found.push(format!("the unit {} was changed", unit.name)),
                 Ok(None) => found.push(format!("the unit {} is missing", unit.name)),
                 Err(error) => found.push(with_causes(&error)),
@@ -267,13 +301,10 @@ impl Supervisor for Systemd {
     async fn arm(&self, arming: &Arming) -> Result<(), Error> {
         // a login that never had units has no folder for them
         store::make_folder(&self.unit_dir).map_err(Error::io("make the folder", &self.unit_dir))?;
-        if let Some(unit) = &arming.boot_unit {
-            let path = self.unit_dir.join(&unit.name);
-            if files::read(&path)?.as_deref() != Some(unit.text.as_bytes()) {
-                files::write(&path, unit.text.as_bytes(), 0o644, None)?;
-                self.systemctl(&["daemon-reload"]).await?;
-            }
-            self.systemctl(&["enable", "--quiet", &unit.name]).await?;
+        if let Some(unit) = &arming.boot_unit
+            && put_one(&self.unit_dir, unit)?
+        {
+            self.systemctl(&["daemon-reload"]).await?;
         }
         self.disarm().await?;
         let after = format!("--on-active={}s", arming.after.as_secs());

@@ -30,6 +30,7 @@ use crate::store::Arrival;
 use crate::unit::{self, Setting, Unit};
 use crate::units::{Bytes, TokensPerSec};
 
+mod credentials;
 mod prune;
 mod restart;
 mod without_root;
@@ -186,6 +187,10 @@ impl Host {
             .map(|name| Unit { text: fs::read_to_string(self.unit_dir.join(&name)).unwrap(), name })
             .collect();
         assert_eq!(found, wanted);
+        let folders =
+            ["multi-user.target.wants", "default.target.wants"].map(|name| self.unit_dir.join(name));
+        let linked: Vec<String> = folders.iter().flat_map(|folder| files::names(folder).unwrap()).collect();
+        assert!(linked.iter().eq(wanted.iter().map(|unit| &unit.name)), "{linked:?}");
     }
 }
 
@@ -278,7 +283,7 @@ impl Supervisor for Host {
     async fn switch(&self, units: &[Unit], changes: &Changes) -> Result<(), Error> {
         self.done.lock().unwrap().push(changes.clone());
         let (surplus, _) = systemd::put(&self.unit_dir, units)?;
-        surplus.iter().try_for_each(|name| files::remove(&self.unit_dir.join(name)))?;
+        surplus.iter().try_for_each(|name| systemd::take_away(&self.unit_dir, name))?;
         for name in changes.stop.iter().chain(&changes.restart) {
             let service = self.running.lock().unwrap().remove(name);
             if let Some(service) = service {
@@ -342,7 +347,7 @@ impl Supervisor for Host {
 
     async fn arm(&self, arming: &Arming) -> Result<(), Error> {
         if let Some(unit) = &arming.boot_unit {
-            files::write(&self.unit_dir.join(&unit.name), unit.text.as_bytes(), 0o644, None)?;
+            files::write(&self.unit_dir.join(&unit.name), unit.text.as_bytes(), 0o644)?;
         }
         *self.armed.lock().unwrap() = Some(arming.clone());
         Ok(())
@@ -626,7 +631,9 @@ async fn remove_leaves_nothing() {
     let supervisors: [Box<dyn Supervisor>; 1] = [Box::new(supervisor)];
     assert!(remove(&host.layout, LEASE, &supervisors, &request).await.unwrap().was_there);
     assert!(!host.layout.root().exists());
-    assert!(fs::read_dir(&host.unit_dir).unwrap().next().is_none());
+    // the folder of what a boot starts is the system's own
+    assert_eq!(files::names(&host.unit_dir).unwrap(), ["multi-user.target.wants"]);
+    assert!(files::names(&host.unit_dir.join("multi-user.target.wants")).unwrap().is_empty());
     assert!(!remove(&host.layout, LEASE, &supervisors, &request).await.unwrap().was_there);
 }
 

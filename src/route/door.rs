@@ -60,12 +60,18 @@ pub(super) struct Door {
     /// What outlives a reload.
     pub(super) shared: Arc<Shared>,
     root: PathBuf,
+    credentials: Option<PathBuf>,
     state: RwLock<Arc<State>>,
 }
 
 impl Door {
-    /// Opens the door of the generation in force under `root`.
-    pub(super) fn open(root: &Path, dial: Box<dyn Dial>) -> Result<Self, Error> {
+    /// Opens the door of the generation in force under `root`. What it may not read there itself, systemd has put
+    /// into `credentials`.
+    pub(super) fn open(
+        root: &Path,
+        credentials: Option<PathBuf>,
+        dial: Box<dyn Dial>,
+    ) -> Result<Self, Error> {
         let shared = Shared {
             dial,
             metrics: Metrics::default(),
@@ -73,8 +79,8 @@ impl Door {
             started: Instant::now(),
             memory: Semaphore::new(REQUESTS_KIB),
         };
-        let state = RwLock::new(Arc::new(State::load(root)?));
-        Ok(Self { shared: Arc::new(shared), root: root.to_owned(), state })
+        let state = RwLock::new(Arc::new(State::load(root, credentials.as_deref())?));
+        Ok(Self { shared: Arc::new(shared), root: root.to_owned(), credentials, state })
     }
 
     /// Returns the generation that new requests see.
@@ -85,7 +91,7 @@ impl Door {
     /// Reads the generation that is in force now. Requests that run keep theirs; when it
     /// cannot be read, all keep it. Breakers begin anew: the engines do too.
     pub(super) fn reload(&self) -> Result<Arc<State>, Error> {
-        let state = Arc::new(State::load(&self.root)?);
+        let state = Arc::new(State::load(&self.root, self.credentials.as_deref())?);
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
         Ok(state)
     }

@@ -3,7 +3,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,14 +47,16 @@ const SERVING: &str = "taking requests";
 
 /// Serves the generation in force under `root` until SIGTERM or SIGINT.
 ///
+/// `credentials` is the folder of secrets that systemd made for this process, where it made one.
+///
 /// SIGHUP has it read the generation in force then, without dropping a request; when that
 /// one cannot be read, or wants another port, the log says so.
 ///
 /// # Errors
 ///
 /// When there is no readable generation, or the port is taken.
-pub async fn serve(root: &Path) -> Result<(), Error> {
-    let door = Arc::new(Door::open(root, Box::new(Net::default()))?);
+pub async fn serve(root: &Path, credentials: Option<PathBuf>) -> Result<(), Error> {
+    let door = Arc::new(Door::open(root, credentials, Box::new(Net::default()))?);
     let signals = |source| Error::Signals { source };
     let mut hangup = signal(SignalKind::hangup()).map_err(signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;

@@ -82,15 +82,17 @@ impl Seat {
 }
 
 impl State {
-    /// Reads the generation that is in force under `root`.
-    pub(super) fn load(root: &Path) -> Result<Self, Error> {
+    /// Reads the generation that is in force under `root`; its secrets from `credentials`, the folder that systemd
+    /// makes for one service, where they are in it.
+    pub(super) fn load(root: &Path, credentials: Option<&Path>) -> Result<Self, Error> {
         let layout = Layout::new(root);
         let current = layout.current();
         let folder = fs::canonicalize(&current).map_err(|source| Error::Current { path: current, source })?;
         let number = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
         let Some(generation) = number else { return Err(Error::NotAGeneration { path: folder }) };
         let definition = read(&Layout::definition(&folder))?;
-        let secrets = read(&Layout::secrets(&folder))?;
+        let given = credentials.map(Layout::secrets).filter(|given| given.exists());
+        let secrets = read(&given.unwrap_or_else(|| Layout::secrets(&folder)))?;
         Self::new(&layout, generation, &definition, &secrets)
     }
 

@@ -41,7 +41,7 @@ impl House {
     fn dialling(definition: &Definition, dial: Box<dyn Dial>, universe: Universe) -> Self {
         let root = tempfile::tempdir().unwrap();
         install(root.path(), 7, definition);
-        let door = Door::open(root.path(), dial).unwrap();
+        let door = Door::open(root.path(), None, dial).unwrap();
         Self { door: Arc::new(door), universe, root }
     }
 

@@ -6,7 +6,7 @@
 
 mod render;
 
-pub use render::{Error, SERVICE_USER, Setting, Unit, engine_service, render};
+pub use render::{Error, SERVICE_USER, SYSTEM_TARGET, Setting, USER_TARGET, Unit, engine_service, render};
 
 /// The name of the router among the services of a host; its unit is `bramble-route.service`.
 pub const ROUTE: &str = "route";

@@ -13,9 +13,10 @@ use crate::units::Bytes;
 /// The system user that the daemons run as under systemd.
 pub const SERVICE_USER: &str = "bramble";
 
-/// What a boot reaches, of the system's systemd and of a login's own.
-const SYSTEM_TARGET: &str = "multi-user.target";
-const USER_TARGET: &str = "default.target";
+/// What a boot of the system reaches.
+pub const SYSTEM_TARGET: &str = "multi-user.target";
+/// What a login's own systemd reaches.
+pub const USER_TARGET: &str = "default.target";
 
 /// No engine is given less time to start: a cold SD card may be slower than any plan.
 const MIN_START_SECONDS: f64 = 120.0;
@@ -43,7 +44,12 @@ pub struct Unit {
 impl Unit {
     /// Returns whether it is for a login's own systemd.
     pub fn is_of_user(&self) -> bool {
-        self.text.lines().any(|line| line.strip_prefix("WantedBy=") == Some(USER_TARGET))
+        self.wanted_by() == Some(USER_TARGET)
+    }
+
+    /// Returns the target that starts it at boot.
+    pub fn wanted_by(&self) -> Option<&str> {
+        self.text.lines().find_map(|line| line.strip_prefix("WantedBy="))
     }
 }
 

@@ -5,7 +5,8 @@ use hyper::header::{AUTHORIZATION, CONTENT_LENGTH};
 use hyper::{Method, Request};
 
 use super::doubles::*;
-use super::{CHAT, House, Told, prompt};
+use super::{CHAT, Door, House, Told, prompt};
+use crate::generation::Secrets;
 
 #[tokio::test]
 async fn nothing_but_liveness_answers_without_a_good_key() {
@@ -186,4 +187,21 @@ async fn status_shows_engines_breakers_and_counts() {
     ] {
         assert!(metrics.lines().any(|have| have == line), "{line} in {metrics}");
     }
+}
+
+#[test]
+fn secrets_that_systemd_gives_come_before_the_file() {
+    let house = House::new();
+    let given = tempfile::tempdir().unwrap();
+    let admits = || {
+        let dial = Box::new(house.universe.clone());
+        let door = Door::open(house.root.path(), Some(given.path().to_owned()), dial).unwrap();
+        let key = format!("Bearer {CLIENT}").parse().unwrap();
+        door.state().keys.admit(&[(AUTHORIZATION, key)].into_iter().collect()).is_some()
+    };
+    // a folder of credentials with nothing of ours in it is no reason to refuse everybody
+    assert!(admits());
+    let others = Secrets { keys: Vec::new(), ..secrets() };
+    std::fs::write(given.path().join("secrets.json"), serde_json::to_vec(&others).unwrap()).unwrap();
+    assert!(!admits());
 }

@@ -1,0 +1,32 @@
+use super::*;
+use crate::unit::ROUTE;
+
+/// Installs and activates generation `number` with another key for peers; returns what that did to services.
+async fn with_key(host: &Host, number: u64, key: &str) -> Changes {
+    let mut request = request_for(host.supervision, number, host.definition(&[("chat", 4096)]));
+    request.secrets.peer_key = key.to_owned();
+    install(&host.layout, LEASE, host, request).await.unwrap();
+    assert!(host.activate(number).await.activated);
+    host.confirm(number).await;
+    host.done.lock().unwrap().last().cloned().unwrap()
+}
+
+#[tokio::test]
+async fn a_door_that_is_given_its_secrets_starts_anew_for_other_ones_only() {
+    let host = Host::new();
+    let door = vec![ROUTE.to_owned()];
+    with_key(&host, 1, "old").await;
+    let same = with_key(&host, 2, "old").await;
+    assert_eq!((&same.reload, &same.restart), (&door, &Vec::new()));
+    let other = with_key(&host, 3, "new").await;
+    assert_eq!((&other.reload, &other.restart), (&Vec::new(), &door));
+}
+
+#[tokio::test]
+async fn a_door_that_reads_its_secrets_itself_reads_other_ones_and_runs_on() {
+    let host = Host { supervision: Supervision::SystemdUser { version: 252 }, ..Host::new() };
+    let door = vec![ROUTE.to_owned()];
+    with_key(&host, 1, "old").await;
+    let other = with_key(&host, 2, "new").await;
+    assert_eq!((&other.reload, &other.restart), (&door, &Vec::new()));
+}
