@@ -52,10 +52,10 @@ arm-story kind="arm":
 release:
     scripts/release
 
-# Pull a host's plug in the middle of applies, COUNT times, two minutes each: a host that loses what it has not synced
+# Break applies off, COUNT times: WHAT is plug, machine (a plug, with a kernel of its own), operator or link
 [group('by hand')]
-powercuts count="200":
-    source scripts/lib.sh && build_programs && tests/e2e/powercuts {{ count }}
+interrupted what="plug" count="200":
+    source scripts/lib.sh && build_programs && tests/e2e/interrupted {{ what }} {{ count }}
 
 # Fuzz a reader of foreign bytes (safetensors, pickle, gguf, tokenizer); needs `cargo install cargo-fuzz`
 [group('by hand')]

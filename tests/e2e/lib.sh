@@ -81,3 +81,25 @@ generation() {
 
 # on HOST SCRIPT: as root on a host; the words of the script are joined, as ssh does.
 on() { "$lab" ssh "$@"; }
+
+# kill_operator PID: kills the bramble that was started as PID, not only the shell, and without root the sudo, around it.
+kill_operator() {
+    local around
+    around=$1,$(pgrep -d, -P "$1") || around=$1
+    pkill -KILL -x -P "$around" bramble
+}
+
+# other_bundle DIR SCRIPT: a bundle like ours in DIR, changed by SCRIPT in its folder
+other_bundle() {
+    local dir=$1 file description size
+    description=$(uname -m)-unknown-linux-gnu.json
+    rm -rf "$dir" && mkdir -p "$dir/in"
+    file=$(jq -r .file "$BRAMBLE_BUNDLES/$description")
+    tar -xzf "$BRAMBLE_BUNDLES/$file" -C "$dir/in"
+    (cd "$dir/in" && eval "$2")
+    (cd "$dir/in" && tar -czf "../$file" -- *)
+    size=$(stat -c %s "$dir/$file")
+    jq -c --arg digest "$(sha256sum "$dir/$file" | cut -d ' ' -f 1)" --argjson bytes "$size" \
+        '.digest = $digest | .bytes = $bytes' "$BRAMBLE_BUNDLES/$description" >"$dir/$description"
+    rm -rf "$dir/in"
+}

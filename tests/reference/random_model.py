@@ -16,6 +16,7 @@ from pathlib import Path
 from environment import default_cache, enter
 
 PIECE = 1 << 22
+CHAT = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 
 def main() -> None:
@@ -55,7 +56,7 @@ def make(options) -> None:
     for name, content in [
         ("config.json", config),
         ("tokenizer.json", tokenizer(vocab)),
-        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}),
+        ("tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", "chat_template": CHAT}),
     ]:
         (options.out / name).write_text(json.dumps(content), encoding="utf-8")
     shapes = {"lm_head": (vocab, hidden), "model.embed_tokens": (vocab, hidden), "model.norm": (hidden,)}

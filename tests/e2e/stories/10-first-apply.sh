@@ -26,6 +26,10 @@ done
 # only the hosts' own units, and none runs as root
 on kitchen systemctl is-active bramble-route bramble-engine-chat
 [ "$(on kitchen ps -o user= -C brambled | sort -u)" = bramble ] || die "brambled does not run as bramble"
+# the door was given its secrets; an engine, which reads what strangers have made, cannot read them
+[ "$(on kitchen stat -L -c %U:%a /var/lib/bramble/current/secrets.json)" = root:600 ] || die "others may read the secrets"
+on kitchen 'setpriv --reuid bramble --regid bramble --clear-groups cat /var/lib/bramble/current/secrets.json' &&
+    die "the user of the services can read the secrets"
 # a client without a key gets nothing
 code=$("$lab" exec curl -s -o /dev/null -w '%{http_code}' "http://$("$lab" ip kitchen):8080/v1/models")
 [ "$code" = 401 ] || die "without a key the door answered $code"

@@ -12,9 +12,7 @@ for _ in $(seq 600); do
     kill -0 $operator 2>/dev/null || break
 done
 [ "$(partial)" -gt 20000000 ] || { cat killed.log; die "the push was never seen"; }
-# the operator itself, not only the shell, and without root the sudo, around it
-around=$operator,$(pgrep -d, -P $operator) || around=$operator
-pkill -KILL -x -P "$around" bramble || die "the operator was gone"
+kill_operator $operator || die "the operator was gone"
 wait $operator || true
 [ "$(generation kitchen)" = "$before" ] || die "kitchen was changed"
 ask kitchen

@@ -2,19 +2,6 @@
 # shellcheck shell=bash disable=SC2154
 before=$(generation kitchen)
 
-# changed BUNDLE-FOLDER SCRIPT: a bundle like ours, changed by SCRIPT in its folder
-changed() {
-    local dir=$1 file size
-    rm -rf "$dir" && mkdir -p "$dir/in"
-    file=$(jq -r .file "$BRAMBLE_BUNDLES/$(uname -m)-unknown-linux-gnu.json")
-    tar -xzf "$BRAMBLE_BUNDLES/$file" -C "$dir/in"
-    (cd "$dir/in" && eval "$2")
-    tar -czf "$dir/$file" -C "$dir/in" brambled lib
-    size=$(stat -c %s "$dir/$file")
-    jq -c --arg digest "$(sha256sum "$dir/$file" | cut -d ' ' -f 1)" --argjson bytes "$size" \
-        '.digest = $digest | .bytes = $bytes' "$BRAMBLE_BUNDLES/$(uname -m)-unknown-linux-gnu.json" >"$dir/$(uname -m)-unknown-linux-gnu.json"
-    rm -rf "$dir/in"
-}
 still_serves() {
     [ "$(generation kitchen)" = "$before" ] || die "kitchen is at $(generation kitchen)"
     ask kitchen
@@ -22,9 +9,9 @@ still_serves() {
 }
 
 # a program that meets an instruction that the processor does not have, and one that lacks a library
-changed "$work/illegal" "printf 'int main(void) { __builtin_trap(); }' | cc -x c -o brambled -"
+other_bundle "$work/illegal" "printf 'int main(void) { __builtin_trap(); }' | cc -x c -o brambled -"
 # shellcheck disable=SC2016 # it is looked at later
-changed "$work/lacking" 'rm lib/libllama.so.0'
+other_bundle "$work/lacking" 'rm lib/libllama.so.0'
 ours=$BRAMBLE_BUNDLES
 for kind in illegal lacking; do
     export BRAMBLE_BUNDLES=$work/$kind
