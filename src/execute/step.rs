@@ -50,6 +50,10 @@ const PROBE_TOKENS: u32 = 16;
 /// measured): a busy host is no reason to go back.
 const PLAUSIBLE_SHARE: f64 = 0.01;
 
+/// And one that does this, in tokens per second, works, whatever was planned: beside a busy neighbour a model of 15M
+/// parameters fell from 200 to 2, a hundredth of what was planned.
+const PLAUSIBLE: f64 = 1.0;
+
 /// Returns whether an action may be dropped in the middle and taken up again later.
 pub(super) fn is_resumable(action: &Action) -> bool {
     matches!(action, Action::Fetch { .. } | Action::Push { .. } | Action::PushProgram { .. })
@@ -320,7 +324,8 @@ impl<'a> At<'a> {
 pub(super) fn probe(engines: &[EngineSpec]) -> ProbeSpec {
     let least = engines
         .iter()
-        .map(|engine| (engine.model.clone(), TokensPerSec(engine.pace.answer.0 * PLAUSIBLE_SHARE)));
+        .map(|engine| (engine.model.clone(), (engine.pace.answer.0 * PLAUSIBLE_SHARE).min(PLAUSIBLE)))
+        .map(|(model, least)| (model, TokensPerSec(least)));
     ProbeSpec { prompt: PROBE_PROMPT.to_owned(), max_tokens: PROBE_TOKENS, least: least.collect() }
 }
 
