@@ -63,11 +63,7 @@ pub async fn logs(
     let talk = subject.connection.talk(&script, Talk { input, output });
     let (ended, ()) = tokio::join!(talk, listen);
     let output = ended.map_err(connect)?;
-    if output.status == 0 {
-        return Ok(());
-    }
-    let said = output.stderr.trim().trim_start_matches("brambled: ").to_owned();
-    Err(VerbError::Failed { verb, status: output.status, said })
+    if output.status == 0 { Ok(()) } else { Err(VerbError::of(verb, &output)) }
 }
 
 fn command(subject: &Subject, request: &LogsRequest) -> String {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::connect::{self, Connection, Script, Stdin, quote};
+use crate::connect::{self, Connection, Output, Script, Stdin, quote};
 use crate::generation::Layout;
 use crate::ids::Digest;
 
@@ -70,6 +70,18 @@ const NOT_LOADED: i32 = 127;
 /// What a shell says of a program for other machines.
 const NOT_EXECUTABLE: i32 = 126;
 
+impl VerbError {
+    /// Returns why `verb` ended as it did, other than with 0.
+    pub(super) fn of(verb: &'static str, output: &Output) -> Self {
+        let said = output.stderr.trim().trim_start_matches("brambled: ").to_owned();
+        match output.status {
+            LOCKED => Self::Locked { said },
+            ILLEGAL | NOT_LOADED | NOT_EXECUTABLE => Self::DoesNotRun { said },
+            status => Self::Failed { verb, status, said },
+        }
+    }
+}
+
 impl<'a> Verbs<'a> {
     /// Runs the verbs of the bundle `program`, which was unpacked on the host; of the verbs that change it
     /// none, without [`Self::under`].
@@ -115,17 +127,14 @@ impl<'a> Verbs<'a> {
             .run(&script, Stdin::Bytes(stdin))
             .await
             .map_err(|source| VerbError::Connect { verb, source })?;
-        let said = || output.stderr.trim().trim_start_matches("brambled: ").to_owned();
-        match output.status {
-            0 => serde_json::from_slice(&output.stdout).map_err(|source| VerbError::Answer { verb, source }),
-            LOCKED => Err(VerbError::Locked { said: said() }),
-            ILLEGAL | NOT_LOADED | NOT_EXECUTABLE => Err(VerbError::DoesNotRun { said: said() }),
+        if output.status == 0 {
+            return serde_json::from_slice(&output.stdout)
+                .map_err(|source| VerbError::Answer { verb, source });
+        }
+        match VerbError::of(verb, &output) {
             // going back is an answer too, and never ends as a success
-            status => serde_json::from_slice(&output.stdout).map_err(|_| VerbError::Failed {
-                verb,
-                status,
-                said: said(),
-            }),
+            failed @ VerbError::Failed { .. } => serde_json::from_slice(&output.stdout).map_err(|_| failed),
+            error => Err(error),
         }
     }
 }

@@ -68,11 +68,14 @@ async fn a_program_that_does_not_run_there_is_told_from_one_that_fails() {
     let lacks = "error while loading shared libraries: libllama.so.0: cannot open shared object file";
     for (status, said) in [(132, "Illegal instruction"), (127, lacks), (126, "Exec format error")] {
         let mut world = World::with(oddity("desk", " lease ", status, &Value::Null, said));
+        world.oddities.push(oddity("desk", " logs ", status, &Value::Null, said));
         let subjects = subjects(&mut world);
         let request = PruneRequest { keep: 2, wanted: [].into(), is_dry: true };
         let pruned = prune(&subjects, &request, "ada@desk", &Events::none()).await;
         let error = pruned[&name("desk")].as_ref().unwrap_err().to_string();
         assert!(error.contains(said) && error.contains("build the bundle again"), "{error}");
+        let silent = logs(&subjects[1], &LogsRequest::default(), |_| {}).await.unwrap_err();
+        assert_eq!(silent.to_string(), error);
     }
 }
 
