@@ -14,6 +14,7 @@ use crate::facts::Inventory;
 use crate::fetch;
 use crate::generation::Layout;
 use crate::plan;
+use crate::store::Store;
 use crate::view::{self, Progress};
 
 /// Brings one file to hosts as a blob, ahead of an apply that needs it.
@@ -22,7 +23,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     let fleet = Fleet::open(global, environment)?;
     fleet.check_logins(&verb.hosts)?;
     // beside looking at the hosts, which takes about as long
-    let parcel = Parcel::open(&verb.path, fetch::Settings::from_env().cache.join("chunks"));
+    let parcel = Parcel::open(&verb.path, Store::open(fetch::Settings::from_env().cache)?);
     let mut connections = fleet.connections()?;
     connections.retain(|host, _| verb.hosts.contains(host));
     let inventory: Inventory = fleet.inventory(&connections).await;

@@ -18,6 +18,7 @@ use crate::events::Events;
 use crate::facts::HostFacts;
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
+use crate::store::Store;
 use crate::transfer::{self, Cargo, ChunkList, Limits, Link, Pushed, Target, Way};
 use crate::units::Bytes;
 
@@ -74,11 +75,12 @@ pub struct Parcel {
 }
 
 impl Parcel {
-    /// Begins to list the chunks of the file at `path`. The list is kept in `cache`.
-    pub fn open(path: &Path, cache: PathBuf) -> Self {
+    /// Begins to list the chunks of the file at `path`. The list is kept in `store`.
+    pub fn open(path: &Path, store: Store) -> Self {
         let file = path.to_owned();
-        let listing =
-            tokio::task::spawn_blocking(move || ChunkList::make(&file, &tensor_starts(&file), &cache));
+        let listing = tokio::task::spawn_blocking(move || {
+            ChunkList::make(&file, &store.chunks(), &store.hashed(), || tensor_starts(&file))
+        });
         Self { path: path.to_owned(), listing }
     }
 }

@@ -2,10 +2,7 @@
 //! hashed again only when its size, times or inode say that it may have changed.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-use serde::{Deserialize, Serialize};
 
 use super::address::is_gguf;
 use super::choose;
@@ -13,7 +10,7 @@ use super::error::Error;
 use crate::checkpoint::Weights;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
-use crate::store::{Store, hash_file, write_whole};
+use crate::store::{Store, hash_file};
 use crate::units::Bytes;
 
 /// Largest index of shards that is read. Real ones have some 100 bytes for each tensor.
@@ -86,49 +83,16 @@ pub(super) fn place(path: &Path, file: &PinnedFile) -> PathBuf {
     if path.is_dir() { path.join(&file.path) } else { path.to_owned() }
 }
 
-/// What a file looked like when it was hashed.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
-    bytes: u64,
-    device: u64,
-    inode: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Seen {
-    fn of(path: &Path) -> std::io::Result<Self> {
-        let meta = fs::metadata(path)?;
-        Ok(Self {
-            bytes: meta.len(),
-            device: meta.dev(),
-            inode: meta.ino(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        })
-    }
-}
-
 /// Returns the digest and size of a file, from the index of hashed files where it is unchanged.
 pub(super) fn hash(path: &Path, store: &Store) -> Result<(Digest, Bytes), Error> {
     let fail = |source| Error::Local { path: path.to_owned(), source };
-    let real = fs::canonicalize(path).map_err(fail)?;
-    let folder = store.root().join("hashed");
-    let entry = folder.join(Digest::of(real.as_os_str().as_encoded_bytes()).to_string());
-    let before = Seen::of(&real).map_err(fail)?;
-    if let Ok(text) = fs::read(&entry)
-        && let Ok((seen, digest)) = serde_json::from_slice::<(Seen, Digest)>(&text)
-        && seen == before
-    {
-        return Ok((digest, Bytes(before.bytes)));
+    let looked = store.hashed().look(path).map_err(fail)?;
+    if let Some(digest) = looked.known() {
+        return Ok((digest, looked.bytes()));
     }
-    let (digest, bytes) = hash_file(&real).map_err(fail)?;
-    if Seen::of(&real).map_err(fail)? != before {
+    let (digest, bytes) = hash_file(path).map_err(fail)?;
+    if !looked.keep(&digest).map_err(fail)? {
         return Err(Error::LocalChanged { path: path.to_owned() });
-    }
-    // the index only saves time: a full or read-only cache is no reason to fail
-    if fs::create_dir_all(&folder).is_ok() {
-        drop(write_whole(&entry, serde_json::json!((before, digest)).to_string().as_bytes()));
     }
     Ok((digest, bytes))
 }

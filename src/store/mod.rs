@@ -22,6 +22,7 @@
 mod arrival;
 mod claimed;
 mod error;
+mod hashed;
 mod inspect;
 mod journal;
 mod made;
@@ -45,6 +46,7 @@ use arrival::Proof;
 pub use arrival::Arrival;
 pub use claimed::Claimed;
 pub use error::Error;
+pub use hashed::{Hashed, Looked};
 pub use inspect::{Unused, User};
 pub use made::{Made, Making};
 pub use spans::Spans;
@@ -139,6 +141,11 @@ impl Store {
             write::remove_file(&path).map_err(|source| Error::Remove { path, source })?;
         }
         write::sync_folder(&self.blobs()).map_err(|source| Error::Remove { path: self.blobs(), source })
+    }
+
+    /// Returns the index of the digests of files that are elsewhere.
+    pub fn hashed(&self) -> Hashed {
+        Hashed::new(self.root.join("hashed"))
     }
 
     /// Returns the folder with the lists of chunks of what was sent from here, by digest.

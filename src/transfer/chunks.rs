@@ -18,6 +18,7 @@ use std::thread;
 use sha2::{Digest as _, Sha256};
 
 use crate::ids::Digest;
+use crate::store::Hashed;
 use crate::units::Bytes;
 
 /// The largest chunk. Bitmaps of a 4 GB blob stay at a thousand entries, and what is lost with a
@@ -96,15 +97,29 @@ impl ChunkList {
         Ok(list)
     }
 
-    /// Returns the list of the file at `path`, whose digest is not known, and keeps it in `cache`.
+    /// Returns the list of the file at `path`, whose digest is known only where it was `hashed` before, and keeps it
+    /// in `cache`. `starts` says where parts begin.
     ///
     /// # Errors
     /// The file cannot be read, or the list not be kept.
-    pub fn make(path: &Path, starts: &[u64], cache: &Path) -> io::Result<Self> {
+    pub fn make(
+        path: &Path,
+        cache: &Path,
+        hashed: &Hashed,
+        starts: impl FnOnce() -> Vec<u64>,
+    ) -> io::Result<Self> {
+        let looked = hashed.look(path)?;
+        if let Some(digest) = looked.known() {
+            return Self::of_file(path, &digest, cache, starts);
+        }
         let (file, _alone) = open(path, cache)?;
-        let list = Self::read(&file, starts)?;
+        let list = Self::read(&file, &starts())?;
         list.keep(cache)?;
-        Ok(list)
+        if looked.keep(&list.digest)? {
+            Ok(list)
+        } else {
+            Err(io::Error::other("it was changed while it was read"))
+        }
     }
 
     fn keep(&self, cache: &Path) -> io::Result<()> {
@@ -416,6 +431,27 @@ mod tests {
         // what was kept and is damaged does not count
         fs::write(&kept, "bramble-chunks 1 damaged").unwrap();
         assert!(of_file(&list.digest).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_listed_before_is_not_read_again_until_it_changes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, cache) = (dir.path().join("file"), dir.path().join("chunks"));
+        let hashed = Hashed::new(dir.path().join("hashed"));
+        let read = std::cell::Cell::new(0);
+        let make = || {
+            let starts = || {
+                read.set(read.get() + 1);
+                vec![0, 9]
+            };
+            ChunkList::make(&path, &cache, &hashed, starts).unwrap()
+        };
+        for (content, reads) in [(b"some bytes and more", 1), (b"other bytes, longer", 2)] {
+            fs::write(&path, content).unwrap();
+            let list = make();
+            assert_eq!((list.digest, list.chunks.len()), (Digest::of(content), 1));
+            assert_eq!((make(), read.get()), (list, reads));
+        }
     }
 
     #[test]
