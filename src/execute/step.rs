@@ -274,6 +274,7 @@ impl<'a> At<'a> {
         let probe = probe(&self.plan.definition.engines);
         let deadline_seconds = self.plan.deadline_seconds;
         let request = ActivateRequest { generation, deadline_seconds, probe };
+        // once for the activation, and once for what was there before to serve again
         let patience = Duration::from_secs(2 * deadline_seconds + BACK_PATIENCE);
         let activated: Activated =
             self.tell("activate", &request, patience).await.map_err(|error| not_done(step, &error))?;
