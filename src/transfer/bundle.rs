@@ -45,6 +45,8 @@ refuse() {{
     printf '{{"outcome":"refused","reason":"%s","message":"%s","partial":%d}}\n' "$1" "$2" "$(wc -c <{partial})"
     exit 1
 }}
+# only its own disk, where the host's sync can do that: another may be a dead network share
+written() {{ sync -f "$1" 2>/dev/null || sync; }}
 sealed() {{ printf '{{"outcome":"sealed","sealed":true,"bytes":{bytes},"received":%d}}\n' "$1"; exit 0; }}
 mkdir -p {parents} || refuse disk 'cannot make its folders'
 exec 9>>{partial} || refuse disk 'cannot open the unfinished upload'
@@ -64,11 +66,11 @@ rm -rf {unpacking}
 mkdir {unpacking} || refuse disk 'cannot make a folder for the bundle'
 tar -xzof {partial} -C {unpacking} || {{ rm -rf {unpacking}; refuse no_room 'it cannot be unpacked'; }}
 [ -x {unpacking}/brambled ] || {{ rm -rf {unpacking}; refuse unusable 'there is no brambled in it: build the bundle again'; }}
-sync
+written {unpacking}
 rm -rf {program}
 mv {unpacking} {program} || refuse disk 'cannot put the bundle in its place'
 rm -f {partial}
-sync
+written {program}
 sealed $(({bytes} - {offset}))"#
         )
     };
