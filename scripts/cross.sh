@@ -31,6 +31,9 @@ use_cross() {
     printf -v CARGO_ENCODED_RUSTFLAGS '%s\x1f%s\x1f%s' \
         "-Clink-arg=--target=$gnu" "-Clink-arg=--sysroot=$sysroot" "-Clink-arg=-fuse-ld=lld"
     export CARGO_ENCODED_RUSTFLAGS
+    # where it is this machine's own target, build scripts are linked by these settings, too: in a folder of
+    # its own, since all of llama.cpp would be built anew with every change from one to the other
+    [ "$target" != "$(rustc -vV | sed -n 's/^host: //p')" ] || export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/portable
     unset CFLAGS CXXFLAGS LDFLAGS CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH
 }
 
