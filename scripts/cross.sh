@@ -33,7 +33,7 @@ use_cross() {
     export CARGO_ENCODED_RUSTFLAGS
     # where it is this machine's own target, build scripts are linked by these settings, too: in a folder of
     # its own, since all of llama.cpp would be built anew with every change from one to the other
-    [ "$target" != "$(rustc -vV | sed -n 's/^host: //p')" ] || export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/portable
+    [ "$target" != "$(host_triple)" ] || export CARGO_TARGET_DIR=$CARGO_TARGET_DIR/portable
     unset CFLAGS CXXFLAGS LDFLAGS CPATH C_INCLUDE_PATH CPLUS_INCLUDE_PATH LIBRARY_PATH
 }
 

@@ -160,6 +160,9 @@ archive() {
         --format=gnu "${@:2}"
 }
 
+# This machine's own target, as Rust names it.
+host_triple() { rustc -vV | sed -n 's/^host: //p'; }
+
 # Builds both programs and the bundle for hosts like this machine.
 build_programs() {
     (cd "$repo" && scripts/bundle && cargo build -q --locked --release --bin bramble)
