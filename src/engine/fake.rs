@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Receiver;
 
-use super::{Engine, Entry, Loaded, Sampling, Token};
+use super::{Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Vocabulary, Word};
 
 /// Ends an answer.
 const END: Token = 256;
@@ -32,12 +32,22 @@ impl Echo {
 }
 
 impl Engine for Echo {
-    fn tokenize(&self, text: &str) -> Vec<Token> {
+    fn tokenize(&self, text: &str, _: bool) -> Vec<Token> {
         text.bytes().map(Token::from).collect()
     }
 
-    fn piece(&self, token: Token, out: &mut Vec<u8>) {
+    fn piece(&self, token: Token, special: bool, out: &mut Vec<u8>) {
         out.extend(u8::try_from(token));
+        if special && token == END {
+            out.extend(b"<end>");
+        }
+    }
+
+    fn vocabulary(&self) -> Vocabulary {
+        let mut words: Vec<Word> =
+            (0..=255).map(|byte| Word { bytes: vec![byte], is_control: false }).collect();
+        words.push(Word { bytes: b"<end>".to_vec(), is_control: true });
+        Vocabulary { words, ends: vec![END] }
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -53,7 +63,7 @@ impl Engine for Echo {
         length
     }
 
-    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Token>, String> {
+    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Sampled>, String> {
         if let Some(permits) = &self.permits
             && permits.recv().is_err()
         {
@@ -69,11 +79,20 @@ impl Engine for Echo {
                 self.slots.iter_mut().for_each(|slot| slot.cache.clear());
                 return Err("poisoned".to_owned());
             }
-            if entry.sample {
-                let prompt = *slot.prompt.get_or_insert(slot.cache.len());
-                let said = slot.cache.len() - prompt;
-                sampled.push(if said < prompt { slot.cache[said] } else { END });
-            }
+            let Some(ask) = &entry.ask else { continue };
+            let prompt = *slot.prompt.get_or_insert(slot.cache.len());
+            let said = slot.cache.len() - prompt;
+            let wanted = if said < prompt { slot.cache[said] } else { END };
+            let may_be = |token: Token| {
+                ask.allowed.as_ref().is_none_or(|allowed| allowed.is_allowed(token.unsigned_abs()))
+            };
+            // the nearest token that it may be
+            let token = (0..=END).filter(|&token| may_be(token)).min_by_key(|token| token.abs_diff(wanted));
+            let token = token.ok_or("no token may be taken")?;
+            let mut scores = [0.0; 257];
+            scores[token.unsigned_abs() as usize] = 9.0;
+            let report = ask.report.map(|top| Report::new(&scores, token, top));
+            sampled.push(Sampled { token, report });
         }
         Ok(sampled)
     }

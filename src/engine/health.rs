@@ -1,5 +1,6 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,14 @@ pub struct Health {
     pub loaded: f64,
 }
 
+/// When to come back, in seconds, where nothing is known yet.
+const UNKNOWN: u64 = 5;
+
+/// Rounds up to seconds from 1 to 600.
+fn seconds(time: Duration) -> u64 {
+    (time + Duration::from_millis(999)).as_secs().clamp(1, 600)
+}
+
 /// What the worker and the HTTP side tell each other without waiting.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
@@ -55,6 +64,10 @@ pub(super) struct Shared {
     failed: AtomicBool,
     running: AtomicUsize,
     queued: AtomicUsize,
+    /// Milliseconds that an answer takes in its slot: the mean of the last ones; 0 before the first.
+    pace: AtomicU64,
+    /// When loading began.
+    began: OnceLock<Instant>,
     /// Counts the worker's steps; a watchdog sees by it whether there are any.
     beat: AtomicU64,
 }
@@ -81,6 +94,34 @@ impl Shared {
         let _ = self.loaded.set(loaded);
     }
 
+    /// Returns when to come back, in seconds: about when the weights are in memory, by how fast they come.
+    pub(super) fn until_loaded(&self) -> u64 {
+        let progress = self.progress();
+        let passed = self.began.get_or_init(Instant::now).elapsed();
+        if progress > 0.0 { seconds(passed.mul_f64((1.0 - progress).max(0.0) / progress)) } else { UNKNOWN }
+    }
+
+    /// Returns when to come back, in seconds: about when a slot is free for one more than those that wait.
+    pub(super) fn until_free(&self, slots: u32) -> u64 {
+        match self.pace.load(Ordering::Relaxed) {
+            0 => UNKNOWN,
+            pace => {
+                let turns = u64::try_from(self.queued()).unwrap_or(u64::MAX).saturating_add(1);
+                seconds(Duration::from_millis(pace.saturating_mul(turns) / u64::from(slots.max(1))))
+            }
+        }
+    }
+
+    /// Tells how long an answer took in its slot. Only the worker does.
+    pub(super) fn took(&self, time: Duration) {
+        let new = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+        let mean = match self.pace.load(Ordering::Relaxed) {
+            0 => new,
+            old => (old.saturating_mul(3).saturating_add(new)) / 4,
+        };
+        self.pace.store(mean, Ordering::Relaxed);
+    }
+
     pub(super) fn progress(&self) -> f64 {
         if self.loaded.get().is_some() {
             return 1.0;
@@ -90,6 +131,7 @@ impl Shared {
 
     #[cfg_attr(not(feature = "llama"), expect(dead_code, reason = "only llama.cpp tells of progress"))]
     pub(super) fn set_progress(&self, part: f32) {
+        self.began.get_or_init(Instant::now);
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
@@ -149,5 +191,31 @@ impl Shared {
 
     pub(super) fn beats(&self) -> u64 {
         self.beat.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_is_worked_out_from_what_answers_took_and_how_many_wait() {
+        let shared = Shared::default();
+        assert_eq!(shared.until_free(2), UNKNOWN);
+        shared.took(Duration::from_secs(8));
+        assert_eq!(shared.until_free(2), 4);
+        for _ in 0..3 {
+            assert!(shared.enqueue(9));
+        }
+        assert_eq!((shared.until_free(2), shared.until_free(1)), (16, 32));
+        shared.took(Duration::from_secs(4));
+        // three parts of what was, one of what is new: 7 s
+        assert_eq!(shared.until_free(1), 28);
+    }
+
+    #[test]
+    fn a_wait_is_a_second_at_least_and_ten_minutes_at_most() {
+        assert_eq!((seconds(Duration::ZERO), seconds(Duration::from_millis(1001))), (1, 2));
+        assert_eq!(seconds(Duration::from_hours(2)), 600);
     }
 }

@@ -1,44 +1,49 @@
 //! The API on the socket. Checks requests, makes prompts, and turns a job's events into
 //! replies; computes nothing itself.
 
-use std::convert::Infallible;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
-use futures_util::stream;
 use serde::Serialize;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::{OnceCell, oneshot};
 
+use super::constraint::{Constraint, Grammars};
 use super::health::Shared;
+use super::refusal::{RETRY_SECONDS, Refusal};
+use super::reply::{self, Calls, Form, Kind};
 use super::template::Template;
-use super::worker::{Event, Failure, Job, Place};
-use super::{Health, Sampling, Status};
+use super::tools::Syntax;
+use super::worker::{Event, Job, Listener, Order, Place};
+use super::{Engine, Health, Sampling, Status, Token};
 use crate::causes::with_causes;
 use crate::generation::EngineSpec;
 use crate::ids::Generation;
 use crate::openai::{
-    AssistantMessage, ChatChoice, ChatChunk, ChatDelta, ChatReply, ChatRequest, ChunkChoice, ErrorBody,
-    FinishReason, Malformed, ModelList, Parameters, TextChoice, TextReply, TextRequest, Timings, Usage, sse,
+    ChatRequest, DetokenizeRequest, ErrorBody, Format, ModelList, Parameters, Piece, TextRequest, TokenList,
+    TokenPiece, TokenizeRequest, TokensText, Tool, ToolChoice,
 };
 
 /// The largest body that is read. The longest contexts, 128 Ki tokens, are well under 1 MiB
 /// of text; the rest is room for JSON's escapes.
-const MAX_BODY: usize = 4 << 20;
+pub(super) const MAX_BODY: usize = 4 << 20;
 
 /// So many requests may wait for a slot. A Pi answers in tens of seconds, so the last of
 /// them waits for minutes already; more are better off elsewhere.
 const MAX_WAITING: usize = 8;
 
-/// When to come back after a refusal that will pass: about the time of a short answer.
-const RETRY_SECONDS: u64 = 5;
+/// The most answers to one prompt; each has a place in the queue.
+const MAX_CHOICES: u32 = 8;
+
+/// The most of the likeliest tokens that are told of; OpenAI's own limit.
+const MAX_LOGPROBS: u32 = 20;
 
 /// Stop strings: how many, and how long each. OpenAI takes four.
 const MAX_STOPS: (usize, usize) = (16, 256);
@@ -50,9 +55,11 @@ pub(super) struct Door {
     generation: Generation,
     shared: Arc<Shared>,
     /// The way to the worker; none once no more work is taken.
-    jobs: Mutex<Option<Sender<Job>>>,
+    orders: Mutex<Option<Sender<Order>>>,
     /// Made at the first chat; the text says why there is none.
     template: OnceLock<Result<Template, String>>,
+    /// Made at the first answer that must keep to a form.
+    grammars: OnceCell<Arc<Grammars>>,
     started: u64,
 }
 
@@ -61,16 +68,24 @@ impl Door {
         spec: EngineSpec,
         generation: Generation,
         shared: Arc<Shared>,
-        jobs: Sender<Job>,
+        orders: Sender<Order>,
         started: u64,
     ) -> Self {
-        Self { spec, generation, shared, jobs: Mutex::new(Some(jobs)), template: OnceLock::new(), started }
+        Self {
+            spec,
+            generation,
+            shared,
+            orders: Mutex::new(Some(orders)),
+            template: OnceLock::new(),
+            grammars: OnceCell::new(),
+            started,
+        }
     }
 
     /// Takes no more work: the worker ends when it has done what it has.
     pub(super) fn close(&self) {
         self.shared.drain();
-        self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+        self.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
     }
 
     /// Returns the handlers of all paths.
@@ -89,6 +104,8 @@ impl Door {
             .route("/v1/chat/completions", post(chat))
             .route("/v1/completions", post(text))
             .route("/v1/models", get(models))
+            .route("/tokenize", post(tokenize))
+            .route("/detokenize", post(detokenize))
             .route("/health", get(health))
             .fallback(async || {
                 Refusal::new(StatusCode::NOT_FOUND, ErrorBody::invalid("no such path", None, None))
@@ -114,18 +131,26 @@ impl Door {
         Err(Refusal::new(StatusCode::NOT_FOUND, body))
     }
 
+    fn check_named(&self, asked: Option<&str>) -> Result<(), Refusal> {
+        asked.map_or(Ok(()), |asked| self.check_model(asked))
+    }
+
     fn check_ready(&self) -> Result<(), Refusal> {
         match self.shared.status() {
             Status::Ready => Ok(()),
-            Status::Loading => Err(Refusal::later("the model is still loading", "loading")),
-            Status::Draining => Err(Refusal::later("the engine is about to stop", "draining")),
+            Status::Loading => {
+                let seconds = self.shared.until_loaded();
+                Err(Refusal::later("the model is still loading", "loading", seconds))
+            }
+            Status::Draining => Err(Refusal::draining()),
             Status::Failed => {
-                Err(Refusal::later("the engine has failed and is about to start anew", "failed"))
+                let reason = "the engine has failed and is about to start anew";
+                Err(Refusal::later(reason, "failed", RETRY_SECONDS))
             }
         }
     }
 
-    fn prompt(&self, request: &ChatRequest) -> Result<String, Refusal> {
+    fn template(&self) -> Result<&Template, Refusal> {
         let made = self.template.get_or_init(|| {
             let loaded = self.shared.loaded().ok_or("the model is not loaded")?;
             let source = loaded
@@ -134,31 +159,120 @@ impl Door {
                 .ok_or("this model came without a chat template, so it cannot chat; use /v1/completions")?;
             Template::new(source, &loaded.bos, &loaded.eos).map_err(|error| with_causes(&error))
         });
-        let refuse = |message| Refusal::bad_request(message, Some("messages"));
-        let template = made.as_ref().map_err(|reason| refuse(reason.clone()))?;
-        template.render(&request.messages).map_err(|error| refuse(with_causes(&error)))
+        made.as_ref().map_err(|reason| Refusal::bad_request(reason.clone(), Some("messages")))
     }
 
-    /// Hands a job to the worker.
-    fn submit(&self, prompt: String, parameters: &Parameters) -> Result<UnboundedReceiver<Event>, Refusal> {
-        let (events, receiver) = unbounded_channel();
-        let sampling = sampling(parameters)?;
-        let Some(place) = Place::take(&self.shared, MAX_WAITING) else {
-            return Err(Refusal::later(format!("{MAX_WAITING} requests are waiting already"), "queue_full"));
-        };
-        let job = Job {
-            prompt,
-            max_tokens: parameters.max_tokens,
-            sampling,
-            stop: parameters.stop.clone(),
-            events,
-            place,
-        };
-        let jobs = self.jobs.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        match jobs.as_ref().map(|jobs| jobs.send(job)) {
-            Some(Ok(())) => Ok(receiver),
-            _ => Err(Refusal::later("the engine is about to stop", "draining")),
+    /// Returns how the model calls tools; none where the request has none that may be called.
+    fn syntax(&self, request: &ChatRequest) -> Result<Option<Syntax>, Refusal> {
+        if request.tools.is_empty() || request.tool_choice == ToolChoice::None {
+            return Ok(None);
         }
+        let source =
+            self.shared.loaded().and_then(|loaded| loaded.chat_template.as_deref()).unwrap_or_default();
+        if let Some(syntax) = Syntax::of(source) {
+            return Ok(Some(syntax));
+        }
+        let reason = if source.contains("tools") {
+            "the way in which this model calls tools is not supported yet"
+        } else {
+            "this model's chat template has no tools"
+        };
+        Err(Refusal::unsupported(reason, "tools"))
+    }
+
+    /// Looks at the model between two steps.
+    async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&dyn Engine) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (sender, seen) = oneshot::channel();
+        let look = move |engine: &dyn Engine| {
+            // whoever asked may be gone
+            let _ = sender.send(look(engine));
+        };
+        self.send(Order::Look(Box::new(look)))?;
+        seen.await.map_err(|_| Refusal::draining())
+    }
+
+    fn send(&self, order: Order) -> Result<(), Refusal> {
+        let orders = self.orders.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match orders.as_ref().map(|orders| orders.send(order)) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(Refusal::draining()),
+        }
+    }
+
+    /// Makes the constraint of an answer, by a thread that may take its time.
+    async fn constraint(
+        &self,
+        param: &'static str,
+        make: impl FnOnce(&Grammars) -> Result<Option<Constraint>, String> + Send + 'static,
+    ) -> Result<Option<Constraint>, Refusal> {
+        let failed = |reason: String| {
+            let body = ErrorBody::server(format!("constraints cannot be made: {reason}"), "engine_failed");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, body)
+        };
+        let grammars = self.grammars.get_or_try_init(async || {
+            let vocabulary = self.look(|engine| engine.vocabulary()).await?;
+            let prepared = tokio::task::spawn_blocking(move || Grammars::new(&vocabulary)).await;
+            prepared.map_err(|error| failed(error.to_string()))?.map(Arc::new).map_err(failed)
+        });
+        let grammars = Arc::clone(grammars.await?);
+        let outcome = tokio::task::spawn_blocking(move || make(&grammars)).await;
+        let outcome = outcome.map_err(|error| failed(error.to_string()))?;
+        outcome.map_err(|reason| {
+            Refusal::bad_request(format!("'{param}' cannot be kept to: {reason}"), Some(param))
+        })
+    }
+
+    async fn formatted(&self, format: &Format) -> Result<Option<Constraint>, Refusal> {
+        if *format == Format::Text {
+            return Ok(None);
+        }
+        let format = format.clone();
+        self.constraint("response_format", move |grammars| grammars.format(&format)).await
+    }
+
+    /// Hands the jobs of a request to the worker: one for each answer.
+    fn submit(
+        &self,
+        prompt: &str,
+        parameters: &Parameters,
+        constraint: Option<&Constraint>,
+        visible: &[String],
+    ) -> Result<UnboundedReceiver<(u32, Event)>, Refusal> {
+        let sampling = sampling(parameters)?;
+        let places: Option<Vec<Place>> =
+            (0..parameters.n).map(|_| Place::take(&self.shared, MAX_WAITING)).collect();
+        let Some(places) = places else {
+            let seconds = self.shared.until_free(self.spec.slots);
+            let waiting = self.shared.queued();
+            return Err(Refusal::later(
+                format!("{waiting} requests are waiting already"),
+                "queue_full",
+                seconds,
+            ));
+        };
+        let (sender, receiver) = unbounded_channel();
+        for (choice, place) in (0..).zip(places) {
+            let job = Job {
+                prompt: prompt.to_owned(),
+                max_tokens: parameters.max_tokens,
+                // the same seed would say the same again
+                sampling: Sampling {
+                    seed: sampling.seed.map(|seed| seed.wrapping_add(u64::from(choice))),
+                    ..sampling.clone()
+                },
+                stop: parameters.stop.clone(),
+                constraint: constraint.cloned(),
+                logprobs: parameters.logprobs.map(|top| top as usize),
+                visible: visible.to_vec(),
+                events: Listener { choice, sender: sender.clone() },
+                place,
+            };
+            self.send(Order::Answer(Box::new(job)))?;
+        }
+        Ok(receiver)
     }
 }
 
@@ -189,12 +303,36 @@ async fn chat(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let request = ChatRequest::parse(&body?)?;
+    let parameters = &request.parameters;
     door.check_model(&request.model)?;
-    check_supported(&request.parameters)?;
+    check_supported(parameters)?;
     door.check_ready()?;
-    let prompt = door.prompt(&request)?;
-    let events = door.submit(prompt, &request.parameters)?;
-    answer(events, Form::new(Kind::Chat, request.model, &request.parameters)).await
+    let template = door.template()?;
+    let syntax = door.syntax(&request)?;
+    if syntax.is_some() && parameters.format != Format::Text {
+        return Err(Refusal::unsupported("'response_format' and 'tools' in one request", "response_format"));
+    }
+    let shown: &[Tool] = if syntax.is_some() { &request.tools } else { &[] };
+    let prompt = template
+        .render(&request.messages, shown)
+        .map_err(|error| Refusal::bad_request(with_causes(&error), Some("messages")))?;
+    let constraint = match syntax {
+        Some(syntax) if request.tool_choice != ToolChoice::Auto => {
+            let (tools, choice, many) = (request.tools, request.tool_choice, request.parallel_tool_calls);
+            let forced = move |grammars: &Grammars| {
+                syntax.grammar(&tools, &choice, many, grammars).map(|it| grammars.compile(it)).transpose()
+            };
+            door.constraint("tools", forced).await?
+        }
+        _ => door.formatted(&parameters.format).await?,
+    };
+    let visible = syntax.map(Syntax::marks).unwrap_or_default();
+    let events = door.submit(&prompt, parameters, constraint.as_ref(), &visible)?;
+    let form = Form {
+        calls: syntax.map(|syntax| Calls { syntax, many: request.parallel_tool_calls }),
+        ..form(Kind::Chat, request.model, &request.parameters)
+    };
+    reply::answer(events, form).await
 }
 
 async fn text(
@@ -202,214 +340,69 @@ async fn text(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let request = TextRequest::parse(&body?)?;
+    let parameters = &request.parameters;
     door.check_model(&request.model)?;
-    check_supported(&request.parameters)?;
+    check_supported(parameters)?;
     door.check_ready()?;
-    let events = door.submit(request.prompt, &request.parameters)?;
-    answer(events, Form::new(Kind::Text, request.model, &request.parameters)).await
+    let constraint = door.formatted(&parameters.format).await?;
+    let events = door.submit(&request.prompt, parameters, constraint.as_ref(), &[])?;
+    let form = form(Kind::Text, request.model, &request.parameters);
+    reply::answer(events, form).await
 }
 
-/// Answers with a stream or as a whole. The status waits for the first event, so that
-/// what goes wrong before it still is a status, and the router may turn elsewhere.
-async fn answer(mut events: UnboundedReceiver<Event>, form: Form) -> Result<Response, Refusal> {
-    let mut text = String::new();
-    loop {
-        match events.recv().await {
-            Some(Event::Text(piece)) if form.is_stream => return Ok(form.stream(piece, None, events)),
-            Some(Event::Text(piece)) => text.push_str(&piece),
-            Some(Event::End { finish, usage, timings }) => {
-                let end = End { finish, usage, timings };
-                return Ok(if form.is_stream {
-                    form.stream(String::new(), Some(end), events)
-                } else {
-                    form.whole(text, end)
-                });
-            }
-            Some(Event::Failed(failure)) => return Err(failure.into()),
-            None => return Err(Failure::Broken("the worker is gone".to_owned()).into()),
-        }
+fn form(kind: Kind, model: String, parameters: &Parameters) -> Form {
+    Form {
+        kind,
+        model,
+        is_stream: parameters.stream,
+        include_usage: parameters.include_usage,
+        choices: parameters.n,
+        calls: None,
+        has_logprobs: parameters.logprobs.is_some(),
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Chat,
-    Text,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct End {
-    finish: FinishReason,
-    usage: Usage,
-    timings: Timings,
-}
-
-/// The form of an answer: everything about it but its text.
-#[derive(Debug)]
-struct Form {
-    kind: Kind,
-    id: String,
-    created: u64,
-    model: String,
-    is_stream: bool,
-    include_usage: bool,
-}
-
-impl Form {
-    fn new(kind: Kind, model: String, parameters: &Parameters) -> Self {
-        let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
-        let number = getrandom::u64().unwrap_or_default();
-        Self {
-            kind,
-            id: format!("{prefix}-{number:016x}"),
-            created: crate::clock::unix_seconds(),
-            model,
-            is_stream: parameters.stream,
-            include_usage: parameters.include_usage,
+async fn tokenize(
+    State(door): State<Arc<Door>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let request = TokenizeRequest::parse(&body?)?;
+    door.check_named(request.model.as_deref())?;
+    door.check_ready()?;
+    let TokenizeRequest { content, add_special, with_pieces, .. } = request;
+    let list = door.look(move |engine| {
+        let tokens = engine.tokenize(&content, add_special);
+        if !with_pieces {
+            return TokenList::Numbers { tokens };
         }
-    }
-
-    fn whole(self, text: String, end: End) -> Response {
-        let Self { kind, id, created, model, .. } = self;
-        let End { finish, usage, timings } = end;
-        match kind {
-            Kind::Chat => {
-                let message = AssistantMessage { role: "assistant".to_owned(), content: Some(text) };
-                let choice = ChatChoice { index: 0, message, finish_reason: Some(finish) };
-                let object = "chat.completion".to_owned();
-                let choices = vec![choice];
-                let reply = ChatReply { id, object, created, model, choices, usage, timings: Some(timings) };
-                json(StatusCode::OK, &reply)
-            }
-            Kind::Text => {
-                let choices = vec![TextChoice { index: 0, text, finish_reason: Some(finish) }];
-                let (object, usage, timings) = ("text_completion".to_owned(), Some(usage), Some(timings));
-                json(StatusCode::OK, &TextReply { id, object, created, model, choices, usage, timings })
-            }
-        }
-    }
-
-    /// Begins a stream with `first`; `end` is there if that was all.
-    fn stream(self, first: String, end: Option<End>, events: UnboundedReceiver<Event>) -> Response {
-        let mut opening = Vec::new();
-        if self.kind == Kind::Chat {
-            let role = ChatDelta { role: Some("assistant".to_owned()), content: Some(String::new()) };
-            opening.extend(self.chat_chunk(Some((role, None)), None, None));
-        }
-        if !first.is_empty() {
-            opening.extend(self.chunk(Some((first, None)), None, None));
-        }
-        let mut is_over = false;
-        if let Some(end) = end {
-            opening.extend(self.last_chunks(end));
-            is_over = true;
-        }
-        let feed = Feed { form: self, events, opening: Some(opening.into()), is_over };
-        let body = stream::unfold(feed, async |mut feed| {
-            let bytes = feed.next().await?;
-            Some((Ok::<Bytes, Infallible>(bytes), feed))
-        });
-        let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-        (headers, Body::from_stream(body)).into_response()
-    }
-
-    /// Returns what ends a stream: the reason, the usage if it was asked for, and the mark.
-    fn last_chunks(&self, end: End) -> Bytes {
-        let timings = Some(end.timings);
-        let finish = Some((String::new(), Some(end.finish)));
-        let mut out = Vec::new();
-        if self.include_usage {
-            out.extend(self.chunk(finish, None, None));
-            out.extend(self.chunk(None, Some(end.usage), timings));
-        } else {
-            out.extend(self.chunk(finish, None, timings));
-        }
-        out.extend(sse::encode(sse::DONE));
-        out.into()
-    }
-
-    /// Makes one chunk: of text and the reason of the end, or of the usage alone.
-    fn chunk(
-        &self,
-        choice: Option<(String, Option<FinishReason>)>,
-        usage: Option<Usage>,
-        timings: Option<Timings>,
-    ) -> Bytes {
-        match self.kind {
-            Kind::Chat => {
-                let content = |text: String| (!text.is_empty()).then_some(text);
-                let choice =
-                    choice.map(|(text, finish)| (ChatDelta { role: None, content: content(text) }, finish));
-                self.chat_chunk(choice, usage, timings)
-            }
-            Kind::Text => {
-                let choice = choice.map(|(text, finish_reason)| TextChoice { index: 0, text, finish_reason });
-                event(&TextReply {
-                    id: self.id.clone(),
-                    object: "text_completion".to_owned(),
-                    created: self.created,
-                    model: self.model.clone(),
-                    choices: choice.into_iter().collect(),
-                    usage,
-                    timings,
-                })
-            }
-        }
-    }
-
-    fn chat_chunk(
-        &self,
-        choice: Option<(ChatDelta, Option<FinishReason>)>,
-        usage: Option<Usage>,
-        timings: Option<Timings>,
-    ) -> Bytes {
-        let choice = choice.map(|(delta, finish_reason)| ChunkChoice { index: 0, delta, finish_reason });
-        event(&ChatChunk {
-            id: self.id.clone(),
-            object: "chat.completion.chunk".to_owned(),
-            created: self.created,
-            model: self.model.clone(),
-            choices: choice.into_iter().collect(),
-            usage,
-            timings,
-        })
-    }
-}
-
-/// A stream on its way. Dropping it cancels the job.
-#[derive(Debug)]
-struct Feed {
-    form: Form,
-    events: UnboundedReceiver<Event>,
-    opening: Option<Bytes>,
-    is_over: bool,
-}
-
-impl Feed {
-    async fn next(&mut self) -> Option<Bytes> {
-        if let Some(opening) = self.opening.take() {
-            return Some(opening);
-        }
-        if self.is_over {
-            return None;
-        }
-        let failure = match self.events.recv().await {
-            Some(Event::Text(text)) => return Some(self.form.chunk(Some((text, None)), None, None)),
-            Some(Event::End { finish, usage, timings }) => {
-                self.is_over = true;
-                return Some(self.form.last_chunks(End { finish, usage, timings }));
-            }
-            Some(Event::Failed(failure)) => failure,
-            None => Failure::Broken("the worker is gone".to_owned()),
+        let piece = |token: Token| {
+            let mut bytes = Vec::new();
+            engine.piece(token, true, &mut bytes);
+            let piece =
+                String::from_utf8(bytes).map_or_else(|error| Piece::Bytes(error.into_bytes()), Piece::Text);
+            TokenPiece { id: token, piece }
         };
-        // no mark of the end: half an answer must not look like a whole one
-        self.is_over = true;
-        Some(event(&Refusal::from(failure).body))
-    }
+        TokenList::Pieces { tokens: tokens.into_iter().map(piece).collect() }
+    });
+    Ok(json(StatusCode::OK, &list.await?))
 }
 
-fn event(value: &impl Serialize) -> Bytes {
-    sse::encode_json(value).unwrap_or_default()
+async fn detokenize(
+    State(door): State<Arc<Door>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let request = DetokenizeRequest::parse(&body?)?;
+    door.check_named(request.model.as_deref())?;
+    door.check_ready()?;
+    let bytes = door.look(move |engine| {
+        let mut bytes = Vec::new();
+        for token in request.tokens {
+            engine.piece(token, true, &mut bytes);
+        }
+        bytes
+    });
+    let content = String::from_utf8_lossy(&bytes.await?).into_owned();
+    Ok(json(StatusCode::OK, &TokensText { content }))
 }
 
 fn json(code: StatusCode, value: &impl Serialize) -> Response {
@@ -419,11 +412,10 @@ fn json(code: StatusCode, value: &impl Serialize) -> Response {
 fn check_supported(parameters: &Parameters) -> Result<(), Refusal> {
     match parameters.unsupported.as_slice() {
         [] => Ok(()),
-        [first, ..] => {
-            let message = format!("not supported yet: {}", parameters.unsupported.join(", "));
-            let body = ErrorBody::invalid(message, Some(first), Some("unsupported_parameter"));
-            Err(Refusal::new(StatusCode::BAD_REQUEST, body))
-        }
+        [first, ..] => Err(Refusal::unsupported(
+            &format!("not supported yet: {}", parameters.unsupported.join(", ")),
+            first,
+        )),
     }
 }
 
@@ -447,6 +439,14 @@ fn sampling(parameters: &Parameters) -> Result<Sampling, Refusal> {
         let message = format!("'stop' may hold {count} texts of 1 to {length} bytes each");
         return Err(Refusal::bad_request(message, Some("stop")));
     }
+    if !(1..=MAX_CHOICES).contains(&parameters.n) {
+        let message = format!("'n' is {}, it must be from 1 to {MAX_CHOICES}", parameters.n);
+        return Err(Refusal::bad_request(message, Some("n")));
+    }
+    if parameters.logprobs.is_some_and(|top| top > MAX_LOGPROBS) {
+        let message = format!("of {MAX_LOGPROBS} tokens at most the log probabilities are told");
+        return Err(Refusal::bad_request(message, Some("logprobs")));
+    }
     let ours = Sampling::default();
     Ok(Sampling {
         temperature: within("temperature", parameters.temperature, 0.0, 2.0, ours.temperature)?,
@@ -457,78 +457,6 @@ fn sampling(parameters: &Parameters) -> Result<Sampling, Refusal> {
         repeat_penalty: within("repeat_penalty", parameters.repeat_penalty, 0.1, 10.0, ours.repeat_penalty)?,
         presence_penalty: within("presence_penalty", parameters.presence_penalty, -2.0, 2.0, 0.0)?,
         frequency_penalty: within("frequency_penalty", parameters.frequency_penalty, -2.0, 2.0, 0.0)?,
+        logit_bias: parameters.logit_bias.clone(),
     })
-}
-
-/// A request that is not done.
-#[derive(Debug)]
-struct Refusal {
-    code: StatusCode,
-    body: ErrorBody,
-    retry: bool,
-}
-
-impl Refusal {
-    fn new(code: StatusCode, body: ErrorBody) -> Self {
-        Self { code, body, retry: false }
-    }
-
-    fn bad_request(message: impl Into<String>, param: Option<&str>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, ErrorBody::invalid(message, param, None))
-    }
-
-    /// For what will pass.
-    fn later(message: impl Into<String>, code: &str) -> Self {
-        let body = ErrorBody::server(message, code);
-        Self { code: StatusCode::SERVICE_UNAVAILABLE, body, retry: true }
-    }
-}
-
-impl From<Malformed> for Refusal {
-    fn from(malformed: Malformed) -> Self {
-        Self::bad_request(malformed.to_string(), malformed.param())
-    }
-}
-
-impl From<BytesRejection> for Refusal {
-    fn from(rejection: BytesRejection) -> Self {
-        let code = rejection.status();
-        let message = if code == StatusCode::PAYLOAD_TOO_LARGE {
-            format!("the body is larger than {MAX_BODY} bytes")
-        } else {
-            rejection.body_text()
-        };
-        Self::new(code, ErrorBody::invalid(message, None, None))
-    }
-}
-
-impl From<Failure> for Refusal {
-    fn from(failure: Failure) -> Self {
-        match failure {
-            Failure::Empty => Self::bad_request("the prompt is empty", None),
-            Failure::TooLong { prompt, context } => {
-                let message = format!(
-                    "the prompt has {prompt} tokens, but this model's context holds {context}, the answer included"
-                );
-                let code = Some("context_length_exceeded");
-                Self::new(StatusCode::BAD_REQUEST, ErrorBody::invalid(message, Some("messages"), code))
-            }
-            Failure::Draining => Self::later("the engine is about to stop", "draining"),
-            Failure::Broken(reason) => {
-                let message = format!("the model failed: {reason}");
-                let body = ErrorBody::server(message, "engine_failed");
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, body)
-            }
-        }
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = json(self.code, &self.body);
-        if self.retry {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
-        }
-        response
-    }
 }

@@ -12,6 +12,7 @@
 //! It deliberately does not check keys (the router does), route, or read a manifest.
 
 mod blanks;
+mod constraint;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -21,15 +22,18 @@ mod http;
 #[cfg(feature = "llama")]
 mod llama;
 mod model;
+mod refusal;
+mod reply;
 mod serve;
 mod tail;
 mod template;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tools;
 mod worker;
 
 pub use blanks::Blanks;
 pub use error::Error;
 pub use health::{Health, Status};
-pub use model::{Engine, Entry, Loaded, Sampling, Token};
+pub use model::{Ask, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Vocabulary, Word};
 pub use serve::serve;

@@ -1,3 +1,5 @@
+use llguidance::toktrie::SimpleVob;
+
 /// A token's number in the model's vocabulary.
 pub type Token = i32;
 
@@ -6,14 +8,17 @@ pub type Token = i32;
 /// A slot is a sequence with a cache of its own. Positions in it count from 0, and
 /// [`Engine::step`] appends to it.
 pub trait Engine {
-    /// Cuts `text` into tokens. Names of special tokens in it become those tokens. The
-    /// token that begins a text is put in front if the model wants it and `text` does not
-    /// begin with it already.
-    fn tokenize(&self, text: &str) -> Vec<Token>;
+    /// Cuts `text` into tokens. Names of special tokens in it become those tokens. Where it
+    /// `begins` a text, the token for that is put in front if the model wants it and `text`
+    /// does not begin with it already.
+    fn tokenize(&self, text: &str, begins: bool) -> Vec<Token>;
 
-    /// Appends the bytes of `token` to `out`: nothing for a control token. They may end
-    /// within a character.
-    fn piece(&self, token: Token, out: &mut Vec<u8>);
+    /// Appends the bytes of `token` to `out`, for a control token its name if `special`,
+    /// else nothing. They may end within a character. A token that there is not has none.
+    fn piece(&self, token: Token, special: bool, out: &mut Vec<u8>);
+
+    /// Returns all tokens as constraints see them.
+    fn vocabulary(&self) -> Vocabulary;
 
     /// Returns whether `token` ends an answer.
     fn is_end(&self, token: Token) -> bool;
@@ -27,11 +32,11 @@ pub trait Engine {
 
     /// Computes `batch`, at most [`Loaded::batch`] entries, and returns one token for each
     /// entry that is to be sampled, in order. After an error every cache is empty.
-    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Token>, String>;
+    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Sampled>, String>;
 }
 
 /// One token to compute.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Entry {
     /// The slot.
     pub slot: usize,
@@ -39,8 +44,78 @@ pub struct Entry {
     pub token: Token,
     /// Its place in the slot's sequence.
     pub position: usize,
-    /// Whether the next token is sampled after it.
-    pub sample: bool,
+    /// What the next token is sampled by; none samples nothing.
+    pub ask: Option<Ask>,
+}
+
+/// What is asked of the token after an entry, beside the slot's [`Sampling`].
+#[derive(Debug, Clone, Default)]
+pub struct Ask {
+    /// The tokens that it may be, one bit for each; none: all of them.
+    pub allowed: Option<SimpleVob>,
+    /// How many of the likeliest tokens are told of with it; none tells of nothing.
+    pub report: Option<usize>,
+}
+
+/// A token that was sampled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampled {
+    /// The token.
+    pub token: Token,
+    /// How likely it was, if that was asked for.
+    pub report: Option<Report>,
+}
+
+/// How likely tokens were before anything was done to their scores. All are natural
+/// logarithms of probabilities.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// Of the token that was taken.
+    pub logprob: f32,
+    /// The likeliest, best first.
+    pub top: Vec<(Token, f32)>,
+}
+
+impl Report {
+    /// Works out how likely `token` was by the scores of all tokens, and the `top` likeliest. Of equals the one with
+    /// the smaller number comes first.
+    pub fn new(scores: &[f32], token: Token, top: usize) -> Self {
+        let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = scores.iter().map(|&score| f64::from(score - most).exp()).sum();
+        #[expect(clippy::cast_possible_truncation, reason = "a logarithm as OpenAI's clients take it")]
+        let logprob = |score: f32| (f64::from(score - most) - sum.ln()) as f32;
+        let mut best: Vec<(Token, f32)> = Vec::with_capacity(top + 1);
+        for (token, &score) in (0..).zip(scores) {
+            if best.len() < top || best.last().is_some_and(|&(_, worst)| score > worst) {
+                let place = best.partition_point(|&(_, other)| other >= score);
+                best.insert(place, (token, score));
+                best.truncate(top);
+            }
+        }
+        let score = usize::try_from(token).ok().and_then(|token| scores.get(token)).copied();
+        Self {
+            logprob: score.map_or(f32::NEG_INFINITY, logprob),
+            top: best.into_iter().map(|(token, score)| (token, logprob(score))).collect(),
+        }
+    }
+}
+
+/// All tokens of a model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// The bytes of each token, by its number. Those of a control token are its name; it is no text.
+    pub words: Vec<Word>,
+    /// The tokens that end an answer, the one that the model itself uses first.
+    pub ends: Vec<Token>,
+}
+
+/// One token of a vocabulary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Word {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Whether it is no text but steers the model.
+    pub is_control: bool,
 }
 
 /// What is known of a model once it is loaded.
@@ -64,7 +139,7 @@ pub struct Loaded {
 
 /// How the next token is chosen. The defaults are llama.cpp's, which its field expects;
 /// OpenAI's own (temperature 1, nothing cut off) make small models ramble.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
     /// 0: the likeliest token, always.
     pub temperature: f32,
@@ -82,6 +157,8 @@ pub struct Sampling {
     pub presence_penalty: f32,
     /// 0 does nothing.
     pub frequency_penalty: f32,
+    /// What is added to the scores of tokens before all else; of tokens that there are not, nothing.
+    pub logit_bias: Vec<(Token, f32)>,
 }
 
 impl Sampling {
@@ -107,6 +184,32 @@ impl Default for Sampling {
             repeat_penalty: 1.0,
             presence_penalty: 0.0,
             frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn likelihoods_add_up_and_the_best_come_first() {
+        let scores = [1.0, 3.0, 2.0, 3.0, -40.0];
+        let report = Report::new(&scores, 2, 3);
+        let tokens: Vec<Token> = report.top.iter().map(|&(token, _)| token).collect();
+        assert_eq!(tokens, [1, 3, 2]);
+        assert!((report.logprob - report.top[2].1).abs() < f32::EPSILON);
+        let all = Report::new(&scores, 0, 9);
+        assert_eq!(all.top.len(), scores.len());
+        let sum: f64 = all.top.iter().map(|&(_, logprob)| f64::from(logprob).exp()).sum();
+        assert!((sum - 1.0).abs() < 1e-6, "{sum}");
+    }
+
+    #[test]
+    fn what_cannot_be_has_no_likelihood_and_asking_for_none_tells_of_none() {
+        let report = Report::new(&[0.0, f32::NEG_INFINITY], 1, 0);
+        assert_eq!((report.logprob, report.top.len()), (f32::NEG_INFINITY, 0));
+        assert_eq!(Report::new(&[0.0], 7, 0).logprob.to_bits(), f32::NEG_INFINITY.to_bits());
     }
 }

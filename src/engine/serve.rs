@@ -101,9 +101,10 @@ pub(super) async fn host(
     let socket = Socket::bind(setup)?;
     let model = &setup.spec.model;
     let shared = Arc::new(Shared::default());
-    let (jobs, inbox) = mpsc::channel();
+    let (orders, inbox) = mpsc::channel();
     let started = crate::clock::unix_seconds();
-    let door = Arc::new(Door::new(setup.spec.clone(), setup.generation, Arc::clone(&shared), jobs, started));
+    let door =
+        Arc::new(Door::new(setup.spec.clone(), setup.generation, Arc::clone(&shared), orders, started));
 
     let (ready_sender, ready) = oneshot::channel();
     let (ended_sender, mut ended) = oneshot::channel();

@@ -5,6 +5,8 @@ pub(super) struct Tail {
     stops: Vec<String>,
     bytes: Vec<u8>,
     held: String,
+    /// Bytes of a stop string that was met, and of what came after it.
+    cut: usize,
 }
 
 /// What a piece of an answer led to.
@@ -23,6 +25,7 @@ impl Tail {
             stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(),
             bytes: Vec::new(),
             held: String::new(),
+            cut: 0,
         }
     }
 
@@ -31,6 +34,7 @@ impl Tail {
         self.bytes.extend_from_slice(piece);
         self.decode(false);
         if let Some(start) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
+            self.cut = self.held.len() - start;
             self.held.truncate(start);
             return Pushed { text: std::mem::take(&mut self.held), is_stopped: true };
         }
@@ -38,11 +42,16 @@ impl Tail {
         Pushed { text: std::mem::replace(&mut self.held, rest), is_stopped: false }
     }
 
+    /// Returns how many of the bytes that were pushed are not given out.
+    pub(super) fn kept(&self) -> usize {
+        self.bytes.len() + self.held.len() + self.cut
+    }
+
     /// Returns what is left when the answer ends by itself. Bytes that never became a
     /// character are shown as U+FFFD.
-    pub(super) fn finish(mut self) -> String {
+    pub(super) fn finish(&mut self) -> String {
         self.decode(true);
-        self.held
+        std::mem::take(&mut self.held)
     }
 
     /// Moves whole characters from `bytes` to `held`, and all of them `at_end`.
@@ -113,6 +122,19 @@ mod tests {
         let (out, stopped) = run(&["</end>"], &[b"hi <", b"/e", b"nd", b"> more"]);
         assert!(stopped);
         assert_eq!(out, ["hi ", "", "", ""]);
+    }
+
+    #[test]
+    fn it_tells_how_much_it_keeps() {
+        let mut tail = Tail::new(vec!["stop".to_owned()]);
+        let kept = |tail: &mut Tail, piece: &[u8]| {
+            tail.push(piece);
+            tail.kept()
+        };
+        assert_eq!(kept(&mut tail, b"a s"), 1);
+        assert_eq!(kept(&mut tail, b"o \xc3"), 1);
+        assert_eq!(kept(&mut tail, b"\xa9"), 0);
+        assert_eq!(kept(&mut tail, b"now stopping"), "stopping".len());
     }
 
     #[test]

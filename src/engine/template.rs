@@ -1,7 +1,8 @@
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 
-use crate::openai::Message;
+use crate::openai::{Message, Tool, ToolCall};
 
 /// What a template may do: an instruction costs 1, so do 64 bytes of text. Enough for
 /// thousands of messages, and some 60 MB at most; a hostile template ends within a second.
@@ -49,38 +50,70 @@ impl Template {
     }
 
     /// Makes `messages` into a prompt that ends where the model is to speak: at the
-    /// beginning of its turn, or at the end of the last message if that is its own.
-    pub(super) fn render(&self, messages: &[Message]) -> Result<String, Error> {
+    /// beginning of its turn, or at the end of the last message if that is its own and calls
+    /// nothing. The model is told of `tools`.
+    pub(super) fn render(&self, messages: &[Message], tools: &[Tool]) -> Result<String, Error> {
         match messages.split_last() {
-            Some((last, before)) if last.role == "assistant" => {
+            Some((last, before)) if last.role == "assistant" && last.tool_calls.is_empty() => {
                 let marked = Message { content: format!("{}{MARK}", last.content), ..last.clone() };
                 let mut messages = before.to_vec();
                 messages.push(marked);
-                let mut prompt = self.run(&messages, false)?;
+                let mut prompt = self.run(&messages, tools, false)?;
                 let end = prompt.rfind(MARK).ok_or(Error::Continue)?;
                 prompt.truncate(end);
                 Ok(prompt)
             }
-            _ => self.run(messages, true),
+            _ => self.run(messages, tools, true),
         }
     }
 
-    fn run(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String, Error> {
+    fn run(
+        &self,
+        messages: &[Message],
+        tools: &[Tool],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
         let template = self.environment.get_template("chat").map_err(Error::Render)?;
-        let said: Value = messages
-            .iter()
-            .map(|message| context! { role => message.role.as_str(), content => message.content.as_str() })
-            .collect();
+        let said: Value = messages.iter().map(said).collect();
+        // to templates, no tools are none
+        let tools: Option<Value> = (!tools.is_empty())
+            .then(|| tools.iter().map(|tool| Value::from(Serde(&tool.definition))).collect());
         template
             .render(context! {
                 messages => said,
                 add_generation_prompt => add_generation_prompt,
                 bos_token => self.bos.as_str(),
                 eos_token => self.eos.as_str(),
-                tools => (),
+                tools => tools,
                 documents => (),
             })
             .map_err(Error::Render)
+    }
+}
+
+/// Shows a message as templates expect it: with only the fields that it has, and arguments as
+/// objects.
+fn said(message: &Message) -> Value {
+    let mut fields =
+        vec![("role", Value::from(message.role.as_str())), ("content", message.content.as_str().into())];
+    if !message.tool_calls.is_empty() {
+        fields.push(("tool_calls", message.tool_calls.iter().map(called).collect()));
+    }
+    let others = [("tool_call_id", &message.tool_call_id), ("name", &message.name)];
+    fields.extend(others.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?.into()))));
+    Value::from_pairs(fields)
+}
+
+fn called(call: &ToolCall) -> Value {
+    let arguments = &call.function.arguments;
+    let arguments =
+        serde_json::from_str::<serde_json::Value>(arguments).ok().filter(serde_json::Value::is_object);
+    let arguments = arguments
+        .map_or_else(|| call.function.arguments.as_str().into(), |object| Value::from(Serde(object)));
+    context! {
+        id => call.id.as_str(),
+        type => call.kind.as_str(),
+        function => context! { name => call.function.name.as_str(), arguments => arguments },
     }
 }
 
@@ -150,14 +183,14 @@ mod tests {
         {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
     fn say(role: &str, content: &str) -> Message {
-        Message { role: role.to_owned(), content: content.to_owned() }
+        Message::new(role, content)
     }
 
     #[test]
     fn the_prompt_ends_where_the_model_speaks() {
         let template = Template::new(CHATML, "<s>", "</s>").unwrap();
         assert_eq!(
-            template.render(&[say("user", "hi")]).unwrap(),
+            template.render(&[say("user", "hi")], &[]).unwrap(),
             "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
         );
     }
@@ -165,10 +198,11 @@ mod tests {
     #[test]
     fn the_models_own_last_message_is_continued_to_the_letter() {
         let template = Template::new(CHATML, "", "").unwrap();
-        let prompt = template.render(&[say("system", "x"), say("user", "hi"), say("assistant", "Well, ")]);
+        let prompt =
+            template.render(&[say("system", "x"), say("user", "hi"), say("assistant", "Well, ")], &[]);
         assert!(prompt.unwrap().ends_with("<|im_start|>assistant\nWell, "));
         let deaf = Template::new("{{ messages[0].content }}", "", "").unwrap();
-        assert!(matches!(deaf.render(&[say("user", "a"), say("assistant", "b")]), Err(Error::Continue)));
+        assert!(matches!(deaf.render(&[say("user", "a"), say("assistant", "b")], &[]), Err(Error::Continue)));
     }
 
     #[test]
@@ -179,14 +213,16 @@ mod tests {
             {{ {'a': [1, '<é>'], 'b': none} | tojson }}{{ strftime_now('%Y') | length }}\
             {{ 'no tools' if tools is none }}{{ 'x' if messages[0].get('nothing') is none }}";
         let template = Template::new(source, "<s>", "</s>").unwrap();
-        let prompt = template.render(&[say("user", " good day ")]).unwrap();
+        let prompt = template.render(&[say("user", " good day ")], &[]).unwrap();
         assert_eq!(prompt, "<s>GOOD{\"a\": [1, \"<é>\"], \"b\": null}4no toolsx");
     }
 
     #[test]
     fn a_template_that_refuses_says_why() {
         let template = Template::new("{{ raise_exception('roles must alternate') }}", "", "").unwrap();
-        let Err(Error::Render(cause)) = template.render(&[say("user", "hi")]) else { panic!("rendered") };
+        let Err(Error::Render(cause)) = template.render(&[say("user", "hi")], &[]) else {
+            panic!("rendered")
+        };
         assert!(cause.to_string().contains("roles must alternate"));
     }
 
@@ -195,10 +231,10 @@ mod tests {
         let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}\
             {% endfor %}{% endfor %}";
         let template = Template::new(source, "", "").unwrap();
-        assert!(matches!(template.render(&[say("user", "hi")]), Err(Error::Render(_))));
+        assert!(matches!(template.render(&[say("user", "hi")], &[]), Err(Error::Render(_))));
         let swelling = "{% set ns = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s %}\
             {% endfor %}{{ ns.s }}";
         let template = Template::new(swelling, "", "").unwrap();
-        assert!(matches!(template.render(&[say("user", "hi")]), Err(Error::Render(_))));
+        assert!(matches!(template.render(&[say("user", "hi")], &[]), Err(Error::Render(_))));
     }
 }

@@ -38,7 +38,7 @@ fn spec(slots: u32) -> EngineSpec {
             quant: Some(Quant::Q8_0),
             architecture: "llama".to_owned(),
         },
-        context: 100,
+        context: 400,
         slots,
         threads: 1,
         micro_batch: 8,
@@ -103,7 +103,7 @@ fn begin(
     let setup = Setup::read(folder.path(), &"parrot".parse().unwrap()).unwrap();
     let loaded = Loaded {
         slots: slots as usize,
-        context: 100,
+        context: 400,
         batch: 8,
         chat_template: template.map(str::to_owned),
         cpu: "beak".to_owned(),
@@ -269,6 +269,224 @@ async fn a_completion_ends_at_its_limit_and_at_stop_strings() {
     running.end().await.unwrap();
 }
 
+/// Returns the chunks of a stream, which must end as it should.
+async fn chunks(running: &Running, path: &str, body: &Value) -> Vec<Value> {
+    let mut events = stream(running, path, body).await;
+    assert_eq!(events.pop().as_deref(), Some(sse::DONE));
+    events.iter().map(|data| serde_json::from_str(data).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn several_answers_to_one_prompt_come_side_by_side() {
+    let running = start(2, Some(CHAT), None).await;
+    let mut body = json!({"model": "parrot", "n": 3, "messages": [{"role": "user", "content": "hi"}]});
+    let (status, reply) = running.post("/v1/chat/completions", &body).await;
+    assert_eq!(status, StatusCode::OK, "{reply}");
+    let choices = reply["choices"].as_array().unwrap();
+    for (number, choice) in choices.iter().enumerate() {
+        assert_eq!((&choice["index"], &choice["message"]["content"]), (&json!(number), &json!("[user:hi]")));
+    }
+    // one prompt, and ten tokens of each answer
+    assert_eq!(
+        (choices.len(), &reply["usage"]),
+        (3, &json!({"prompt_tokens": 9, "completion_tokens": 30, "total_tokens": 39}))
+    );
+
+    body["stream"] = json!(true);
+    let chunks = chunks(&running, "/v1/chat/completions", &body).await;
+    for number in 0..3 {
+        let of_it: Vec<&Value> = chunks
+            .iter()
+            .map(|chunk| &chunk["choices"][0])
+            .filter(|choice| choice["index"] == number)
+            .collect();
+        let text: String = of_it.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+        assert_eq!(text, "[user:hi]");
+        assert_eq!(of_it.iter().filter(|choice| choice["delta"]["role"] == "assistant").count(), 1);
+        assert_eq!(of_it.last().unwrap()["finish_reason"], "stop");
+    }
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn each_token_is_told_with_how_likely_it_was_but_none_of_a_stop_string() {
+    let running = start(1, Some(CHAT), None).await;
+    let mut body = json!({"model": "parrot", "prompt": "one two", "logprobs": 2, "stop": "wo"});
+    let (_, reply) = running.post("/v1/completions", &body).await;
+    let lists = &reply["choices"][0]["logprobs"];
+    assert_eq!(lists["tokens"], json!(["o", "n", "e", " ", "t"]));
+    assert_eq!(lists["text_offset"], json!([0, 1, 2, 3, 4]));
+    assert_eq!(lists["top_logprobs"][0].as_object().unwrap().len(), 2);
+    assert!(lists["token_logprobs"][0].as_f64().unwrap() > -0.1, "{lists}");
+    body["stream"] = json!(true);
+    let pieces = chunks(&running, "/v1/completions", &body).await;
+    let (mut tokens, mut offsets) = (Vec::new(), Vec::new());
+    for logprobs in pieces.iter().map(|chunk| &chunk["choices"][0]["logprobs"]).filter(|it| !it.is_null()) {
+        tokens.extend(logprobs["tokens"].as_array().unwrap().clone());
+        offsets.extend(logprobs["text_offset"].as_array().unwrap().clone());
+    }
+    assert_eq!((json!(tokens), json!(offsets)), (lists["tokens"].clone(), lists["text_offset"].clone()));
+
+    let body = json!({
+        "model": "parrot", "messages": [{"role": "user", "content": "é"}], "logprobs": true, "top_logprobs": 1,
+    });
+    let (_, reply) = running.post("/v1/chat/completions", &body).await;
+    let content = reply["choices"][0]["logprobs"]["content"].as_array().unwrap();
+    let bytes: Vec<u8> = content
+        .iter()
+        .flat_map(|token| serde_json::from_value::<Vec<u8>>(token["bytes"].clone()).unwrap())
+        .collect();
+    assert_eq!(String::from_utf8(bytes).unwrap(), "[user:é]");
+    // half a character is shown as what it is not
+    assert_eq!(
+        (&content[6]["token"], &content[6]["bytes"], &content[6]["top_logprobs"][0]["bytes"]),
+        (&json!("\u{fffd}"), &json!([0xc3]), &json!([0xc3]))
+    );
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn an_answer_keeps_to_the_form_that_was_asked_for() {
+    let running = start(1, Some(CHAT), None).await;
+    let schema = json!({
+        "type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": false,
+    });
+    let body = json!({
+        "model": "parrot", "messages": [{"role": "user", "content": "no JSON at all"}],
+        "response_format": {"type": "json_schema", "json_schema": {"name": "ok", "strict": true, "schema": schema}},
+    });
+    let (status, reply) = running.post("/v1/chat/completions", &body).await;
+    assert_eq!(status, StatusCode::OK, "{reply}");
+    let said: Value =
+        serde_json::from_str(reply["choices"][0]["message"]["content"].as_str().unwrap()).unwrap();
+    assert!(said["ok"].is_boolean(), "{said}");
+    // it is of that answer alone
+    assert_eq!(running.complete("free").await.1["choices"][0]["text"], "free");
+    running.end().await.unwrap();
+}
+
+/// A template that tells of tools, in the way of Hermes and Qwen.
+const TOOLS: &str = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {% endfor %}<tool_call>{% endif %}\
+    {% for m in messages %}{{ m.content }}{% for call in m.tool_calls %}{{ call.function | tojson }}{% endfor %}{% endfor %}";
+
+fn weather() -> Value {
+    json!({"type": "function", "function": {"name": "weather", "parameters": {
+        "type": "object", "properties": {"city": {"$ref": "#/$defs/city"}}, "required": ["city"],
+        "additionalProperties": false, "$defs": {"city": {"enum": ["Bern", "Oslo"]}},
+    }}})
+}
+
+#[tokio::test]
+async fn calls_of_tools_are_found_whole_and_in_pieces() {
+    // the template says nothing but the message: the parrot's answer is the call
+    let running =
+        start(1, Some("{% if tools %}{% endif %}{#<tool_call>#}{{ messages[0].content }}"), None).await;
+    let call = "Well.<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Bern\"}}\n</tool_call>";
+    let mut body = json!({
+        "model": "parrot", "messages": [{"role": "user", "content": call}], "tools": [weather()], "logprobs": true,
+    });
+    let (_, reply) = running.post("/v1/chat/completions", &body).await;
+    let choice = &reply["choices"][0];
+    assert_eq!(
+        (&choice["finish_reason"], &choice["message"]["content"]),
+        (&json!("tool_calls"), &json!("Well."))
+    );
+    let called = &choice["message"]["tool_calls"][0];
+    assert_eq!(
+        (&called["type"], &called["function"]),
+        (&json!("function"), &json!({"name": "weather", "arguments": "{\"city\":\"Bern\"}"}))
+    );
+    assert!(called["id"].as_str().unwrap().starts_with("call_"));
+    assert_eq!(choice["logprobs"]["content"].as_array().unwrap().len(), call.len());
+
+    body["stream"] = json!(true);
+    let chunks = chunks(&running, "/v1/chat/completions", &body).await;
+    let deltas: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]["delta"]).collect();
+    let text: String = deltas.iter().filter_map(|delta| delta["content"].as_str()).collect();
+    assert_eq!(text, "Well.");
+    let calls: Vec<&Value> = deltas.iter().filter_map(|delta| delta.get("tool_calls")).collect();
+    assert_eq!(
+        (calls.len(), &calls[0][0]["index"], &calls[0][0]["function"]),
+        (1, &json!(0), &called["function"])
+    );
+    assert_eq!(chunks.last().unwrap()["choices"][0]["finish_reason"], "tool_calls");
+    let told: usize = chunks
+        .iter()
+        .filter_map(|chunk| chunk["choices"][0]["logprobs"]["content"].as_array())
+        .map(Vec::len)
+        .sum();
+    assert_eq!(told, call.len());
+
+    // whoever forbids calls gets the text
+    body["tool_choice"] = json!("none");
+    body["stream"] = json!(false);
+    let (_, reply) = running.post("/v1/chat/completions", &body).await;
+    assert_eq!(
+        (&reply["choices"][0]["message"]["content"], &reply["choices"][0]["finish_reason"]),
+        (&json!(call), &json!("stop"))
+    );
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_call_that_is_wanted_is_made_and_keeps_to_its_schema() {
+    let running = start(1, Some(TOOLS), None).await;
+    let mut body = json!({
+        "model": "parrot", "messages": [{"role": "user", "content": "x"}], "tool_choice": "required",
+        "tools": [{"type": "function", "function": {"name": "time"}}, weather()],
+    });
+    let ask = async |body: &Value| {
+        let (status, reply) = running.post("/v1/chat/completions", body).await;
+        assert_eq!(
+            (status, &reply["choices"][0]["finish_reason"]),
+            (StatusCode::OK, &json!("tool_calls")),
+            "{reply}"
+        );
+        reply["choices"][0]["message"]["tool_calls"].as_array().unwrap().clone()
+    };
+    let any = ask(&body).await;
+    assert!(["time", "weather"].contains(&any[0]["function"]["name"].as_str().unwrap()), "{any:?}");
+    body["tool_choice"] = json!({"type": "function", "function": {"name": "weather"}});
+    body["parallel_tool_calls"] = json!(false);
+    let one = ask(&body).await;
+    let arguments: Value = serde_json::from_str(one[0]["function"]["arguments"].as_str().unwrap()).unwrap();
+    assert!(one.len() == 1 && ["Bern", "Oslo"].contains(&arguments["city"].as_str().unwrap()), "{one:?}");
+
+    // the answer of the tool goes back in, and the model goes on from there
+    let turn = json!({"role": "assistant", "content": null, "tool_calls": one});
+    body["messages"] = json!([{"role": "user", "content": "x"}, turn, {"role": "tool", "tool_call_id": one[0]["id"], "content": "rain"}]);
+    body["tool_choice"] = json!("auto");
+    let (_, reply) = running.post("/v1/chat/completions", &body).await;
+    let said = reply["choices"][0]["message"]["content"].as_str().unwrap();
+    assert!(said.contains("weather") && said.ends_with("rain"), "{said}");
+    running.end().await.unwrap();
+
+    let running = start(1, Some(CHAT), None).await;
+    let (status, reply) = running.post("/v1/chat/completions", &body).await;
+    assert_eq!((status, &reply["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("tools")));
+    assert!(reply["error"]["message"].as_str().unwrap().contains("template has no tools"), "{reply}");
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn text_becomes_tokens_and_tokens_text() {
+    let running = start(1, None, None).await;
+    let (_, list) = running.post("/tokenize", &json!({"content": "hé"})).await;
+    assert_eq!(list, json!({"tokens": [104, 195, 169]}));
+    let (_, list) = running.post("/tokenize", &json!({"content": "hé", "with_pieces": true})).await;
+    assert_eq!(list["tokens"][0], json!({"id": 104, "piece": "h"}));
+    assert_eq!(list["tokens"][1], json!({"id": 195, "piece": [195]}));
+    let (_, text) = running
+        .post("/detokenize", &json!({"tokens": [104, 195, 169, 256, 9999, -7], "model": "parrot"}))
+        .await;
+    assert_eq!(text, json!({"content": "hé<end>"}));
+    let (status, _) = running.post("/tokenize", &json!({"content": "x", "model": "crow"})).await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    let (status, reply) = running.post("/detokenize", &json!({"tokens": "x"})).await;
+    assert_eq!((status, &reply["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("tokens")));
+    running.end().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_cannot_be_done_is_refused_with_the_reason() {
     let running = start(1, None, None).await;
@@ -297,16 +515,24 @@ async fn what_cannot_be_done_is_refused_with_the_reason() {
         (json!({"model": "parrot", "prompt": "x", "stop": [""]}), StatusCode::BAD_REQUEST, "", "'stop'"),
         (json!({"model": "parrot", "prompt": ""}), StatusCode::BAD_REQUEST, "", "empty"),
         (
-            json!({"model": "parrot", "prompt": "x", "logprobs": 3, "n": 2}),
+            json!({"model": "parrot", "prompt": "x", "best_of": 3, "echo": true}),
             StatusCode::BAD_REQUEST,
             "unsupported_parameter",
-            "n, logprobs",
+            "best_of, echo",
+        ),
+        (json!({"model": "parrot", "prompt": "x", "n": 9}), StatusCode::BAD_REQUEST, "", "from 1 to 8"),
+        (json!({"model": "parrot", "prompt": "x", "logprobs": 21}), StatusCode::BAD_REQUEST, "", "20 tokens"),
+        (
+            json!({"model": "parrot", "prompt": "x", "response_format": {"type": "json_object", "schema": {"type": "cat"}}}),
+            StatusCode::BAD_REQUEST,
+            "",
+            "'response_format' cannot be kept to",
         ),
         (
-            json!({"model": "parrot", "prompt": "x".repeat(150)}),
+            json!({"model": "parrot", "prompt": "x".repeat(450)}),
             StatusCode::BAD_REQUEST,
             "context_length_exceeded",
-            "150 tokens, but this model's context holds 100",
+            "450 tokens, but this model's context holds 400",
         ),
         (
             json!({"model": "parrot", "prompt": "x".repeat(5 << 20)}),

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::UnboundedSender;
 
+use super::constraint::Constraint;
 use super::health::Shared;
 use super::tail::Tail;
-use super::{Engine, Entry, Error, Loaded, Sampling, Token};
-use crate::openai::{FinishReason, Timings, Usage};
+use super::{Ask, Engine, Entry, Error, Loaded, Report, Sampled, Sampling, Token};
+use crate::openai::{FinishReason, LogProb, Timings, TokenLogProb, Usage};
 
 /// How long an idle worker sleeps at most before it says that it is alive.
 const IDLE: Duration = Duration::from_secs(1);
@@ -19,18 +20,52 @@ const IDLE: Duration = Duration::from_secs(1);
 /// So many steps may fail in a row before the process ends and is started anew.
 const FAILURES: u32 = 3;
 
-/// A request, ready to be computed.
-#[derive(Debug)]
+/// What comes in.
+pub(super) enum Order {
+    /// Compute an answer.
+    Answer(Box<Job>),
+    /// Look at the model, between two steps.
+    Look(Look),
+}
+
+/// Something that looks at the model.
+pub(super) type Look = Box<dyn FnOnce(&dyn Engine) + Send>;
+
+/// An answer to be computed.
 pub(super) struct Job {
     pub(super) prompt: String,
     pub(super) max_tokens: Option<u32>,
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
-    /// Where the answer goes. Dropping the other end cancels the job. Unbounded, since the
-    /// context bounds the answer and a slow client must not hold up the others.
-    pub(super) events: UnboundedSender<Event>,
+    /// What the answer must look like.
+    pub(super) constraint: Option<Constraint>,
+    /// How many of the likeliest tokens are told of with each token; none tells of nothing.
+    pub(super) logprobs: Option<usize>,
+    /// Names of control tokens that are text in this answer.
+    pub(super) visible: Vec<String>,
+    pub(super) events: Listener,
     /// Its place in the queue, given back when it gets a slot or leaves.
     pub(super) place: Place,
+}
+
+/// Where an answer goes. Dropping the other end cancels the job. Unbounded, since the context
+/// bounds the answer and a slow client must not hold up the others.
+#[derive(Debug, Clone)]
+pub(super) struct Listener {
+    /// Which of a request's answers it is.
+    pub(super) choice: u32,
+    pub(super) sender: UnboundedSender<(u32, Event)>,
+}
+
+impl Listener {
+    /// Tells it; a client that is gone is noticed before the next step.
+    fn tell(&self, event: Event) {
+        let _ = self.sender.send((self.choice, event));
+    }
+
+    fn is_gone(&self) -> bool {
+        self.sender.is_closed()
+    }
 }
 
 /// A place in the queue; given back when dropped.
@@ -53,8 +88,8 @@ impl Drop for Place {
 /// What comes back for a job: texts, then one end or one failure.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// More of the answer; never empty.
-    Text(String),
+    /// More of the answer, with its tokens if they were asked for; one of both is not empty.
+    Text { text: String, tokens: Vec<TokenLogProb> },
     /// The answer is whole.
     End { finish: FinishReason, usage: Usage, timings: Timings },
     /// There is no answer, or no more of it.
@@ -72,6 +107,8 @@ pub(super) enum Failure {
     Draining,
     /// The model failed.
     Broken(String),
+    /// The constraint of the answer failed.
+    Constraint(String),
 }
 
 /// Works until all senders of `inbox` are gone, or [`Shared::drain`] was called and
@@ -79,7 +116,7 @@ pub(super) enum Failure {
 pub(super) fn run(
     engine: &mut dyn Engine,
     loaded: &Loaded,
-    inbox: &Receiver<Job>,
+    inbox: &Receiver<Order>,
     shared: &Arc<Shared>,
 ) -> Result<(), Error> {
     let mut worker = Worker {
@@ -101,7 +138,7 @@ pub(super) fn run(
     Ok(())
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Slot {
     /// The tokens whose keys and values are in the cache.
     cached: Vec<Token>,
@@ -111,9 +148,8 @@ struct Slot {
 }
 
 /// A job that has a slot.
-#[derive(Debug)]
 struct Task {
-    events: UnboundedSender<Event>,
+    events: Listener,
     prompt: Vec<Token>,
     /// Prompt tokens that came from the cache.
     reused: usize,
@@ -121,16 +157,20 @@ struct Task {
     next: Option<Token>,
     answered: u32,
     most: u32,
+    constraint: Option<Constraint>,
+    logprobs: Option<usize>,
+    visible: Vec<Token>,
     tail: Tail,
+    /// Tokens whose text is not given out yet.
+    untold: Untold,
     began: Instant,
     prompt_ms: f64,
     prompt_ended: Instant,
 }
 
 /// A job whose prompt was found to fit.
-#[derive(Debug)]
 struct Waiting {
-    job: Job,
+    job: Box<Job>,
     prompt: Vec<Token>,
 }
 
@@ -151,7 +191,7 @@ impl Worker<'_> {
 
     /// Takes what came in, and waits for it if there is nothing else to do. Returns
     /// whether to go on.
-    fn take_jobs(&mut self, inbox: &Receiver<Job>) -> bool {
+    fn take_jobs(&mut self, inbox: &Receiver<Order>) -> bool {
         let mut is_idle = self.running() == 0 && self.waiting.is_empty();
         loop {
             if self.shared.is_stopping() || (self.shared.is_draining() && self.running() == 0) {
@@ -159,16 +199,16 @@ impl Worker<'_> {
             }
             if is_idle {
                 match inbox.recv_timeout(IDLE) {
-                    Ok(job) => {
-                        self.admit(job);
-                        is_idle = false;
+                    Ok(order) => {
+                        self.admit(order);
+                        is_idle = self.waiting.is_empty();
                     }
                     Err(RecvTimeoutError::Timeout) => self.shared.beat(),
                     Err(RecvTimeoutError::Disconnected) => return false,
                 }
             } else {
                 match inbox.try_recv() {
-                    Ok(job) => self.admit(job),
+                    Ok(order) => self.admit(order),
                     Err(TryRecvError::Empty) => return true,
                     Err(TryRecvError::Disconnected) => return self.running() > 0 || !self.waiting.is_empty(),
                 }
@@ -177,8 +217,12 @@ impl Worker<'_> {
     }
 
     /// Puts a job into the queue, or says at once why it never can be done.
-    fn admit(&mut self, job: Job) {
-        let prompt = self.engine.tokenize(&job.prompt);
+    fn admit(&mut self, order: Order) {
+        let job = match order {
+            Order::Answer(job) => job,
+            Order::Look(look) => return look(self.engine),
+        };
+        let prompt = self.engine.tokenize(&job.prompt, true);
         let context = self.loaded.context;
         let failure = if self.shared.is_draining() {
             Failure::Draining
@@ -190,14 +234,13 @@ impl Worker<'_> {
             self.waiting.push_back(Waiting { job, prompt });
             return;
         };
-        // whoever asked may be gone
-        let _ = job.events.send(Event::Failed(failure));
+        job.events.tell(Event::Failed(failure));
     }
 
     /// Drops the jobs whose clients are gone, and, when draining, those that wait.
     fn cancel(&mut self) {
         for slot in &mut self.slots {
-            if let Some(task) = slot.task.take_if(|task| task.events.is_closed()) {
+            if let Some(task) = slot.task.take_if(|task| task.events.is_gone()) {
                 tracing::info!(answered = task.answered, "the client is gone, its slot is free");
             }
         }
@@ -205,9 +248,9 @@ impl Worker<'_> {
         let is_draining = self.shared.is_draining();
         self.waiting.retain(|waiting| {
             if is_draining {
-                let _ = waiting.job.events.send(Event::Failed(Failure::Draining));
+                waiting.job.events.tell(Event::Failed(Failure::Draining));
             }
-            !is_draining && !waiting.job.events.is_closed()
+            !is_draining && !waiting.job.events.is_gone()
         });
     }
 
@@ -238,8 +281,17 @@ impl Worker<'_> {
         let window = usize::from(Sampling::PENALTY_WINDOW);
         self.engine.begin(index, &job.sampling, &prompt[prompt.len().saturating_sub(window)..]);
         let room = u32::try_from(self.loaded.context - prompt.len()).unwrap_or(u32::MAX);
+        let visible =
+            job.visible.iter().filter_map(|name| match self.engine.tokenize(name, false).as_slice() {
+                [token] => Some(*token),
+                _ => None,
+            });
         let now = Instant::now();
         slot.task = Some(Task {
+            visible: visible.collect(),
+            constraint: job.constraint,
+            logprobs: job.logprobs,
+            untold: Untold::default(),
             events: job.events,
             reused,
             next: None,
@@ -258,20 +310,7 @@ impl Worker<'_> {
     /// Computes one step for every slot: first one token for each that answers, then as
     /// much of the prompts as there is room for.
     fn step(&mut self) -> Result<(), Error> {
-        let mut batch = Vec::with_capacity(self.loaded.batch);
-        for (slot, state) in self.slots.iter().enumerate() {
-            if let Some(token) = state.task.as_ref().and_then(|task| task.next) {
-                batch.push(Entry { slot, token, position: state.cached.len(), sample: true });
-            }
-        }
-        for (slot, state) in self.slots.iter().enumerate() {
-            let Some(task) = state.task.as_ref().filter(|task| task.next.is_none()) else { continue };
-            let done = state.cached.len();
-            let room = self.loaded.batch.saturating_sub(batch.len());
-            for (position, &token) in task.prompt.iter().enumerate().skip(done).take(room) {
-                batch.push(Entry { slot, token, position, sample: position + 1 == task.prompt.len() });
-            }
-        }
+        let batch = self.batch();
         if batch.is_empty() {
             return Ok(());
         }
@@ -281,9 +320,9 @@ impl Worker<'_> {
                 for entry in &batch {
                     self.slots[entry.slot].cached.push(entry.token);
                 }
-                let slots = batch.iter().filter(|entry| entry.sample).map(|entry| entry.slot);
-                for (slot, token) in slots.zip(sampled) {
-                    self.take_token(slot, token);
+                let slots = batch.iter().filter(|entry| entry.ask.is_some()).map(|entry| entry.slot);
+                for (slot, sampled) in slots.zip(sampled) {
+                    self.take_token(slot, sampled);
                 }
                 Ok(())
             }
@@ -301,8 +340,60 @@ impl Worker<'_> {
         }
     }
 
+    /// Returns what the next step computes.
+    fn batch(&mut self) -> Vec<Entry> {
+        let mut batch = Vec::with_capacity(self.loaded.batch);
+        for slot in 0..self.slots.len() {
+            let position = self.slots[slot].cached.len();
+            let Some(token) = self.slots[slot].task.as_ref().and_then(|task| task.next) else { continue };
+            if let Some(ask) = self.ask(slot) {
+                batch.push(Entry { slot, token, position, ask: Some(ask) });
+            }
+        }
+        for slot in 0..self.slots.len() {
+            let Some(task) = self.slots[slot].task.as_ref().filter(|task| task.next.is_none()) else {
+                continue;
+            };
+            let done = self.slots[slot].cached.len();
+            let room = self.loaded.batch.saturating_sub(batch.len());
+            let ends = done + room >= task.prompt.len();
+            let tokens: Vec<Token> = task.prompt.iter().skip(done).take(room).copied().collect();
+            let mut ask = if ends { self.ask(slot) } else { None };
+            if ends && ask.is_none() {
+                continue;
+            }
+            let last = tokens.len().wrapping_sub(1);
+            for (nth, token) in tokens.into_iter().enumerate() {
+                let ask = if nth == last { ask.take() } else { None };
+                batch.push(Entry { slot, token, position: done + nth, ask });
+            }
+        }
+        batch
+    }
+
+    /// Returns what the next token of `slot` is asked by. A constraint that fails ends the answer.
+    fn ask(&mut self, slot: usize) -> Option<Ask> {
+        let task = self.slots[slot].task.as_mut()?;
+        let report = task.logprobs;
+        match task.constraint.as_mut().map(Constraint::allowed).transpose() {
+            Ok(allowed) => Some(Ask { allowed, report }),
+            Err(reason) => {
+                self.fail(slot, &Failure::Constraint(reason));
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, slot: usize, failure: &Failure) {
+        if let Some(task) = self.slots[slot].task.take() {
+            self.shared.set_running(self.running());
+            task.events.tell(Event::Failed(failure.clone()));
+        }
+    }
+
     /// Takes the token that was sampled for `slot`, and ends the answer where it ends.
-    fn take_token(&mut self, slot: usize, token: Token) {
+    fn take_token(&mut self, slot: usize, sampled: Sampled) {
+        let Sampled { token, report } = sampled;
         let state = &mut self.slots[slot];
         let Some(task) = state.task.as_mut() else { return };
         let now = Instant::now();
@@ -316,13 +407,14 @@ impl Worker<'_> {
         if self.engine.is_end(token) {
             finish = Some(FinishReason::Stop);
         } else {
-            let mut piece = Vec::new();
-            self.engine.piece(token, &mut piece);
-            let pushed = task.tail.push(&piece);
-            if !pushed.text.is_empty() {
-                // a client that is gone is noticed before the next step
-                let _ = task.events.send(Event::Text(pushed.text));
+            if let Some(Err(reason)) = task.constraint.as_mut().map(|constraint| constraint.take(token)) {
+                return self.fail(slot, &Failure::Constraint(reason));
             }
+            let mut piece = Vec::new();
+            self.engine.piece(token, task.visible.contains(&token), &mut piece);
+            let pushed = task.tail.push(&piece);
+            task.untold.push(piece.len(), report.map(|report| named(&*self.engine, token, &report)));
+            task.tell(pushed.text, pushed.is_stopped);
             if pushed.is_stopped {
                 finish = Some(FinishReason::Stop);
             } else if task.answered >= task.most {
@@ -334,6 +426,7 @@ impl Worker<'_> {
         {
             // told before the answer is, so that nobody who has it sees it running still
             self.shared.set_running(self.running());
+            self.shared.took(task.began.elapsed());
             task.end(finish);
         }
     }
@@ -343,7 +436,7 @@ impl Worker<'_> {
         self.shared.set_running(0);
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let Some(task) = slot.task.take() {
-                let _ = task.events.send(Event::Failed(failure.clone()));
+                task.events.tell(Event::Failed(failure.clone()));
             }
             self.engine.keep(index, 0);
             slot.cached.clear();
@@ -353,20 +446,26 @@ impl Worker<'_> {
     fn give_up(&mut self, failure: &Failure) {
         self.give_up_running(failure);
         for waiting in self.waiting.drain(..) {
-            let _ = waiting.job.events.send(Event::Failed(failure.clone()));
+            waiting.job.events.tell(Event::Failed(failure.clone()));
         }
     }
 }
 
 impl Task {
-    fn end(self, finish: FinishReason) {
+    /// Gives out `text`, and the tokens that it is of.
+    fn tell(&mut self, text: String, is_all: bool) {
+        let tokens = self.untold.give_out(self.tail.kept(), is_all);
+        if !text.is_empty() || !tokens.is_empty() {
+            self.events.tell(Event::Text { text, tokens });
+        }
+    }
+
+    fn end(mut self, finish: FinishReason) {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let rest = self.tail.finish();
-        if !rest.is_empty() {
-            let _ = self.events.send(Event::Text(rest));
-        }
+        self.tell(rest, true);
         let answer_ms = millis(self.prompt_ended.elapsed());
-        let _ = self.events.send(Event::End {
+        self.events.tell(Event::End {
             finish,
             usage: Usage::new(count(self.prompt.len()), self.answered),
             timings: Timings::new(
@@ -379,6 +478,51 @@ impl Task {
     }
 }
 
+/// Tokens of an answer that go out with the text that they begin. Those of a stop string never do.
+#[derive(Debug, Default)]
+struct Untold {
+    /// Each with where its text begins, in bytes of the answer.
+    tokens: VecDeque<(usize, TokenLogProb)>,
+    /// Bytes of the answer.
+    length: usize,
+}
+
+impl Untold {
+    /// Adds the next token, if anything is to be told of it, with so many bytes of text.
+    fn push(&mut self, bytes: usize, token: Option<TokenLogProb>) {
+        self.tokens.extend(token.map(|token| (self.length, token)));
+        self.length += bytes;
+    }
+
+    /// Takes the tokens out whose text is given out but for the last `kept` bytes: those whose text is out to its end,
+    /// or, where that `is_all`, has begun.
+    fn give_out(&mut self, kept: usize, is_all: bool) -> Vec<TokenLogProb> {
+        let out = self.length - kept.min(self.length);
+        let mut ready = Vec::new();
+        while let Some(&(start, _)) = self.tokens.front() {
+            let end = self.tokens.get(1).map_or(self.length, |&(next, _)| next);
+            if end > out && !(is_all && start < out) {
+                break;
+            }
+            ready.extend(self.tokens.pop_front().map(|(_, token)| token));
+        }
+        ready
+    }
+}
+
+/// Puts the texts of tokens to how likely they were.
+fn named(engine: &dyn Engine, token: Token, report: &Report) -> TokenLogProb {
+    let named = |token: Token, logprob: f32| {
+        let mut bytes = Vec::new();
+        engine.piece(token, true, &mut bytes);
+        LogProb { token: String::from_utf8_lossy(&bytes).into_owned(), logprob, bytes: Some(bytes) }
+    };
+    TokenLogProb {
+        taken: named(token, report.logprob),
+        top_logprobs: report.top.iter().map(|&(token, logprob)| named(token, logprob)).collect(),
+    }
+}
+
 fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
@@ -388,96 +532,5 @@ fn common_prefix(one: &[Token], other: &[Token]) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-
-    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
-    use super::*;
-    use crate::engine::fake::Echo;
-
-    fn job(shared: &Arc<Shared>, prompt: &str) -> (Job, UnboundedReceiver<Event>) {
-        let (events, receiver) = unbounded_channel();
-        let job = Job {
-            prompt: prompt.to_owned(),
-            max_tokens: None,
-            sampling: Sampling::default(),
-            stop: Vec::new(),
-            events,
-            place: Place::take(shared, 9).unwrap(),
-        };
-        (job, receiver)
-    }
-
-    #[test]
-    fn a_job_that_nobody_waits_for_costs_no_step_after_the_one_in_hand() {
-        let shared = Arc::new(Shared::default());
-        let (permits, permit) = channel();
-        let (jobs, inbox) = channel();
-        let (story, mut listener) = job(&shared, "a long story");
-        let (next, mut other) = job(&shared, "next");
-        jobs.send(story).unwrap();
-        let for_worker = Arc::clone(&shared);
-        let worker = std::thread::spawn(move || {
-            let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
-            run(&mut Echo::new(&loaded, Some(permit)), &loaded, &inbox, &for_worker)
-        });
-        // two steps for the prompt, the second of which gives a token
-        permits.send(()).unwrap();
-        permits.send(()).unwrap();
-        assert!(matches!(listener.blocking_recv(), Some(Event::Text(text)) if text == "a"));
-        jobs.send(next).unwrap();
-        drop(listener);
-        // the step in hand, and one that must be the other's
-        permits.send(()).unwrap();
-        permits.send(()).unwrap();
-        assert!(matches!(other.blocking_recv(), Some(Event::Text(text)) if text == "n"));
-        assert_eq!((shared.running(), shared.queued()), (1, 0));
-        drop((permits, jobs));
-        let mut rest = String::new();
-        while let Some(event) = other.blocking_recv() {
-            match event {
-                Event::Text(text) => rest.push_str(&text),
-                Event::End { finish, usage, .. } => {
-                    assert_eq!((finish, usage), (FinishReason::Stop, Usage::new(4, 5)));
-                }
-                Event::Failed(failure) => panic!("{failure:?}"),
-            }
-        }
-        assert_eq!(rest, "ext");
-        assert!(worker.join().unwrap().is_ok());
-    }
-
-    #[test]
-    fn the_beginning_that_two_prompts_share_is_computed_once() {
-        let shared = Arc::new(Shared::default());
-        let (jobs, inbox) = channel();
-        let mut listeners = Vec::new();
-        // the second goes on from the first prompt and its answer, as the turns of a chat do
-        for prompt in ["abcdef", "abcdefabcdefX", "abQ"] {
-            let (job, listener) = job(&shared, prompt);
-            jobs.send(job).unwrap();
-            listeners.push((prompt, listener));
-        }
-        drop(jobs);
-        let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
-        run(&mut Echo::new(&loaded, None), &loaded, &inbox, &shared).unwrap();
-        let computed: Vec<u32> = listeners
-            .into_iter()
-            .map(|(prompt, mut listener)| {
-                let mut text = String::new();
-                loop {
-                    match listener.blocking_recv() {
-                        Some(Event::Text(piece)) => text.push_str(&piece),
-                        Some(Event::End { timings, .. }) => {
-                            assert_eq!(text, prompt);
-                            return timings.prompt_n;
-                        }
-                        other => panic!("{other:?}"),
-                    }
-                }
-            })
-            .collect();
-        assert_eq!(computed, [6, 1, 1]);
-    }
-}
+#[path = "worker_tests.rs"]
+mod tests;

@@ -7,13 +7,21 @@
 //! and whether it is supported is for the engine to say.
 
 mod error;
+mod logprob;
+mod message;
 mod reply;
 mod request;
 pub mod sse;
+mod tokens;
+mod tool;
 
 pub use error::{ErrorBody, ErrorDetail};
+pub use logprob::{LogProb, LogProbs, TextLogProbs, TokenLogProb};
+pub use message::{FunctionCall, Message, ToolCall};
 pub use reply::{
     AssistantMessage, ChatChoice, ChatChunk, ChatDelta, ChatReply, ChunkChoice, FinishReason, ModelEntry,
-    ModelList, TextChoice, TextReply, Timings, Usage,
+    ModelList, TextChoice, TextReply, Timings, ToolCallDelta, Usage,
 };
-pub use request::{ChatRequest, Malformed, Message, Parameters, TextRequest};
+pub use request::{ChatRequest, Format, Malformed, Parameters, TextRequest};
+pub use tokens::{DetokenizeRequest, Piece, TokenList, TokenPiece, TokenizeRequest, TokensText};
+pub use tool::{Tool, ToolChoice};

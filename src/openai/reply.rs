@@ -1,5 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use super::logprob::{LogProbs, TextLogProbs};
+use super::message::{FunctionCall, ToolCall};
+
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -8,6 +11,8 @@ pub enum FinishReason {
     Stop,
     /// It reached its limit of tokens, or the end of the context.
     Length,
+    /// It calls tools, whose answers are waited for.
+    ToolCalls,
 }
 
 /// Tokens that one request used.
@@ -71,7 +76,7 @@ pub struct ChatReply {
     pub created: u64,
     /// The name that the client asked for.
     pub model: String,
-    /// One choice.
+    /// One choice for each answer that was asked for.
     pub choices: Vec<ChatChoice>,
     /// What it used.
     pub usage: Usage,
@@ -81,23 +86,29 @@ pub struct ChatReply {
 }
 
 /// One answer of a chat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChatChoice {
     /// Its number, from 0.
     pub index: u32,
     /// What the model says.
     pub message: AssistantMessage,
+    /// How likely its tokens were, if the client asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<LogProbs>,
     /// Why it ended.
     pub finish_reason: Option<FinishReason>,
 }
 
 /// What the model says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssistantMessage {
     /// `assistant`.
     pub role: String,
-    /// The text.
+    /// The text; none where it only calls tools.
     pub content: Option<String>,
+    /// What it calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCall>,
 }
 
 /// A piece of an answer in a chat.
@@ -111,7 +122,7 @@ pub struct ChatChunk {
     pub created: u64,
     /// The name that the client asked for.
     pub model: String,
-    /// One choice; none in the chunk that only tells the usage.
+    /// A choice for each answer that there is more of; none in the chunk that only tells the usage.
     pub choices: Vec<ChunkChoice>,
     /// What it used, in the last chunk, if the client asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,12 +133,15 @@ pub struct ChatChunk {
 }
 
 /// A piece of one answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChunkChoice {
     /// The answer's number, from 0.
     pub index: u32,
     /// What is new.
     pub delta: ChatDelta,
+    /// How likely the new tokens were, if the client asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<LogProbs>,
     /// Why it ended; in the last piece only.
     pub finish_reason: Option<FinishReason>,
 }
@@ -141,6 +155,24 @@ pub struct ChatDelta {
     /// More text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More of the calls of tools.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ToolCallDelta>,
+}
+
+/// What is new of one call of a tool.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ToolCallDelta {
+    /// The call's number in the answer, from 0.
+    pub index: u32,
+    /// The call's own, in its first piece.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// `function`, in its first piece.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The name in the first piece, the arguments piece by piece.
+    pub function: FunctionCall,
 }
 
 /// A whole text completion, or a piece of one: OpenAI gives both the same form.
@@ -154,7 +186,7 @@ pub struct TextReply {
     pub created: u64,
     /// The name that the client asked for.
     pub model: String,
-    /// One choice; none in the chunk that only tells the usage.
+    /// A choice for each answer that there is more of; none in the chunk that only tells the usage.
     pub choices: Vec<TextChoice>,
     /// What it used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -165,12 +197,15 @@ pub struct TextReply {
 }
 
 /// One completion, or a piece of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TextChoice {
     /// Its number, from 0.
     pub index: u32,
     /// The text.
     pub text: String,
+    /// How likely its tokens were, if the client asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub logprobs: Option<TextLogProbs>,
     /// Why it ended.
     pub finish_reason: Option<FinishReason>,
 }

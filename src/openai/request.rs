@@ -2,6 +2,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::message::{self, Message};
+use super::tool::{Tool, ToolChoice};
+
 /// A request that has not the right shape.
 #[derive(Debug, thiserror::Error)]
 pub enum Malformed {
@@ -34,15 +37,6 @@ impl Malformed {
     }
 }
 
-/// One message of a chat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or another word that the model's template knows.
-    pub role: String,
-    /// The text; OpenAI's array of text parts is joined while reading.
-    pub content: String,
-}
-
 /// What both kinds of request have in common. None: the client leaves it to us.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Parameters {
@@ -70,8 +64,35 @@ pub struct Parameters {
     pub presence_penalty: Option<f32>,
     /// Taken off the score of tokens for each time that they were seen.
     pub frequency_penalty: Option<f32>,
+    /// What is added to the scores of tokens, by their number in the model's vocabulary; numbers that it has not are
+    /// passed over.
+    pub logit_bias: Vec<(i32, f32)>,
+    /// How many answers are wanted; 1 unless asked for.
+    pub n: u32,
+    /// How many of the likeliest tokens are told of with each token of the answer, beside that token itself; none
+    /// tells nothing (`logprobs` and `top_logprobs` of chats, the number `logprobs` of text).
+    pub logprobs: Option<u32>,
+    /// What the answer must look like.
+    pub format: Format,
     /// Fields that are there and ask for something which Bramble does not do yet.
     pub unsupported: Vec<&'static str>,
+}
+
+/// What an answer must look like.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub enum Format {
+    /// As the model likes.
+    #[default]
+    Text,
+    /// A JSON object.
+    JsonObject,
+    /// JSON that a JSON Schema holds for.
+    JsonSchema {
+        /// The schema.
+        schema: Value,
+        /// Whether what it has and we cannot keep to is an error, and not passed over.
+        is_strict: bool,
+    },
 }
 
 /// A request for the next message of a chat.
@@ -81,6 +102,12 @@ pub struct ChatRequest {
     pub model: String,
     /// The chat so far, one message at least.
     pub messages: Vec<Message>,
+    /// What the model may call.
+    pub tools: Vec<Tool>,
+    /// Whether it is to call.
+    pub tool_choice: ToolChoice,
+    /// Whether it may call several in one answer.
+    pub parallel_tool_calls: bool,
     /// How to answer.
     pub parameters: Parameters,
 }
@@ -105,8 +132,18 @@ impl ChatRequest {
         if messages.is_empty() {
             return Err(field("messages", "must hold one message at least"));
         }
-        let messages = messages.iter().map(message).collect::<Result<_, _>>()?;
-        Ok(Self { model, messages, parameters: Parameters::read(&fields)? })
+        let messages = messages.iter().map(message::read).collect::<Result<_, _>>()?;
+        let tools = Tool::read_all(&fields)?;
+        let tool_choice = ToolChoice::read(&fields, &tools)?;
+        let mut parameters = Parameters::read(&fields)?;
+        let top: Option<u32> = optional(&fields, "top_logprobs")?;
+        parameters.logprobs = match (optional(&fields, "logprobs")?, top) {
+            (Some(true), top) => Some(top.unwrap_or(0)),
+            (_, Some(1..)) => return Err(field("top_logprobs", "needs 'logprobs' to be true")),
+            _ => None,
+        };
+        let parallel_tool_calls = optional(&fields, "parallel_tool_calls")?.unwrap_or(true);
+        Ok(Self { model, messages, tools, tool_choice, parallel_tool_calls, parameters })
     }
 }
 
@@ -126,7 +163,13 @@ impl TextRequest {
             None | Some(Value::Null) => return Err(Malformed::Missing("prompt")),
             Some(_) => return Err(field("prompt", "must be a text")),
         };
-        Ok(Self { model, prompt, parameters: Parameters::read(&fields)? })
+        let mut parameters = Parameters::read(&fields)?;
+        // some clients of chats say `false` here
+        parameters.logprobs = match fields.get("logprobs") {
+            Some(Value::Bool(false)) => None,
+            _ => optional(&fields, "logprobs")?,
+        };
+        Ok(Self { model, prompt, parameters })
     }
 }
 
@@ -163,25 +206,79 @@ impl Parameters {
             repeat_penalty,
             presence_penalty: optional(fields, "presence_penalty")?,
             frequency_penalty: optional(fields, "frequency_penalty")?,
+            logit_bias: logit_bias(fields)?,
+            n: optional(fields, "n")?.unwrap_or(1),
+            logprobs: None,
+            format: format(fields)?,
             unsupported: unsupported(fields),
         })
     }
 }
 
+/// How many tokens may have a bias; OpenAI's own limit.
+const MAX_BIASES: usize = 1024;
+
+/// Reads `{"1234": -100}`: each key is a token, each value from -100, which bans it, to 100, which takes it always.
+fn logit_bias(fields: &Map<String, Value>) -> Result<Vec<(i32, f32)>, Malformed> {
+    let wrong = |reason: String| field("logit_bias", reason);
+    let biases: Map<String, Value> = optional(fields, "logit_bias")?.unwrap_or_default();
+    if biases.len() > MAX_BIASES {
+        return Err(wrong(format!("may hold {MAX_BIASES} tokens, not {}", biases.len())));
+    }
+    let bias = |(token, value): (&String, &Value)| {
+        let number = token.parse().ok().filter(|number: &i32| *number >= 0);
+        let number = number.ok_or_else(|| wrong(format!("'{token}' is not the number of a token")))?;
+        let bias = f32::deserialize(value).map_err(|error| wrong(error.to_string()))?;
+        if !(-100.0..=100.0).contains(&bias) {
+            return Err(wrong(format!("the bias of '{token}' is {bias}, it must be from -100 to 100")));
+        }
+        Ok((number, bias))
+    };
+    biases.iter().map(bias).collect()
+}
+
+/// Reads `response_format`, or `json_schema` as llama-server has it.
+fn format(fields: &Map<String, Value>) -> Result<Format, Malformed> {
+    let wrong = |reason: &str| field("response_format", reason);
+    let schema_alone = match fields.get("json_schema") {
+        None | Some(Value::Null) => Format::Text,
+        Some(schema @ Value::Object(_)) => Format::JsonSchema { schema: schema.clone(), is_strict: false },
+        Some(_) => return Err(field("json_schema", "must be a JSON Schema: an object")),
+    };
+    let Some(format) = optional::<Map<String, Value>>(fields, "response_format")? else {
+        return Ok(schema_alone);
+    };
+    match format.get("type").and_then(Value::as_str) {
+        Some("text") => Ok(schema_alone),
+        // llama-server takes the schema in both, beside the type
+        Some(kind @ ("json_object" | "json_schema")) => {
+            let within = format.get("json_schema").and_then(|it| it.get("schema"));
+            match within.or_else(|| format.get("schema")).filter(|schema| !schema.is_null()) {
+                Some(schema @ Value::Object(_)) => {
+                    let is_strict =
+                        format.get("json_schema").is_some_and(|it| it.get("strict") == Some(&true.into()));
+                    Ok(Format::JsonSchema { schema: schema.clone(), is_strict })
+                }
+                Some(_) => Err(wrong("its 'schema' must be a JSON Schema: an object")),
+                None if kind == "json_object" => Ok(Format::JsonObject),
+                None => {
+                    Err(wrong("of type 'json_schema' needs 'json_schema': {\"name\": …, \"schema\": {…}}"))
+                }
+            }
+        }
+        Some(kind) => {
+            Err(wrong(&format!("has the type '{kind}'; there are text, json_object and json_schema")))
+        }
+        None => Err(wrong("needs a 'type': text, json_object or json_schema")),
+    }
+}
+
 /// Fields that ask for what nobody here does yet.
-const ASKING: [&str; 19] = [
-    "n",
+const ASKING: [&str; 11] = [
     "best_of",
-    "logprobs",
-    "top_logprobs",
-    "logit_bias",
-    "tools",
-    "tool_choice",
     "functions",
     "function_call",
-    "response_format",
     "grammar",
-    "json_schema",
     "echo",
     "suffix",
     "audio",
@@ -197,40 +294,35 @@ fn unsupported(fields: &Map<String, Value>) -> Vec<&'static str> {
     let is_idle = |name: &str, value: &Value| match value {
         Value::Null | Value::Bool(false) => true,
         Value::Number(number) => match name {
-            "n" | "best_of" => number.as_u64() == Some(1),
-            // 0 is a real request in the old completions API
-            "logprobs" => false,
+            "best_of" => number.as_u64() == Some(1),
             _ => number.as_f64() == Some(0.0),
         },
         Value::String(text) => match name {
-            "tool_choice" | "function_call" => matches!(text.as_str(), "none" | "auto"),
+            "function_call" => matches!(text.as_str(), "none" | "auto"),
             _ => text.is_empty(),
         },
         Value::Array(items) => match name {
             "modalities" => items.iter().all(|item| item == "text"),
             _ => items.is_empty(),
         },
-        Value::Object(map) => match name {
-            "response_format" => map.get("type").is_some_and(|kind| kind == "text"),
-            _ => map.is_empty(),
-        },
+        Value::Object(map) => map.is_empty(),
         Value::Bool(true) => false,
     };
     ASKING.into_iter().filter(|name| fields.get(*name).is_some_and(|value| !is_idle(name, value))).collect()
 }
 
-fn field(field: &'static str, reason: impl Into<String>) -> Malformed {
+pub(super) fn field(field: &'static str, reason: impl Into<String>) -> Malformed {
     Malformed::Field { field, reason: reason.into() }
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, Malformed> {
+pub(super) fn object(body: &[u8]) -> Result<Map<String, Value>, Malformed> {
     match serde_json::from_slice(body).map_err(Malformed::Json)? {
         Value::Object(fields) => Ok(fields),
         _ => Err(Malformed::NotAnObject),
     }
 }
 
-fn optional<T: DeserializeOwned>(
+pub(super) fn optional<T: DeserializeOwned>(
     fields: &Map<String, Value>,
     name: &'static str,
 ) -> Result<Option<T>, Malformed> {
@@ -240,39 +332,11 @@ fn optional<T: DeserializeOwned>(
     }
 }
 
-fn required<T: DeserializeOwned>(fields: &Map<String, Value>, name: &'static str) -> Result<T, Malformed> {
+pub(super) fn required<T: DeserializeOwned>(
+    fields: &Map<String, Value>,
+    name: &'static str,
+) -> Result<T, Malformed> {
     optional(fields, name)?.ok_or(Malformed::Missing(name))
-}
-
-fn message(value: &Value) -> Result<Message, Malformed> {
-    let bad = |reason: String| field("messages", reason);
-    let Value::Object(fields) = value else { return Err(bad("each message must be an object".to_owned())) };
-    let Some(Value::String(role)) = fields.get("role") else {
-        return Err(bad("each message needs a 'role'".to_owned()));
-    };
-    if fields.get("tool_calls").is_some_and(|calls| !calls.is_null() && calls != &Value::Array(Vec::new())) {
-        return Err(bad("tool calls are not supported yet".to_owned()));
-    }
-    let content = match fields.get("content") {
-        None | Some(Value::Null) if role == "assistant" => String::new(),
-        None | Some(Value::Null) => return Err(bad(format!("the message of '{role}' has no 'content'"))),
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(parts)) => {
-            let mut joined = String::new();
-            for part in parts {
-                match (part.get("type").and_then(Value::as_str), part.get("text").and_then(Value::as_str)) {
-                    (Some("text"), Some(text)) => joined.push_str(text),
-                    (Some(kind), _) => {
-                        return Err(bad(format!("content of type '{kind}' is not supported yet")));
-                    }
-                    (None, _) => return Err(bad("each part of a 'content' needs a 'type'".to_owned())),
-                }
-            }
-            joined
-        }
-        Some(_) => return Err(bad("'content' must be a text or an array of text parts".to_owned())),
-    };
-    Ok(Message { role: role.clone(), content })
 }
 
 #[cfg(test)]
@@ -293,7 +357,7 @@ mod tests {
                 {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
             ],
         }));
-        assert_eq!(request.unwrap().messages, [Message { role: "user".into(), content: "ab".into() }]);
+        assert_eq!(request.unwrap().messages, [Message::new("user", "ab")]);
     }
 
     #[test]
@@ -306,6 +370,25 @@ mod tests {
             ("messages", json!("hi")),
             ("model", json!(7)),
             ("stream_options", json!([])),
+            ("logit_bias", json!([[1, 2]])),
+            ("logit_bias", json!({"hello": 1})),
+            ("logit_bias", json!({"-1": 1})),
+            ("logit_bias", json!({"1": 101})),
+            ("logit_bias", json!({"1": "more"})),
+            ("n", json!(-1)),
+            ("logprobs", json!(3)),
+            ("top_logprobs", json!(3)),
+            ("response_format", json!("json")),
+            ("response_format", json!({"type": "xml"})),
+            ("response_format", json!({"type": "json_schema"})),
+            ("json_schema", json!([])),
+            ("tools", json!({})),
+            ("tools", json!([{"type": "function"}])),
+            ("tools", json!([{"type": "browser"}])),
+            ("tools", json!([{"type": "function", "function": {"name": "f", "parameters": []}}])),
+            ("tool_choice", json!("sometimes")),
+            ("tool_choice", json!("required")),
+            ("tool_choice", json!({"type": "function", "function": {"name": "f"}})),
         ] {
             let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
             body[name] = value;
@@ -322,14 +405,27 @@ mod tests {
     fn what_is_not_done_is_named_unless_it_asks_for_nothing() {
         let mut body = json!({
             "model": "m", "messages": [{"role": "user", "content": "hi"}],
-            "n": 1, "tools": [], "logprobs": false, "logit_bias": {}, "tool_choice": "auto",
-            "response_format": {"type": "text"}, "top_logprobs": null,
+            "best_of": 1, "functions": [], "grammar": "", "function_call": "auto", "echo": false,
+            "modalities": ["text"], "audio": null, "prediction": {},
         });
         assert!(chat(&body).unwrap().parameters.unsupported.is_empty());
-        body["n"] = json!(2);
-        body["response_format"] = json!({"type": "json_object"});
-        body["tools"] = json!([{"type": "function"}]);
-        assert_eq!(chat(&body).unwrap().parameters.unsupported, ["n", "tools", "response_format"]);
+        body["best_of"] = json!(2);
+        body["grammar"] = json!("root ::= \"a\"");
+        body["functions"] = json!([{"name": "f"}]);
+        assert_eq!(chat(&body).unwrap().parameters.unsupported, ["best_of", "functions", "grammar"]);
+    }
+
+    #[test]
+    fn a_bias_is_of_a_token_by_its_number() {
+        let mut body = json!({"model": "m", "prompt": "p", "logit_bias": {"50256": -100, "7": 1.5}});
+        let biases =
+            |body: &Value| TextRequest::parse(body.to_string().as_bytes()).map(|it| it.parameters.logit_bias);
+        assert_eq!(biases(&body).unwrap(), [(50256, -100.0), (7, 1.5)]);
+        body["logit_bias"] =
+            (0..1025).map(|token| (token.to_string(), json!(1))).collect::<Map<_, _>>().into();
+        assert!(biases(&body).unwrap_err().to_string().contains("1024 tokens, not 1025"));
+        body["logit_bias"] = Value::Null;
+        assert_eq!(biases(&body).unwrap(), []);
     }
 
     #[test]

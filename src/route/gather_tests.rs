@@ -209,11 +209,11 @@ proptest! {
             object: "chat.completion.chunk".to_owned(),
             created: 7,
             model: "m".to_owned(),
-            choices: choice.into_iter().map(|(delta, finish_reason)| ChunkChoice { index: 0, delta, finish_reason }).collect(),
+            choices: choice.into_iter().map(|(delta, finish_reason)| ChunkChoice { index: 0, delta, logprobs: None, finish_reason }).collect(),
             usage,
             timings: None,
         };
-        let text = |role: Option<&str>, text: &str| ChatDelta { role: role.map(str::to_owned), content: Some(text.to_owned()) };
+        let text = |role: Option<&str>, text: &str| ChatDelta { role: role.map(str::to_owned), content: Some(text.to_owned()), ..ChatDelta::default() };
         let mut chunks = vec![chunk(Some((text(Some("assistant"), ""), None)), None)];
         chunks.extend(pieces.iter().map(|piece| chunk(Some((text(None, piece), None)), None)));
         chunks.push(chunk(Some((ChatDelta::default(), Some(FinishReason::Length))), None));
@@ -225,7 +225,8 @@ proptest! {
             model: "m".to_owned(),
             choices: vec![ChatChoice {
                 index: 0,
-                message: AssistantMessage { role: "assistant".to_owned(), content: Some(pieces.concat()) },
+                message: AssistantMessage { role: "assistant".to_owned(), content: Some(pieces.concat()), tool_calls: Vec::new() },
+                logprobs: None,
                 finish_reason: Some(FinishReason::Length),
             }],
             usage,

@@ -11,11 +11,13 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
+use llama_cpp_2::token::data_array::LlamaTokenDataArray;
+use llama_cpp_2::token::logit_bias::LlamaLogitBias;
 use llama_cpp_2::vocab::LlamaVocab;
 
 use super::health::Shared;
 use super::serve::{Setup, Work};
-use super::{Blanks, Engine, Entry, Error, Loaded, Sampling, Token};
+use super::{Blanks, Engine, Entry, Error, Loaded, Report, Sampled, Sampling, Token, Vocabulary, Word};
 use crate::generation::LoadMode;
 use crate::gguf::TAKE_BLANKS;
 
@@ -126,7 +128,7 @@ impl Llama<'_> {
     /// Computes one token, so that the weights are in memory before anybody waits for them.
     fn warm_up(&mut self) -> Result<(), String> {
         let token = self.vocab.bos().0.max(0);
-        self.step(&[Entry { slot: 0, token, position: 0, sample: false }])?;
+        self.step(&[Entry { slot: 0, token, position: 0, ask: None }])?;
         self.context.clear_kv_cache();
         Ok(())
     }
@@ -137,14 +139,16 @@ impl Llama<'_> {
             let position = i32::try_from(entry.position).map_err(|error| error.to_string())?;
             let slot = i32::try_from(entry.slot).map_err(|error| error.to_string())?;
             let token = LlamaToken::new(entry.token);
-            self.batch.add(token, position, &[slot], entry.sample).map_err(|error| error.to_string())?;
+            self.batch
+                .add(token, position, &[slot], entry.ask.is_some())
+                .map_err(|error| error.to_string())?;
         }
         self.context.decode(&mut self.batch).map_err(|error| error.to_string())
     }
 }
 
 impl Engine for Llama<'_> {
-    fn tokenize(&self, text: &str) -> Vec<Token> {
+    fn tokenize(&self, text: &str, begins: bool) -> Vec<Token> {
         if text.is_empty() {
             return Vec::new();
         }
@@ -155,14 +159,32 @@ impl Engine for Llama<'_> {
             .map(|token| token.0)
             .collect();
         let bos = self.vocab.bos().0;
-        if self.vocab.should_add_bos() && bos != -1 && tokens.first() != Some(&bos) {
+        if begins && self.vocab.should_add_bos() && bos != -1 && tokens.first() != Some(&bos) {
             tokens.insert(0, bos);
         }
         tokens
     }
 
-    fn piece(&self, token: Token, out: &mut Vec<u8>) {
-        self.vocab.token_to_piece_into(LlamaToken::new(token), out, false, None);
+    fn piece(&self, token: Token, special: bool, out: &mut Vec<u8>) {
+        if (0..self.vocab.n_tokens()).contains(&token) {
+            self.vocab.token_to_piece_into(LlamaToken::new(token), out, special, None);
+        }
+    }
+
+    fn vocabulary(&self) -> Vocabulary {
+        let word = |token: Token| {
+            let mut bytes = Vec::new();
+            self.piece(token, false, &mut bytes);
+            let is_control = bytes.is_empty();
+            if is_control {
+                self.piece(token, true, &mut bytes);
+            }
+            Word { bytes, is_control }
+        };
+        let tokens = 0..self.vocab.n_tokens();
+        let own = [self.vocab.eot().0, self.vocab.eos().0].into_iter().find(|&token| token != -1);
+        let others = tokens.clone().filter(|&token| Some(token) != own && self.is_end(token));
+        Vocabulary { ends: own.into_iter().chain(others).collect(), words: tokens.map(word).collect() }
     }
 
     fn is_end(&self, token: Token) -> bool {
@@ -192,16 +214,30 @@ impl Engine for Llama<'_> {
         0
     }
 
-    fn step(&mut self, entries: &[Entry]) -> Result<Vec<Token>, String> {
+    fn step(&mut self, entries: &[Entry]) -> Result<Vec<Sampled>, String> {
         if let Err(reason) = self.compute(entries) {
             self.context.clear_kv_cache();
             return Err(reason);
         }
         let mut sampled = Vec::new();
-        for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.sample) {
+        for (index, entry) in entries.iter().enumerate() {
+            let Some(ask) = &entry.ask else { continue };
             let index = i32::try_from(index).map_err(|error| error.to_string())?;
             let chain = self.samplers.get_mut(entry.slot).ok_or("there is no such slot")?;
-            sampled.push(chain.sample(&self.context, index).0);
+            let token = match &ask.allowed {
+                None => chain.sample(&self.context, index),
+                Some(allowed) => {
+                    let is_allowed = |token: LlamaToken| allowed.is_allowed(token.0.unsigned_abs());
+                    let candidates = self.context.candidates_ith(index).filter(|one| is_allowed(one.id()));
+                    let mut candidates = LlamaTokenDataArray::from_iter(candidates, false);
+                    chain.apply(&mut candidates);
+                    let token = candidates.selected_token().ok_or("no token may be taken")?;
+                    chain.accept(token);
+                    token
+                }
+            };
+            let report = ask.report.map(|top| Report::new(self.context.get_logits_ith(index), token.0, top));
+            sampled.push(Sampled { token: token.0, report });
         }
         Ok(sampled)
     }
@@ -210,6 +246,11 @@ impl Engine for Llama<'_> {
 /// Puts the samplers in llama.cpp's own order.
 fn sampler(sampling: &Sampling, vocabulary: i32) -> LlamaSampler {
     let mut chain = Vec::new();
+    if !sampling.logit_bias.is_empty() {
+        let bias = |&(token, bias): &(Token, f32)| LlamaLogitBias::new(LlamaToken::new(token), bias);
+        let biases: Vec<_> = sampling.logit_bias.iter().map(bias).collect();
+        chain.push(LlamaSampler::logit_bias(vocabulary, &biases));
+    }
     if sampling.has_penalties() {
         chain.push(LlamaSampler::penalties(
             vocabulary,

@@ -1,0 +1,94 @@
+use std::sync::mpsc::channel;
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::*;
+use crate::engine::fake::Echo;
+
+fn job(shared: &Arc<Shared>, prompt: &str) -> (Order, UnboundedReceiver<(u32, Event)>) {
+    let (sender, receiver) = unbounded_channel();
+    let job = Job {
+        prompt: prompt.to_owned(),
+        max_tokens: None,
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        constraint: None,
+        logprobs: None,
+        visible: Vec::new(),
+        events: Listener { choice: 0, sender },
+        place: Place::take(shared, 9).unwrap(),
+    };
+    (Order::Answer(Box::new(job)), receiver)
+}
+
+#[test]
+fn a_job_that_nobody_waits_for_costs_no_step_after_the_one_in_hand() {
+    let shared = Arc::new(Shared::default());
+    let (permits, permit) = channel();
+    let (jobs, inbox) = channel();
+    let (story, mut listener) = job(&shared, "a long story");
+    let (next, mut other) = job(&shared, "next");
+    jobs.send(story).unwrap();
+    let for_worker = Arc::clone(&shared);
+    let worker = std::thread::spawn(move || {
+        let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
+        run(&mut Echo::new(&loaded, Some(permit)), &loaded, &inbox, &for_worker)
+    });
+    // two steps for the prompt, the second of which gives a token
+    permits.send(()).unwrap();
+    permits.send(()).unwrap();
+    assert!(matches!(listener.blocking_recv(), Some((_, Event::Text { text, .. })) if text == "a"));
+    jobs.send(next).unwrap();
+    drop(listener);
+    // the step in hand, and one that must be the other's
+    permits.send(()).unwrap();
+    permits.send(()).unwrap();
+    assert!(matches!(other.blocking_recv(), Some((_, Event::Text { text, .. })) if text == "n"));
+    assert_eq!((shared.running(), shared.queued()), (1, 0));
+    drop((permits, jobs));
+    let mut rest = String::new();
+    while let Some((_, event)) = other.blocking_recv() {
+        match event {
+            Event::Text { text, .. } => rest.push_str(&text),
+            Event::End { finish, usage, .. } => {
+                assert_eq!((finish, usage), (FinishReason::Stop, Usage::new(4, 5)));
+            }
+            Event::Failed(failure) => panic!("{failure:?}"),
+        }
+    }
+    assert_eq!(rest, "ext");
+    assert!(worker.join().unwrap().is_ok());
+}
+
+#[test]
+fn the_beginning_that_two_prompts_share_is_computed_once() {
+    let shared = Arc::new(Shared::default());
+    let (jobs, inbox) = channel();
+    let mut listeners = Vec::new();
+    // the second goes on from the first prompt and its answer, as the turns of a chat do
+    for prompt in ["abcdef", "abcdefabcdefX", "abQ"] {
+        let (job, listener) = job(&shared, prompt);
+        jobs.send(job).unwrap();
+        listeners.push((prompt, listener));
+    }
+    drop(jobs);
+    let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
+    run(&mut Echo::new(&loaded, None), &loaded, &inbox, &shared).unwrap();
+    let computed: Vec<u32> = listeners
+        .into_iter()
+        .map(|(prompt, mut listener)| {
+            let mut text = String::new();
+            loop {
+                match listener.blocking_recv() {
+                    Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
+                    Some((_, Event::End { timings, .. })) => {
+                        assert_eq!(text, prompt);
+                        return timings.prompt_n;
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+        })
+        .collect();
+    assert_eq!(computed, [6, 1, 1]);
+}
