@@ -14,7 +14,7 @@ use bramble_fleet::catalog::ModelFacts;
 use bramble_fleet::estimate::{self, Attention, Buffers, Candidate, Estimate, Serving, Tensor};
 use bramble_fleet::facts::planned;
 use bramble_fleet::generation::{EngineSpec, KvType, LoadMode};
-use bramble_fleet::gguf::{Header, NewTensor, TAKE_BLANKS, TensorInfo, Writer};
+use bramble_fleet::gguf::{Header, TAKE_BLANKS};
 use bramble_fleet::ids::Digest;
 use bramble_fleet::openai::{ChatChunk, ChatReply, sse};
 use bramble_fleet::source::{Pinned, PinnedFile};
@@ -23,6 +23,7 @@ use daemon::{Engine, command, install, model, spec};
 use http_body_util::BodyExt;
 use hyper::{Method, StatusCode};
 use process::Process;
+use rewrite::with_key;
 use serde_json::{Value, json};
 
 #[path = "support/daemon.rs"]
@@ -30,6 +31,8 @@ mod daemon;
 #[path = "support/process.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod process;
+#[path = "support/rewrite.rs"]
+mod rewrite;
 
 fn question(text: &str) -> Value {
     json!({
@@ -157,26 +160,6 @@ fn to_q4_0(from: &Path, to: &Path) {
         llama_cpp_sys_2::llama_model_quantize(name(from).as_ptr(), name(to).as_ptr(), &raw const params)
     };
     assert_eq!(outcome, 0);
-}
-
-/// Writes a model again with one key more.
-fn with_key(from: &Path, to: &Path, key: &str, value: &str) {
-    let bytes = std::fs::read(from).unwrap();
-    let mut header = Header::read(bytes.as_slice()).unwrap();
-    header.metadata.push((key.to_owned(), value.into()));
-    let new = |tensor: &TensorInfo| NewTensor {
-        name: tensor.name.clone(),
-        shape: tensor.shape.clone(),
-        tensor_type: tensor.tensor_type,
-    };
-    let tensors: Vec<NewTensor> = header.tensors.iter().map(new).collect();
-    let file = std::fs::File::create(to).unwrap();
-    let mut writer = Writer::start(file, &header.metadata, &tensors).unwrap();
-    for tensor in &header.tensors {
-        let start = usize::try_from(header.data_offset + tensor.offset).unwrap();
-        writer.data(&bytes[start..][..usize::try_from(tensor.bytes).unwrap()]).unwrap();
-    }
-    writer.finish().unwrap();
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::Loaded;
+use super::metrics::Metrics;
 
 /// Where an engine is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -66,6 +67,8 @@ pub(super) struct Shared {
     queued: AtomicUsize,
     /// Milliseconds that an answer takes in its slot: the mean of the last ones; 0 before the first.
     pace: AtomicU64,
+    /// What is counted.
+    pub(super) metrics: Metrics,
     /// When loading began.
     began: OnceLock<Instant>,
     /// Counts the worker's steps; a watchdog sees by it whether there are any.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use axum::Router;
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -17,6 +17,7 @@ use tokio::sync::{OnceCell, oneshot};
 
 use super::constraint::{Constraint, Grammars};
 use super::health::Shared;
+use super::metrics::Now;
 use super::refusal::{RETRY_SECONDS, Refusal};
 use super::reply::{self, Calls, Form, Kind};
 use super::template::Template;
@@ -105,8 +106,11 @@ impl Door {
             .route("/v1/completions", post(text))
             .route("/v1/models", get(models))
             .route("/tokenize", post(tokenize))
+            .route("/v1/tokenize", post(tokenize))
             .route("/detokenize", post(detokenize))
+            .route("/v1/detokenize", post(detokenize))
             .route("/health", get(health))
+            .route("/metrics", get(metrics))
             .fallback(async || {
                 Refusal::new(StatusCode::NOT_FOUND, ErrorBody::invalid("no such path", None, None))
             })
@@ -292,6 +296,13 @@ async fn health(State(door): State<Arc<Door>>) -> Response {
         loaded: door.shared.progress(),
     };
     json(code, &health)
+}
+
+async fn metrics(State(door): State<Arc<Door>>) -> Response {
+    let shared = &door.shared;
+    let now = Now { running: shared.running(), queued: shared.queued(), slots: door.spec.slots };
+    let text = shared.metrics.render(door.spec.model.as_str(), now);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }
 
 async fn models(State(door): State<Arc<Door>>) -> Response {

@@ -21,6 +21,7 @@ mod health;
 mod http;
 #[cfg(feature = "llama")]
 mod llama;
+mod metrics;
 mod model;
 mod refusal;
 mod reply;

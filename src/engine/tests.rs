@@ -469,6 +469,35 @@ async fn a_call_that_is_wanted_is_made_and_keeps_to_its_schema() {
 }
 
 #[tokio::test]
+async fn what_was_done_is_counted() {
+    let running = start(2, None, None).await;
+    running.complete("one two").await;
+    running.complete("one two three").await;
+    running.post("/v1/completions", &json!({"model": "parrot", "prompt": "abc", "max_tokens": 2})).await;
+    running.complete("oops!").await;
+    let stream = UnixStream::connect(running.socket()).await.unwrap();
+    let response =
+        connect(stream).await.send_request(request(Method::GET, "/metrics", &Value::Null)).await.unwrap();
+    assert_eq!(response.headers()["content-type"], "text/plain; version=0.0.4");
+    let text = String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    for line in [
+        "bramble_engine_answers_total{model=\"parrot\",outcome=\"stop\"} 2",
+        "bramble_engine_answers_total{model=\"parrot\",outcome=\"length\"} 1",
+        "bramble_engine_answers_total{model=\"parrot\",outcome=\"failed\"} 1",
+        // of the second prompt, the first seven are there already; each answer's end is a token, too
+        "bramble_engine_prompt_tokens_total{model=\"parrot\"} 16",
+        "bramble_engine_cached_tokens_total{model=\"parrot\"} 7",
+        "bramble_engine_answer_tokens_total{model=\"parrot\"} 24",
+        "bramble_engine_slots{model=\"parrot\"} 2",
+        "bramble_engine_running{model=\"parrot\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}: {text}");
+    }
+    assert_eq!(text.lines().filter(|line| line.starts_with("# TYPE")).count(), 11);
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn text_becomes_tokens_and_tokens_text() {
     let running = start(1, None, None).await;
     let (_, list) = running.post("/tokenize", &json!({"content": "hé"})).await;

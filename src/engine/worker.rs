@@ -10,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::constraint::Constraint;
 use super::health::Shared;
+use super::metrics::Outcome;
 use super::tail::Tail;
 use super::{Ask, Engine, Entry, Error, Loaded, Report, Sampled, Sampling, Token};
 use crate::openai::{FinishReason, LogProb, Timings, TokenLogProb, Usage};
@@ -241,6 +242,7 @@ impl Worker<'_> {
     fn cancel(&mut self) {
         for slot in &mut self.slots {
             if let Some(task) = slot.task.take_if(|task| task.events.is_gone()) {
+                self.shared.metrics.ended(Outcome::Cancelled);
                 tracing::info!(answered = task.answered, "the client is gone, its slot is free");
             }
         }
@@ -317,6 +319,7 @@ impl Worker<'_> {
         match self.engine.step(&batch) {
             Ok(sampled) => {
                 self.failures = 0;
+                self.shared.metrics.step(batch.len());
                 for entry in &batch {
                     self.slots[entry.slot].cached.push(entry.token);
                 }
@@ -386,6 +389,7 @@ impl Worker<'_> {
 
     fn fail(&mut self, slot: usize, failure: &Failure) {
         if let Some(task) = self.slots[slot].task.take() {
+            self.shared.metrics.ended(Outcome::Failed);
             self.shared.set_running(self.running());
             task.events.tell(Event::Failed(failure.clone()));
         }
@@ -399,6 +403,7 @@ impl Worker<'_> {
         let now = Instant::now();
         if task.next.is_none() {
             task.prompt_ms = millis(now - task.began);
+            self.shared.metrics.prompt(task.prompt.len() - task.reused, task.reused, now - task.began);
             task.prompt_ended = now;
         }
         task.answered += 1;
@@ -427,6 +432,8 @@ impl Worker<'_> {
             // told before the answer is, so that nobody who has it sees it running still
             self.shared.set_running(self.running());
             self.shared.took(task.began.elapsed());
+            self.shared.metrics.answer(task.answered, task.prompt_ended.elapsed());
+            self.shared.metrics.ended(finish.into());
             task.end(finish);
         }
     }
@@ -436,6 +443,7 @@ impl Worker<'_> {
         self.shared.set_running(0);
         for (index, slot) in self.slots.iter_mut().enumerate() {
             if let Some(task) = slot.task.take() {
+                self.shared.metrics.ended(Outcome::Failed);
                 task.events.tell(Event::Failed(failure.clone()));
             }
             self.engine.keep(index, 0);

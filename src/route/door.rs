@@ -1,5 +1,6 @@
 //! The paths: who may ask what.
 
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -117,6 +118,8 @@ impl Door {
             "/v1/chat/completions" => (Method::POST, INFER, Some(Endpoint::Chat)),
             "/v1/completions" => (Method::POST, INFER, Some(Endpoint::Completions)),
             "/v1/embeddings" => (Method::POST, INFER, Some(Endpoint::Embeddings)),
+            "/tokenize" | "/v1/tokenize" => (Method::POST, INFER, Some(Endpoint::Tokenize)),
+            "/detokenize" | "/v1/detokenize" => (Method::POST, INFER, Some(Endpoint::Detokenize)),
             "/v1/models" => (Method::GET, INFER, None),
             "/health" | "/metrics" => (Method::GET, STATUS, None),
             _ => return reply::refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
@@ -138,7 +141,8 @@ impl Door {
             (None, "/v1/models") => models(&state, is_hop),
             (None, "/health") => reply::json(StatusCode::OK, &health::report(&self.shared, &state).await),
             (None, _) => {
-                let text = self.shared.metrics.render(&state);
+                let engines = health::metrics(&self.shared, &state).await;
+                let text = self.shared.metrics.render(&state) + &grouped(&engines);
                 reply::bytes(StatusCode::OK, "text/plain; version=0.0.4", text)
             }
         }
@@ -213,6 +217,31 @@ impl Door {
     }
 }
 
+/// Joins what several engines count: all lines of one name together, under one word of its kind, as Prometheus wants it.
+fn grouped(engines: &[String]) -> String {
+    let mut series: BTreeMap<&str, (Option<&str>, Vec<&str>)> = BTreeMap::new();
+    for line in engines.iter().flat_map(|text| text.lines()) {
+        let (comment, rest) = match line.strip_prefix("# TYPE ") {
+            Some(rest) => (Some(line), rest),
+            None => (None, line),
+        };
+        if !rest.starts_with(ENGINES) {
+            continue;
+        }
+        let end = rest.find(['{', ' ']).unwrap_or(rest.len());
+        let (kind, lines) = series.entry(&rest[..end]).or_default();
+        match comment {
+            Some(comment) => *kind = Some(comment),
+            None => lines.push(line),
+        }
+    }
+    let lines = series.into_values().flat_map(|(kind, lines)| kind.into_iter().chain(lines));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// What the names of all that engines count begin with.
+const ENGINES: &str = "bramble_engine_";
+
 const INFER: &[Scope] = &[Scope::Infer, Scope::Peer];
 const STATUS: &[Scope] = &[Scope::Status];
 
@@ -228,4 +257,25 @@ fn models(state: &State, is_hop: bool) -> Reply {
         )
         .collect();
     reply::json(StatusCode::OK, &json!({ "object": "list", "data": data }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_engines_count_is_grouped_by_name_and_nothing_else_is_let_in() {
+        let engine = |model: &str| {
+            format!(
+                "# TYPE bramble_engine_running gauge\nbramble_engine_running{{model=\"{model}\"}} 1\n\
+                 # TYPE bramble_engine_slots gauge\nbramble_engine_slots{{model=\"{model}\"}} 2\nbramble_generation 9\n"
+            )
+        };
+        assert_eq!(
+            grouped(&[engine("a"), engine("b")]),
+            "# TYPE bramble_engine_running gauge\nbramble_engine_running{model=\"a\"} 1\n\
+             bramble_engine_running{model=\"b\"} 1\n# TYPE bramble_engine_slots gauge\n\
+             bramble_engine_slots{model=\"a\"} 2\nbramble_engine_slots{model=\"b\"} 2\n",
+        );
+    }
 }

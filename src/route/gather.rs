@@ -115,7 +115,7 @@ impl Gathered {
         let object = match endpoint {
             Endpoint::Chat => "chat.completion",
             Endpoint::Completions => "text_completion",
-            Endpoint::Embeddings => return None,
+            Endpoint::Embeddings | Endpoint::Tokenize | Endpoint::Detokenize => return None,
         };
         let choices = self.choices.into_iter().map(|(index, choice)| choice.finish(index, endpoint));
         self.fields.insert("object".to_owned(), object.into());

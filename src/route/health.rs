@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::Request;
 use hyper::header::{HOST, USER_AGENT};
+use hyper::{Request, StatusCode};
 use serde_json::{Value, json};
 
 use super::door::Shared;
@@ -20,24 +20,38 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// More than any health report.
 const LARGEST: usize = 64 << 10;
 
-/// Asks an engine for its health.
-async fn ask(dial: &dyn Dial, seat: &Seat) -> Result<Value, Reason> {
+/// Asks an engine for what is at `path`.
+async fn get(dial: &dyn Dial, seat: &Seat, path: &str) -> Result<(StatusCode, Bytes), Reason> {
     let question = async {
-        let request = Request::get("/health")
+        let request = Request::get(path)
             .header(HOST, &seat.target.authority)
             .header(USER_AGENT, AGENT)
             .body(Full::<Bytes>::default())
             .map_err(|_| Reason::Malformed)?;
         let exchange = upstream::send(dial, &seat.target, request, PATIENCE).await?;
         let (parts, body) = exchange.response.into_parts();
-        let body = upstream::read_whole(body, LARGEST).await?;
-        match serde_json::from_slice(&body) {
-            Ok(report @ Value::Object(_)) => Ok(report),
-            _ if parts.status.is_success() => Ok(json!({})),
-            _ => Err(Reason::Status(parts.status.as_u16())),
-        }
+        Ok((parts.status, upstream::read_whole(body, LARGEST).await?))
     };
     tokio::time::timeout(PATIENCE, question).await.unwrap_or(Err(Reason::TotalLate))
+}
+
+/// Asks an engine for its health.
+async fn ask(dial: &dyn Dial, seat: &Seat) -> Result<Value, Reason> {
+    let (status, body) = get(dial, seat, "/health").await?;
+    match serde_json::from_slice(&body) {
+        Ok(report @ Value::Object(_)) => Ok(report),
+        _ if status.is_success() => Ok(json!({})),
+        _ => Err(Reason::Status(status.as_u16())),
+    }
+}
+
+/// Returns what each engine of this host counts, of those that say so.
+pub(super) async fn metrics(shared: &Shared, state: &State) -> Vec<String> {
+    let seats = state.routes.values().flat_map(|route| &route.seats).filter(|seat| seat.kind == Kind::Local);
+    let asked = seats.map(|seat| get(&*shared.dial, seat, "/metrics"));
+    let answers = futures_util::future::join_all(asked).await.into_iter().flatten();
+    let told = answers.filter(|(status, _)| status.is_success());
+    told.map(|(_, body)| String::from_utf8_lossy(&body).into_owned()).collect()
 }
 
 /// Returns how many requests wait at an engine; none when it does not say.

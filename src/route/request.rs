@@ -19,6 +19,10 @@ pub(super) enum Endpoint {
     Completions,
     /// `/v1/embeddings`.
     Embeddings,
+    /// `/tokenize` and `/v1/tokenize`.
+    Tokenize,
+    /// `/detokenize` and `/v1/detokenize`.
+    Detokenize,
 }
 
 impl Endpoint {
@@ -28,12 +32,14 @@ impl Endpoint {
             Self::Chat => "/chat/completions",
             Self::Completions => "/completions",
             Self::Embeddings => "/embeddings",
+            Self::Tokenize => "/tokenize",
+            Self::Detokenize => "/detokenize",
         }
     }
 
     /// Returns whether its answers can come as streams.
     pub(super) fn has_streams(self) -> bool {
-        self != Self::Embeddings
+        matches!(self, Self::Chat | Self::Completions)
     }
 }
 
@@ -76,8 +82,8 @@ impl Call {
         let limit = peek.max_completion_tokens.or(peek.max_tokens).filter(|limit| *limit >= 0.0);
         let answers = peek.n.filter(|n| *n >= 1.0).unwrap_or(1.0);
         let answer_tokens = match endpoint {
-            Endpoint::Embeddings => Some(0.0),
             Endpoint::Chat | Endpoint::Completions => limit.map(|limit| limit * answers),
+            Endpoint::Embeddings | Endpoint::Tokenize | Endpoint::Detokenize => Some(0.0),
         };
         let prompt_tokens = peek.messages.0 + peek.prompt.0 + peek.input.0 + peek.tools.0;
         Ok(Self {

@@ -42,6 +42,7 @@ async fn nothing_but_liveness_answers_without_a_good_key() {
 #[tokio::test]
 async fn a_key_opens_what_its_scopes_say() {
     let house = House::new();
+    house.universe.on("local", [answer(200, "bramble_engine_slots{model=\"chat\"} 2\nother 1\n")]);
     for (key, path, method, status) in [
         (READER, CHAT, Method::POST, 403),
         (READER, "/v1/models", Method::GET, 403),
@@ -55,7 +56,32 @@ async fn a_key_opens_what_its_scopes_say() {
     ] {
         let told = Told::read(house.send(method, path, key, &prompt(false)).await).await;
         assert_eq!(told.status, status, "{key} {path}: {}", told.body);
+        if path == "/metrics" && status == 200 {
+            // what the engine counts stands behind what the door counts
+            let engines = told.body.split_once("bramble_generation 7\n").map(|(_, engines)| engines);
+            assert_eq!(engines, Some("bramble_engine_slots{model=\"chat\"} 2\n"), "{}", told.body);
+        }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn tokens_are_asked_for_at_the_door_as_well() {
+    let house = House::new();
+    house.universe.on("local", [answer(200, r#"{"tokens":[1,2]}"#), answer(200, r#"{"content":"hi"}"#)]);
+    for (path, body) in [
+        ("/tokenize", r#"{"model":"chat","content":"hi"}"#),
+        ("/v1/detokenize", r#"{"model":"chat","tokens":[1,2]}"#),
+    ] {
+        let told = Told::read(house.send(Method::POST, path, CLIENT, body).await).await;
+        assert_eq!(told.status, 200, "{}", told.body);
+    }
+    let asked: Vec<String> = house
+        .universe
+        .requests()
+        .into_iter()
+        .filter_map(|(_, request)| Some(request.lines().next()?.to_owned()))
+        .collect();
+    assert_eq!(asked, ["POST /v1/tokenize HTTP/1.1", "POST /v1/detokenize HTTP/1.1"]);
 }
 
 #[tokio::test(start_paused = true)]
