@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 mod daemon;
 #[path = "support/rewrite.rs"]
 mod rewrite;
+#[path = "support/tools.rs"]
+mod tools;
 
 /// Asks and reads the answer, which must be one.
 async fn ask<T: DeserializeOwned>(engine: &Engine, path: &str, body: &Value) -> T {
@@ -125,19 +127,12 @@ async fn an_answer_keeps_to_its_schema_whatever_the_model_would_say() {
     engine.stop();
 }
 
-/// A template in the way of Hermes and Qwen 2.5.
-const TEMPLATE: &str = "{%- if tools %}<|im_start|>system\nYou may call functions:\n{%- for tool in tools %}\n{{ tool | tojson }}{%- endfor %}\n\
-    For each call return <tool_call>\n{\"name\": <name>, \"arguments\": <arguments>}\n</tool_call><|im_end|>\n{%- endif %}\
-    {%- for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}\
-    {%- for call in message.tool_calls %}\n<tool_call>\n{{ call.function | tojson }}\n</tool_call>{%- endfor %}<|im_end|>\n{%- endfor %}\
-    {%- if add_generation_prompt %}<|im_start|>assistant\n{%- endif %}";
-
 #[tokio::test]
 async fn a_model_whose_template_has_tools_calls_them() {
     let Some(weights) = model() else { return };
     let folder = tempfile::tempdir().unwrap();
     let trained = folder.path().join("tools.gguf");
-    with_key(&weights, &trained, "tokenizer.chat_template", TEMPLATE);
+    with_key(&weights, &trained, "tokenizer.chat_template", tools::TEMPLATE);
     let engine = Engine::start_with(&trained, |spec| spec.context = 1024);
     let city = json!({"type": "string", "enum": ["Bern", "Oslo", "Rome"]});
     let weather = json!({"type": "function", "function": {"name": "weather", "description": "The weather of a city", "parameters": {

@@ -1,3 +1,4 @@
+use std::ops::RangeInclusive;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -45,6 +46,12 @@ pub struct Health {
     /// How much of the weights is loaded, from 0 to 1.
     pub loaded: f64,
 }
+
+/// So many requests may wait for a slot always, and so many at most.
+const WAITING: RangeInclusive<u64> = 8..=64;
+
+/// How long the last of those that wait may have to, by what answers took: more are better off elsewhere.
+const WAIT: Duration = Duration::from_mins(1);
 
 /// When to come back, in seconds, where nothing is known yet.
 const UNKNOWN: u64 = 5;
@@ -113,6 +120,15 @@ impl Shared {
                 seconds(Duration::from_millis(pace.saturating_mul(turns) / u64::from(slots.max(1))))
             }
         }
+    }
+
+    /// Returns how many requests may wait for a slot.
+    pub(super) fn most_waiting(&self, slots: u32) -> usize {
+        let most = match self.pace.load(Ordering::Relaxed) {
+            0 => *WAITING.end(),
+            pace => u64::try_from(WAIT.as_millis()).unwrap_or(u64::MAX) * u64::from(slots) / pace,
+        };
+        usize::try_from(most.clamp(*WAITING.start(), *WAITING.end())).unwrap_or(usize::MAX)
     }
 
     /// Tells how long an answer took in its slot. Only the worker does.
@@ -214,6 +230,16 @@ mod tests {
         shared.took(Duration::from_secs(4));
         // three parts of what was, one of what is new: 7 s
         assert_eq!(shared.until_free(1), 28);
+    }
+
+    #[test]
+    fn fewer_may_wait_where_answers_are_slow() {
+        let shared = Shared::default();
+        assert_eq!(shared.most_waiting(1), 64);
+        shared.took(Duration::from_secs(3));
+        assert_eq!((shared.most_waiting(1), shared.most_waiting(2)), (20, 40));
+        shared.took(Duration::from_hours(1));
+        assert_eq!(shared.most_waiting(4), 8);
     }
 
     #[test]

@@ -36,10 +36,6 @@ use crate::openai::{
 /// of text; the rest is room for JSON's escapes.
 pub(super) const MAX_BODY: usize = 4 << 20;
 
-/// So many requests may wait for a slot. A Pi answers in tens of seconds, so the last of
-/// them waits for minutes already; more are better off elsewhere.
-const MAX_WAITING: usize = 8;
-
 /// The most answers to one prompt; each has a place in the queue.
 const MAX_CHOICES: u32 = 8;
 
@@ -246,8 +242,8 @@ impl Door {
         visible: &[String],
     ) -> Result<UnboundedReceiver<(u32, Event)>, Refusal> {
         let sampling = sampling(parameters)?;
-        let places: Option<Vec<Place>> =
-            (0..parameters.n).map(|_| Place::take(&self.shared, MAX_WAITING)).collect();
+        let most = self.shared.most_waiting(self.spec.slots);
+        let places: Option<Vec<Place>> = (0..parameters.n).map(|_| Place::take(&self.shared, most)).collect();
         let Some(places) = places else {
             let seconds = self.shared.until_free(self.spec.slots);
             let waiting = self.shared.queued();

@@ -650,11 +650,11 @@ async fn the_queue_has_an_end() {
     let running = start(1, None, Some(receiver)).await;
     let first = running.complete("hi");
     let others = async {
-        // only once the first has its slot are there eight places for the rest
+        // only once the first has its slot are all places there for the rest
         running.await_load(1, 0).await;
-        let crowd = futures_util::future::join_all((0..8).map(|_| running.complete("hi")));
+        let crowd = futures_util::future::join_all((0..64).map(|_| running.complete("hi")));
         let drive = async {
-            running.await_load(1, 8).await;
+            running.await_load(1, 64).await;
             let (status, reply) = running.complete("too late").await;
             assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
             assert_eq!(reply["error"]["code"], "queue_full");

@@ -1,0 +1,226 @@
+"""What people's clients do with a door: python suite.py URL KEY MODEL CONTEXT
+
+The `openai` package, sync and async, and LiteLLM, against a running door. The model must be one whose template has
+tools. Prints a line for each check and ends with `N passed, N failed`; the exit code is 1 if any failed.
+"""
+
+import asyncio
+import json
+import sys
+import traceback
+
+import litellm
+import openai
+import pydantic
+
+URL, KEY, MODEL, CONTEXT = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
+CLIENT = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, timeout=300)
+HELLO = [{"role": "user", "content": "What is the capital of France?"}]
+CHECKS = []
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string", "enum": ["Bern", "Oslo"]}, "days": {"type": "integer", "minimum": 1, "maximum": 7}},
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+def chat(**more):
+    return CLIENT.chat.completions.create(**{"model": MODEL, "messages": HELLO, "max_tokens": 24, "temperature": 0, **more})
+
+
+@check
+def models_are_listed():
+    assert MODEL in [model.id for model in CLIENT.models.list().data]
+
+
+@check
+def a_chat_is_answered_and_counted():
+    reply = chat()
+    assert "Paris" in reply.choices[0].message.content, reply
+    assert reply.choices[0].finish_reason in ("stop", "length")
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+
+
+@check
+def a_stream_says_the_same_and_ends_with_the_usage():
+    whole = chat()
+    chunks = list(chat(stream=True, stream_options={"include_usage": True}))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+@check
+def headers_tell_who_answered():
+    raw = CLIENT.chat.completions.with_raw_response.create(model=MODEL, messages=HELLO, max_tokens=2)
+    assert raw.headers["x-bramble-model"] == MODEL and raw.headers["x-bramble-host"]
+
+
+@check
+def several_answers_come_to_one_prompt():
+    reply = chat(n=3, temperature=1.3, seed=1)
+    assert [choice.index for choice in reply.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in reply.choices}) > 1
+    texts = ["", "", ""]
+    for chunk in chat(n=3, temperature=1.3, seed=1, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert all(texts)
+
+
+@check
+def stop_strings_and_limits_end_an_answer():
+    assert "Paris" not in chat(stop=["Paris"]).choices[0].message.content
+    short = chat(max_completion_tokens=3)
+    assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 3)
+
+
+@check
+def likelihoods_are_told():
+    content = chat(logprobs=True, top_logprobs=3, max_tokens=5).choices[0].logprobs.content
+    assert len(content) == 5 and all(len(token.top_logprobs) == 3 for token in content)
+    assert all(token.logprob <= 0 and bytes(token.bytes).decode() == token.token for token in content)
+    reply = CLIENT.completions.create(model=MODEL, prompt="The capital of France is", logprobs=2, max_tokens=3, temperature=0)
+    lists = reply.choices[0].logprobs
+    assert "".join(lists.tokens) == reply.choices[0].text and len(lists.top_logprobs[0]) == 2
+    streamed = [chunk.choices[0].logprobs for chunk in chat(logprobs=True, max_tokens=5, stream=True)]
+    assert [token.token for it in streamed if it for token in it.content] == [token.token for token in content]
+
+
+class City(pydantic.BaseModel):
+    name: str = pydantic.Field(max_length=20)
+    country: str = pydantic.Field(max_length=20)
+    is_capital: bool
+
+
+@check
+def an_answer_is_an_object_of_a_class():
+    reply = CLIENT.chat.completions.parse(model=MODEL, messages=HELLO, response_format=City, temperature=0, max_tokens=200)
+    assert isinstance(reply.choices[0].message.parsed, City), reply
+
+
+@check
+def a_tool_is_called_and_its_answer_taken():
+    choice = {"type": "function", "function": {"name": "weather"}}
+    messages = [{"role": "user", "content": "Weather in Oslo?"}]
+    message = chat(messages=messages, tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False, max_tokens=100).choices[0]
+    assert message.finish_reason == "tool_calls"
+    call = message.message.tool_calls[0]
+    arguments = json.loads(call.function.arguments)
+    assert call.function.name == "weather" and arguments["city"] in ("Bern", "Oslo") and 1 <= arguments["days"] <= 7
+    messages += [message.message, {"role": "tool", "tool_call_id": call.id, "content": "Snow."}]
+    assert chat(messages=messages, tools=[WEATHER]).choices[0].finish_reason in ("stop", "length", "tool_calls")
+
+
+@check
+def a_call_comes_in_a_stream():
+    chunks = list(chat(tools=[WEATHER], tool_choice="required", max_tokens=100, stream=True))
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or []]
+    assert calls[0].function.name == "weather" and json.loads(calls[0].function.arguments)["city"]
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def refused(kind, **more):
+    try:
+        chat(**more)
+    except kind as error:
+        return error
+    raise AssertionError(f"{more} was not refused")
+
+
+@check
+def errors_are_openais():
+    assert refused(openai.NotFoundError, model="nobody").code == "model_not_found"
+    long = refused(openai.BadRequestError, messages=[{"role": "user", "content": "word " * CONTEXT}])
+    assert long.code == "context_length_exceeded" and f" {CONTEXT}," in long.message, long
+    assert refused(openai.BadRequestError, temperature=9).param == "temperature"
+    assert refused(openai.BadRequestError, messages=[]).param == "messages"
+    assert refused(openai.BadRequestError, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "cat"}}})
+    try:
+        openai.OpenAI(base_url=f"{URL}/v1", api_key="wrong", max_retries=0).models.list()
+    except openai.AuthenticationError:
+        return
+    raise AssertionError("a wrong key was let in")
+
+
+@check
+def a_stream_that_is_broken_off_frees_its_slot():
+    for _ in range(6):
+        with chat(stream=True, max_tokens=400, messages=[{"role": "user", "content": "Tell me a long story."}]) as stream:
+            next(iter(stream))
+    assert "Paris" in chat().choices[0].message.content
+
+
+@check
+def thirty_two_are_answered_at_once():
+    async def all_at_once():
+        async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY, timeout=300, max_retries=0) as client:
+            ask = lambda n: client.chat.completions.create(
+                model=MODEL, max_tokens=12, temperature=0, messages=[{"role": "user", "content": f"Repeat the number {n}."}]
+            )
+            return await asyncio.gather(*(ask(n) for n in range(32)))
+
+    replies = asyncio.run(all_at_once())
+    assert len(replies) == 32 and all(reply.choices[0].message.content for reply in replies)
+    assert len({reply.id for reply in replies}) == 32
+
+
+def lite(**more):
+    return litellm.completion(
+        **{"model": f"openai/{MODEL}", "api_base": f"{URL}/v1", "api_key": KEY, "messages": HELLO, "max_tokens": 24, "temperature": 0, **more}
+    )
+
+
+@check
+def litellm_chats_and_streams():
+    whole = lite()
+    assert "Paris" in whole.choices[0].message.content
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in lite(stream=True)) == whole.choices[0].message.content
+
+
+@check
+def litellm_calls_tools_and_reads_objects():
+    call = lite(tools=[WEATHER], tool_choice="required", max_tokens=100).choices[0].message.tool_calls[0]
+    assert call.function.name == "weather"
+    reply = lite(response_format=City, max_tokens=200)
+    assert City.model_validate_json(reply.choices[0].message.content)
+
+
+@check
+def litellm_knows_the_errors():
+    try:
+        lite(messages=[{"role": "user", "content": "word " * CONTEXT}])
+    except litellm.ContextWindowExceededError:
+        return
+    raise AssertionError("it was not refused")
+
+
+def main():
+    failed = 0
+    for function in CHECKS:
+        name = function.__name__.replace("_", " ")
+        try:
+            function()
+            print(f"ok      {name}", flush=True)
+        except Exception:  # every check is tried
+            failed += 1
+            print(f"FAILED  {name}\n{traceback.format_exc()}", flush=True)
+    print(f"{len(CHECKS) - failed} passed, {failed} failed")
+    sys.exit(failed > 0)
+
+
+main()
