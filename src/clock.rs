@@ -11,6 +11,13 @@ pub fn now_utc() -> String {
     )
 }
 
+/// Returns the present time as clocks show it where this machine is.
+#[expect(clippy::disallowed_methods, reason = "the one reader of the clock")]
+pub fn local() -> jiff::civil::DateTime {
+    let now = jiff::Timestamp::try_from(std::time::SystemTime::now()).unwrap_or_default();
+    jiff::tz::TimeZone::system().to_datetime(now)
+}
+
 /// Returns a moment, in microseconds since 1970-01-01 UTC, as `2026-11-23T12:00:00.123Z`.
 pub fn utc_of_micros(micros: i64) -> Option<String> {
     let stamp = jiff::Timestamp::from_microsecond(micros).ok()?;

@@ -23,6 +23,7 @@ mod http;
 mod llama;
 mod metrics;
 mod model;
+mod python;
 mod refusal;
 mod reply;
 mod serve;

@@ -1,15 +1,18 @@
+use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, Value, context};
+use minijinja::{Environment, Value, context};
 
+use super::python;
 use crate::openai::{Message, Tool, ToolCall};
 
 /// What a template may do: an instruction costs 1, so do 64 bytes of text. Enough for
 /// thousands of messages, and some 60 MB at most; a hostile template ends within a second.
 const FUEL: u64 = 1_000_000;
 
-/// Marks where a message ends that is to be continued. No text has it by accident.
-const MARK: &str = "\u{2}bramble\u{3}";
+/// Marks where a message ends that is to be continued. No text has it by accident. A template that takes blanks from
+/// a message's end takes this one.
+const MARK: &str = "\u{2}bramble\u{3} ";
 
 /// The chat template that came with a model's weights, in Jinja as `transformers` reads it.
 #[derive(Debug)]
@@ -36,16 +39,18 @@ pub(super) enum Error {
 impl Template {
     /// Reads `source`. `bos` and `eos` are the texts of those tokens.
     pub(super) fn new(source: &str, bos: &str, eos: &str) -> Result<Self, Error> {
+        Self::at(source, bos, eos, crate::clock::local)
+    }
+
+    /// Reads `source`, for which it is the time that `now` tells.
+    fn at(source: &str, bos: &str, eos: &str, now: fn() -> DateTime) -> Result<Self, Error> {
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(Error::Parse)?);
         environment.set_fuel(Some(FUEL));
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", strftime_now);
-        environment.add_filter("tojson", tojson);
-        environment.add_template_owned("chat", source.to_owned()).map_err(Error::Parse)?;
+        python::add_to(&mut environment, now);
+        environment.add_template_owned("chat", without_generation(source)).map_err(Error::Parse)?;
         Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
     }
 
@@ -55,16 +60,40 @@ impl Template {
     pub(super) fn render(&self, messages: &[Message], tools: &[Tool]) -> Result<String, Error> {
         match messages.split_last() {
             Some((last, before)) if last.role == "assistant" && last.tool_calls.is_empty() => {
-                let marked = Message { content: format!("{}{MARK}", last.content), ..last.clone() };
+                let said = last.content.as_deref().unwrap_or_default();
                 let mut messages = before.to_vec();
-                messages.push(marked);
-                let mut prompt = self.run(&messages, tools, false)?;
-                let end = prompt.rfind(MARK).ok_or(Error::Continue)?;
+                messages.push(Message { content: Some(format!("{said}{MARK}")), ..last.clone() });
+                let mut prompt = self.fill(&messages, tools, false)?;
+                let end = prompt.rfind(MARK.trim_end()).filter(|_| prompt.contains(said.trim()));
+                let end = end.ok_or(Error::Continue)?;
+                let keeps_blanks = prompt[end..].starts_with(MARK);
                 prompt.truncate(end);
+                if !keeps_blanks {
+                    prompt.truncate(prompt.trim_end().len());
+                }
                 Ok(prompt)
             }
-            _ => self.run(messages, tools, true),
+            _ => self.fill(messages, tools, true),
         }
+    }
+
+    /// Runs the template. One that cannot do without the content of a message that only calls has it empty.
+    fn fill(
+        &self,
+        messages: &[Message],
+        tools: &[Tool],
+        add_generation_prompt: bool,
+    ) -> Result<String, Error> {
+        let prompt = self.run(messages, tools, add_generation_prompt);
+        if prompt.is_ok() || messages.iter().all(|message| message.content.is_some()) {
+            return prompt;
+        }
+        let filled = |message: &Message| Message {
+            content: Some(message.content.clone().unwrap_or_default()),
+            ..message.clone()
+        };
+        let messages: Vec<Message> = messages.iter().map(filled).collect();
+        self.run(&messages, tools, add_generation_prompt)
     }
 
     fn run(
@@ -91,11 +120,35 @@ impl Template {
     }
 }
 
+/// Takes out the tags around what a model is trained to say, which only training needs. A name that is set within them
+/// is not known behind them.
+fn without_generation(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some(length) = rest.find("{%").and_then(|start| Some(start + rest[start..].find("%}")?)) {
+        let (before, behind) = rest.split_at(length);
+        let start = before.find("{%").unwrap_or(length);
+        let (text, tag) = before.split_at(start);
+        out.push_str(text);
+        let is_it = |word: &str| {
+            tag[2..].trim_matches(|letter: char| letter.is_whitespace() || "-+".contains(letter)) == word
+        };
+        if is_it("generation") || is_it("endgeneration") {
+            out.push_str(&tag.replace("generation", "with"));
+        } else {
+            out.push_str(tag);
+        }
+        rest = behind;
+    }
+    out.push_str(rest);
+    out
+}
+
 /// Shows a message as templates expect it: with only the fields that it has, and arguments as
 /// objects.
 fn said(message: &Message) -> Value {
-    let mut fields =
-        vec![("role", Value::from(message.role.as_str())), ("content", message.content.as_str().into())];
+    let mut fields = vec![("role", Value::from(message.role.as_str()))];
+    fields.extend(message.content.as_deref().map(|content| ("content", content.into())));
     if !message.tool_calls.is_empty() {
         fields.push(("tool_calls", message.tool_calls.iter().map(called).collect()));
     }
@@ -117,124 +170,6 @@ fn called(call: &ToolCall) -> Value {
     }
 }
 
-fn raise_exception(message: String) -> Result<String, minijinja::Error> {
-    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
-}
-
-/// Shows today's date, which some templates put into their system message.
-fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
-    let wrong = |reason: String| minijinja::Error::new(ErrorKind::InvalidOperation, reason);
-    let seconds = i64::try_from(crate::clock::unix_seconds()).unwrap_or(0);
-    let now = jiff::Timestamp::from_second(seconds).map_err(|error| wrong(error.to_string()))?;
-    jiff::fmt::strtime::format(format, now).map_err(|error| wrong(error.to_string()))
-}
-
-/// Writes JSON as Python does: with spaces after `,` and `:`, or indented, and without
-/// escapes for HTML.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja hands arguments over")]
-fn tojson(value: &Value, options: minijinja::value::Kwargs) -> Result<String, minijinja::Error> {
-    let indent: Option<usize> = options.get("indent")?;
-    let wrong = |error: serde_json::Error| {
-        minijinja::Error::new(ErrorKind::InvalidOperation, "cannot be JSON").with_source(error)
-    };
-    let mut out = Vec::new();
-    if let Some(width) = indent {
-        let indent = " ".repeat(width.min(16));
-        let format = serde_json::ser::PrettyFormatter::with_indent(indent.as_bytes());
-        let mut writer = serde_json::Serializer::with_formatter(&mut out, format);
-        serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
-    } else {
-        let mut writer = serde_json::Serializer::with_formatter(&mut out, Spaced);
-        serde::Serialize::serialize(value, &mut writer).map_err(wrong)?;
-    }
-    Ok(String::from_utf8_lossy(&out).into_owned())
-}
-
-/// Python's `json.dumps` without arguments.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        writer: &mut W,
-        first: bool,
-    ) -> std::io::Result<()> {
-        if first { Ok(()) } else { writer.write_all(b", ") }
-    }
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, writer: &mut W) -> std::io::Result<()> {
-        writer.write_all(b": ")
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}\
-        {{ '<|im_start|>system\nBe kind<|im_end|>\n' }}{% endif %}\
-        {{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}\
-        {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
-
-    fn say(role: &str, content: &str) -> Message {
-        Message::new(role, content)
-    }
-
-    #[test]
-    fn the_prompt_ends_where_the_model_speaks() {
-        let template = Template::new(CHATML, "<s>", "</s>").unwrap();
-        assert_eq!(
-            template.render(&[say("user", "hi")], &[]).unwrap(),
-            "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
-        );
-    }
-
-    #[test]
-    fn the_models_own_last_message_is_continued_to_the_letter() {
-        let template = Template::new(CHATML, "", "").unwrap();
-        let prompt =
-            template.render(&[say("system", "x"), say("user", "hi"), say("assistant", "Well, ")], &[]);
-        assert!(prompt.unwrap().ends_with("<|im_start|>assistant\nWell, "));
-        let deaf = Template::new("{{ messages[0].content }}", "", "").unwrap();
-        assert!(matches!(deaf.render(&[say("user", "a"), say("assistant", "b")], &[]), Err(Error::Continue)));
-    }
-
-    #[test]
-    fn templates_written_for_python_work() {
-        let source = "{%- set ns = namespace(found=false) %}\n{%- for m in messages %}\n    \
-            {%- if m.role.startswith('us') and not ns.found %}{% set ns.found = true %}\n\
-            {{- bos_token ~ m.content.strip().split(' ')[0] | upper }}\n    {%- endif %}\n{%- endfor %}\
-            {{ {'a': [1, '<é>'], 'b': none} | tojson }}{{ strftime_now('%Y') | length }}\
-            {{ 'no tools' if tools is none }}{{ 'x' if messages[0].get('nothing') is none }}";
-        let template = Template::new(source, "<s>", "</s>").unwrap();
-        let prompt = template.render(&[say("user", " good day ")], &[]).unwrap();
-        assert_eq!(prompt, "<s>GOOD{\"a\": [1, \"<é>\"], \"b\": null}4no toolsx");
-    }
-
-    #[test]
-    fn a_template_that_refuses_says_why() {
-        let template = Template::new("{{ raise_exception('roles must alternate') }}", "", "").unwrap();
-        let Err(Error::Render(cause)) = template.render(&[say("user", "hi")], &[]) else {
-            panic!("rendered")
-        };
-        assert!(cause.to_string().contains("roles must alternate"));
-    }
-
-    #[test]
-    fn a_template_without_end_runs_out_of_fuel() {
-        let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}\
-            {% endfor %}{% endfor %}";
-        let template = Template::new(source, "", "").unwrap();
-        assert!(matches!(template.render(&[say("user", "hi")], &[]), Err(Error::Render(_))));
-        let swelling = "{% set ns = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s %}\
-            {% endfor %}{{ ns.s }}";
-        let template = Template::new(swelling, "", "").unwrap();
-        assert!(matches!(template.render(&[say("user", "hi")], &[]), Err(Error::Render(_))));
-    }
-}
+#[path = "template_tests.rs"]
+mod tests;

@@ -8,8 +8,10 @@ use super::request::{Malformed, field};
 pub struct Message {
     /// `system`, `user`, `assistant`, `tool`, or another word that the model's template knows.
     pub role: String,
-    /// The text; OpenAI's array of text parts is joined while reading.
-    pub content: String,
+    /// The text; OpenAI's array of text parts is joined while reading. None where an assistant says nothing, as with
+    /// most calls.
+    #[serde(default)]
+    pub content: Option<String>,
     /// What the assistant called in this message.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
@@ -24,7 +26,7 @@ pub struct Message {
 impl Message {
     /// Makes a message that is only text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), ..Self::default() }
+        Self { role: role.into(), content: Some(content.into()), ..Self::default() }
     }
 }
 
@@ -80,12 +82,12 @@ pub(super) fn read(value: &Value) -> Result<Message, Malformed> {
     })
 }
 
-fn content(role: &str, fields: &Map<String, Value>) -> Result<String, Malformed> {
+fn content(role: &str, fields: &Map<String, Value>) -> Result<Option<String>, Malformed> {
     let bad = |reason: String| field("messages", reason);
     match fields.get("content") {
-        None | Some(Value::Null) if role == "assistant" => Ok(String::new()),
+        None | Some(Value::Null) if role == "assistant" => Ok(None),
         None | Some(Value::Null) => Err(bad(format!("the message of '{role}' has no 'content'"))),
-        Some(Value::String(text)) => Ok(text.clone()),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
         Some(Value::Array(parts)) => {
             let mut joined = String::new();
             for part in parts {
@@ -97,7 +99,7 @@ fn content(role: &str, fields: &Map<String, Value>) -> Result<String, Malformed>
                     (None, _) => return Err(bad("each part of a 'content' needs a 'type'".to_owned())),
                 }
             }
-            Ok(joined)
+            Ok(Some(joined))
         }
         Some(_) => Err(bad("'content' must be a text or an array of text parts".to_owned())),
     }
@@ -114,10 +116,13 @@ mod tests {
         let call = json!({"id": "call_1", "type": "function",
             "function": {"name": "weather", "arguments": "{\"city\":\"Bern\"}"}});
         let said = read(&json!({"role": "assistant", "content": null, "tool_calls": [call]})).unwrap();
-        assert_eq!((said.content.as_str(), said.tool_calls[0].function.name.as_str()), ("", "weather"));
+        assert_eq!((said.content.as_deref(), said.tool_calls[0].function.name.as_str()), (None, "weather"));
         assert_eq!(serde_json::to_value(&said.tool_calls[0]).unwrap(), call);
         let answer = read(&json!({"role": "tool", "tool_call_id": "call_1", "content": "rain"})).unwrap();
-        assert_eq!((answer.tool_call_id.as_deref(), answer.content.as_str()), (Some("call_1"), "rain"));
+        assert_eq!(
+            (answer.tool_call_id.as_deref(), answer.content.as_deref()),
+            (Some("call_1"), Some("rain"))
+        );
     }
 
     #[test]
