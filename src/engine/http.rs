@@ -167,11 +167,11 @@ impl Door {
         if request.tools.is_empty() || request.tool_choice == ToolChoice::None {
             return Ok(None);
         }
-        let source =
-            self.shared.loaded().and_then(|loaded| loaded.chat_template.as_deref()).unwrap_or_default();
-        if let Some(syntax) = Syntax::of(source) {
+        if let Some(syntax) = self.template()?.syntax() {
             return Ok(Some(syntax));
         }
+        let source =
+            self.shared.loaded().and_then(|loaded| loaded.chat_template.as_deref()).unwrap_or_default();
         let reason = if source.contains("tools") {
             "the way in which this model calls tools is not supported yet"
         } else {

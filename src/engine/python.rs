@@ -8,6 +8,9 @@ use minijinja::value::{Kwargs, Rest, ValueKind};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 
+/// How often lists and objects may be in each other, to be written. Requests have no more than half as many.
+const MAX_DEPTH: usize = 256;
+
 /// Adds all of it. `now` is asked whenever a template wants the time.
 pub(super) fn add_to(environment: &mut Environment<'static>, now: fn() -> DateTime) {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
@@ -154,8 +157,8 @@ struct Paid<'a, 'b, 'c> {
 impl io::Write for Paid<'_, '_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.out.extend_from_slice(bytes);
-        // a part without text costs time, too
-        self.due += bytes.len() + 1;
+        // short parts cost time, too
+        self.due += bytes.len().max(16);
         if self.due >= 64 {
             if let Err(refusal) = self.state.consume_fuel((self.due / 64) as u64) {
                 self.refusal = Some(refusal);
@@ -194,6 +197,9 @@ impl Style {
 
     fn open<W: ?Sized + io::Write>(&mut self, writer: &mut W, bracket: &[u8]) -> io::Result<()> {
         self.depth += 1;
+        if self.depth > MAX_DEPTH {
+            return Err(io::Error::other("lists and objects are in each other too often"));
+        }
         self.is_filled = false;
         writer.write_all(bracket)
     }

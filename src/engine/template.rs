@@ -1,10 +1,14 @@
+use std::sync::OnceLock;
+
 use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
+use serde_json::json;
 
 use super::python;
-use crate::openai::{Message, Tool, ToolCall};
+use super::tools::Syntax;
+use crate::openai::{FunctionCall, Message, Tool, ToolCall};
 
 /// What a template may do: an instruction costs 1, so do 64 bytes of text. Enough for
 /// thousands of messages, and some 60 MB at most; a hostile template ends within a second.
@@ -20,6 +24,7 @@ pub(super) struct Template {
     environment: Environment<'static>,
     bos: String,
     eos: String,
+    syntax: OnceLock<Option<Syntax>>,
 }
 
 /// A chat that cannot be made into a prompt.
@@ -51,7 +56,7 @@ impl Template {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         python::add_to(&mut environment, now);
         environment.add_template_owned("chat", without_generation(source)).map_err(Error::Parse)?;
-        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned() })
+        Ok(Self { environment, bos: bos.to_owned(), eos: eos.to_owned(), syntax: OnceLock::new() })
     }
 
     /// Makes `messages` into a prompt that ends where the model is to speak: at the
@@ -75,6 +80,37 @@ impl Template {
             }
             _ => self.fill(messages, tools, true),
         }
+    }
+
+    /// Returns how the model calls tools: as its template speaks of, unless that writes calls in another way. None where
+    /// no way is known.
+    pub(super) fn syntax(&self) -> Option<Syntax> {
+        *self.syntax.get_or_init(|| {
+            let syntax = Syntax::of(self.environment.get_template("chat").ok()?.source())?;
+            let call =
+                FunctionCall { name: "call_it".to_owned(), arguments: r#"{"with": "this"}"#.to_owned() };
+            let said = self.written(&call).ok()?;
+            // some pass over calls, as Granite's does
+            (!said.contains(&call.name) || syntax.has(&said, &call)).then_some(syntax)
+        })
+    }
+
+    /// Returns what the template writes after a question which is answered by a call.
+    fn written(&self, call: &FunctionCall) -> Result<String, Error> {
+        const ASKED: &str = "What is asked?";
+        let parameters =
+            json!({"type": "object", "properties": {"with": {"type": "string", "description": "it"}}});
+        let definition = json!({"type": "function", "function": {
+            "name": "another", "description": "it", "parameters": parameters,
+        }});
+        let tool = Tool { name: "another".to_owned(), parameters: Some(parameters), definition };
+        // Mistral's want an identifier of nine letters
+        let (id, kind) = ("call00000".to_owned(), "function".to_owned());
+        let call = ToolCall { id, kind, function: call.clone() };
+        let answer = Message { role: "assistant".to_owned(), tool_calls: vec![call], ..Message::default() };
+        let mut all = self.fill(&[Message::new("user", ASKED), answer], &[tool], false)?;
+        let start = all.rfind(ASKED).map_or(0, |start| start + ASKED.len());
+        Ok(all.split_off(start))
     }
 
     /// Runs the template. One that cannot do without the content of a message that only calls has it empty.
@@ -125,23 +161,20 @@ impl Template {
 fn without_generation(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    while let Some(length) = rest.find("{%").and_then(|start| Some(start + rest[start..].find("%}")?)) {
-        let (before, behind) = rest.split_at(length);
-        let start = before.find("{%").unwrap_or(length);
-        let (text, tag) = before.split_at(start);
+    while let Some((before, behind)) = rest.split_once("%}") {
+        let (text, tag) = before.split_at(before.rfind("{%").unwrap_or(before.len()));
+        let is_name = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let inner = tag.trim_start_matches("{%").trim_matches(|letter| !is_name(letter));
         out.push_str(text);
-        let is_it = |word: &str| {
-            tag[2..].trim_matches(|letter: char| letter.is_whitespace() || "-+".contains(letter)) == word
-        };
-        if is_it("generation") || is_it("endgeneration") {
+        if matches!(inner, "generation" | "endgeneration") {
             out.push_str(&tag.replace("generation", "with"));
         } else {
             out.push_str(tag);
         }
+        out.push_str("%}");
         rest = behind;
     }
-    out.push_str(rest);
-    out
+    out + rest
 }
 
 /// Shows a message as templates expect it: with only the fields that it has, and arguments as

@@ -40,6 +40,62 @@ fn templates_written_for_python_work() {
 }
 
 #[test]
+fn tags_for_training_are_passed_over() {
+    let source = "{{ '{%' }}{%- generation -%}\n a{% set b = 1 %}\n {%endgeneration%}\n{{ b is defined }}\
+        {% generation_id %}";
+    let expected =
+        "{{ '{%' }}{%- with -%}\n a{% set b = 1 %}\n {%endwith%}\n{{ b is defined }}{% generation_id %}";
+    assert_eq!(without_generation(source), expected);
+    let template = Template::new(&source.replace("{% generation_id %}", " %}"), "", "").unwrap();
+    assert_eq!(template.render(&[say("user", "hi")], &[]).unwrap(), "{%aFalse %}");
+}
+
+#[test]
+fn an_assistant_that_only_calls_says_nothing_unless_it_must() {
+    let call = ToolCall {
+        id: "call_1".to_owned(),
+        kind: "function".to_owned(),
+        function: FunctionCall { name: "f".to_owned(), arguments: "{}".to_owned() },
+    };
+    let called = Message { role: "assistant".to_owned(), tool_calls: vec![call], ..Message::default() };
+    let messages = [say("user", "hi"), called];
+    for (source, expected) in [
+        ("{{ messages[1].content is defined }}", "False"),
+        ("{{ messages[0].content + '|' + messages[1].content }}", "hi|"),
+    ] {
+        assert_eq!(Template::new(source, "", "").unwrap().render(&messages, &[]).unwrap(), expected);
+    }
+}
+
+#[test]
+fn what_a_template_trims_is_not_continued() {
+    let source = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}";
+    let template = Template::new(source, "", "").unwrap();
+    let continued = |text: &str| template.render(&[say("user", "hi"), say("assistant", text)], &[]);
+    assert_eq!(continued(" Well,  ").unwrap(), "user: hi\nassistant: Well,");
+    let thoughtless =
+        Template::new("{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}", "", "")
+            .unwrap();
+    let half = [say("user", "hi"), say("assistant", "so</think>Well")];
+    assert!(matches!(thoughtless.render(&half, &[]), Err(Error::Continue)));
+}
+
+#[test]
+fn a_template_that_writes_calls_otherwise_is_not_understood() {
+    let calls = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}CALL{% endfor %}{% endfor %}\
+        {{ tools is none }}{# <tool_call> #}";
+    for (written, is_understood) in [
+        ("<tool_call>{{ c.function | tojson }}</tool_call>", true),
+        ("<tool_call>{{ c.function.name }}: {{ c.function.arguments | tojson }}</tool_call>", false),
+        ("{{ raise_exception('no calls') }}", false),
+        ("", true),
+    ] {
+        let template = Template::new(&calls.replace("CALL", written), "", "").unwrap();
+        assert_eq!(template.syntax().is_some(), is_understood, "{written}");
+    }
+}
+
+#[test]
 fn a_template_that_refuses_says_why() {
     let template = Template::new("{{ raise_exception('roles must alternate') }}", "", "").unwrap();
     let Err(Error::Render(cause)) = template.render(&[say("user", "hi")], &[]) else { panic!("rendered") };
@@ -56,6 +112,17 @@ fn a_template_without_end_runs_out_of_fuel() {
         {% endfor %}{{ ns.s }}";
     let template = Template::new(swelling, "", "").unwrap();
     assert!(matches!(template.render(&[say("user", "hi")], &[]), Err(Error::Render(_))));
+    for (grown, times) in [("[ns.x, ns.x]", 60), ("[ns.x]", 500)] {
+        for shown in ["ns.x | tojson(indent=9)", "ns.x | tojson(sort_keys=true)"] {
+            let source = format!(
+                "{{% set ns = namespace(x=[]) %}}{{% for a in range({times}) %}}{{% set ns.x = {grown} %}}{{% endfor %}}\
+                {{{{ {shown} }}}}"
+            );
+            let template = Template::new(&source, "", "").unwrap();
+            let rendered = template.render(&[say("user", "hi")], &[]);
+            assert!(matches!(rendered, Err(Error::Render(_))), "{source}");
+        }
+    }
 }
 
 /// Real templates, and what `transformers` makes of them.
@@ -67,6 +134,7 @@ mod real {
     use serde::de::DeserializeOwned;
 
     use super::*;
+    use crate::engine::tools::{Part, Scanner, Syntax};
     use crate::openai::ChatRequest;
 
     #[derive(Deserialize)]
@@ -209,5 +277,90 @@ mod real {
             }
             (Ok(_), Expected::Refused { refused, .. }) => Some(format!("not refused: {refused}")),
         }
+    }
+
+    /// Returns what the model says in the last message, as it would write it, without what ends it.
+    fn said_last(template: &Template, request: &ChatRequest) -> Result<String, String> {
+        let run = |messages: &[Message]| {
+            template.fill(messages, &request.tools, false).map_err(|error| chain(&error))
+        };
+        let before = &request.messages[..request.messages.len() - 1];
+        let [called, text] = [request.messages.last().unwrap().clone(), say("assistant", "SAID")]
+            .map(|last| run(&[before, &[last]].concat()));
+        let (called, text) = (called?, text?);
+        let (start, end) = text.rsplit_once("SAID").unwrap();
+        // some write something else before a call than before a text
+        let same = start.char_indices().zip(called.chars()).find(|((_, one), other)| one != other);
+        let said = &called[same.map_or(start.len(), |((at, _), _)| at)..];
+        Ok(said.strip_suffix(end).unwrap_or(said).to_owned())
+    }
+
+    /// The templates whose calls are understood, and whether they write them down: what they are told of calls that
+    /// were made is how the model is to make them.
+    const UNDERSTOOD: [(&str, bool); 18] = [
+        ("Bielik-11B-v3.0-Instruct", true),
+        ("MiMo-VL", true),
+        ("Mistral-Small-3.2-24B-Instruct-2506", true),
+        ("NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use", true),
+        ("NousResearch-Hermes-3-Llama-3.1-8B-tool_use", true),
+        ("Qwen-QwQ-32B", true),
+        ("Qwen-Qwen2.5-7B-Instruct", true),
+        ("Qwen-Qwen3-0.6B", true),
+        ("Reka-Edge", true),
+        ("ibm-granite-granite-3.3-2B-Instruct", false),
+        ("ibm-granite-granite-4.0", true),
+        ("ibm-granite-granite-4.1", true),
+        ("meta-llama-Llama-3.1-8B-Instruct", true),
+        ("meta-llama-Llama-3.2-3B-Instruct", true),
+        ("meta-llama-Llama-3.3-70B-Instruct", true),
+        ("mistralai-Ministral-3-14B-Reasoning-2512", true),
+        ("mistralai-Mistral-Nemo-Instruct-2407", true),
+        ("unsloth-mistral-Devstral-Small-2507", true),
+    ];
+
+    #[test]
+    fn calls_are_read_as_templates_write_them() {
+        let Some(folder) = folder() else { return };
+        let (templates, conversations, settings) = read_all(&folder);
+        let (mut understood, mut wrong) = (Vec::new(), Vec::new());
+        for real in &templates {
+            let template = Template::at(&real.source, &settings.bos_token, &settings.eos_token, now).unwrap();
+            let Some(syntax) = template.syntax() else { continue };
+            let mut writes = false;
+            for of in ["call at the end", "parallel calls at the end"] {
+                let request = &conversations[of];
+                // Llama's take one call at a time
+                let Ok(said) = said_last(&template, request) else { continue };
+                writes |= !said.is_empty();
+                let (texts, found) = scan(syntax, &said);
+                let calls = request.messages.last().unwrap().tool_calls.iter();
+                let expected: Vec<_> = calls.map(named).collect();
+                if !said.is_empty() && (!texts.trim().is_empty() || found != expected) {
+                    wrong.push(format!("{} / {of}: {said:?} is {texts:?} and {found:?}", real.name));
+                }
+            }
+            understood.push((real.name.as_str(), writes));
+        }
+        println!("the calls of {} templates of {}", understood.len(), templates.len());
+        assert!(wrong.is_empty(), "{} are read otherwise:\n{}", wrong.len(), wrong.join("\n"));
+        assert_eq!(understood, UNDERSTOOD);
+    }
+
+    fn scan(syntax: Syntax, said: &str) -> (String, Vec<(String, serde_json::Value)>) {
+        let mut scanner = Scanner::new(syntax);
+        let parts = scanner.push(said).into_iter().chain(scanner.finish());
+        let (mut texts, mut calls) = (String::new(), Vec::new());
+        for part in parts {
+            match part {
+                Part::Text(text) => texts.push_str(&text),
+                Part::Call(call) => calls.push(named(&call)),
+            }
+        }
+        (texts, calls)
+    }
+
+    fn named(call: &ToolCall) -> (String, serde_json::Value) {
+        let FunctionCall { name, arguments } = &call.function;
+        (name.clone(), serde_json::from_str(arguments).unwrap())
     }
 }

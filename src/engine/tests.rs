@@ -367,7 +367,7 @@ async fn an_answer_keeps_to_the_form_that_was_asked_for() {
 
 /// A template that tells of tools, in the way of Hermes and Qwen.
 const TOOLS: &str = "{% if tools %}{% for tool in tools %}{{ tool.function.name }} {% endfor %}<tool_call>{% endif %}\
-    {% for m in messages %}{{ m.content }}{% for call in m.tool_calls %}{{ call.function | tojson }}{% endfor %}{% endfor %}";
+    {% for m in messages %}{{ m.content }}{% for call in m.tool_calls %}{{ call.id }} {% endfor %}{% endfor %}";
 
 fn weather() -> Value {
     json!({"type": "function", "function": {"name": "weather", "parameters": {
@@ -458,7 +458,7 @@ async fn a_call_that_is_wanted_is_made_and_keeps_to_its_schema() {
     body["tool_choice"] = json!("auto");
     let (_, reply) = running.post("/v1/chat/completions", &body).await;
     let said = reply["choices"][0]["message"]["content"].as_str().unwrap();
-    assert!(said.contains("weather") && said.ends_with("rain"), "{said}");
+    assert!(said.contains(one[0]["id"].as_str().unwrap()) && said.ends_with("rain"), "{said}");
     running.end().await.unwrap();
 
     let running = start(1, Some(CHAT), None).await;

@@ -7,6 +7,8 @@ use llguidance::api::TopLevelGrammar;
 use serde_json::{Value, json};
 
 use super::constraint::{Grammars, with_options};
+#[cfg(doc)]
+use super::template::Template;
 use crate::openai::{FunctionCall, Tool, ToolCall, ToolChoice};
 
 /// One family's way to write calls.
@@ -30,7 +32,7 @@ enum Shape {
     Each,
     /// `[{"name": …, "arguments": …}, …]`.
     List,
-    /// `name[ARGS]{…}`.
+    /// `name[ARGS]{…}`, in v11 `name[CALL_ID]…[ARGS]{…}`.
     Named,
     /// `{"name": …, "parameters": …}` as the whole answer, with or without the mark.
     Bare,
@@ -77,18 +79,46 @@ const SYNTAXES: [Syntax; 5] = [
 /// Between a name and its arguments, in [`Shape::Named`].
 const ARGS: &str = "[ARGS]";
 
+/// Between a name and the call's identifier there.
+const CALL_ID: &str = "[CALL_ID]";
+
 impl Syntax {
-    /// Returns the way of the model that `template` came with; none where tools are not in it, or written in a way
-    /// that is not known.
+    /// Returns the way that the text of a `template` speaks of; none where tools are not in it, or in a way that is not
+    /// known. [`Template::syntax`] holds it to the calls that the template writes.
     pub(super) fn of(template: &str) -> Option<Self> {
         let has_tools = template.contains("tools");
         SYNTAXES.into_iter().find(|syntax| has_tools && template.contains(syntax.sign))
     }
 
+    /// Returns whether `said` has this `call` as models of this way write it, whatever is around it.
+    pub(super) fn has(self, said: &str, call: &FunctionCall) -> bool {
+        let start = match self.shape {
+            Shape::Bare => said.find('{'),
+            Shape::Each | Shape::List | Shape::Named => {
+                said.find(self.opens).map(|start| start + self.opens.len())
+            }
+        };
+        let body = start.map_or("", |start| &said[start..]).trim_start();
+        let (name, json) = match self.shape {
+            Shape::Named => split_named(body).unwrap_or_default(),
+            Shape::Each | Shape::List | Shape::Bare => ("", body),
+        };
+        let mut values = serde_json::Deserializer::from_str(json).into_iter::<Value>();
+        let Some(Ok(value)) = values.next() else { return false };
+        let wanted: Option<Value> = serde_json::from_str(&call.arguments).ok();
+        if self.shape == Shape::Named {
+            return name == call.name && Some(value) == wanted;
+        }
+        let first = if self.shape == Shape::List { value.get(0) } else { Some(&value) };
+        let field = |name: &str| first?.get(name);
+        field("name").and_then(Value::as_str) == Some(&call.name) && field(self.arguments) == wanted.as_ref()
+    }
+
     /// Returns the marks that must be seen in an answer though they may be control tokens.
     pub(super) fn marks(self) -> Vec<String> {
-        let marks = [self.opens, self.closes, if self.shape == Shape::Named { ARGS } else { "" }];
-        marks.into_iter().filter(|mark| !mark.is_empty()).map(str::to_owned).collect()
+        let within: &[&str] = if self.shape == Shape::Named { &[ARGS, CALL_ID] } else { &[] };
+        let marks = [self.opens, self.closes].into_iter().chain(within.iter().copied());
+        marks.filter(|mark| !mark.is_empty()).map(str::to_owned).collect()
     }
 
     /// Returns the grammar of an answer that calls as `choice` wants: `many` calls or just one. None where a call is
@@ -290,10 +320,17 @@ fn read_call(value: &Value) -> Option<ToolCall> {
 
 /// Reads `name[ARGS]{…}`.
 fn read_named(body: &str) -> Option<ToolCall> {
-    let start = body.find('{')?;
-    let name = body[..start].trim().trim_end_matches(ARGS).trim();
-    let arguments: Value = serde_json::from_str(body[start..].trim()).ok()?;
+    let (name, arguments) = split_named(body)?;
+    let arguments: Value = serde_json::from_str(arguments.trim()).ok()?;
     (!name.is_empty()).then(|| call(name, &arguments))
+}
+
+/// Returns the name of `name[ARGS]{…}`, and what follows from the bracket on.
+fn split_named(body: &str) -> Option<(&str, &str)> {
+    let (before, arguments) = body.split_at(body.find('{')?);
+    let before = before.trim().trim_end_matches(ARGS);
+    let name = before.split_once(CALL_ID).map_or(before, |(name, _)| name);
+    Some((name.trim(), arguments))
 }
 
 fn call(name: &str, arguments: &Value) -> ToolCall {
@@ -353,7 +390,7 @@ mod tests {
         same_in_all_pieces("<tool_call>", hermes, "Let me see.", &["f({\"a\":\"<é>\"})", "g({})"]);
         let list = "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"a\": [1, 2]}}, {\"name\": \"g\"}]";
         same_in_all_pieces("[TOOL_CALLS]", list, "", &["f({\"a\":[1,2]})", "g({})"]);
-        let named = "[TOOL_CALLS]f[ARGS]{\"a\": 1}[TOOL_CALLS]g{}";
+        let named = "[TOOL_CALLS]f[CALL_ID]call00000[ARGS]{\"a\": 1}[TOOL_CALLS]g{}";
         same_in_all_pieces("[TOOL_CALLS][ARGS]", named, "", &["f({\"a\":1})", "g({})"]);
         let phi = "<|tool_call|>[{\"name\": \"f\", \"arguments\": \"{}\"}]<|/tool_call|>";
         same_in_all_pieces("<|tool_call|>", phi, "", &["f({})"]);
