@@ -112,7 +112,7 @@ async fn a_prompt_longer_than_the_context_is_refused_with_both_numbers() {
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert_eq!(error["error"]["code"], "context_length_exceeded");
     let message = error["error"]["message"].as_str().unwrap();
-    assert!(message.contains(" 256,") && message.contains("the prompt has 6"), "{message}");
+    assert!(message.contains(" 256 tokens,") && message.contains("the prompt has 6"), "{message}");
     // an answer that reaches the end of the context ends there
     let body = json!({"model": "smol", "prompt": "la ".repeat(200), "temperature": 0});
     let (status, bytes) = engine.ask("/v1/completions", &body).await;

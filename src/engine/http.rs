@@ -20,9 +20,9 @@ use super::health::Shared;
 use super::metrics::Now;
 use super::refusal::{RETRY_SECONDS, Refusal};
 use super::reply::{self, Calls, Form, Kind};
-use super::template::Template;
+use super::template::{Template, on_deep_stack};
 use super::tools::Syntax;
-use super::worker::{Event, Job, Listener, Order, Place};
+use super::worker::{Event, Failure, Job, Listener, Order, Place};
 use super::{Engine, Health, Sampling, Status, Token};
 use crate::causes::with_causes;
 use crate::generation::EngineSpec;
@@ -160,6 +160,20 @@ impl Door {
             Template::new(source, &loaded.bos, &loaded.eos).map_err(|error| with_causes(&error))
         });
         made.as_ref().map_err(|reason| Refusal::bad_request(reason.clone(), Some("messages")))
+    }
+
+    /// Makes the prompt of a chat, and tells how calls are found in the answer; none where they are not looked for.
+    fn prompt(&self, request: &ChatRequest) -> Result<(String, Option<Syntax>), Refusal> {
+        let template = self.template()?;
+        let syntax = self.syntax(request)?;
+        if syntax.is_some() && request.parameters.format != Format::Text {
+            let message = "'response_format' and 'tools' in one request are not supported yet";
+            return Err(Refusal::unsupported(message, "response_format"));
+        }
+        let shown: &[Tool] = if syntax.is_some() { &request.tools } else { &[] };
+        let prompt = template.render(&request.messages, shown);
+        let prompt = prompt.map_err(|error| Refusal::bad_request(with_causes(&error), Some("messages")))?;
+        Ok((prompt, syntax))
     }
 
     /// Returns how the model calls tools; none where the request has none that may be called.
@@ -310,19 +324,14 @@ async fn chat(
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Refusal> {
     let request = ChatRequest::parse(&body?)?;
-    let parameters = &request.parameters;
     door.check_model(&request.model)?;
-    check_supported(parameters)?;
+    check_supported(&request.parameters)?;
     door.check_ready()?;
-    let template = door.template()?;
-    let syntax = door.syntax(&request)?;
-    if syntax.is_some() && parameters.format != Format::Text {
-        return Err(Refusal::unsupported("'response_format' and 'tools' in one request", "response_format"));
-    }
-    let shown: &[Tool] = if syntax.is_some() { &request.tools } else { &[] };
-    let prompt = template
-        .render(&request.messages, shown)
-        .map_err(|error| Refusal::bad_request(with_causes(&error), Some("messages")))?;
+    let asked = Arc::clone(&door);
+    let prompted = on_deep_stack(move || asked.prompt(&request).map(|prompt| (request, prompt))).await;
+    let (request, (prompt, syntax)) =
+        prompted.unwrap_or_else(|| Err(Failure::Broken("no prompt".to_owned()).into()))?;
+    let parameters = &request.parameters;
     let constraint = match syntax {
         Some(syntax) if request.tool_choice != ToolChoice::Auto => {
             let (tools, choice, many) = (request.tools, request.tool_choice, request.parallel_tool_calls);

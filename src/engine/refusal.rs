@@ -69,7 +69,7 @@ impl From<Failure> for Refusal {
             Failure::Empty => Self::bad_request("the prompt is empty", None),
             Failure::TooLong { prompt, context } => {
                 let message = format!(
-                    "the prompt has {prompt} tokens, but this model's context holds {context}, the answer included"
+                    "this model's maximum context length is {context} tokens, the answer included, and the prompt has {prompt}"
                 );
                 let code = Some("context_length_exceeded");
                 Self::new(StatusCode::BAD_REQUEST, ErrorBody::invalid(message, Some("messages"), code))

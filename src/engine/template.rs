@@ -5,6 +5,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::python;
 use super::tools::Syntax;
@@ -13,6 +14,21 @@ use crate::openai::{FunctionCall, Message, Tool, ToolCall};
 /// What a template may do: an instruction costs 1, so do 64 bytes of text. Enough for
 /// thousands of messages, and some 60 MB at most; a hostile template ends within a second.
 const FUEL: u64 = 1_000_000;
+
+/// The stack on which templates are filled. Values that a hostile one nests are dropped one within the other, as many
+/// as there is fuel for; what is not used takes no memory.
+const STACK: usize = 1 << 30;
+
+/// Does `work` on a thread with room for what templates nest; none if it panics or there is no thread.
+pub(super) async fn on_deep_stack<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let (sender, done) = oneshot::channel();
+    let work = move || {
+        // whoever asked may be gone
+        let _ = sender.send(work());
+    };
+    std::thread::Builder::new().name("template".to_owned()).stack_size(STACK).spawn(work).ok()?;
+    done.await.ok()
+}
 
 /// Marks where a message ends that is to be continued. No text has it by accident. A template that takes blanks from
 /// a message's end takes this one.

@@ -102,6 +102,17 @@ fn a_template_that_refuses_says_why() {
     assert!(cause.to_string().contains("roles must alternate"));
 }
 
+#[tokio::test]
+async fn what_a_template_nests_is_let_go_of_on_a_stack_that_holds_it() {
+    let nested = "{% set ns = namespace(x=[]) %}{% for a in range(9999) %}{% for b in range(99) %}{% set ns.x = [ns.x] %}\
+        {% endfor %}{% endfor %}{{ ns.x | length }}";
+    let filled = on_deep_stack(move || {
+        let template = Template::new(nested, "", "").unwrap();
+        template.render(&[say("user", "hi")], &[]).map_err(|error| error.to_string())
+    });
+    assert!(filled.await.unwrap().is_err());
+}
+
 #[test]
 fn a_template_without_end_runs_out_of_fuel() {
     let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}\

@@ -561,7 +561,7 @@ async fn what_cannot_be_done_is_refused_with_the_reason() {
             json!({"model": "parrot", "prompt": "x".repeat(450)}),
             StatusCode::BAD_REQUEST,
             "context_length_exceeded",
-            "450 tokens, but this model's context holds 400",
+            "length is 400 tokens, the answer included, and the prompt has 450",
         ),
         (
             json!({"model": "parrot", "prompt": "x".repeat(5 << 20)}),

@@ -146,7 +146,7 @@ def refused(kind, **more):
 def errors_are_openais():
     assert refused(openai.NotFoundError, model="nobody").code == "model_not_found"
     long = refused(openai.BadRequestError, messages=[{"role": "user", "content": "word " * CONTEXT}])
-    assert long.code == "context_length_exceeded" and f" {CONTEXT}," in long.message, long
+    assert long.code == "context_length_exceeded" and f" {CONTEXT} tokens," in long.message, long
     assert refused(openai.BadRequestError, temperature=9).param == "temperature"
     assert refused(openai.BadRequestError, messages=[]).param == "messages"
     assert refused(openai.BadRequestError, response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "cat"}}})
