@@ -21,6 +21,7 @@ use super::metrics::Now;
 use super::refusal::{RETRY_SECONDS, Refusal};
 use super::reply::{self, Calls, Form, Kind};
 use super::template::{Template, on_deep_stack};
+use super::thoughts::Thoughts;
 use super::tools::Syntax;
 use super::worker::{Event, Failure, Job, Listener, Order, Place};
 use super::{Engine, Health, Sampling, Status, Token};
@@ -44,6 +45,15 @@ const MAX_LOGPROBS: u32 = 20;
 
 /// Stop strings: how many, and how long each. OpenAI takes four.
 const MAX_STOPS: (usize, usize) = (16, 256);
+
+/// A chat as the model reads it.
+struct Prompt {
+    text: String,
+    /// How calls are found in the answer; none where they are not looked for.
+    syntax: Option<Syntax>,
+    /// How thoughts are found in it; none where the model has none.
+    thoughts: Option<Thoughts>,
+}
 
 /// What every handler knows.
 #[derive(Debug)]
@@ -162,8 +172,8 @@ impl Door {
         made.as_ref().map_err(|reason| Refusal::bad_request(reason.clone(), Some("messages")))
     }
 
-    /// Makes the prompt of a chat, and tells how calls are found in the answer; none where they are not looked for.
-    fn prompt(&self, request: &ChatRequest) -> Result<(String, Option<Syntax>), Refusal> {
+    /// Makes the prompt of a chat.
+    fn prompt(&self, request: &ChatRequest) -> Result<Prompt, Refusal> {
         let template = self.template()?;
         let syntax = self.syntax(request)?;
         if syntax.is_some() && request.parameters.format != Format::Text {
@@ -171,9 +181,13 @@ impl Door {
             return Err(Refusal::unsupported(message, "response_format"));
         }
         let shown: &[Tool] = if syntax.is_some() { &request.tools } else { &[] };
-        let prompt = template.render(&request.messages, shown);
-        let prompt = prompt.map_err(|error| Refusal::bad_request(with_causes(&error), Some("messages")))?;
-        Ok((prompt, syntax))
+        let text = template.render(&request.messages, shown, &request.template_arguments);
+        let text = text.map_err(|error| Refusal::bad_request(with_causes(&error), Some("messages")))?;
+        Ok(Prompt { thoughts: Thoughts::behind(&text, self.template_source()), syntax, text })
+    }
+
+    fn template_source(&self) -> &str {
+        self.shared.loaded().and_then(|loaded| loaded.chat_template.as_deref()).unwrap_or_default()
     }
 
     /// Returns how the model calls tools; none where the request has none that may be called.
@@ -184,9 +198,7 @@ impl Door {
         if let Some(syntax) = self.template()?.syntax() {
             return Ok(Some(syntax));
         }
-        let source =
-            self.shared.loaded().and_then(|loaded| loaded.chat_template.as_deref()).unwrap_or_default();
-        let reason = if source.contains("tools") {
+        let reason = if self.template_source().contains("tools") {
             "the way in which this model calls tools is not supported yet"
         } else {
             "this model's chat template has no tools"
@@ -329,7 +341,7 @@ async fn chat(
     door.check_ready()?;
     let asked = Arc::clone(&door);
     let prompted = on_deep_stack(move || asked.prompt(&request).map(|prompt| (request, prompt))).await;
-    let (request, (prompt, syntax)) =
+    let (request, Prompt { text, syntax, thoughts }) =
         prompted.unwrap_or_else(|| Err(Failure::Broken("no prompt".to_owned()).into()))?;
     let parameters = &request.parameters;
     let constraint = match syntax {
@@ -343,8 +355,10 @@ async fn chat(
         _ => door.formatted(&parameters.format).await?,
     };
     let visible = syntax.map(Syntax::marks).unwrap_or_default();
-    let events = door.submit(&prompt, parameters, constraint.as_ref(), &visible)?;
+    let events = door.submit(&text, parameters, constraint.as_ref(), &visible)?;
     let form = Form {
+        // whoever must keep to a form cannot think first
+        thoughts: thoughts.filter(|_| constraint.is_none()),
         calls: syntax.map(|syntax| Calls { syntax, many: request.parallel_tool_calls }),
         ..form(Kind::Chat, request.model, &request.parameters)
     };
@@ -373,6 +387,7 @@ fn form(kind: Kind, model: String, parameters: &Parameters) -> Form {
         is_stream: parameters.stream,
         include_usage: parameters.include_usage,
         choices: parameters.n,
+        thoughts: None,
         calls: None,
         has_logprobs: parameters.logprobs.is_some(),
     }

@@ -31,6 +31,7 @@ mod tail;
 mod template;
 #[cfg(test)]
 pub(crate) mod tests;
+mod thoughts;
 mod tools;
 mod worker;
 

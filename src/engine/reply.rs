@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::refusal::Refusal;
+use super::thoughts::{Parted, Thoughts};
 use super::tools::{Part, Scanner, Syntax};
 use super::worker::{Event, Failure};
 use crate::openai::{
@@ -34,6 +35,8 @@ pub(super) struct Form {
     pub(super) include_usage: bool,
     /// Answers to the one prompt, each the work of one job.
     pub(super) choices: u32,
+    /// How thoughts are found; none where the model has none.
+    pub(super) thoughts: Option<Thoughts>,
     /// How calls are found; none where they are not looked for.
     pub(super) calls: Option<Calls>,
     pub(super) has_logprobs: bool,
@@ -92,6 +95,7 @@ struct Reply {
 /// One of the answers, as far as it has come.
 #[derive(Debug)]
 struct Choice {
+    thoughts: Option<Thoughts>,
     scanner: Option<Scanner>,
     calls: u32,
     /// Tokens that no piece has told of yet.
@@ -106,6 +110,7 @@ struct Choice {
 #[derive(Debug, Default)]
 struct Piece {
     choice: u32,
+    thought: String,
     text: String,
     /// A call and its number.
     call: Option<(u32, ToolCall)>,
@@ -116,6 +121,7 @@ struct Piece {
 /// All of one answer.
 #[derive(Debug, Clone, Default)]
 struct Whole {
+    thought: String,
     text: String,
     calls: Vec<ToolCall>,
     tokens: Vec<TokenLogProb>,
@@ -124,6 +130,7 @@ struct Whole {
 
 impl Whole {
     fn add(&mut self, piece: Piece) {
+        self.thought.push_str(&piece.thought);
         self.text.push_str(&piece.text);
         self.calls.extend(piece.call.map(|(_, call)| call));
         self.tokens.extend(piece.tokens);
@@ -136,6 +143,7 @@ impl Reply {
         let prefix = if form.kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
         let number = getrandom::u64().unwrap_or_default();
         let choice = || Choice {
+            thoughts: form.thoughts.clone(),
             scanner: form.calls.map(|calls| Scanner::new(calls.syntax)),
             calls: 0,
             tokens: Vec::new(),
@@ -165,14 +173,11 @@ impl Reply {
         match event {
             Event::Text { text, tokens } => {
                 choice.tokens.extend(tokens);
-                let parts = match &mut choice.scanner {
-                    Some(scanner) => scanner.push(&text),
-                    None => vec![Part::Text(text)],
-                };
+                let parts = choice.parts(text);
                 choice.put(number, parts, many_calls, &mut pieces);
             }
             Event::End { finish, usage, timings } => {
-                let parts = choice.scanner.take().map(Scanner::finish).unwrap_or_default();
+                let parts = choice.last_parts();
                 choice.put(number, parts, many_calls, &mut pieces);
                 let calls = choice.calls > 0 && finish == FinishReason::Stop;
                 pieces.push(Piece {
@@ -201,6 +206,7 @@ impl Reply {
                     let message = AssistantMessage {
                         role: "assistant".to_owned(),
                         content: (!is_blank).then_some(answer.text),
+                        reasoning_content: (!answer.thought.is_empty()).then_some(answer.thought),
                         tool_calls: answer.calls,
                     };
                     let logprobs = form.has_logprobs.then_some(LogProbs { content: answer.tokens });
@@ -270,7 +276,7 @@ impl Reply {
                         let delta = ChatDelta {
                             role: Some("assistant".to_owned()),
                             content: Some(String::new()),
-                            tool_calls: Vec::new(),
+                            ..ChatDelta::default()
                         };
                         let first =
                             ChunkChoice { index: piece.choice, delta, logprobs: None, finish_reason: None };
@@ -286,6 +292,7 @@ impl Reply {
                         delta: ChatDelta {
                             role: None,
                             content: (!piece.text.is_empty()).then_some(piece.text),
+                            reasoning_content: (!piece.thought.is_empty()).then_some(piece.thought),
                             tool_calls: piece.call.map(call_delta).into_iter().collect(),
                         },
                         logprobs: (self.form.has_logprobs && !logprobs.content.is_empty())
@@ -317,20 +324,50 @@ impl Reply {
 }
 
 impl Choice {
+    /// Parts more of what the model writes.
+    fn parts(&mut self, text: String) -> Vec<Part> {
+        let parted = match &mut self.thoughts {
+            Some(thoughts) => thoughts.push(&text),
+            None => Parted { thought: String::new(), said: text },
+        };
+        let mut parts = vec![Part::Thought(parted.thought)];
+        match &mut self.scanner {
+            Some(scanner) => parts.extend(scanner.push(&parted.said)),
+            None => parts.push(Part::Text(parted.said)),
+        }
+        parts
+    }
+
+    /// Parts what was kept back when the model is at its end.
+    fn last_parts(&mut self) -> Vec<Part> {
+        let rest = self.thoughts.take().map(Thoughts::finish).unwrap_or_default();
+        let mut parts = vec![Part::Thought(rest.thought)];
+        match self.scanner.take() {
+            Some(mut scanner) => {
+                parts.extend(scanner.push(&rest.said));
+                parts.extend(scanner.finish());
+            }
+            None => parts.push(Part::Text(rest.said)),
+        }
+        parts
+    }
+
     /// Makes pieces of `parts`; the first has the tokens that are not told of.
     fn put(&mut self, choice: u32, parts: Vec<Part>, many_calls: bool, pieces: &mut Vec<Piece>) {
         for part in parts {
-            let (text, call) = match part {
-                Part::Text(text) => (text, None),
+            let (mut thought, mut text, mut call) = (String::new(), String::new(), None);
+            match part {
+                Part::Thought(part) => thought = part,
+                Part::Text(part) => text = part,
                 Part::Call(_) if self.calls > 0 && !many_calls => continue,
-                Part::Call(call) => {
+                Part::Call(part) => {
+                    call = Some((self.calls, part));
                     self.calls += 1;
-                    (String::new(), Some((self.calls - 1, call)))
                 }
-            };
-            let tokens = std::mem::take(&mut self.tokens);
-            if !text.is_empty() || call.is_some() || !tokens.is_empty() {
-                pieces.push(Piece { choice, text, call, tokens, finish: None });
+            }
+            if !thought.is_empty() || !text.is_empty() || call.is_some() {
+                let tokens = std::mem::take(&mut self.tokens);
+                pieces.push(Piece { choice, thought, text, call, tokens, finish: None });
             }
         }
     }

@@ -4,7 +4,7 @@ use jiff::civil::DateTime;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, Value, context};
-use serde_json::json;
+use serde_json::{Map, Value as Json, json};
 use tokio::sync::oneshot;
 
 use super::python;
@@ -77,14 +77,21 @@ impl Template {
 
     /// Makes `messages` into a prompt that ends where the model is to speak: at the
     /// beginning of its turn, or at the end of the last message if that is its own and calls
-    /// nothing. The model is told of `tools`.
-    pub(super) fn render(&self, messages: &[Message], tools: &[Tool]) -> Result<String, Error> {
+    /// nothing. The model is told of `tools`, the template of `arguments` beside what it is
+    /// always told.
+    pub(super) fn render(
+        &self,
+        messages: &[Message],
+        tools: &[Tool],
+        arguments: &Map<String, Json>,
+    ) -> Result<String, Error> {
+        let fill = |messages: &[Message], opens_turn| self.fill(messages, tools, arguments, opens_turn);
         match messages.split_last() {
             Some((last, before)) if last.role == "assistant" && last.tool_calls.is_empty() => {
                 let said = last.content.as_deref().unwrap_or_default();
                 let mut messages = before.to_vec();
                 messages.push(Message { content: Some(format!("{said}{MARK}")), ..last.clone() });
-                let mut prompt = self.fill(&messages, tools, false)?;
+                let mut prompt = fill(&messages, false)?;
                 let end = prompt.rfind(MARK.trim_end()).filter(|_| prompt.contains(said.trim()));
                 let end = end.ok_or(Error::Continue)?;
                 let keeps_blanks = prompt[end..].starts_with(MARK);
@@ -94,7 +101,7 @@ impl Template {
                 }
                 Ok(prompt)
             }
-            _ => self.fill(messages, tools, true),
+            _ => fill(messages, true),
         }
     }
 
@@ -124,7 +131,7 @@ impl Template {
         let (id, kind) = ("call00000".to_owned(), "function".to_owned());
         let call = ToolCall { id, kind, function: call.clone() };
         let answer = Message { role: "assistant".to_owned(), tool_calls: vec![call], ..Message::default() };
-        let mut all = self.fill(&[Message::new("user", ASKED), answer], &[tool], false)?;
+        let mut all = self.fill(&[Message::new("user", ASKED), answer], &[tool], &Map::new(), false)?;
         let start = all.rfind(ASKED).map_or(0, |start| start + ASKED.len());
         Ok(all.split_off(start))
     }
@@ -134,9 +141,10 @@ impl Template {
         &self,
         messages: &[Message],
         tools: &[Tool],
+        arguments: &Map<String, Json>,
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
-        let prompt = self.run(messages, tools, add_generation_prompt);
+        let prompt = self.run(messages, tools, arguments, add_generation_prompt);
         if prompt.is_ok() || messages.iter().all(|message| message.content.is_some()) {
             return prompt;
         }
@@ -145,13 +153,14 @@ impl Template {
             ..message.clone()
         };
         let messages: Vec<Message> = messages.iter().map(filled).collect();
-        self.run(&messages, tools, add_generation_prompt)
+        self.run(&messages, tools, arguments, add_generation_prompt)
     }
 
     fn run(
         &self,
         messages: &[Message],
         tools: &[Tool],
+        arguments: &Map<String, Json>,
         add_generation_prompt: bool,
     ) -> Result<String, Error> {
         let template = self.environment.get_template("chat").map_err(Error::Render)?;
@@ -167,6 +176,7 @@ impl Template {
                 eos_token => self.eos.as_str(),
                 tools => tools,
                 documents => (),
+                ..Value::from(Serde(arguments))
             })
             .map_err(Error::Render)
     }
@@ -201,7 +211,11 @@ fn said(message: &Message) -> Value {
     if !message.tool_calls.is_empty() {
         fields.push(("tool_calls", message.tool_calls.iter().map(called).collect()));
     }
-    let others = [("tool_call_id", &message.tool_call_id), ("name", &message.name)];
+    let others = [
+        ("reasoning_content", &message.reasoning_content),
+        ("tool_call_id", &message.tool_call_id),
+        ("name", &message.name),
+    ];
     fields.extend(others.into_iter().filter_map(|(name, text)| Some((name, text.as_deref()?.into()))));
     Value::from_pairs(fields)
 }

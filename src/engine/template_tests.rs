@@ -13,7 +13,7 @@ fn say(role: &str, content: &str) -> Message {
 fn the_prompt_ends_where_the_model_speaks() {
     let template = Template::new(CHATML, "<s>", "</s>").unwrap();
     assert_eq!(
-        template.render(&[say("user", "hi")], &[]).unwrap(),
+        template.render(&[say("user", "hi")], &[], &Map::new()).unwrap(),
         "<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
     );
 }
@@ -21,10 +21,17 @@ fn the_prompt_ends_where_the_model_speaks() {
 #[test]
 fn the_models_own_last_message_is_continued_to_the_letter() {
     let template = Template::new(CHATML, "", "").unwrap();
-    let prompt = template.render(&[say("system", "x"), say("user", "hi"), say("assistant", "Well, ")], &[]);
+    let prompt = template.render(
+        &[say("system", "x"), say("user", "hi"), say("assistant", "Well, ")],
+        &[],
+        &Map::new(),
+    );
     assert!(prompt.unwrap().ends_with("<|im_start|>assistant\nWell, "));
     let deaf = Template::new("{{ messages[0].content }}", "", "").unwrap();
-    assert!(matches!(deaf.render(&[say("user", "a"), say("assistant", "b")], &[]), Err(Error::Continue)));
+    assert!(matches!(
+        deaf.render(&[say("user", "a"), say("assistant", "b")], &[], &Map::new()),
+        Err(Error::Continue)
+    ));
 }
 
 #[test]
@@ -35,7 +42,7 @@ fn templates_written_for_python_work() {
         {{ {'a': [1, '<é>'], 'b': none} | tojson }}{{ strftime_now('%Y') | length }}\
         {{ 'no tools' if tools is none }}{{ 'x' if messages[0].get('nothing') is none }}";
     let template = Template::new(source, "<s>", "</s>").unwrap();
-    let prompt = template.render(&[say("user", " good day ")], &[]).unwrap();
+    let prompt = template.render(&[say("user", " good day ")], &[], &Map::new()).unwrap();
     assert_eq!(prompt, "<s>GOOD{\"a\": [1, \"<é>\"], \"b\": null}4no toolsx");
 }
 
@@ -47,7 +54,7 @@ fn tags_for_training_are_passed_over() {
         "{{ '{%' }}{%- with -%}\n a{% set b = 1 %}\n {%endwith%}\n{{ b is defined }}{% generation_id %}";
     assert_eq!(without_generation(source), expected);
     let template = Template::new(&source.replace("{% generation_id %}", " %}"), "", "").unwrap();
-    assert_eq!(template.render(&[say("user", "hi")], &[]).unwrap(), "{%aFalse %}");
+    assert_eq!(template.render(&[say("user", "hi")], &[], &Map::new()).unwrap(), "{%aFalse %}");
 }
 
 #[test]
@@ -63,7 +70,10 @@ fn an_assistant_that_only_calls_says_nothing_unless_it_must() {
         ("{{ messages[1].content is defined }}", "False"),
         ("{{ messages[0].content + '|' + messages[1].content }}", "hi|"),
     ] {
-        assert_eq!(Template::new(source, "", "").unwrap().render(&messages, &[]).unwrap(), expected);
+        assert_eq!(
+            Template::new(source, "", "").unwrap().render(&messages, &[], &Map::new()).unwrap(),
+            expected
+        );
     }
 }
 
@@ -71,13 +81,14 @@ fn an_assistant_that_only_calls_says_nothing_unless_it_must() {
 fn what_a_template_trims_is_not_continued() {
     let source = "{% for m in messages %}{{ m.role }}: {{ m.content | trim }}\n{% endfor %}";
     let template = Template::new(source, "", "").unwrap();
-    let continued = |text: &str| template.render(&[say("user", "hi"), say("assistant", text)], &[]);
+    let continued =
+        |text: &str| template.render(&[say("user", "hi"), say("assistant", text)], &[], &Map::new());
     assert_eq!(continued(" Well,  ").unwrap(), "user: hi\nassistant: Well,");
     let thoughtless =
         Template::new("{% for m in messages %}{{ m.content.split('</think>')[-1] }}{% endfor %}", "", "")
             .unwrap();
     let half = [say("user", "hi"), say("assistant", "so</think>Well")];
-    assert!(matches!(thoughtless.render(&half, &[]), Err(Error::Continue)));
+    assert!(matches!(thoughtless.render(&half, &[], &Map::new()), Err(Error::Continue)));
 }
 
 #[test]
@@ -98,7 +109,9 @@ fn a_template_that_writes_calls_otherwise_is_not_understood() {
 #[test]
 fn a_template_that_refuses_says_why() {
     let template = Template::new("{{ raise_exception('roles must alternate') }}", "", "").unwrap();
-    let Err(Error::Render(cause)) = template.render(&[say("user", "hi")], &[]) else { panic!("rendered") };
+    let Err(Error::Render(cause)) = template.render(&[say("user", "hi")], &[], &Map::new()) else {
+        panic!("rendered")
+    };
     assert!(cause.to_string().contains("roles must alternate"));
 }
 
@@ -108,7 +121,7 @@ async fn what_a_template_nests_is_let_go_of_on_a_stack_that_holds_it() {
         {% endfor %}{% endfor %}{{ ns.x | length }}";
     let filled = on_deep_stack(move || {
         let template = Template::new(nested, "", "").unwrap();
-        template.render(&[say("user", "hi")], &[]).map_err(|error| error.to_string())
+        template.render(&[say("user", "hi")], &[], &Map::new()).map_err(|error| error.to_string())
     });
     assert!(filled.await.unwrap().is_err());
 }
@@ -118,11 +131,11 @@ fn a_template_without_end_runs_out_of_fuel() {
     let source = "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}x{% endfor %}\
         {% endfor %}{% endfor %}";
     let template = Template::new(source, "", "").unwrap();
-    assert!(matches!(template.render(&[say("user", "hi")], &[]), Err(Error::Render(_))));
+    assert!(matches!(template.render(&[say("user", "hi")], &[], &Map::new()), Err(Error::Render(_))));
     let swelling = "{% set ns = namespace(s='xxxxxxxx') %}{% for a in range(60) %}{% set ns.s = ns.s ~ ns.s %}\
         {% endfor %}{{ ns.s }}";
     let template = Template::new(swelling, "", "").unwrap();
-    assert!(matches!(template.render(&[say("user", "hi")], &[]), Err(Error::Render(_))));
+    assert!(matches!(template.render(&[say("user", "hi")], &[], &Map::new()), Err(Error::Render(_))));
     for (grown, times) in [("[ns.x, ns.x]", 60), ("[ns.x]", 500)] {
         for shown in ["ns.x | tojson(indent=9)", "ns.x | tojson(sort_keys=true)"] {
             let source = format!(
@@ -130,7 +143,7 @@ fn a_template_without_end_runs_out_of_fuel() {
                 {{{{ {shown} }}}}"
             );
             let template = Template::new(&source, "", "").unwrap();
-            let rendered = template.render(&[say("user", "hi")], &[]);
+            let rendered = template.render(&[say("user", "hi")], &[], &Map::new());
             assert!(matches!(rendered, Err(Error::Render(_))), "{source}");
         }
     }
@@ -251,7 +264,9 @@ mod real {
             for (of, request) in &conversations {
                 let expected = &real.expected[of];
                 let found = template.as_ref().map_err(|error| chain(error)).and_then(|template| {
-                    template.render(&request.messages, &request.tools).map_err(|error| chain(&error))
+                    template
+                        .render(&request.messages, &request.tools, &Map::new())
+                        .map_err(|error| chain(&error))
                 });
                 let known = OTHERWISE.iter().find(|(name, error, _)| {
                     let is_it = match (expected, error) {
@@ -293,7 +308,7 @@ mod real {
     /// Returns what the model says in the last message, as it would write it, without what ends it.
     fn said_last(template: &Template, request: &ChatRequest) -> Result<String, String> {
         let run = |messages: &[Message]| {
-            template.fill(messages, &request.tools, false).map_err(|error| chain(&error))
+            template.fill(messages, &request.tools, &Map::new(), false).map_err(|error| chain(&error))
         };
         let before = &request.messages[..request.messages.len() - 1];
         let [called, text] = [request.messages.last().unwrap().clone(), say("assistant", "SAID")]
@@ -363,6 +378,7 @@ mod real {
         let (mut texts, mut calls) = (String::new(), Vec::new());
         for part in parts {
             match part {
+                Part::Thought(thought) => panic!("{thought}"),
                 Part::Text(text) => texts.push_str(&text),
                 Part::Call(call) => calls.push(named(&call)),
             }

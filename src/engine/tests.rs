@@ -469,6 +469,37 @@ async fn a_call_that_is_wanted_is_made_and_keeps_to_its_schema() {
 }
 
 #[tokio::test]
+async fn what_a_model_thinks_is_not_what_it_says() {
+    let template = "{#<think>#}{{ messages[0].content }}{{ '<think>' if enable_thinking | default(true) }}";
+    let running = start(1, Some(template), None).await;
+    let mut body =
+        json!({"model": "parrot", "messages": [{"role": "user", "content": "Hm.\n</think>\n\nYes."}]});
+    // the prompt ends within a thought
+    let (_, reply) = running.post("/v1/chat/completions", &body).await;
+    let message = &reply["choices"][0]["message"];
+    assert_eq!((&message["reasoning_content"], &message["content"]), (&json!("Hm."), &json!("Yes.<think>")));
+    body["stream"] = json!(true);
+    let chunks = chunks(&running, "/v1/chat/completions", &body).await;
+    let joined = |name: &str| -> String {
+        chunks.iter().filter_map(|chunk| chunk["choices"][0]["delta"][name].as_str()).collect()
+    };
+    assert_eq!(
+        (joined("reasoning_content"), joined("content")),
+        ("Hm.".to_owned(), "Yes.<think>".to_owned())
+    );
+    // told not to, it does not
+    body["stream"] = json!(false);
+    body["chat_template_kwargs"] = json!({"enable_thinking": false});
+    let (_, reply) = running.post("/v1/chat/completions", &body).await;
+    let message = &reply["choices"][0]["message"];
+    assert_eq!(
+        (&message["reasoning_content"], &message["content"]),
+        (&Value::Null, &json!("Hm.\n</think>\n\nYes."))
+    );
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
 async fn what_was_done_is_counted() {
     let running = start(2, None, None).await;
     running.complete("one two").await;

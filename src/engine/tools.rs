@@ -181,6 +181,8 @@ impl Syntax {
 /// A part of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Part {
+    /// What the model thinks before it speaks.
+    Thought(String),
     /// Text for the user.
     Text(String),
     /// A call.
@@ -363,6 +365,7 @@ mod tests {
         let (mut text, mut calls) = (String::new(), Vec::new());
         for part in parts {
             match part {
+                Part::Thought(thought) => panic!("{thought}"),
                 Part::Text(more) => text.push_str(&more),
                 Part::Call(call) => {
                     calls.push(format!("{}({})", call.function.name, call.function.arguments));

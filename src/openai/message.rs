@@ -12,6 +12,9 @@ pub struct Message {
     /// most calls.
     #[serde(default)]
     pub content: Option<String>,
+    /// What the assistant thought before it said that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
     /// What the assistant called in this message.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tool_calls: Vec<ToolCall>,
@@ -76,6 +79,7 @@ pub(super) fn read(value: &Value) -> Result<Message, Malformed> {
     Ok(Message {
         role: role.clone(),
         content: content(role, fields)?,
+        reasoning_content: text("reasoning_content")?,
         tool_calls,
         tool_call_id: text("tool_call_id")?,
         name: text("name")?,

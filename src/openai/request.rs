@@ -108,6 +108,8 @@ pub struct ChatRequest {
     pub tool_choice: ToolChoice,
     /// Whether it may call several in one answer.
     pub parallel_tool_calls: bool,
+    /// What else the model's template is told: `{"enable_thinking": false}` (`chat_template_kwargs`, as llama-server has it).
+    pub template_arguments: Map<String, Value>,
     /// How to answer.
     pub parameters: Parameters,
 }
@@ -143,7 +145,8 @@ impl ChatRequest {
             _ => None,
         };
         let parallel_tool_calls = optional(&fields, "parallel_tool_calls")?.unwrap_or(true);
-        Ok(Self { model, messages, tools, tool_choice, parallel_tool_calls, parameters })
+        let template_arguments = optional(&fields, "chat_template_kwargs")?.unwrap_or_default();
+        Ok(Self { model, messages, tools, tool_choice, parallel_tool_calls, template_arguments, parameters })
     }
 }
 
@@ -387,6 +390,7 @@ mod tests {
             ("tools", json!([{"type": "browser"}])),
             ("tools", json!([{"type": "function", "function": {"name": "f", "parameters": []}}])),
             ("tool_choice", json!("sometimes")),
+            ("chat_template_kwargs", json!("thinking")),
             ("tool_choice", json!("required")),
             ("tool_choice", json!({"type": "function", "function": {"name": "f"}})),
         ] {

@@ -225,7 +225,7 @@ proptest! {
             model: "m".to_owned(),
             choices: vec![ChatChoice {
                 index: 0,
-                message: AssistantMessage { role: "assistant".to_owned(), content: Some(pieces.concat()), tool_calls: Vec::new() },
+                message: AssistantMessage { role: "assistant".to_owned(), content: Some(pieces.concat()), ..AssistantMessage::default() },
                 logprobs: None,
                 finish_reason: Some(FinishReason::Length),
             }],
