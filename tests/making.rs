@@ -26,6 +26,7 @@ mod disk;
 #[path = "support/model.rs"]
 mod model;
 #[path = "support/process.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
 mod process;
 
 use desk::Desk;

@@ -33,6 +33,11 @@ impl Process {
         self.field("status", "VmHWM:").map(|kib| kib << 10)
     }
 
+    /// Returns the memory that it has resident now.
+    pub(crate) fn resident(self) -> Option<u64> {
+        self.field("status", "VmRSS:").map(|kib| kib << 10)
+    }
+
     pub(crate) fn is_running(self) -> bool {
         self.read("status").is_some_and(|status| !status.contains("State:\tZ"))
     }
