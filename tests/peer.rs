@@ -93,6 +93,15 @@ impl At {
         }
     }
 
+    /// What it said, of ours.
+    fn log(&self) -> String {
+        let log = |path: &Path| std::fs::read_to_string(path.parent()?.parent()?.join("log")).ok();
+        match self {
+            Self::Socket(path) => log(path).unwrap_or_default(),
+            Self::Port(_) => String::new(),
+        }
+    }
+
     async fn is_ready(&self) -> bool {
         let Some(mut sender) = self.connect().await else { return false };
         let request = Request::get("/health").header("host", "x").body(Full::default()).unwrap();
@@ -115,13 +124,14 @@ impl At {
         let mut body = response.into_body();
         let mut scanner = sse::Scanner::default();
         let (mut times, mut usage) = (Vec::new(), None);
-        while let Some(frame) = body.frame().await {
-            if let Ok(data) = frame.unwrap().into_data() {
+        'events: while let Some(frame) = body.frame().await {
+            let frame = frame.unwrap_or_else(|error| panic!("{self:?}: {error:?} {}", self.log()));
+            if let Ok(data) = frame.into_data() {
                 scanner.push(&data);
             }
             while let Some(event) = scanner.next().unwrap() {
                 if event == sse::DONE {
-                    continue;
+                    break 'events;
                 }
                 let reply: TextReply =
                     serde_json::from_str(&event).unwrap_or_else(|error| panic!("{error}: {event}"));
@@ -132,11 +142,7 @@ impl At {
             }
         }
         let usage = usage.unwrap();
-        assert!(
-            usage.completion_tokens == tokens || tokens == 1,
-            "an answer of {} tokens",
-            usage.completion_tokens
-        );
+        assert!(usage.completion_tokens >= tokens.min(8), "an answer of {} tokens", usage.completion_tokens);
         let (first, last) = (times[0], times[times.len() - 1]);
         Came {
             first,
@@ -184,6 +190,8 @@ async fn theirs(program: &Path, weights: &Path) -> Server {
     command.args(["--ctx-size", &number(SLOTS * CONTEXT), "--parallel", &number(SLOTS)]);
     command.args(["--threads", &number(THREADS), "--threads-batch", &number(THREADS)]);
     command.args(["--batch-size", &number(BATCH), "--ubatch-size", &number(BATCH)]);
+    // cargo's help for programs in its own folder would give it our libraries
+    command.env_remove("LD_LIBRARY_PATH");
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let began = Instant::now();
     let child = command.spawn().unwrap();
