@@ -13,7 +13,7 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::sync::{OnceCell, oneshot};
+use tokio::sync::{OnceCell, Semaphore, oneshot};
 
 use super::constraint::{Constraint, Grammars};
 use super::health::Shared;
@@ -36,6 +36,10 @@ use crate::openai::{
 /// The largest body that is read. The longest contexts, 128 Ki tokens, are well under 1 MiB
 /// of text; the rest is room for JSON's escapes.
 pub(super) const MAX_BODY: usize = 4 << 20;
+
+/// So many prompts and constraints are made at the same time, each in milliseconds; hostile ones take a thread, and some memory, for
+/// longer.
+const MAKERS: usize = 4;
 
 /// The most answers to one prompt; each has a place in the queue.
 const MAX_CHOICES: u32 = 8;
@@ -67,6 +71,7 @@ pub(super) struct Door {
     template: OnceLock<Result<Template, String>>,
     /// Made at the first answer that must keep to a form.
     grammars: OnceCell<Arc<Grammars>>,
+    makers: Semaphore,
     started: u64,
 }
 
@@ -85,6 +90,7 @@ impl Door {
             orders: Mutex::new(Some(orders)),
             template: OnceLock::new(),
             grammars: OnceCell::new(),
+            makers: Semaphore::new(MAKERS),
             started,
         }
     }
@@ -244,6 +250,7 @@ impl Door {
             prepared.map_err(|error| failed(error.to_string()))?.map(Arc::new).map_err(failed)
         });
         let grammars = Arc::clone(grammars.await?);
+        let _turn = self.makers.acquire().await;
         let outcome = tokio::task::spawn_blocking(move || make(&grammars)).await;
         let outcome = outcome.map_err(|error| failed(error.to_string()))?;
         outcome.map_err(|reason| {
@@ -339,10 +346,12 @@ async fn chat(
     door.check_model(&request.model)?;
     check_supported(&request.parameters)?;
     door.check_ready()?;
+    let turn = door.makers.acquire().await;
     let asked = Arc::clone(&door);
     let prompted = on_deep_stack(move || asked.prompt(&request).map(|prompt| (request, prompt))).await;
     let (request, Prompt { text, syntax, thoughts }) =
         prompted.unwrap_or_else(|| Err(Failure::Broken("no prompt".to_owned()).into()))?;
+    drop(turn);
     let parameters = &request.parameters;
     let constraint = match syntax {
         Some(syntax) if request.tool_choice != ToolChoice::Auto => {
