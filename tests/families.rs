@@ -253,6 +253,12 @@ fn logits_are_as_transformers_gives_them(family: &Family) {
     use llama_cpp_2::context::params::KvCacheType;
 
     let cases = logits::Case::read(&fs::read(golden_path(family, "safetensors")).unwrap());
+    // of a long case, where a window ends: before it, at it, and beyond
+    let cut = |case: &logits::Case| {
+        let lengths = [200, 256, 257, 300, 1000].into_iter().filter(|_| case.len() > 1000);
+        lengths.map(|tokens| case.cut(tokens)).collect::<Vec<_>>()
+    };
+    let cuts: Vec<logits::Case> = cases.iter().flat_map(cut).collect();
     let dir = tempfile::tempdir().unwrap();
     // llama.cpp reads GELU off a table of f16: a mean of 1e-3 is its due
     let of_f32 = if family.is_exact { (1e-4, 0.999) } else { (2e-3, 0.98) };
@@ -260,9 +266,12 @@ fn logits_are_as_transformers_gives_them(family: &Family) {
         [(Quant::F32, KvCacheType::F32, of_f32), (Quant::F16, KvCacheType::F16, (1.5e-2, 0.95))]
     {
         let model = logits::load(&convert(family, dir.path(), float));
-        for case in &cases {
-            for (way, step) in [("at once", case.len()), ("one by one", 1)] {
-                let found = case.measure(&model, kv, step);
+        for case in cases.iter().chain(&cuts) {
+            let mut ways = vec![("at once", false, case.len()), ("one by one", false, 1)];
+            // as the engine runs it, in steps that are no part of anything
+            ways.extend((float == Quant::F16).then_some(("in steps, as the engine", true, 60)));
+            for (way, is_flash, step) in ways {
+                let found = case.measure(&model, logits::Way { kv, is_flash, step });
                 println!(
                     "{} {float}, {} tokens {way}: mean difference {:.2e}, largest {:.2e}, greedy agreement {:.2} %",
                     family.name,

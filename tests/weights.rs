@@ -27,6 +27,7 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 
 #[path = "support/logits.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
 mod logits;
 
 /// Returns the checkpoint, or says that it is not there.
@@ -62,7 +63,8 @@ fn converted_weights_give_the_logits_of_transformers() {
     let case = cases.iter().find(|case| case.name.is_empty()).unwrap();
     for (float, mean_limit, agreement_limit) in [(Quant::F32, 1e-4, 0.999), (Quant::F16, 1.5e-2, 0.95)] {
         let model = logits::load(&convert_to(dir.path(), &checkpoint, float));
-        let found = case.measure(&model, KvCacheType::F32, case.len());
+        let found =
+            case.measure(&model, logits::Way { kv: KvCacheType::F32, is_flash: false, step: case.len() });
         let logits::Difference { mean, largest, agreement } = found;
         println!(
             "{float}: mean difference {mean:.2e}, largest {largest:.2e}, greedy agreement {:.2} %",

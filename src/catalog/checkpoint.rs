@@ -130,7 +130,7 @@ mod tests {
                 json!({"architectures": ["GPTNeoForCausalLM"], "hidden_size": 2048, "num_heads": 16,
                     "num_layers": 24, "max_position_embeddings": 2048, "vocab_size": 50257, "window_size": 256,
                     "intermediate_size": null, "attention_types": [[["global", "local"], 12]]}),
-                (24, None, 2048, 8192, 16, 128, 2048, Some(256), Some(256)),
+                (24, None, 2048, 8192, 16, 128, 2048, Some(256), None),
             ),
             // GPT-J 6B
             (
@@ -168,7 +168,7 @@ mod tests {
                 json!({"architectures": ["MistralForCausalLM"], "hidden_size": 4096, "num_attention_heads": 32,
                     "num_key_value_heads": 8, "num_hidden_layers": 32, "intermediate_size": 14336,
                     "max_position_embeddings": 32768, "vocab_size": 32000, "sliding_window": 4096}),
-                (32, None, 4096, 14336, 32, 128, 4096, None, Some(4096)),
+                (32, None, 4096, 14336, 32, 128, 32768, Some(4096), None),
             ),
             // Phi-3 mini 4k, whose window is one short of half
             (
@@ -177,7 +177,7 @@ mod tests {
                     "num_key_value_heads": 32, "num_hidden_layers": 32, "intermediate_size": 8192,
                     "max_position_embeddings": 4096, "original_max_position_embeddings": 4096,
                     "vocab_size": 32064, "sliding_window": 2047}),
-                (32, None, 3072, 8192, 32, 96, 2047, Some(2047), Some(2047)),
+                (32, None, 3072, 8192, 32, 96, 4096, Some(2047), None),
             ),
             // Gemma 3 4B, which sees: the part for text is an object of its own
             (

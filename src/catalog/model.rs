@@ -44,7 +44,7 @@ pub struct ModelFacts {
     pub windowed: Vec<bool>,
     /// Whether a block's feed-forward part reads the block's input, beside attention.
     pub is_side_by_side: bool,
-    /// Tokens up to which llama.cpp computes what the model does, where there is such a bound:
+    /// Tokens up to which the engine computes what the model does, where there is such a bound:
     /// it leaves out the windows of some architectures.
     #[serde(default)]
     pub context_exact: Option<u32>,

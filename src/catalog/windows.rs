@@ -13,13 +13,13 @@ use crate::gguf::{Array, Value};
 const TURNS: [(&str, usize, Option<u32>); 2] = [("gemma2", 2, Some(4096)), ("gemma3", 6, None)];
 
 /// Architectures that may come with a sliding window which llama.cpp's graph of them leaves
-/// out: longer contexts than the window are not what the model computes.
+/// out, and the engine, too: longer contexts than the window are not what the model computes.
 ///
 /// Every other architecture whose files name a window reads the key (`src/models/*.cpp` of the
-/// llama.cpp in llama-cpp-sys-2 0.1.161); Phi-3's graph reads it and switches it off.
-const WINDOW_LEFT_OUT: [&str; 5] = ["gpt2", "llama", "phi3", "qwen2", "qwen3"];
+/// llama.cpp in llama-cpp-sys-2 0.1.161), or the engine puts it in ([`crate::gguf::Window`]).
+const WINDOW_LEFT_OUT: [&str; 2] = ["qwen2", "qwen3"];
 
-/// Returns whether llama.cpp's graph of an architecture leaves a window out.
+/// Returns whether a window of an architecture is left out.
 pub(super) fn is_left_out(architecture: &str) -> bool {
     WINDOW_LEFT_OUT.contains(&architecture)
 }

@@ -26,7 +26,7 @@ pub use tokenizer::{PromptStyle, TOKENIZER_FILES, TokenizerFiles, tokenizer_keys
 use crate::checkpoint;
 
 /// Changes whenever the same checkpoint gives other bytes than before.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Name and shape of a tensor of the GGUF, the row's length first.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -289,15 +289,16 @@ fn a_failed_conversion_leaves_what_was_there() {
 }
 
 #[test]
-fn a_window_of_attention_caps_the_context() {
+fn a_window_of_attention_is_a_key_and_no_cap() {
     let mut config = config();
     config["architectures"] = json!(["MistralForCausalLM"]);
     config["sliding_window"] = json!(16);
     let keys = gguf_keys(&config).unwrap();
-    assert!(keys.contains(&("llama.context_length".to_owned(), Value::from(16u32))));
+    assert!(keys.contains(&("llama.attention.sliding_window".to_owned(), Value::from(16u32))));
+    assert!(keys.contains(&("llama.context_length".to_owned(), Value::from(64u32))));
     config["sliding_window"] = json!(null);
     let keys = gguf_keys(&config).unwrap();
-    assert!(keys.contains(&("llama.context_length".to_owned(), Value::from(64u32))));
+    assert!(!keys.iter().any(|(key, _)| key.contains("sliding_window")));
 }
 
 #[test]

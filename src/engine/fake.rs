@@ -2,7 +2,7 @@
 
 use std::sync::mpsc::Receiver;
 
-use super::{Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Vocabulary, Word};
+use super::{Ask, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word};
 
 /// Ends an answer.
 const END: Token = 256;
@@ -21,6 +21,8 @@ pub(super) struct Echo {
 #[derive(Debug, Clone, Default)]
 struct Slot {
     cache: Vec<Token>,
+    /// What was read, if there is an encoder.
+    read: Vec<Token>,
     /// The length of the prompt, known at its last token.
     prompt: Option<usize>,
 }
@@ -63,14 +65,19 @@ impl Engine for Echo {
         length
     }
 
-    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Sampled>, String> {
+    fn read(&mut self, slot: usize, prompt: &[Token]) -> Result<(), String> {
+        self.slots[slot] = Slot { read: prompt.to_vec(), ..Slot::default() };
+        Ok(())
+    }
+
+    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Told>, String> {
         if let Some(permits) = &self.permits
             && permits.recv().is_err()
         {
             self.permits = None;
         }
         assert!(!batch.is_empty() && batch.len() <= self.batch, "a step of {} entries", batch.len());
-        let mut sampled = Vec::new();
+        let mut told = Vec::new();
         for entry in batch {
             let slot = &mut self.slots[entry.slot];
             assert_eq!(entry.position, slot.cache.len(), "positions follow each other");
@@ -79,21 +86,32 @@ impl Engine for Echo {
                 self.slots.iter_mut().for_each(|slot| slot.cache.clear());
                 return Err("poisoned".to_owned());
             }
-            let Some(ask) = &entry.ask else { continue };
+            let (allowed, report) = match &entry.ask {
+                None => continue,
+                Some(Ask::Next { allowed, report }) => (allowed, report),
+                // the text's bytes, each in a place of its own
+                Some(Ask::State) => {
+                    let state =
+                        slot.cache.iter().filter_map(|token| u8::try_from(*token).ok()).map(f32::from);
+                    told.push(Told::State(state.collect()));
+                    continue;
+                }
+            };
             let prompt = *slot.prompt.get_or_insert(slot.cache.len());
             let said = slot.cache.len() - prompt;
-            let wanted = if said < prompt { slot.cache[said] } else { END };
+            let source = if slot.read.is_empty() { &slot.cache[..prompt] } else { &slot.read };
+            let wanted = source.get(said).copied().unwrap_or(END);
             let may_be = |token: Token| {
-                ask.allowed.as_ref().is_none_or(|allowed| allowed.is_allowed(token.unsigned_abs()))
+                allowed.as_ref().is_none_or(|allowed| allowed.is_allowed(token.unsigned_abs()))
             };
             // the nearest token that it may be
             let token = (0..=END).filter(|&token| may_be(token)).min_by_key(|token| token.abs_diff(wanted));
             let token = token.ok_or("no token may be taken")?;
             let mut scores = [0.0; 257];
             scores[token.unsigned_abs() as usize] = 9.0;
-            let report = ask.report.map(|top| Report::new(&scores, token, top));
-            sampled.push(Sampled { token, report });
+            let report = report.map(|top| Report::new(&scores, token, top));
+            told.push(Told::Next(Sampled { token, report }));
         }
-        Ok(sampled)
+        Ok(told)
     }
 }

@@ -24,13 +24,13 @@ use super::template::{Template, on_deep_stack};
 use super::thoughts::Thoughts;
 use super::tools::Syntax;
 use super::worker::{Event, Failure, Job, Listener, Order, Place};
-use super::{Engine, Health, Sampling, Status, Token};
+use super::{Engine, Health, Sampling, Status, Token, dialog};
 use crate::causes::with_causes;
 use crate::generation::EngineSpec;
 use crate::ids::Generation;
 use crate::openai::{
-    ChatRequest, DetokenizeRequest, ErrorBody, Format, ModelList, Parameters, Piece, TextRequest, TokenList,
-    TokenPiece, TokenizeRequest, TokensText, Tool, ToolChoice,
+    ChatRequest, DetokenizeRequest, EmbeddingReply, EmbeddingRequest, ErrorBody, Format, Input, ModelList,
+    Parameters, Piece, TextRequest, TokenList, TokenPiece, TokenizeRequest, TokensText, Tool, ToolChoice,
 };
 
 /// The largest body that is read. The longest contexts, 128 Ki tokens, are well under 1 MiB
@@ -50,9 +50,14 @@ const MAX_LOGPROBS: u32 = 20;
 /// Stop strings: how many, and how long each. OpenAI takes four.
 const MAX_STOPS: (usize, usize) = (16, 256);
 
+/// Tells of a chat how many of its oldest turns were left out, so that the rest fits.
+const DROPPED_TURNS: HeaderName = HeaderName::from_static("x-bramble-dropped-turns");
+
 /// A chat as the model reads it.
 struct Prompt {
     text: String,
+    /// What the answer has begun with, where that is not the end of the text.
+    begun: String,
     /// How calls are found in the answer; none where they are not looked for.
     syntax: Option<Syntax>,
     /// How thoughts are found in it; none where the model has none.
@@ -116,6 +121,7 @@ impl Door {
         Router::new()
             .route("/v1/chat/completions", post(chat))
             .route("/v1/completions", post(text))
+            .route("/v1/embeddings", post(embeddings))
             .route("/v1/models", get(models))
             .route("/tokenize", post(tokenize))
             .route("/v1/tokenize", post(tokenize))
@@ -169,10 +175,9 @@ impl Door {
     fn template(&self) -> Result<&Template, Refusal> {
         let made = self.template.get_or_init(|| {
             let loaded = self.shared.loaded().ok_or("the model is not loaded")?;
-            let source = loaded
-                .chat_template
-                .as_deref()
-                .ok_or("this model came without a chat template, so it cannot chat; use /v1/completions")?;
+            let own = loaded.chat_template.as_deref().or(loaded.start.map(|_| dialog::TEMPLATE));
+            let source =
+                own.ok_or("this model came without a chat template, so it cannot chat; use /v1/completions")?;
             Template::new(source, &loaded.bos, &loaded.eos).map_err(|error| with_causes(&error))
         });
         made.as_ref().map_err(|reason| Refusal::bad_request(reason.clone(), Some("messages")))
@@ -187,9 +192,56 @@ impl Door {
             return Err(Refusal::unsupported(message, "response_format"));
         }
         let shown: &[Tool] = if syntax.is_some() { &request.tools } else { &[] };
-        let text = template.render(&request.messages, shown, &request.template_arguments);
+        let (read, begun) =
+            if self.reads() { dialog::parted(&request.messages) } else { (&*request.messages, "") };
+        let text = template.render(read, shown, &request.template_arguments);
         let text = text.map_err(|error| Refusal::bad_request(with_causes(&error), Some("messages")))?;
-        Ok(Prompt { thoughts: Thoughts::behind(&text, self.template_source()), syntax, text })
+        let thoughts = Thoughts::behind(&text, self.template_source());
+        Ok(Prompt { thoughts, begun: begun.to_owned(), syntax, text })
+    }
+
+    /// Makes the prompt of a chat, on a thread that may take its time.
+    async fn prompted(self: &Arc<Self>, request: ChatRequest) -> Result<(ChatRequest, Prompt), Refusal> {
+        let _turn = self.makers.acquire().await;
+        let door = Arc::clone(self);
+        let made = on_deep_stack(move || door.prompt(&request).map(|prompt| (request, prompt))).await;
+        made.unwrap_or_else(|| Err(Failure::Broken("no prompt".to_owned()).into()))
+    }
+
+    /// Makes the prompt of a chat. Where the model reads with an encoder, which takes so many tokens and no more, the
+    /// oldest turns are left out until the rest fits; returns how many.
+    async fn fitted(
+        self: &Arc<Self>,
+        mut request: ChatRequest,
+    ) -> Result<(ChatRequest, Prompt, usize), Refusal> {
+        let all = request.messages.clone();
+        // so many have to be left out, at least and at most
+        let (mut least, mut most) = (0, if self.reads() { dialog::spare_turns(&all) } else { 0 });
+        let mut turns = 0;
+        loop {
+            request.messages = dialog::without(&all, turns);
+            let (same, prompt) = self.prompted(request).await?;
+            request = same;
+            if least < most {
+                if self.fits(&prompt.text).await? { most = turns } else { least = turns + 1 }
+            }
+            if least == most && turns == most {
+                return Ok((request, prompt, turns));
+            }
+            turns = least.midpoint(most);
+        }
+    }
+
+    /// Tells whether an encoder can read `text`.
+    async fn fits(&self, text: &str) -> Result<bool, Refusal> {
+        let context = self.shared.loaded().map_or(0, |loaded| loaded.context);
+        let text = text.to_owned();
+        self.look(move |engine| engine.tokenize(&text, true).len() <= context).await
+    }
+
+    /// Tells whether the model reads prompts with an encoder.
+    fn reads(&self) -> bool {
+        self.shared.loaded().is_some_and(|loaded| loaded.start.is_some())
     }
 
     fn template_source(&self) -> &str {
@@ -266,30 +318,55 @@ impl Door {
         self.constraint("response_format", move |grammars| grammars.format(&format)).await
     }
 
+    /// Returns the next place in the queue.
+    fn place(&self) -> Result<Place, Refusal> {
+        let most = self.shared.most_waiting(self.spec.slots);
+        Place::take(&self.shared, most).ok_or_else(|| {
+            let seconds = self.shared.until_free(self.spec.slots);
+            let waiting = self.shared.queued();
+            Refusal::later(format!("{waiting} requests are waiting already"), "queue_full", seconds)
+        })
+    }
+
+    /// Has the model make what it makes of `input`; returns that, and of how many tokens.
+    async fn state(&self, input: Input) -> Result<(Vec<f32>, u32), Refusal> {
+        let (sender, mut receiver) = unbounded_channel();
+        self.send(Order::Answer(Box::new(Job {
+            prompt: input,
+            begun: String::new(),
+            wants_state: true,
+            max_tokens: None,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            constraint: None,
+            logprobs: None,
+            visible: Vec::new(),
+            events: Listener { choice: 0, sender },
+            place: self.place()?,
+        })))?;
+        match receiver.recv().await {
+            Some((_, Event::State { values, tokens })) => Ok((values, tokens)),
+            Some((_, Event::Failed(failure))) => Err(failure.into()),
+            _ => Err(reply::gone().into()),
+        }
+    }
+
     /// Hands the jobs of a request to the worker: one for each answer.
     fn submit(
         &self,
-        prompt: &str,
+        (prompt, begun): (&Input, &str),
         parameters: &Parameters,
         constraint: Option<&Constraint>,
         visible: &[String],
     ) -> Result<UnboundedReceiver<(u32, Event)>, Refusal> {
         let sampling = sampling(parameters)?;
-        let most = self.shared.most_waiting(self.spec.slots);
-        let places: Option<Vec<Place>> = (0..parameters.n).map(|_| Place::take(&self.shared, most)).collect();
-        let Some(places) = places else {
-            let seconds = self.shared.until_free(self.spec.slots);
-            let waiting = self.shared.queued();
-            return Err(Refusal::later(
-                format!("{waiting} requests are waiting already"),
-                "queue_full",
-                seconds,
-            ));
-        };
+        let places = (0..parameters.n).map(|_| self.place()).collect::<Result<Vec<_>, _>>()?;
         let (sender, receiver) = unbounded_channel();
         for (choice, place) in (0..).zip(places) {
             let job = Job {
-                prompt: prompt.to_owned(),
+                prompt: prompt.clone(),
+                begun: begun.to_owned(),
+                wants_state: false,
                 max_tokens: parameters.max_tokens,
                 // the same seed would say the same again
                 sampling: Sampling {
@@ -346,12 +423,7 @@ async fn chat(
     door.check_model(&request.model)?;
     check_supported(&request.parameters)?;
     door.check_ready()?;
-    let turn = door.makers.acquire().await;
-    let asked = Arc::clone(&door);
-    let prompted = on_deep_stack(move || asked.prompt(&request).map(|prompt| (request, prompt))).await;
-    let (request, Prompt { text, syntax, thoughts }) =
-        prompted.unwrap_or_else(|| Err(Failure::Broken("no prompt".to_owned()).into()))?;
-    drop(turn);
+    let (request, Prompt { text, begun, syntax, thoughts }, dropped) = door.fitted(request).await?;
     let parameters = &request.parameters;
     let constraint = match syntax {
         Some(syntax) if request.tool_choice != ToolChoice::Auto => {
@@ -364,14 +436,18 @@ async fn chat(
         _ => door.formatted(&parameters.format).await?,
     };
     let visible = syntax.map(Syntax::marks).unwrap_or_default();
-    let events = door.submit(&text, parameters, constraint.as_ref(), &visible)?;
+    let events = door.submit((&Input::Text(text), &begun), parameters, constraint.as_ref(), &visible)?;
     let form = Form {
         // whoever must keep to a form cannot think first
         thoughts: thoughts.filter(|_| constraint.is_none()),
         calls: syntax.map(|syntax| Calls { syntax, many: request.parallel_tool_calls }),
         ..form(Kind::Chat, request.model, &request.parameters)
     };
-    reply::answer(events, form).await
+    let mut response = reply::answer(events, form).await?;
+    if dropped > 0 {
+        response.headers_mut().insert(DROPPED_TURNS, dropped.into());
+    }
+    Ok(response)
 }
 
 async fn text(
@@ -384,9 +460,28 @@ async fn text(
     check_supported(parameters)?;
     door.check_ready()?;
     let constraint = door.formatted(&parameters.format).await?;
-    let events = door.submit(&request.prompt, parameters, constraint.as_ref(), &[])?;
+    let events = door.submit((&request.prompt, ""), parameters, constraint.as_ref(), &[])?;
     let form = form(Kind::Text, request.model, &request.parameters);
     reply::answer(events, form).await
+}
+
+async fn embeddings(
+    State(door): State<Arc<Door>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, Refusal> {
+    let mut request = EmbeddingRequest::parse(&body?)?;
+    door.check_model(&request.model)?;
+    door.check_ready()?;
+    if door.reads() {
+        let message = "embeddings of a model that reads with an encoder are not supported yet";
+        return Err(Refusal::unsupported(message, "model"));
+    }
+    // one after the other: many texts are one request's, and others have their turns between
+    let mut states = Vec::new();
+    for input in std::mem::take(&mut request.inputs) {
+        states.push(door.state(input).await?);
+    }
+    Ok(json(StatusCode::OK, &EmbeddingReply::new(&request, states)))
 }
 
 fn form(kind: Kind, model: String, parameters: &Parameters) -> Form {

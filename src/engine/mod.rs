@@ -13,6 +13,7 @@
 
 mod blanks;
 mod constraint;
+mod dialog;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -38,5 +39,9 @@ mod worker;
 pub use blanks::Blanks;
 pub use error::Error;
 pub use health::{Health, Status};
-pub use model::{Ask, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Vocabulary, Word};
+#[cfg(feature = "llama")]
+pub use llama::Watched;
+pub use model::{
+    Allowed, Ask, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word,
+};
 pub use serve::serve;

@@ -30,9 +30,13 @@ pub trait Engine {
     /// left: fewer, down to 0, where the model cannot forget just a part.
     fn keep(&mut self, slot: usize, length: usize) -> usize;
 
-    /// Computes `batch`, at most [`Loaded::batch`] entries, and returns one token for each
-    /// entry that is to be sampled, in order. After an error every cache is empty.
-    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Sampled>, String>;
+    /// Reads `prompt`, at most [`Loaded::context`] tokens, with the encoder: from here on `slot`, whose cache is empty
+    /// then, answers to that. Only of models that have one ([`Loaded::start`]).
+    fn read(&mut self, slot: usize, prompt: &[Token]) -> Result<(), String>;
+
+    /// Computes `batch`, at most [`Loaded::batch`] entries, and returns what is asked of each
+    /// entry that something is asked of, in order. After an error every cache is empty.
+    fn step(&mut self, batch: &[Entry]) -> Result<Vec<Told>, String>;
 }
 
 /// One token to compute.
@@ -44,17 +48,34 @@ pub struct Entry {
     pub token: Token,
     /// Its place in the slot's sequence.
     pub position: usize,
-    /// What the next token is sampled by; none samples nothing.
+    /// What is to be told of it, if anything.
     pub ask: Option<Ask>,
 }
 
-/// What is asked of the token after an entry, beside the slot's [`Sampling`].
-#[derive(Debug, Clone, Default)]
-pub struct Ask {
-    /// The tokens that it may be, one bit for each; none: all of them.
-    pub allowed: Option<SimpleVob>,
-    /// How many of the likeliest tokens are told of with it; none tells of nothing.
-    pub report: Option<usize>,
+/// Which tokens may be taken, one bit for each.
+pub type Allowed = SimpleVob;
+
+/// What is to be told once a token is computed.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    /// The next token, by the slot's [`Sampling`].
+    Next {
+        /// The tokens that it may be; none: all of them.
+        allowed: Option<Allowed>,
+        /// How many of the likeliest tokens are told of with it; none tells of nothing.
+        report: Option<usize>,
+    },
+    /// What the model has made of the text so far.
+    State,
+}
+
+/// The answer to an [`Ask`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Told {
+    /// The next token.
+    Next(Sampled),
+    /// The last block's result for the token, normalized as the head takes it: as many numbers as the model is wide.
+    State(Vec<f32>),
 }
 
 /// A token that was sampled.
@@ -127,6 +148,10 @@ pub struct Loaded {
     pub context: usize,
     /// The most entries of one step; no fewer than there are slots.
     pub batch: usize,
+    /// Tokens of the vocabulary.
+    pub vocabulary: usize,
+    /// Of a model that reads prompts with an encoder: the token that its answers begin with.
+    pub start: Option<Token>,
     /// The chat template that came with the weights.
     pub chat_template: Option<String>,
     /// The text of the token that begins a text; empty if there is none.

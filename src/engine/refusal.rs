@@ -67,6 +67,9 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Empty => Self::bad_request("the prompt is empty", None),
+            Failure::NoToken(token) => {
+                Self::bad_request(format!("this model's vocabulary has no token {token}"), None)
+            }
             Failure::TooLong { prompt, context } => {
                 let message = format!(
                     "this model's maximum context length is {context} tokens, the answer included, and the prompt has {prompt}"

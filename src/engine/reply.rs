@@ -76,7 +76,7 @@ pub(super) async fn answer(
     }
 }
 
-fn gone() -> Failure {
+pub(super) fn gone() -> Failure {
     Failure::Broken("the worker is gone".to_owned())
 }
 
@@ -192,6 +192,8 @@ impl Reply {
                 self.timings = (self.form.choices == 1).then_some(timings);
             }
             Event::Failed(failure) => return Err(failure),
+            // asked of jobs of another kind
+            Event::State { .. } => {}
         }
         Ok(pieces)
     }

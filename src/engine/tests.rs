@@ -105,6 +105,7 @@ fn begin(
         slots: slots as usize,
         context: 400,
         batch: 8,
+        vocabulary: 257,
         chat_template: template.map(str::to_owned),
         cpu: "beak".to_owned(),
         ..Loaded::default()

@@ -12,8 +12,8 @@ use super::constraint::Constraint;
 use super::health::Shared;
 use super::metrics::Outcome;
 use super::tail::Tail;
-use super::{Ask, Engine, Entry, Error, Loaded, Report, Sampled, Sampling, Token};
-use crate::openai::{FinishReason, LogProb, Timings, TokenLogProb, Usage};
+use super::{Ask, Engine, Entry, Error, Loaded, Report, Sampled, Sampling, Token, Told};
+use crate::openai::{FinishReason, Input, LogProb, Timings, TokenLogProb, Usage};
 
 /// How long an idle worker sleeps at most before it says that it is alive.
 const IDLE: Duration = Duration::from_secs(1);
@@ -32,9 +32,13 @@ pub(super) enum Order {
 /// Something that looks at the model.
 pub(super) type Look = Box<dyn FnOnce(&dyn Engine) + Send>;
 
-/// An answer to be computed.
+/// An answer to be computed, or what the model makes of a text.
 pub(super) struct Job {
-    pub(super) prompt: String,
+    pub(super) prompt: Input,
+    /// What the answer has begun with, where the prompt is read by an encoder; else the prompt ends with it.
+    pub(super) begun: String,
+    /// Whether there is to be no answer: what the model makes of the prompt is wanted.
+    pub(super) wants_state: bool,
     pub(super) max_tokens: Option<u32>,
     pub(super) sampling: Sampling,
     pub(super) stop: Vec<String>,
@@ -93,6 +97,8 @@ pub(super) enum Event {
     Text { text: String, tokens: Vec<TokenLogProb> },
     /// The answer is whole.
     End { finish: FinishReason, usage: Usage, timings: Timings },
+    /// What the model has made of the prompt, which had so many tokens.
+    State { values: Vec<f32>, tokens: u32 },
     /// There is no answer, or no more of it.
     Failed(Failure),
 }
@@ -102,6 +108,8 @@ pub(super) enum Event {
 pub(super) enum Failure {
     /// The prompt has no token.
     Empty,
+    /// The prompt has a token that there is not.
+    NoToken(Token),
     /// The prompt leaves no room for an answer.
     TooLong { prompt: usize, context: usize },
     /// The engine is about to end.
@@ -151,7 +159,13 @@ struct Slot {
 /// A job that has a slot.
 struct Task {
     events: Listener,
+    /// What is computed before the first token of the answer.
     prompt: Vec<Token>,
+    /// Tokens that an encoder has read.
+    read: usize,
+    /// Whether the answer is a text of its own, and goes on with none.
+    begins_text: bool,
+    wants_state: bool,
     /// Prompt tokens that came from the cache.
     reused: usize,
     /// The token that was sampled last and is not computed yet.
@@ -172,6 +186,8 @@ struct Task {
 /// A job whose prompt was found to fit.
 struct Waiting {
     job: Box<Job>,
+    /// What an encoder has to read first; empty where there is none.
+    read: Vec<Token>,
     prompt: Vec<Token>,
 }
 
@@ -223,19 +239,39 @@ impl Worker<'_> {
             Order::Answer(job) => job,
             Order::Look(look) => return look(self.engine),
         };
-        let prompt = self.engine.tokenize(&job.prompt, true);
-        let context = self.loaded.context;
-        let failure = if self.shared.is_draining() {
-            Failure::Draining
-        } else if prompt.is_empty() {
-            Failure::Empty
-        } else if prompt.len() >= context {
-            Failure::TooLong { prompt: prompt.len(), context }
-        } else {
-            self.waiting.push_back(Waiting { job, prompt });
-            return;
+        match self.tokens(&job) {
+            Ok((read, prompt)) => self.waiting.push_back(Waiting { job, read, prompt }),
+            Err(failure) => job.events.tell(Event::Failed(failure)),
+        }
+    }
+
+    /// Returns what an encoder has to read for a job, and what is computed before its answer.
+    fn tokens(&self, job: &Job) -> Result<(Vec<Token>, Vec<Token>), Failure> {
+        let (context, vocabulary) = (self.loaded.context, self.loaded.vocabulary);
+        if self.shared.is_draining() {
+            return Err(Failure::Draining);
+        }
+        let prompt = match &job.prompt {
+            Input::Text(text) => self.engine.tokenize(text, true),
+            Input::Tokens(tokens) => tokens.clone(),
         };
-        job.events.tell(Event::Failed(failure));
+        let is_token = |token: &Token| usize::try_from(*token).is_ok_and(|token| token < vocabulary);
+        if let Some(token) = prompt.iter().find(|token| !is_token(token)) {
+            return Err(Failure::NoToken(*token));
+        }
+        let too_long = |tokens: usize| Err(Failure::TooLong { prompt: tokens, context });
+        match self.loaded.start {
+            _ if prompt.is_empty() => Err(Failure::Empty),
+            Some(_) if prompt.len() > context => too_long(prompt.len()),
+            Some(start) => {
+                let mut begins = vec![start];
+                begins.extend(self.engine.tokenize(&job.begun, false));
+                if begins.len() < context { Ok((prompt, begins)) } else { too_long(begins.len()) }
+            }
+            // there has to be room for an answer
+            None if prompt.len() + usize::from(!job.wants_state) > context => too_long(prompt.len()),
+            None => Ok((Vec::new(), prompt)),
+        }
     }
 
     /// Drops the jobs whose clients are gone, and, when draining, those that wait.
@@ -272,10 +308,21 @@ impl Worker<'_> {
     }
 
     fn start(&mut self, index: usize, waiting: Waiting) {
-        let Waiting { job, prompt } = waiting;
+        let Waiting { job, read, prompt } = waiting;
+        let now = Instant::now();
         let slot = &mut self.slots[index];
         self.clock += 1;
         slot.used = self.clock;
+        if !read.is_empty() {
+            slot.cached.clear();
+            if let Err(reason) = self.engine.read(index, &read) {
+                tracing::error!(reason, "the encoder failed");
+                self.shared.metrics.ended(Outcome::Failed);
+                return job.events.tell(Event::Failed(Failure::Broken(reason)));
+            }
+            // it may have taken a while
+            self.shared.beat();
+        }
         // The last token is computed again always: its scores are not in the cache.
         let common = common_prefix(&slot.cached, &prompt).min(prompt.len() - 1);
         let reused = self.engine.keep(index, common).min(common);
@@ -288,7 +335,6 @@ impl Worker<'_> {
                 [token] => Some(*token),
                 _ => None,
             });
-        let now = Instant::now();
         slot.task = Some(Task {
             visible: visible.collect(),
             constraint: job.constraint,
@@ -303,6 +349,9 @@ impl Worker<'_> {
             began: now,
             prompt_ms: 0.0,
             prompt_ended: now,
+            read: read.len(),
+            begins_text: !read.is_empty() && job.begun.is_empty(),
+            wants_state: job.wants_state,
             prompt,
         });
         self.shared.set_running(self.running());
@@ -317,15 +366,18 @@ impl Worker<'_> {
             return Ok(());
         }
         match self.engine.step(&batch) {
-            Ok(sampled) => {
+            Ok(told) => {
                 self.failures = 0;
                 self.shared.metrics.step(batch.len());
                 for entry in &batch {
                     self.slots[entry.slot].cached.push(entry.token);
                 }
                 let slots = batch.iter().filter(|entry| entry.ask.is_some()).map(|entry| entry.slot);
-                for (slot, sampled) in slots.zip(sampled) {
-                    self.take_token(slot, sampled);
+                for (slot, told) in slots.zip(told) {
+                    match told {
+                        Told::Next(sampled) => self.take_token(slot, sampled),
+                        Told::State(values) => self.take_state(slot, values),
+                    }
                 }
                 Ok(())
             }
@@ -374,12 +426,15 @@ impl Worker<'_> {
         batch
     }
 
-    /// Returns what the next token of `slot` is asked by. A constraint that fails ends the answer.
+    /// Returns what is asked of the newest token of `slot`. A constraint that fails ends the answer.
     fn ask(&mut self, slot: usize) -> Option<Ask> {
         let task = self.slots[slot].task.as_mut()?;
+        if task.wants_state {
+            return Some(Ask::State);
+        }
         let report = task.logprobs;
         match task.constraint.as_mut().map(Constraint::allowed).transpose() {
-            Ok(allowed) => Some(Ask { allowed, report }),
+            Ok(allowed) => Some(Ask::Next { allowed, report }),
             Err(reason) => {
                 self.fail(slot, &Failure::Constraint(reason));
                 None
@@ -402,9 +457,7 @@ impl Worker<'_> {
         let Some(task) = state.task.as_mut() else { return };
         let now = Instant::now();
         if task.next.is_none() {
-            task.prompt_ms = millis(now - task.began);
-            self.shared.metrics.prompt(task.prompt.len() - task.reused, task.reused, now - task.began);
-            task.prompt_ended = now;
+            task.end_prompt(now, self.shared);
         }
         task.answered += 1;
         task.next = Some(token);
@@ -417,6 +470,10 @@ impl Worker<'_> {
             }
             let mut piece = Vec::new();
             self.engine.piece(token, task.visible.contains(&token), &mut piece);
+            // what a decoder beside an encoder writes begins with the blank that these vocabularies put before a word
+            if task.answered == 1 && task.begins_text && piece.first() == Some(&b' ') {
+                piece.remove(0);
+            }
             let pushed = task.tail.push(&piece);
             task.untold.push(piece.len(), report.map(|report| named(&*self.engine, token, &report)));
             task.tell(pushed.text, pushed.is_stopped);
@@ -436,6 +493,17 @@ impl Worker<'_> {
             self.shared.metrics.ended(finish.into());
             task.end(finish);
         }
+    }
+
+    /// Takes what the model has made of the prompt of `slot`, which is all that was wanted.
+    fn take_state(&mut self, slot: usize, values: Vec<f32>) {
+        let Some(mut task) = self.slots[slot].task.take() else { return };
+        self.shared.set_running(self.running());
+        task.end_prompt(Instant::now(), self.shared);
+        self.shared.took(task.began.elapsed());
+        self.shared.metrics.ended(Outcome::Stop);
+        let tokens = count(task.prompt.len());
+        task.events.tell(Event::State { values, tokens });
     }
 
     /// Ends every running job without an answer; the caches are empty then.
@@ -460,6 +528,19 @@ impl Worker<'_> {
 }
 
 impl Task {
+    /// Returns the prompt's length, in tokens.
+    fn prompt_tokens(&self) -> usize {
+        if self.read > 0 { self.read } else { self.prompt.len() }
+    }
+
+    /// Takes note that the prompt is computed.
+    fn end_prompt(&mut self, now: Instant, shared: &Shared) {
+        let took = now - self.began;
+        self.prompt_ms = millis(took);
+        shared.metrics.prompt(self.prompt_tokens() - self.reused, self.reused, took);
+        self.prompt_ended = now;
+    }
+
     /// Gives out `text`, and the tokens that it is of.
     fn tell(&mut self, text: String, is_all: bool) {
         let tokens = self.untold.give_out(self.tail.kept(), is_all);
@@ -469,15 +550,14 @@ impl Task {
     }
 
     fn end(mut self, finish: FinishReason) {
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
         let rest = self.tail.finish();
         self.tell(rest, true);
         let answer_ms = millis(self.prompt_ended.elapsed());
         self.events.tell(Event::End {
             finish,
-            usage: Usage::new(count(self.prompt.len()), self.answered),
+            usage: Usage::new(count(self.prompt_tokens()), self.answered),
             timings: Timings::new(
-                count(self.prompt.len() - self.reused),
+                count(self.prompt_tokens() - self.reused),
                 self.prompt_ms,
                 self.answered,
                 answer_ms,
@@ -529,6 +609,10 @@ fn named(engine: &dyn Engine, token: Token, report: &Report) -> TokenLogProb {
         taken: named(token, report.logprob),
         top_logprobs: report.top.iter().map(|&(token, logprob)| named(token, logprob)).collect(),
     }
+}
+
+fn count(tokens: usize) -> u32 {
+    u32::try_from(tokens).unwrap_or(u32::MAX)
 }
 
 fn millis(time: Duration) -> f64 {

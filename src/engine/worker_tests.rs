@@ -8,7 +8,9 @@ use crate::engine::fake::Echo;
 fn job(shared: &Arc<Shared>, prompt: &str) -> (Order, UnboundedReceiver<(u32, Event)>) {
     let (sender, receiver) = unbounded_channel();
     let job = Job {
-        prompt: prompt.to_owned(),
+        prompt: Input::Text(prompt.to_owned()),
+        begun: String::new(),
+        wants_state: false,
         max_tokens: None,
         sampling: Sampling::default(),
         stop: Vec::new(),
@@ -31,7 +33,7 @@ fn a_job_that_nobody_waits_for_costs_no_step_after_the_one_in_hand() {
     jobs.send(story).unwrap();
     let for_worker = Arc::clone(&shared);
     let worker = std::thread::spawn(move || {
-        let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
+        let loaded = Loaded { slots: 1, context: 100, batch: 8, vocabulary: 257, ..Loaded::default() };
         run(&mut Echo::new(&loaded, Some(permit)), &loaded, &inbox, &for_worker)
     });
     // two steps for the prompt, the second of which gives a token
@@ -53,7 +55,7 @@ fn a_job_that_nobody_waits_for_costs_no_step_after_the_one_in_hand() {
             Event::End { finish, usage, .. } => {
                 assert_eq!((finish, usage), (FinishReason::Stop, Usage::new(4, 5)));
             }
-            Event::Failed(failure) => panic!("{failure:?}"),
+            other => panic!("{other:?}"),
         }
     }
     assert_eq!(rest, "ext");
@@ -72,7 +74,7 @@ fn the_beginning_that_two_prompts_share_is_computed_once() {
         listeners.push((prompt, listener));
     }
     drop(jobs);
-    let loaded = Loaded { slots: 1, context: 100, batch: 8, ..Loaded::default() };
+    let loaded = Loaded { slots: 1, context: 100, batch: 8, vocabulary: 257, ..Loaded::default() };
     run(&mut Echo::new(&loaded, None), &loaded, &inbox, &shared).unwrap();
     let computed: Vec<u32> = listeners
         .into_iter()

@@ -122,11 +122,6 @@ pub fn fit(
 
 fn notes(model: &ModelFacts, context: u32) -> Vec<String> {
     let mut notes = Vec::new();
-    if model.decoder_layers.is_some() {
-        notes.push(
-            "a plan refuses it: it reads with an encoder, which the engine cannot serve yet".to_owned(),
-        );
-    }
     if let Some(exact) = model.context_exact.filter(|exact| context > *exact) {
         notes.push(format!(
             "a plan refuses this context: llama.cpp computes the model rightly up to {exact} tokens only"
@@ -202,7 +197,7 @@ fn form(
         Ok(choice) => (choice.estimate, choice.estimate.need, choice.serving.kv != KvType::F16),
         // what does not fit is shown as the leanest way to serve it would be
         Err(reason) => {
-            let estimate = estimate::footprint(model, candidate, &leanest(question, host), host);
+            let estimate = estimate::footprint(model, candidate, &leanest(model, question, host), host);
             match reason {
                 placement::Reason::Memory { need, is_packed, .. } => (estimate, *need, *is_packed),
                 _ => (estimate, estimate.need, false),
@@ -224,12 +219,13 @@ fn form(
     }
 }
 
-fn leanest(question: &Question, host: &HostFacts) -> estimate::Serving {
+fn leanest(model: &ModelFacts, question: &Question, host: &HostFacts) -> estimate::Serving {
     estimate::Serving {
         context: question.context,
         slots: 1,
         threads: host.cpu.cores.max(1),
-        micro_batch: 64,
+        // an encoder reads all of a prompt at once
+        micro_batch: if model.decoder_layers.is_some() { question.context } else { 64 },
         load: LoadMode::Mmap,
         repack: false,
         kv: KvType::F16,

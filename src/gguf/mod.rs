@@ -9,12 +9,14 @@
 
 mod read;
 mod value;
+mod window;
 mod write;
 
 use std::io;
 
 pub use read::{Header, TensorInfo};
 pub use value::{Array, Value};
+pub use window::Window;
 pub use write::{NewHeader, NewTensor, Writer};
 
 /// Our own key for tokens that take the white space on their right along, for which GGUF has

@@ -6,6 +6,7 @@
 //! is an error that names the field). This room checks shapes only: what a value means
 //! and whether it is supported is for the engine to say.
 
+mod embedding;
 mod error;
 mod logprob;
 mod message;
@@ -15,6 +16,7 @@ pub mod sse;
 mod tokens;
 mod tool;
 
+pub use embedding::{Embedding, EmbeddingReply, EmbeddingRequest, EmbeddingUsage, Numbers};
 pub use error::{ErrorBody, ErrorDetail};
 pub use logprob::{LogProb, LogProbs, TextLogProbs, TokenLogProb};
 pub use message::{FunctionCall, Message, ToolCall};
@@ -22,6 +24,6 @@ pub use reply::{
     AssistantMessage, ChatChoice, ChatChunk, ChatDelta, ChatReply, ChunkChoice, FinishReason, ModelEntry,
     ModelList, TextChoice, TextReply, Timings, ToolCallDelta, Usage,
 };
-pub use request::{ChatRequest, Format, Malformed, Parameters, TextRequest};
+pub use request::{ChatRequest, Format, Input, Malformed, Parameters, TextRequest};
 pub use tokens::{DetokenizeRequest, Piece, TokenList, TokenPiece, TokenizeRequest, TokensText};
 pub use tool::{Tool, ToolChoice};

@@ -95,6 +95,40 @@ pub enum Format {
     },
 }
 
+/// A text that is given to a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub enum Input {
+    /// As it is.
+    Text(String),
+    /// Cut into tokens already, by their numbers in the model's vocabulary.
+    Tokens(Vec<i32>),
+}
+
+impl Input {
+    /// Reads the value of a field: a text, several, the tokens of one, or those of several; one at least.
+    pub(super) fn read_all(name: &'static str, value: &Value) -> Result<Vec<Self>, Malformed> {
+        let wrong = || field(name, "must be a text, an array of texts, or tokens by their numbers");
+        let token = |item: &Value| {
+            let token = item.as_u64().and_then(|token| i32::try_from(token).ok());
+            token.ok_or_else(wrong)
+        };
+        let tokens = |items: &[Value]| items.iter().map(token).collect::<Result<_, _>>().map(Self::Tokens);
+        match value {
+            Value::String(text) => Ok(vec![Self::Text(text.clone())]),
+            Value::Array(items) if items.first().is_some_and(Value::is_number) => Ok(vec![tokens(items)?]),
+            Value::Array(items) if !items.is_empty() => {
+                let input = |item: &Value| match item {
+                    Value::String(text) => Ok(Self::Text(text.clone())),
+                    Value::Array(items) => tokens(items),
+                    _ => Err(wrong()),
+                };
+                items.iter().map(input).collect()
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
 /// A request for the next message of a chat.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ChatRequest {
@@ -120,7 +154,7 @@ pub struct TextRequest {
     /// The model's name.
     pub model: String,
     /// The text.
-    pub prompt: String,
+    pub prompt: Input,
     /// How to answer.
     pub parameters: Parameters,
 }
@@ -151,21 +185,16 @@ impl ChatRequest {
 }
 
 impl TextRequest {
-    /// Reads the body of `POST /v1/completions`. A prompt is one text, or an array of one.
+    /// Reads the body of `POST /v1/completions`. A prompt is one text or its tokens, or an array of one.
     pub fn parse(body: &[u8]) -> Result<Self, Malformed> {
         let fields = object(body)?;
         let model = required(&fields, "model")?;
-        let prompt = match fields.get("prompt") {
-            Some(Value::String(text)) => text.clone(),
-            Some(Value::Array(items)) => match items.as_slice() {
-                [Value::String(text)] => text.clone(),
-                _ => {
-                    return Err(field("prompt", "must be one text; batches and token ids are not supported"));
-                }
-            },
+        let mut prompts = match fields.get("prompt") {
             None | Some(Value::Null) => return Err(Malformed::Missing("prompt")),
-            Some(_) => return Err(field("prompt", "must be a text")),
+            Some(prompt) => Input::read_all("prompt", prompt)?,
         };
+        let prompt = prompts.pop().filter(|_| prompts.is_empty());
+        let prompt = prompt.ok_or_else(|| field("prompt", "must be one text; batches are not supported"))?;
         let mut parameters = Parameters::read(&fields)?;
         // some clients of chats say `false` here
         parameters.logprobs = match fields.get("logprobs") {
@@ -439,7 +468,7 @@ mod tests {
             "stop": "x", "repetition_penalty": 1.5,
         });
         let request = TextRequest::parse(body.to_string().as_bytes()).unwrap();
-        assert_eq!(request.prompt, "p");
+        assert_eq!(request.prompt, Input::Text("p".to_owned()));
         assert_eq!(request.parameters.max_tokens, Some(5));
         assert_eq!(request.parameters.seed, None);
         assert_eq!(request.parameters.stop, ["x"]);

@@ -165,8 +165,14 @@ fn servings(
             repack,
             kv,
         };
-        let estimate = footprint(model, candidate, &serving(MICRO_BATCHES[0]), host);
-        MICRO_BATCHES.map(|size| (serving(size), estimate.with_micro_batch(model, &serving(size))))
+        // an encoder reads all of a prompt at once
+        let sizes = match model.decoder_layers {
+            Some(_) => vec![want.context],
+            None => MICRO_BATCHES.to_vec(),
+        };
+        let estimate = footprint(model, candidate, &serving(sizes[0]), host);
+        let of = move |size| (serving(size), estimate.with_micro_batch(model, &serving(size)));
+        sizes.into_iter().map(of).collect::<Vec<_>>()
     });
     servings.collect()
 }

@@ -52,6 +52,9 @@ impl<'a> Fleet<'a> {
                 asked.entry(host).or_default().insert(number);
             }
         }
+        // kinds are numbered as they come, and of equal placements the first is taken: not as the caller's order has it
+        let mut capacities: Vec<&Capacity<'_>> = capacities.iter().collect();
+        capacities.sort_by_key(|capacity| &capacity.name);
         let mut numbers: BTreeMap<String, usize> = BTreeMap::new();
         for capacity in capacities {
             let next = numbers.len();

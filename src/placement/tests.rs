@@ -512,3 +512,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_encoder_reads_a_prompt_at_once_and_each_slot_has_a_context_of_its_own() {
+    let known = crate::catalog::find("flan-t5-base").unwrap();
+    let source =
+        crate::source::Pinned { uri: "catalog:flan-t5-base".to_owned(), files: vec![], license: None };
+    let model = known.figures.facts(source);
+    let candidates = candidates(&model);
+    let host = planned("pi4-4gb").unwrap();
+    let with = |slots: u32| {
+        let want = Want { context: 512, slots, ..want() };
+        let room = Room { memory: room(&host), disk: None };
+        choose(&model, &candidates, &want, &host, room, &nothing_held).unwrap()
+    };
+    let (one, three) = (with(1), with(3));
+    assert_eq!((one.serving.micro_batch, three.serving.micro_batch), (512, 512));
+    let working = |choice: &Choice| {
+        let parts = choice.estimate.parts;
+        [parts.kv, parts.compute, parts.output]
+    };
+    assert_eq!(working(&three), working(&one).map(|bytes| bytes * 3));
+    // logits of every token that is read, of 32128 words each
+    assert!(one.estimate.parts.output >= Bytes(512 * 32_128 * 4));
+}

@@ -7,19 +7,13 @@ use crate::quant::Quant;
 
 /// Says why the engine cannot serve a model as the manifest wants it; none where it can.
 pub(super) fn misfit(facts: &ModelFacts, spec: &ModelSpec) -> Option<String> {
-    if facts.decoder_layers.is_some() {
-        return Some(format!(
-            "it reads with an encoder ({}), which the engine cannot serve yet: deploy a model that only decodes",
-            facts.architecture
-        ));
-    }
     if let Some(message) = unmakeable(facts, spec).or_else(|| unused_imatrix(facts, spec)) {
         return Some(message);
     }
     let (wanted, exact) = (spec.context?, facts.context_exact?);
     (wanted > exact).then(|| {
         format!(
-            "a context of {wanted} is asked for, and llama.cpp computes this model rightly up to {exact} tokens only, since its graph of {} leaves the window out: ask for {exact} or less",
+            "a context of {wanted} is asked for, and llama.cpp computes this model rightly up to {exact} tokens only, since its graph of {} leaves out what tells beyond: ask for {exact} or less",
             facts.architecture
         )
     })
@@ -76,7 +70,7 @@ mod tests {
         let mut fleet = Fleet::with("source: hf:org/chat, context: 1024", context);
         for facts in fleet.models.values_mut().flatten() {
             (facts.architecture, facts.window, facts.context_exact) =
-                ("gpt2".to_owned(), Some(256), Some(256));
+                ("qwen2".to_owned(), Some(256), Some(256));
         }
         fleet
     }
@@ -96,21 +90,8 @@ mod tests {
         assert!(plan.hosts.iter().all(|host| host.definition.engines.is_empty()));
         assert_eq!(
             problems[0].message,
-            "chat: a context of 257 is asked for, and llama.cpp computes this model rightly up to 256 tokens only, since its graph of gpt2 leaves the window out: ask for 256 or less"
+            "chat: a context of 257 is asked for, and llama.cpp computes this model rightly up to 256 tokens only, since its graph of qwen2 leaves out what tells beyond: ask for 256 or less"
         );
         assert_eq!(problems.len(), 1, "{problems:?}");
-    }
-
-    #[test]
-    fn a_model_that_reads_with_an_encoder_is_refused() {
-        let mut fleet = Fleet::new();
-        for facts in fleet.models.values_mut().flatten() {
-            (facts.architecture, facts.decoder_layers) = ("t5".to_owned(), Some(8));
-        }
-        let problems = fleet.problems();
-        assert!(
-            problems.len() == 1 && problems[0].contains("chat: it reads with an encoder (t5)"),
-            "{problems:?}"
-        );
     }
 }

@@ -4,10 +4,15 @@
 //! `argmax` and `logits` (positions by columns), and for families that read before they
 //! write `encoder`: the tokens to be read. `tests/reference/` has the scripts that make them.
 
+use std::fs::File;
+use std::io::BufReader;
 use std::num::NonZero;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use bramble_fleet::engine::Watched;
+use bramble_fleet::gguf::{Header, Window};
+use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::{KvCacheType, LlamaContextParams};
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -16,8 +21,16 @@ use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::token::LlamaToken;
 use safetensors::SafeTensors;
 
-/// `LLAMA_FLASH_ATTN_TYPE_DISABLED`.
-const NO_FLASH_ATTENTION: i32 = 0;
+/// How a sequence is run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Way {
+    /// The cache's type.
+    pub(crate) kv: KvCacheType,
+    /// Whether attention is one operation (`LLAMA_FLASH_ATTN_TYPE_ENABLED`), as the engine has it.
+    pub(crate) is_flash: bool,
+    /// So many tokens at a time.
+    pub(crate) step: usize,
+}
 
 pub(crate) fn backend() -> &'static LlamaBackend {
     static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
@@ -33,9 +46,9 @@ pub(crate) fn backend() -> &'static LlamaBackend {
 pub(crate) struct Case {
     /// Its name in the file; empty where it is the only one.
     pub(crate) name: String,
-    encoder: Option<Vec<i32>>,
-    ids: Vec<i32>,
-    argmax: Vec<i32>,
+    pub(crate) encoder: Option<Vec<i32>>,
+    pub(crate) ids: Vec<i32>,
+    pub(crate) argmax: Vec<i32>,
     columns: Vec<i32>,
     logits: Vec<f32>,
 }
@@ -73,8 +86,8 @@ impl Case {
         names.iter().map(case).collect()
     }
 
-    /// Runs the tokens through a model, `step` at a time, with a cache of `kv`.
-    pub(crate) fn measure(&self, model: &LlamaModel, kv: KvCacheType, step: usize) -> Difference {
+    /// Runs the tokens through a model.
+    pub(crate) fn measure(&self, model: &Loaded, Way { kv, is_flash, step }: Way) -> Difference {
         let longest = u32::try_from(self.ids.len().max(self.encoder.as_ref().map_or(0, Vec::len))).unwrap();
         let params = LlamaContextParams::default()
             .with_n_ctx(NonZero::new(longest))
@@ -82,18 +95,35 @@ impl Case {
             .with_n_ubatch(longest)
             .with_type_k(kv)
             .with_type_v(kv)
-            .with_flash_attention_policy(NO_FLASH_ATTENTION)
+            .with_flash_attention_policy(i32::from(is_flash))
             // more would wait for each other by spinning: beside another test, forty times as long
             .with_n_threads(1)
             .with_n_threads_batch(1);
-        let mut context = model.new_context(backend(), params).unwrap();
-        if let Some(encoder) = &self.encoder {
-            context.encode(&mut batch(encoder, 0)).unwrap();
-        }
+        // a model with an encoder has no window, and is not looked at
+        let mut context = match &self.encoder {
+            None => {
+                Context::Watched(Watched::new(&model.model, backend(), params, model.window.clone()).unwrap())
+            }
+            Some(encoder) => {
+                let mut context = model.model.new_context(backend(), params).unwrap();
+                context.encode(&mut batch(encoder, 0)).unwrap();
+                Context::Plain(context)
+            }
+        };
         let (mut sum, mut largest, mut agreed) = (0.0, 0.0, 0);
         for (number, ids) in self.ids.chunks(step).enumerate() {
             let first = number * step;
-            context.decode(&mut batch(ids, first)).unwrap();
+            let mut batch = batch(ids, first);
+            let context: &LlamaContext<'_> = match &mut context {
+                Context::Plain(context) => {
+                    context.decode(&mut batch).unwrap();
+                    context
+                }
+                Context::Watched(context) => {
+                    context.decode(&mut batch).unwrap();
+                    context
+                }
+            };
             for at in 0..ids.len() {
                 let position = first + at;
                 let logits = context.get_logits_ith(i32::try_from(at).unwrap());
@@ -115,14 +145,41 @@ impl Case {
         }
     }
 
+    /// Returns the case's beginning, so many tokens.
+    pub(crate) fn cut(&self, tokens: usize) -> Self {
+        Self {
+            name: format!("{} of {}", tokens, self.name),
+            encoder: self.encoder.clone(),
+            ids: self.ids[..tokens].to_vec(),
+            argmax: self.argmax[..tokens].to_vec(),
+            columns: self.columns.clone(),
+            logits: self.logits[..tokens * self.columns.len()].to_vec(),
+        }
+    }
+
     /// Returns how many tokens there are.
     pub(crate) fn len(&self) -> usize {
         self.ids.len()
     }
 }
 
-pub(crate) fn load(path: &Path) -> LlamaModel {
-    LlamaModel::load_from_file(backend(), path, &LlamaModelParams::default()).unwrap()
+/// A model, with the window that the engine puts into its graph.
+pub(crate) struct Loaded {
+    model: LlamaModel,
+    window: Option<Window>,
+}
+
+pub(crate) fn load(path: &Path) -> Loaded {
+    let header = Header::read(BufReader::new(File::open(path).unwrap())).unwrap();
+    Loaded {
+        model: LlamaModel::load_from_file(backend(), path, &LlamaModelParams::default()).unwrap(),
+        window: Window::read(|key| header.get(key)).unwrap(),
+    }
+}
+
+enum Context<'model> {
+    Plain(LlamaContext<'model>),
+    Watched(Watched<'model>),
 }
 
 fn batch(ids: &[i32], first: usize) -> LlamaBatch<'_> {

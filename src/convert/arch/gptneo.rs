@@ -14,7 +14,7 @@ use crate::gguf::{Array, Value};
 pub(super) struct GptNeo;
 
 /// Of all graphs only those of this kind have positions that were learnt; none has them
-/// together with a window.
+/// together with a window, so the engine puts that in.
 const NAME: &str = "gpt2";
 
 const NAMES: Names = Names {
@@ -44,7 +44,7 @@ impl Arch for GptNeo {
     fn metadata(&self, config: Config<'_>) -> Result<Vec<(&'static str, Value)>, Error> {
         let sizes = Sizes::of(config, &NAMES)?;
         let mut keys = sizes.keys(config.optional_float("layer_norm_epsilon")?.unwrap_or(1e-5));
-        // llama.cpp's graph does not look at these: beyond the window it is not the model
+        // llama.cpp's graph does not look at these: the engine does
         let local = local_layers(config, &sizes)?;
         if local.contains(&true) {
             keys.push(("attention.sliding_window", config.size("window_size")?.into()));

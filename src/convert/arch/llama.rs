@@ -55,12 +55,12 @@ impl Arch for Llama {
         keys.push(("vocab_size", sizes.vocab.into()));
         keys.push(("rope.dimension_count", sizes.head_dim.into()));
         keys.extend(rope::scaling(config)?.keys());
+        // llama.cpp's graph does not look at it: the engine does
+        let longest = config.size("max_position_embeddings")?;
+        if let Some(window) = window(config)?.filter(|window| *window < longest) {
+            keys.push(("attention.sliding_window", window.into()));
+        }
         Ok(keys)
-    }
-
-    fn exact_context(&self, config: Config<'_>) -> Result<Option<u32>, Error> {
-        // llama.cpp has no window for this architecture: within its length, full attention is the same
-        window(config)
     }
 
     fn recipes(&self, config: Config<'_>, stored: &BTreeMap<String, Stored>) -> Result<Vec<Recipe>, Error> {

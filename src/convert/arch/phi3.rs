@@ -67,8 +67,8 @@ impl Arch for Phi3 {
         if let Scaling::Long(long) = rope::scaling(config)? {
             keys.push(("rope.scaling.attn_factor", single(attention_factor(config, &long)?).into()));
         }
-        // read and passed over by the graph; 0 is how llama.cpp tells Phi-4 from the others
-        let window = config.optional_size("sliding_window")?.unwrap_or(0);
+        // passed over by the graph, and put in by the engine; 0 is how llama.cpp tells Phi-4 from the others
+        let window = window(config)?.unwrap_or(0);
         keys.push(("attention.sliding_window", window.into()));
         Ok(keys)
     }
@@ -76,12 +76,10 @@ impl Arch for Phi3 {
     fn exact_context(&self, config: Config<'_>) -> Result<Option<u32>, Error> {
         // With room for more than the first trained context, llama.cpp takes the long factors for
         // short texts too, where transformers takes the short ones until a text is longer.
-        let short = match rope::scaling(config)? {
-            Scaling::Long(_) => Some(original(config)?),
-            _ => None,
-        };
-        // "Phi SWA is currently disabled", says llama.cpp
-        Ok([short, window(config)?].into_iter().flatten().min())
+        match rope::scaling(config)? {
+            Scaling::Long(_) => Ok(Some(original(config)?)),
+            _ => Ok(None),
+        }
     }
 
     fn recipes(&self, config: Config<'_>, stored: &BTreeMap<String, Stored>) -> Result<Vec<Recipe>, Error> {

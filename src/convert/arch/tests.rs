@@ -300,22 +300,27 @@ fn smollm3_leaves_positions_out_where_the_graph_does() {
 }
 
 #[test]
-fn a_window_that_the_graph_lacks_caps_the_context_and_one_that_it_has_does_not() {
+fn a_window_that_nobody_puts_in_caps_the_context_and_another_is_told() {
     let exact = |config: &Json, key: &str, value: Json| {
         let mut config = config.clone();
         config[key] = value;
         exact_context(&config).unwrap()
     };
+    let told = |config: &Json, key: &str, value: Json| {
+        let mut config = config.clone();
+        config[key] = value;
+        assert_eq!(exact_context(&config).unwrap(), None);
+        let keys = gguf_keys(&config).unwrap();
+        let window = keys.into_iter().find(|(key, _)| key.ends_with(".attention.sliding_window"));
+        window.and_then(|(_, window)| window.as_u64())
+    };
     let mistral = sizes("MistralForCausalLM", &json!({"tie_word_embeddings": true}));
-    assert_eq!(exact(&mistral, "sliding_window", json!(16)), Some(16));
-    assert_eq!(exact(&mistral, "sliding_window", json!(null)), None);
-    assert_eq!(
-        exact(&mistral, "max_position_embeddings", json!(32768)),
-        Some(4096),
-        "what transformers takes"
-    );
-    assert_eq!(exact(&phi3(), "sliding_window", json!(16)), Some(16));
-    assert_eq!(exact(&phi3(), "sliding_window", json!(262_144)), None, "longer than the context");
+    assert_eq!(told(&mistral, "sliding_window", json!(16)), Some(16));
+    assert_eq!(told(&mistral, "sliding_window", json!(null)), None);
+    let long = told(&mistral, "max_position_embeddings", json!(32768));
+    assert_eq!(long, Some(4096), "what transformers takes");
+    assert_eq!(told(&phi3(), "sliding_window", json!(16)), Some(16));
+    assert_eq!(told(&phi3(), "sliding_window", json!(null)), Some(0), "llama.cpp wants the key");
     for mut config in [qwen2(), qwen3(), smollm3()] {
         config["sliding_window"] = json!(16);
         assert_eq!(exact(&config, "use_sliding_window", json!(false)), None);

@@ -13,9 +13,9 @@ pub(super) fn batch(spec: &EngineSpec) -> u32 {
     spec.micro_batch.max(spec.slots)
 }
 
-/// Returns the parameters; none where the context is more than can be counted.
-pub(super) fn params(spec: &EngineSpec) -> Option<LlamaContextParams> {
-    let tokens = spec.context.checked_mul(spec.slots)?;
+/// Returns the parameters.
+pub(super) fn params(spec: &EngineSpec) -> Result<LlamaContextParams, String> {
+    let tokens = spec.context.checked_mul(spec.slots).ok_or("the context is too large")?;
     // llama.cpp's threads wait for each other by spinning: with more of them than processors an
     // answer takes fifty times as long (2 threads on a full machine: 0.4 tok/s, 1 thread: 16)
     let processors =
@@ -25,7 +25,7 @@ pub(super) fn params(spec: &EngineSpec) -> Option<LlamaContextParams> {
         KvType::F16 => KvCacheType::F16,
         KvType::Q8_0 => KvCacheType::Q8_0,
     };
-    let params = LlamaContextParams::default()
+    let mut params = LlamaContextParams::default()
         .with_n_ctx(NonZeroU32::new(tokens))
         .with_n_seq_max(spec.slots)
         .with_n_batch(batch(spec))
@@ -38,27 +38,24 @@ pub(super) fn params(spec: &EngineSpec) -> Option<LlamaContextParams> {
         .with_swa_full(false)
         .with_kv_unified(false)
         .with_no_perf(true);
-    Some(with_outputs(params, spec.slots))
+    // Otherwise llama.cpp plans its compute buffer for the logits of a whole batch: 250 MiB for 512 tokens of Llama 3's
+    // vocabulary.
+    inner(&mut params).n_outputs_max = spec.slots;
+    Ok(params)
 }
 
-/// Says that no step asks for more than `outputs` rows of logits.
-///
-/// Otherwise llama.cpp plans its compute buffer for those of a whole batch: 250 MiB for 512
-/// tokens of Llama 3's vocabulary. llama-cpp-2 has no way to set it.
-fn with_outputs(mut params: LlamaContextParams, outputs: u32) -> LlamaContextParams {
+/// Returns what llama.cpp takes: llama-cpp-2 has no setters for some of its fields.
+pub(super) fn inner(params: &mut LlamaContextParams) -> &mut sys::llama_context_params {
     const {
         // its one field fills it, so that it begins where the whole does
         assert!(size_of::<LlamaContextParams>() == size_of::<sys::llama_context_params>());
         assert!(align_of::<LlamaContextParams>() == align_of::<sys::llama_context_params>());
     }
-    let inner = (&raw mut params).cast::<sys::llama_context_params>();
-    #[expect(unsafe_code, reason = "llama-cpp-2 has no setter for this field")]
-    // SAFETY: the wrapper is a `llama_context_params` and nothing else (above), which `params`
-    // owns and nobody else sees. Any number is valid in the field.
+    #[expect(unsafe_code, reason = "llama-cpp-2 has no setters for some fields")]
+    // SAFETY: the wrapper is a `llama_context_params` and nothing else (above), and borrowed for as long.
     unsafe {
-        (*inner).n_outputs_max = outputs;
+        &mut *(&raw mut *params).cast()
     }
-    params
 }
 
 #[cfg(test)]
@@ -66,9 +63,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limit_of_outputs_is_set_and_nothing_else_changes() {
+    fn a_field_is_set_and_nothing_else_changes() {
         let plain = LlamaContextParams::default().with_n_batch(77).with_n_ubatch(33).with_n_seq_max(5);
-        let set = with_outputs(plain.clone(), 3);
+        let mut set = plain.clone();
+        inner(&mut set).n_outputs_max = 3;
         let (plain, set) = (format!("{plain:?}"), format!("{set:?}"));
         assert!(plain.contains("n_outputs_max: 0") && set.contains("n_outputs_max: 3"), "{set}");
         assert_eq!(plain.replace("n_outputs_max: 0", "n_outputs_max: 3"), set);

@@ -2,24 +2,33 @@
 
 mod backends;
 mod context;
+mod decoder;
+mod encoder;
+mod watch;
+mod words;
 
+use std::fs::File;
+use std::io::BufReader;
 use std::sync::Arc;
 
-use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::sampling::LlamaSampler;
 use llama_cpp_2::token::LlamaToken;
-use llama_cpp_2::token::data_array::LlamaTokenDataArray;
-use llama_cpp_2::token::logit_bias::LlamaLogitBias;
-use llama_cpp_2::vocab::LlamaVocab;
 
+pub use watch::Watched;
+
+use self::backends::Backends;
+use self::decoder::Decoder;
+use self::encoder::{Reader, Seat};
+use self::words::Words;
 use super::health::Shared;
 use super::serve::{Setup, Work};
-use super::{Blanks, Engine, Entry, Error, Loaded, Report, Sampled, Sampling, Token, Vocabulary, Word};
-use crate::generation::LoadMode;
-use crate::gguf::TAKE_BLANKS;
+use super::{Blanks, Entry, Error, Loaded, Token, Told};
+use crate::causes::with_causes;
+use crate::generation::{EngineSpec, LoadMode};
+use crate::gguf::{Header, TAKE_BLANKS, Window};
 
 /// Returns what loads the model of `setup` and works with it.
 pub(super) fn loader(
@@ -59,9 +68,7 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
         let expected = &spec.weights.architecture;
         return refuse(format!("its architecture is '{architecture}', the definition says '{expected}'"));
     }
-    if model.decode_start_token().0 != -1 {
-        return refuse(format!("'{architecture}' reads with an encoder, which is not supported yet"));
-    }
+    let start = Some(model.decode_start_token().0).filter(|token| *token != -1);
     if spec.context > model.n_ctx_train() {
         tracing::warn!(
             context = spec.context,
@@ -70,12 +77,6 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
         );
     }
 
-    let too_much = || failed("make a context")("the context is too large".to_owned());
-    let params = context::params(spec).ok_or_else(too_much)?;
-    let context = model
-        .new_context(&backends.llama, params)
-        .map_err(|error| failed("make a context")(error.to_string()))?;
-
     let blanks = match model.meta_val_str(TAKE_BLANKS) {
         Ok(list) => Blanks::read(&list)
             .map_err(|error| failed("read which tokens take blanks along")(error.to_string()))?,
@@ -83,16 +84,7 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
         Err(_) => Blanks::default(),
     };
     let vocab = model.vocab();
-    let batch = context::batch(spec) as usize;
-    let mut engine = Llama {
-        blanks,
-        window: window(&model, &architecture),
-        batch: LlamaBatch::new(batch, 1),
-        samplers: (0..spec.slots).map(|_| LlamaSampler::greedy()).collect(),
-        vocab: model.vocab(),
-        context,
-    };
-    engine.warm_up().map_err(failed("compute"))?;
+    let words = Words { vocab: model.vocab(), blanks, adds_end: start.is_some() };
     let text = |token: LlamaToken| match token.0 {
         -1 => String::new(),
         _ => String::from_utf8_lossy(&vocab.token_to_piece(token, true, None)).into_owned(),
@@ -100,13 +92,65 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
     let loaded = Loaded {
         slots: spec.slots as usize,
         context: spec.context as usize,
-        batch,
+        batch: context::batch(spec) as usize,
+        vocabulary: usize::try_from(vocab.n_tokens()).unwrap_or(0),
+        start,
         chat_template: model.meta_val_str("tokenizer.chat_template").ok(),
         bos: text(vocab.bos()),
         eos: text(vocab.eos()),
         cpu: backends.cpu.clone(),
     };
-    work(&mut engine, loaded)
+    match start {
+        None => {
+            let params = context::params(spec).map_err(failed("make a context"))?;
+            let context = Watched::new(&model, &backends.llama, params, left_out(setup)?);
+            let mut engine = Decoder {
+                words,
+                window: window(&model, &architecture),
+                samplers: (0..spec.slots).map(|_| LlamaSampler::greedy()).collect(),
+                batch: LlamaBatch::new(loaded.batch, 1),
+                context: context.map_err(failed("make a context"))?,
+            };
+            engine.warm_up().map_err(failed("compute"))?;
+            work(&mut engine, loaded)
+        }
+        Some(start) => {
+            let mut engine = reader(&model, backends, spec, words, start).map_err(failed("make contexts"))?;
+            engine.warm_up().map_err(failed("compute"))?;
+            work(&mut engine, loaded)
+        }
+    }
+}
+
+/// Returns the window that llama.cpp's graph of the model leaves out.
+fn left_out(setup: &Setup) -> Result<Option<Window>, Error> {
+    let refuse = |reason| Error::Weights { path: setup.weights.clone(), reason };
+    let file = File::open(&setup.weights)
+        .map_err(|source| Error::ReadWeights { path: setup.weights.clone(), source })?;
+    let header = Header::read(BufReader::new(file)).map_err(|error| refuse(with_causes(&error)))?;
+    Window::read(|key| header.get(key)).map_err(|error| refuse(with_causes(&error)))
+}
+
+/// Makes a context for each slot of a model that reads with an encoder.
+fn reader<'model>(
+    model: &'model LlamaModel,
+    backends: &Backends,
+    spec: &EngineSpec,
+    words: Words<'model>,
+    start: Token,
+) -> Result<Reader<'model>, String> {
+    // an encoder reads all of a prompt at once
+    let one = EngineSpec { slots: 1, micro_batch: spec.context, ..spec.clone() };
+    let seat = |_| {
+        let context = model.new_context(&backends.llama, context::params(&one)?);
+        Ok(Seat {
+            context: context.map_err(|error| error.to_string())?,
+            batch: LlamaBatch::new(spec.context as usize, 1),
+            sampler: LlamaSampler::greedy(),
+        })
+    };
+    let seats = (0..spec.slots).map(seat).collect::<Result<_, String>>()?;
+    Ok(Reader { words, start, seats })
 }
 
 /// Returns the tokens that windowed layers look back on, where the file names them.
@@ -114,164 +158,19 @@ fn window(model: &LlamaModel, architecture: &str) -> Option<i32> {
     model.meta_val_str(&format!("{architecture}.attention.sliding_window")).ok()?.parse().ok()
 }
 
-struct Llama<'model> {
-    blanks: Blanks,
-    /// Tokens that windowed layers look back on, where that is known.
-    window: Option<i32>,
-    vocab: LlamaVocab<'model>,
-    context: LlamaContext<'model>,
-    batch: LlamaBatch<'static>,
-    samplers: Vec<LlamaSampler>,
+/// Adds an entry to a batch, as a part of `sequence`.
+fn add(batch: &mut LlamaBatch<'_>, entry: &Entry, sequence: i32) -> Result<(), String> {
+    let (token, place) = (LlamaToken::new(entry.token), position(entry.position)?);
+    batch.add(token, place, &[sequence], entry.ask.is_some()).map_err(|error| error.to_string())
 }
 
-impl Llama<'_> {
-    /// Computes one token, so that the weights are in memory before anybody waits for them.
-    fn warm_up(&mut self) -> Result<(), String> {
-        let token = self.vocab.bos().0.max(0);
-        self.step(&[Entry { slot: 0, token, position: 0, ask: None }])?;
-        self.context.clear_kv_cache();
-        Ok(())
-    }
-
-    fn compute(&mut self, entries: &[Entry]) -> Result<(), String> {
-        self.batch.clear();
-        for entry in entries {
-            let position = i32::try_from(entry.position).map_err(|error| error.to_string())?;
-            let slot = i32::try_from(entry.slot).map_err(|error| error.to_string())?;
-            let token = LlamaToken::new(entry.token);
-            self.batch
-                .add(token, position, &[slot], entry.ask.is_some())
-                .map_err(|error| error.to_string())?;
-        }
-        self.context.decode(&mut self.batch).map_err(|error| error.to_string())
-    }
+fn position(number: usize) -> Result<i32, String> {
+    i32::try_from(number).map_err(|error| error.to_string())
 }
 
-impl Engine for Llama<'_> {
-    fn tokenize(&self, text: &str, begins: bool) -> Vec<Token> {
-        if text.is_empty() {
-            return Vec::new();
-        }
-        let mut tokens: Vec<Token> = self
-            .vocab
-            .tokenize(self.blanks.drop(text).as_bytes(), false, true)
-            .into_iter()
-            .map(|token| token.0)
-            .collect();
-        let bos = self.vocab.bos().0;
-        if begins && self.vocab.should_add_bos() && bos != -1 && tokens.first() != Some(&bos) {
-            tokens.insert(0, bos);
-        }
-        tokens
-    }
-
-    fn piece(&self, token: Token, special: bool, out: &mut Vec<u8>) {
-        if (0..self.vocab.n_tokens()).contains(&token) {
-            self.vocab.token_to_piece_into(LlamaToken::new(token), out, special, None);
-        }
-    }
-
-    fn vocabulary(&self) -> Vocabulary {
-        let word = |token: Token| {
-            let mut bytes = Vec::new();
-            self.piece(token, false, &mut bytes);
-            let is_control = bytes.is_empty();
-            if is_control {
-                self.piece(token, true, &mut bytes);
-            }
-            Word { bytes, is_control }
-        };
-        let tokens = 0..self.vocab.n_tokens();
-        let own = [self.vocab.eot().0, self.vocab.eos().0].into_iter().find(|&token| token != -1);
-        let others = tokens.clone().filter(|&token| Some(token) != own && self.is_end(token));
-        Vocabulary { ends: own.into_iter().chain(others).collect(), words: tokens.map(word).collect() }
-    }
-
-    fn is_end(&self, token: Token) -> bool {
-        self.vocab.is_eog(LlamaToken::new(token))
-    }
-
-    fn begin(&mut self, slot: usize, sampling: &Sampling, seen: &[Token]) {
-        let Some(place) = self.samplers.get_mut(slot) else { return };
-        *place = sampler(sampling, self.vocab.n_tokens());
-        if sampling.has_penalties() {
-            place.accept_many(seen.iter().map(|&token| LlamaToken::new(token)));
-        }
-    }
-
-    fn keep(&mut self, slot: usize, length: usize) -> usize {
-        let (Ok(slot), Ok(from)) = (i32::try_from(slot), i32::try_from(length)) else { return 0 };
-        // a window's cache has let go of the oldest; those that the next token looks back on
-        // must be there still
-        let oldest = self.context.kv_cache_seq_pos_min(slot);
-        let has_all = oldest <= 0 || self.window.is_some_and(|window| oldest <= from - window + 1);
-        let (slot, from) = (Some(slot.unsigned_abs()), Some(from.unsigned_abs()));
-        if has_all && matches!(self.context.clear_kv_cache_seq(slot, from, None), Ok(true)) {
-            return length;
-        }
-        // recurrent models cannot forget a part
-        let _ = self.context.clear_kv_cache_seq(slot, None, None);
-        0
-    }
-
-    fn step(&mut self, entries: &[Entry]) -> Result<Vec<Sampled>, String> {
-        if let Err(reason) = self.compute(entries) {
-            self.context.clear_kv_cache();
-            return Err(reason);
-        }
-        let mut sampled = Vec::new();
-        for (index, entry) in entries.iter().enumerate() {
-            let Some(ask) = &entry.ask else { continue };
-            let index = i32::try_from(index).map_err(|error| error.to_string())?;
-            let chain = self.samplers.get_mut(entry.slot).ok_or("there is no such slot")?;
-            let token = match &ask.allowed {
-                None => chain.sample(&self.context, index),
-                Some(allowed) => {
-                    let is_allowed = |token: LlamaToken| allowed.is_allowed(token.0.unsigned_abs());
-                    let candidates = self.context.candidates_ith(index).filter(|one| is_allowed(one.id()));
-                    let mut candidates = LlamaTokenDataArray::from_iter(candidates, false);
-                    chain.apply(&mut candidates);
-                    let token = candidates.selected_token().ok_or("no token may be taken")?;
-                    chain.accept(token);
-                    token
-                }
-            };
-            let report = ask.report.map(|top| Report::new(self.context.get_logits_ith(index), token.0, top));
-            sampled.push(Sampled { token: token.0, report });
-        }
-        Ok(sampled)
-    }
-}
-
-/// Puts the samplers in llama.cpp's own order.
-fn sampler(sampling: &Sampling, vocabulary: i32) -> LlamaSampler {
-    let mut chain = Vec::new();
-    if !sampling.logit_bias.is_empty() {
-        let bias = |&(token, bias): &(Token, f32)| LlamaLogitBias::new(LlamaToken::new(token), bias);
-        let biases: Vec<_> = sampling.logit_bias.iter().map(bias).collect();
-        chain.push(LlamaSampler::logit_bias(vocabulary, &biases));
-    }
-    if sampling.has_penalties() {
-        chain.push(LlamaSampler::penalties(
-            vocabulary,
-            i32::from(Sampling::PENALTY_WINDOW),
-            sampling.repeat_penalty,
-            sampling.frequency_penalty,
-            sampling.presence_penalty,
-        ));
-    }
-    if sampling.temperature <= 0.0 {
-        chain.push(LlamaSampler::greedy());
-        return LlamaSampler::chain(chain, true);
-    }
-    if sampling.top_k > 0 {
-        chain.push(LlamaSampler::top_k(i32::try_from(sampling.top_k).unwrap_or(i32::MAX)));
-    }
-    chain.push(LlamaSampler::top_p(sampling.top_p, 1));
-    chain.push(LlamaSampler::min_p(sampling.min_p, 1));
-    chain.push(LlamaSampler::temp(sampling.temperature));
-    let seed = sampling.seed.unwrap_or_else(|| getrandom::u64().unwrap_or_default());
-    #[expect(clippy::cast_possible_truncation, reason = "llama.cpp's seeds have 32 bits")]
-    chain.push(LlamaSampler::dist(seed as u32));
-    LlamaSampler::chain(chain, true)
+/// Puts what was told of slots into the order in which it was asked for; of each slot at most one entry asks.
+fn as_asked(mut told: Vec<(usize, Told)>, entries: &[Entry]) -> Vec<Told> {
+    let place = |slot: usize| entries.iter().position(|entry| entry.slot == slot && entry.ask.is_some());
+    told.sort_by_key(|(slot, _)| place(*slot));
+    told.into_iter().map(|(_, told)| told).collect()
 }

@@ -205,6 +205,17 @@ pub(super) fn of(model: &ModelFacts, candidate: &Candidate, serving: &Serving, h
 
 /// Returns the parts that depend on how a model is served, and not on its weights' types.
 pub(super) fn working(model: &ModelFacts, serving: &Serving) -> Parts {
+    // the engine makes a context for each slot, since each keeps what one encoder has read
+    if model.decoder_layers.is_some() && serving.slots > 1 {
+        let each = working(model, &Serving { slots: 1, ..*serving });
+        let slots = u64::from(serving.slots);
+        return Parts {
+            kv: each.kv * slots,
+            compute: each.compute * slots,
+            output: each.output * slots,
+            ..Parts::default()
+        };
+    }
     let step = step(model, serving, Attention::Flash);
     let read = model.decoder_layers.map_or(0, |_| kv::batch(serving));
     Parts {
