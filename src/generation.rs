@@ -101,6 +101,9 @@ pub struct EngineSpec {
     /// How keys and values are held.
     #[serde(default)]
     pub kv: KvType,
+    /// The most memory that the plan expects it to hold, mapped weights included; 0 where no plan has counted.
+    #[serde(default)]
+    pub need: Bytes,
     /// The speed that the plan expects; deadlines scale with it.
     pub pace: Pace,
 }

@@ -236,6 +236,8 @@ fn weights_that_are_not_what_the_definition_says_are_refused() {
     let weights = weights.canonicalize().unwrap();
     let words = refusal(&|spec| spec.weights.architecture = "gpt2".to_owned(), &weights);
     assert!(words.contains("architecture is 'llama', the definition says 'gpt2'"), "{words}");
+    let words = refusal(&|spec| spec.need = Amount(1 << 50), &weights);
+    assert!(words.contains("needs 1024 TiB of memory, and") && words.contains(" are available"), "{words}");
     let words = refusal(&|spec| spec.weights.bytes = Amount(1), &weights);
     assert!(words.contains("where the definition says 1"), "{words}");
     let folder = tempfile::tempdir().unwrap();

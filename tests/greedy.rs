@@ -6,29 +6,21 @@
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read their environment")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may fail loudly")]
 
-use std::num::NonZeroU32;
-use std::path::Path;
-
-use bramble_fleet::generation::EngineSpec;
 use bramble_fleet::openai::{TextReply, TokenList};
 use daemon::{Engine, model};
 use hyper::StatusCode;
-use llama_cpp_2::context::params::LlamaContextParams;
-use llama_cpp_2::llama_backend::{LlamaBackend, load_backends_from_path};
-use llama_cpp_2::llama_batch::LlamaBatch;
-use llama_cpp_2::model::LlamaModel;
-use llama_cpp_2::model::params::LlamaModelParams;
-use llama_cpp_2::token::LlamaToken;
+use plain::{LENGTH, Llama, Plain};
 use serde_json::{Value, json};
 
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod daemon;
+#[path = "support/plain.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
+mod plain;
 
 /// Two tokens whose scores are nearer than this may change places when sums are made in another order.
 const EQUAL: f32 = 0.02;
-
-const LENGTH: u32 = 64;
 
 const PROMPTS: [&str; 8] = [
     "Once upon a time there was a king who",
@@ -40,72 +32,6 @@ const PROMPTS: [&str; 8] = [
     "In the year 1969, two men",
     "A Raspberry Pi is a small computer that",
 ];
-
-/// What a plain loop makes of a prompt.
-struct Plain {
-    /// The bytes of each token.
-    tokens: Vec<Vec<u8>>,
-    /// How far the likeliest token's score was above the second one's.
-    gaps: Vec<f32>,
-}
-
-/// llama.cpp in this process, with the libraries that the engine has.
-struct Llama {
-    backend: LlamaBackend,
-    model: LlamaModel,
-}
-
-impl Llama {
-    fn load(weights: &Path) -> Self {
-        load_backends_from_path(Path::new(concat!(env!("BRAMBLE_BUILT_LLAMA"), "/backends")));
-        let backend = LlamaBackend::init().unwrap();
-        let params = LlamaModelParams::default().with_use_mmap(true);
-        let model = LlamaModel::load_from_file(&backend, weights, &params).unwrap();
-        Self { backend, model }
-    }
-
-    /// Computes the prompt in steps of `step` tokens, then takes the likeliest token time after time.
-    fn run(&self, prompt: &[i32], spec: &EngineSpec) -> Plain {
-        let step = spec.micro_batch;
-        let params = LlamaContextParams::default()
-            .with_n_ctx(NonZeroU32::new(spec.context))
-            .with_n_batch(step)
-            .with_n_ubatch(step)
-            .with_n_threads(1)
-            .with_n_threads_batch(1);
-        let mut context = self.model.new_context(&self.backend, params).unwrap();
-        let vocab = self.model.vocab();
-        let mut batch = LlamaBatch::new(step as usize, 1);
-        let (mut position, mut next) = (0, Vec::from(prompt));
-        let mut plain = Plain { tokens: Vec::new(), gaps: Vec::new() };
-        while plain.tokens.len() < LENGTH as usize {
-            let mut last = 0;
-            for tokens in next.chunks(step as usize) {
-                batch.clear();
-                for (nth, &token) in tokens.iter().enumerate() {
-                    let is_last = nth + 1 == tokens.len();
-                    batch.add(LlamaToken::new(token), position, &[0], is_last).unwrap();
-                    position += 1;
-                }
-                context.decode(&mut batch).unwrap();
-                last = i32::try_from(tokens.len()).unwrap() - 1;
-            }
-            let scores = context.get_logits_ith(last);
-            let mut best: Vec<usize> = (0..scores.len()).collect();
-            best.select_nth_unstable_by(1, |&one, &other| scores[other].total_cmp(&scores[one]));
-            let (first, second) =
-                if scores[best[0]] >= scores[best[1]] { (best[0], best[1]) } else { (best[1], best[0]) };
-            let token = LlamaToken::new(i32::try_from(first).unwrap());
-            if vocab.is_eog(token) {
-                break;
-            }
-            plain.gaps.push(scores[first] - scores[second]);
-            plain.tokens.push(vocab.token_to_piece(token, true, None));
-            next = vec![token.0];
-        }
-        plain
-    }
-}
 
 async fn tokens(engine: &Engine, prompt: &str) -> Vec<i32> {
     let (status, bytes) = engine.ask("/tokenize", &json!({"content": prompt, "add_special": true})).await;

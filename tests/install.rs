@@ -75,6 +75,7 @@ impl Host {
             load: LoadMode::Mmap,
             repack: false,
             kv: KvType::F16,
+            need: Bytes::ZERO,
             pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 1.0 },
         };
         Definition {

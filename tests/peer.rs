@@ -19,6 +19,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
+use plain::Llama;
 use process::Process;
 use serde_json::json;
 use tokio::net::{TcpStream, UnixStream};
@@ -26,6 +27,9 @@ use tokio::net::{TcpStream, UnixStream};
 #[path = "support/daemon.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod daemon;
+#[path = "support/plain.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
+mod plain;
 #[path = "support/process.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod process;
@@ -296,4 +300,34 @@ async fn beside_llama_server() {
     }
     let peaks = servers.map(|server| Process(server.child.id()).peak().unwrap() as f64);
     println!("rss.mb.ours = {:.1}\nrss.vs_server = {:.3}", peaks[0] / 1e6, peaks[0] / peaks[1]);
+    drop(other);
+    overhead(&weights, &one).await;
+}
+
+/// Shows what a streamed token takes beside that of a plain loop in turns with it.
+async fn overhead(weights: &Path, ours: &Server) {
+    const TOKENS: u32 = 128;
+    let llama = Llama::load(weights);
+    let spec = EngineSpec { context: CONTEXT, threads: THREADS, micro_batch: BATCH, ..spec(0) };
+    let (mut over, mut shares) = (Vec::new(), Vec::new());
+    for pair in 0..PAIRS {
+        let prompt = story(5000 + pair, 10);
+        let tokens: Vec<i32> = llama.tokens(&prompt);
+        let plain = || llama.time(&tokens, TOKENS, &spec).as_secs_f64();
+        let streamed = async || {
+            let came = ours.at.complete(&prompt, TOKENS).await;
+            came.rest.as_secs_f64() / f64::from(came.tokens - 1)
+        };
+        let (one, other) = if pair % 2 == 0 {
+            let plain = plain();
+            (plain, streamed().await)
+        } else {
+            let streamed = streamed().await;
+            (plain(), streamed)
+        };
+        over.push((other - one) * 1e6);
+        shares.push(other / one);
+    }
+    show("overhead_per_token_us", over);
+    show("overhead.share", shares);
 }

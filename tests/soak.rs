@@ -10,7 +10,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::{Duration, Instant};
 
-use bramble_fleet::openai::{TextReply, sse};
+use bramble_fleet::openai::{EmbeddingReply, Numbers, TextReply, sse};
 use daemon::Engine;
 use http_body_util::BodyExt;
 use hyper::{Method, StatusCode};
@@ -79,8 +79,25 @@ async fn text(engine: &Engine, body: &Value) -> Option<TextReply> {
     }
 }
 
+async fn embedding(engine: &Engine, text: &str) -> Option<Vec<f32>> {
+    let (status, bytes) = engine.ask("/v1/embeddings", &json!({"model": "smol", "input": text})).await;
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        return None;
+    }
+    let mut reply: EmbeddingReply = serde_json::from_slice(&bytes).unwrap();
+    match reply.data.remove(0).embedding {
+        Numbers::Floats(values) => Some(values),
+        Numbers::Base64(_) => panic!("it was not asked for Base64"),
+    }
+}
+
 /// One request of one kind or another.
-async fn ask(engine: &Engine, dice: &RefCell<Dice>, alone: &[String], tally: &Tally) {
+async fn ask(
+    engine: &Engine,
+    dice: &RefCell<Dice>,
+    (alone, states): (&[String], &[Vec<f32>]),
+    tally: &Tally,
+) {
     let roll = |sides| dice.borrow_mut().roll(sides);
     let which = usize::try_from(roll(PROMPTS.len() as u64)).unwrap();
     let mut body =
@@ -93,7 +110,7 @@ async fn ask(engine: &Engine, dice: &RefCell<Dice>, alone: &[String], tally: &Ta
             count(&tally.parted);
         }
     };
-    match roll(6) {
+    match roll(7) {
         0 => {
             // leaves after the first piece, or before it
             body["stream"] = json!(true);
@@ -138,6 +155,12 @@ async fn ask(engine: &Engine, dice: &RefCell<Dice>, alone: &[String], tally: &Ta
             assert!(marks.contains(&said), "{said} is none of {marks:?}");
             count(&tally.answers);
         }
+        4 => {
+            let Some(values) = embedding(engine, PROMPTS[which]).await else { return count(&tally.refused) };
+            let nearness: f32 = values.iter().zip(&states[which]).map(|(one, other)| one * other).sum();
+            assert!(nearness > 0.99, "not the embedding of {:?}: {nearness}", PROMPTS[which]);
+            count(&tally.answers);
+        }
         _ => match text(engine, &body).await {
             Some(reply) => check(&reply.choices[0].text),
             None => count(&tally.refused),
@@ -153,8 +176,9 @@ fn resident(engine: &Engine) -> f64 {
 async fn a_crowd_is_served_for_long_without_a_mix_up_or_a_leak() {
     let seconds = std::env::var("BRAMBLE_SOAK_SECONDS").map_or(20, |text| text.parse().unwrap());
     let Some(engine) = Engine::start(|spec| (spec.slots, spec.context) = (SLOTS, 512)) else { return };
-    let mut alone = Vec::new();
+    let (mut alone, mut states) = (Vec::new(), Vec::new());
     for prompt in PROMPTS {
+        states.push(embedding(&engine, prompt).await.unwrap());
         let body = json!({"model": "smol", "prompt": prompt, "temperature": 0, "max_tokens": 32});
         alone.push(text(&engine, &body).await.unwrap().choices[0].text.clone());
     }
@@ -163,7 +187,7 @@ async fn a_crowd_is_served_for_long_without_a_mix_up_or_a_leak() {
     let client = async |number: u64| {
         let dice = RefCell::new(Dice(number));
         while began.elapsed() < Duration::from_secs(seconds) {
-            ask(&engine, &dice, &alone, &tally).await;
+            ask(&engine, &dice, (&alone, &states), &tally).await;
             if began.elapsed() > WARM && warm.get().is_none() {
                 warm.set(Some((began.elapsed(), resident(&engine))));
             }

@@ -2,6 +2,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::ids::ModelName;
+use crate::units::Bytes;
 
 /// Why an engine does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,20 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong.
         reason: String,
+    },
+    /// There is too little memory.
+    #[error(
+        "{model} needs {need} of memory, and {memory} are available, with {swap} of swap: stop other programs, or deploy a smaller quant or context"
+    )]
+    NoRoom {
+        /// The model.
+        model: ModelName,
+        /// What the plan expects it to hold.
+        need: Bytes,
+        /// What the host has.
+        memory: Bytes,
+        /// What can be moved out of memory beside that.
+        swap: Bytes,
     },
     /// The CPU libraries are missing.
     #[error("cannot load llama.cpp's CPU libraries from {path}: {reason}")]

@@ -1,11 +1,12 @@
 use std::ops::RangeInclusive;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::Loaded;
+use super::care::State;
 use super::metrics::Metrics;
 
 /// Where an engine is in its life.
@@ -45,6 +46,12 @@ pub struct Health {
     pub queued: usize,
     /// How much of the weights is loaded, from 0 to 1.
     pub loaded: f64,
+    /// Memory that the host can still give, in bytes; none where it does not tell.
+    #[serde(default)]
+    pub memory_available: Option<u64>,
+    /// What a Pi's firmware says of its supply and heat (`vcgencmd get_throttled`).
+    #[serde(default)]
+    pub throttled: Option<u32>,
 }
 
 /// So many requests may wait for a slot always, and so many at most.
@@ -76,6 +83,8 @@ pub(super) struct Shared {
     pace: AtomicU64,
     /// What is counted.
     pub(super) metrics: Metrics,
+    /// How the host was when it was looked at last.
+    host: Mutex<State>,
     /// When loading began.
     began: OnceLock<Instant>,
     /// Counts the worker's steps; a watchdog sees by it whether there are any.
@@ -157,6 +166,14 @@ impl Shared {
             reason = "between 0 and 1000 after the clamp"
         )]
         self.progress.store((part.clamp(0.0, 1.0) * 1000.0) as u32, Ordering::Relaxed);
+    }
+
+    pub(super) fn host(&self) -> State {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_host(&self, state: State) {
+        *self.host.lock().unwrap_or_else(PoisonError::into_inner) = state;
     }
 
     /// Takes no new requests from here on.

@@ -159,7 +159,13 @@ impl Door {
 
     fn check_ready(&self) -> Result<(), Refusal> {
         match self.shared.status() {
-            Status::Ready => Ok(()),
+            Status::Ready => match self.shared.host().scarce() {
+                None => Ok(()),
+                Some(memory) => {
+                    let reason = format!("the host is short of memory: {memory} are left");
+                    Err(Refusal::later(reason, "memory", RETRY_SECONDS))
+                }
+            },
             Status::Loading => {
                 let seconds = self.shared.until_loaded();
                 Err(Refusal::later("the model is still loading", "loading", seconds))
@@ -388,6 +394,7 @@ impl Door {
 
 async fn health(State(door): State<Arc<Door>>) -> Response {
     let status = door.shared.status();
+    let host = door.shared.host();
     let code = if status == Status::Ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let health = Health {
         status,
@@ -400,13 +407,20 @@ async fn health(State(door): State<Arc<Door>>) -> Response {
         running: door.shared.running(),
         queued: door.shared.queued(),
         loaded: door.shared.progress(),
+        memory_available: host.memory.map(|memory| memory.0),
+        throttled: host.throttled.map(|throttled| throttled.0),
     };
     json(code, &health)
 }
 
 async fn metrics(State(door): State<Arc<Door>>) -> Response {
     let shared = &door.shared;
-    let now = Now { running: shared.running(), queued: shared.queued(), slots: door.spec.slots };
+    let now = Now {
+        running: shared.running(),
+        queued: shared.queued(),
+        slots: door.spec.slots,
+        host: shared.host(),
+    };
     let text = shared.metrics.render(door.spec.model.as_str(), now);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
 }

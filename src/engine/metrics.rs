@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::care::State;
+
 use crate::openai::FinishReason;
 
 /// How the work for an answer ended.
@@ -60,6 +62,7 @@ pub(super) struct Now {
     pub(super) running: usize,
     pub(super) queued: usize,
     pub(super) slots: u32,
+    pub(super) host: State,
 }
 
 impl Metrics {
@@ -116,6 +119,18 @@ impl Metrics {
             let _ = writeln!(
                 text,
                 "# TYPE bramble_engine_{name} {kind}\nbramble_engine_{name}{{model=\"{model}\"}} {value}"
+            );
+        }
+        let State { memory, throttled, .. } = now.host;
+        for (name, value) in [
+            ("memory_available_bytes", memory.map(|memory| memory.0)),
+            ("under_voltage", throttled.map(|throttled| u64::from(throttled.is_under_voltage()))),
+            ("slowed", throttled.map(|throttled| u64::from(throttled.is_slowed()))),
+        ] {
+            let Some(value) = value else { continue };
+            let _ = writeln!(
+                text,
+                "# TYPE bramble_engine_{name} gauge\nbramble_engine_{name}{{model=\"{model}\"}} {value}"
             );
         }
         text

@@ -12,6 +12,7 @@
 //! It deliberately does not check keys (the router does), route, or read a manifest.
 
 mod blanks;
+mod care;
 mod constraint;
 mod dialog;
 mod error;

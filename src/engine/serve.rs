@@ -8,6 +8,7 @@ use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::care::{self, Host};
 use super::health::Shared;
 use super::http::Door;
 use super::{Engine, Error, Loaded, gate, worker};
@@ -39,6 +40,7 @@ pub(super) type Work<'a> = dyn FnMut(&mut dyn Engine, Loaded) -> Result<(), Erro
 pub async fn serve(root: &Path, model: &ModelName) -> Result<(), Error> {
     let setup = Setup::read(root, model)?;
     gate::check(&setup.weights, &setup.spec.weights)?;
+    Host::new().look().check_room(&setup.spec)?;
     if cfg!(not(feature = "llama")) {
         return Err(Error::NoLlama);
     }
@@ -138,6 +140,7 @@ pub(super) async fn host(
         let mut is_told = false;
         let mut deadline: Option<Instant> = None;
         let mut watchdog = notify.watchdog().map(tokio::time::interval);
+        let (machine, mut look) = (Host::new(), tokio::time::interval(care::LOOK));
         let mut seen = shared.beats();
         tokio::pin!(stop);
         loop {
@@ -164,6 +167,13 @@ pub(super) async fn host(
                     if beats != std::mem::replace(&mut seen, beats) {
                         notify.alive();
                     }
+                }
+                _ = look.tick() => {
+                    let state = machine.look();
+                    if let Some(news) = state.news(&shared.host()) {
+                        tracing::warn!(%model, "{news}");
+                    }
+                    shared.set_host(state);
                 }
                 () = passed(deadline) => {
                     if shared.is_stopping() {

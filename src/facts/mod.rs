@@ -21,7 +21,7 @@ pub use host::{
     Board, Cpu, Disk, HostFacts, Installed, Inventory, Lingering, Memory, Privilege, ProbeFailure,
     ServiceState, Supervision, UserManager,
 };
-pub use parse::{Error, parse_probe, probe_clock};
+pub use parse::{Error, meminfo, parse_probe, probe_clock};
 pub use rates::{Basis, Rates};
 pub use table::{Constant, Constants, Ground, Spread, Table};
 pub use work::{Phase, Term, Terms, Work};

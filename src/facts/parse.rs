@@ -145,17 +145,26 @@ impl<'a> Printed<'a> {
 
     /// Returns the value of the first `key: value` line of a section.
     fn field(&self, section: &str, key: &str) -> Option<&'a str> {
-        self.section(section)?.lines().find_map(|line| {
-            let (name, value) = line.split_once(':')?;
-            (name.trim() == key).then(|| value.trim())
-        })
+        field(self.section(section)?, key)
     }
 
-    /// Returns a `Key:   1234 kB` line of `/proc/meminfo`.
     fn meminfo(&self, key: &str) -> Option<Bytes> {
-        let value = self.field("meminfo", key)?;
-        kib(value.strip_suffix("kB").unwrap_or(value).trim())
+        meminfo(self.section("meminfo")?, key)
     }
+}
+
+/// Returns the value of the first `key: value` line.
+fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        (name.trim() == key).then(|| value.trim())
+    })
+}
+
+/// Returns the amount of a `Key:   1234 kB` line of `/proc/meminfo`.
+pub fn meminfo(text: &str, key: &str) -> Option<Bytes> {
+    let value = field(text, key)?;
+    kib(value.strip_suffix("kB").unwrap_or(value).trim())
 }
 
 /// Returns whether `c` may stand in a fact: no control characters, none that turn the

@@ -107,6 +107,7 @@ impl Host {
                 load: LoadMode::Mmap,
                 repack: false,
                 kv: KvType::F16,
+                need: Bytes::ZERO,
                 pace,
             }
         };

@@ -204,6 +204,7 @@ impl Choices {
             load: choice.serving.load,
             repack: choice.serving.repack,
             kv: choice.serving.kv,
+            need: choice.estimate.need,
             pace,
         };
         let mut why = choice.why.clone();

@@ -38,10 +38,12 @@ pub(crate) fn is_same(current: &Definition, wanted: &Definition) -> bool {
     plain(current) == plain(wanted)
 }
 
-/// Weights are the same by recipe; a plan may not know their digest and exact size yet.
+/// Weights are the same by recipe; a plan may not know their digest and exact size yet. What was counted of memory
+/// changes nothing on a host.
 fn without_content(engine: &EngineSpec) -> EngineSpec {
     let mut engine = engine.clone();
     engine.weights.digest = None;
     engine.weights.bytes = crate::units::Bytes::ZERO;
+    engine.need = crate::units::Bytes::ZERO;
     engine
 }

@@ -26,6 +26,7 @@ fn definition(models: &[(&str, f64)]) -> Definition {
         load: LoadMode::Mmap,
         repack: false,
         kv: KvType::F16,
+        need: Bytes::ZERO,
         pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds },
     };
     Definition {

@@ -142,6 +142,27 @@ def refused(kind, **more):
     raise AssertionError(f"{more} was not refused")
 
 
+TEXTS = ["The cat sits on the mat.", "A cat is sitting on the mat.", "Interest rates rose by a quarter of a point."]
+
+
+def nearness(one, other):
+    return sum(a * b for a, b in zip(one, other))
+
+
+@check
+def texts_are_embedded():
+    packed = CLIENT.embeddings.create(model=MODEL, input=TEXTS)  # this client asks for Base64
+    plain = CLIENT.embeddings.create(model=MODEL, input=TEXTS, encoding_format="float")
+    one, other = ([it.embedding for it in sorted(reply.data, key=lambda it: it.index)] for reply in (packed, plain))
+    assert all(nearness(a, b) > 0.999 for a, b in zip(one, other)) and abs(nearness(one[0], one[0]) - 1) < 1e-3
+    assert nearness(one[0], one[1]) > nearness(one[0], one[2]), one
+    assert packed.usage.prompt_tokens == packed.usage.total_tokens > 10
+    short = CLIENT.embeddings.create(model=MODEL, input=TEXTS[0], dimensions=8).data[0].embedding
+    assert len(short) == 8 and abs(nearness(short, short) - 1) < 1e-3
+    lite = litellm.embedding(model=f"openai/{MODEL}", api_base=f"{URL}/v1", api_key=KEY, input=TEXTS)
+    assert nearness(lite.data[2]["embedding"], one[2]) > 0.999
+
+
 @check
 def errors_are_openais():
     assert refused(openai.NotFoundError, model="nobody").code == "model_not_found"

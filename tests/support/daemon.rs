@@ -50,6 +50,7 @@ pub(crate) fn spec(bytes: u64) -> EngineSpec {
         load: LoadMode::Mmap,
         repack: true,
         kv: KvType::F16,
+        need: Amount::ZERO,
         pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
     }
 }

@@ -24,6 +24,7 @@ pub(crate) fn definition(program: Digest, weights: Digest, bytes: u64) -> Defini
         load: LoadMode::Mmap,
         repack: false,
         kv: KvType::F16,
+        need: Bytes::ZERO,
         pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
     };
     Definition {

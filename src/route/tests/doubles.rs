@@ -287,6 +287,7 @@ pub(crate) fn definition() -> Definition {
             load: LoadMode::Mmap,
             repack: false,
             kv: KvType::F16,
+            need: Bytes::ZERO,
             pace: planned,
         }],
         door: DoorSpec {
