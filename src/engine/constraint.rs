@@ -100,10 +100,16 @@ impl Grammars {
             return Err(format!("it is longer than {MAX_GRAMMAR} bytes"));
         }
         let matcher = Matcher::new(self.factory.create_parser(grammar));
-        match matcher.get_error() {
-            Some(error) => Err(error),
-            None => Ok(Constraint { matcher }),
+        if let Some(error) = matcher.get_error() {
+            return Err(error);
         }
+        let mut constraint = Constraint { matcher };
+        // one that leads nowhere is not found before it is followed
+        constraint.allowed().map_err(|reason| match reason.lines().next() {
+            Some("NoExtensionBias") | None => "no answer can begin as it says".to_owned(),
+            Some(first) => first.to_owned(),
+        })?;
+        Ok(constraint)
     }
 }
 
@@ -184,7 +190,10 @@ mod tests {
         let odd = json!({"type": "string", "format": "of-our-own"});
         assert!(schema(odd.clone(), true).err().unwrap().contains("of-our-own"));
         assert_eq!(follows(schema(odd, false).unwrap(), r#""x""#), (3, true));
-        for wrong in [json!({"type": "animal"}), json!({"$ref": "#/nowhere"}), json!({"pattern": "("})] {
+        let circle = json!({"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/a"}}});
+        for wrong in
+            [json!({"type": "animal"}), json!({"$ref": "#/nowhere"}), json!({"pattern": "("}), circle]
+        {
             assert!(schema(wrong.clone(), false).is_err(), "{wrong}");
         }
     }

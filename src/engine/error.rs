@@ -139,12 +139,6 @@ pub enum Error {
         /// The cause.
         source: io::Error,
     },
-    /// HTTP stopped.
-    #[error("the server on the socket stopped")]
-    Http {
-        /// The cause.
-        source: io::Error,
-    },
     /// The thread that owns the model died.
     #[error("the engine's worker died; the log says why")]
     WorkerDied,
@@ -166,7 +160,6 @@ impl Error {
             Self::Socket { .. }
                 | Self::Running { .. }
                 | Self::Start { .. }
-                | Self::Http { .. }
                 | Self::WorkerDied
                 | Self::Failing { .. }
         )

@@ -1,13 +1,15 @@
 //! The API on the socket. Checks requests, makes prompts, and turns a job's events into
 //! replies; computes nothing itself.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
 
 use axum::Router;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -15,8 +17,10 @@ use serde::Serialize;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{OnceCell, Semaphore, oneshot};
 
+use super::arrivals::Room;
 use super::constraint::{Constraint, Grammars};
 use super::health::Shared;
+use super::measure::Measure;
 use super::metrics::Now;
 use super::refusal::{RETRY_SECONDS, Refusal};
 use super::reply::{self, Calls, Form, Kind};
@@ -40,6 +44,10 @@ pub(super) const MAX_BODY: usize = 4 << 20;
 /// So many prompts and constraints are made at the same time, each in milliseconds; hostile ones take a thread, and some memory, for
 /// longer.
 const MAKERS: usize = 4;
+
+/// How long a chat template may take. What costs fuel ends within a second; comparing lists that hold each other, and
+/// joining them, costs none.
+const TEMPLATE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// The most answers to one prompt; each has a place in the queue.
 const MAX_CHOICES: u32 = 8;
@@ -77,6 +85,11 @@ pub(super) struct Door {
     /// Made at the first answer that must keep to a form.
     grammars: OnceCell<Arc<Grammars>>,
     makers: Semaphore,
+    /// Made at the first long text.
+    measure: OnceCell<Measure>,
+    /// Whether the template once did not end.
+    is_endless: AtomicBool,
+    room: Room,
     started: u64,
 }
 
@@ -96,6 +109,9 @@ impl Door {
             template: OnceLock::new(),
             grammars: OnceCell::new(),
             makers: Semaphore::new(MAKERS),
+            measure: OnceCell::new(),
+            is_endless: AtomicBool::new(false),
+            room: Room::default(),
             started,
         }
     }
@@ -136,7 +152,14 @@ impl Door {
                 let body = ErrorBody::invalid("this path has another method", None, None);
                 Refusal::new(StatusCode::METHOD_NOT_ALLOWED, body)
             })
-            .layer(DefaultBodyLimit::max(MAX_BODY))
+            // `Room` has a limit of its own
+            .layer(DefaultBodyLimit::disable())
+            .layer(axum::middleware::from_fn_with_state(
+                Arc::clone(self),
+                async |State(door): State<Arc<Self>>, request: Request, next: Next| {
+                    door.room.pass(request, next).await
+                },
+            ))
             .layer(axum::middleware::map_response(move |mut response: Response| {
                 response.headers_mut().extend(headers.clone());
                 std::future::ready(response)
@@ -206,14 +229,6 @@ impl Door {
         Ok(Prompt { thoughts, begun: begun.to_owned(), syntax, text })
     }
 
-    /// Makes the prompt of a chat, on a thread that may take its time.
-    async fn prompted(self: &Arc<Self>, request: ChatRequest) -> Result<(ChatRequest, Prompt), Refusal> {
-        let _turn = self.makers.acquire().await;
-        let door = Arc::clone(self);
-        let made = on_deep_stack(move || door.prompt(&request).map(|prompt| (request, prompt))).await;
-        made.unwrap_or_else(|| Err(Failure::Broken("no prompt".to_owned()).into()))
-    }
-
     /// Makes the prompt of a chat. Where the model reads with an encoder, which takes so many tokens and no more, the
     /// oldest turns are left out until the rest fits; returns how many.
     async fn fitted(
@@ -240,7 +255,10 @@ impl Door {
 
     /// Tells whether an encoder can read `text`.
     async fn fits(&self, text: &str) -> Result<bool, Refusal> {
-        let context = self.shared.loaded().map_or(0, |loaded| loaded.context);
+        let context = self.spec.context as usize;
+        if self.least(text).await? > context {
+            return Ok(false);
+        }
         let text = text.to_owned();
         self.look(move |engine| engine.tokenize(&text, true).len() <= context).await
     }
@@ -290,6 +308,46 @@ impl Door {
             Some(Ok(())) => Ok(()),
             _ => Err(Refusal::draining()),
         }
+    }
+
+    /// Refuses a text that cannot fit into the context however it is cut, before the worker cuts it.
+    async fn check_length(&self, text: &str) -> Result<(), Refusal> {
+        let context = self.spec.context as usize;
+        match self.least(text).await? {
+            // an encoder leaves no room for the answer
+            least if least <= context => Ok(()),
+            least => Err(Refusal::too_long(format_args!("at least {least}"), context)),
+        }
+    }
+
+    /// Returns how many tokens `text` has at least; 0 where it is short enough to be cut.
+    async fn least(&self, text: &str) -> Result<usize, Refusal> {
+        if text.len() < self.spec.context as usize {
+            return Ok(0);
+        }
+        let look = async || self.look(|engine| Measure::new(&engine.vocabulary())).await;
+        Ok(self.measure.get_or_try_init(look).await?.least(text))
+    }
+
+    /// Makes the prompt of `request`, by a thread that may take its time.
+    async fn prompted(self: &Arc<Self>, request: ChatRequest) -> Result<(ChatRequest, Prompt), Refusal> {
+        let endless = || {
+            let reason = "the model's chat template does not end, so it cannot chat; use /v1/completions";
+            Refusal::bad_request(reason, Some("messages"))
+        };
+        let _turn = self.makers.acquire().await;
+        // each such thread runs on for ever
+        if self.is_endless.load(Ordering::Relaxed) {
+            return Err(endless());
+        }
+        let asked = Arc::clone(self);
+        let prompted = on_deep_stack(move || asked.prompt(&request).map(|prompt| (request, prompt)));
+        if let Ok(prompted) = tokio::time::timeout(TEMPLATE_PATIENCE, prompted).await {
+            return prompted.unwrap_or_else(|| Err(Failure::Broken("no prompt".to_owned()).into()));
+        }
+        tracing::error!("the model's chat template does not end: it is not used again");
+        self.is_endless.store(true, Ordering::Relaxed);
+        Err(endless())
     }
 
     /// Makes the constraint of an answer, by a thread that may take its time.
@@ -429,15 +487,13 @@ async fn models(State(door): State<Arc<Door>>) -> Response {
     json(StatusCode::OK, &ModelList::new([door.spec.model.to_string()], door.started))
 }
 
-async fn chat(
-    State(door): State<Arc<Door>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let request = ChatRequest::parse(&body?)?;
+async fn chat(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
+    let request = ChatRequest::parse(&body)?;
     door.check_model(&request.model)?;
     check_supported(&request.parameters)?;
     door.check_ready()?;
     let (request, Prompt { text, begun, syntax, thoughts }, dropped) = door.fitted(request).await?;
+    door.check_length(&text).await?;
     let parameters = &request.parameters;
     let constraint = match syntax {
         Some(syntax) if request.tool_choice != ToolChoice::Auto => {
@@ -464,26 +520,23 @@ async fn chat(
     Ok(response)
 }
 
-async fn text(
-    State(door): State<Arc<Door>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let request = TextRequest::parse(&body?)?;
+async fn text(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
+    let request = TextRequest::parse(&body)?;
     let parameters = &request.parameters;
     door.check_model(&request.model)?;
     check_supported(parameters)?;
     door.check_ready()?;
+    if let Input::Text(text) = &request.prompt {
+        door.check_length(text).await?;
+    }
     let constraint = door.formatted(&parameters.format).await?;
     let events = door.submit((&request.prompt, ""), parameters, constraint.as_ref(), &[])?;
     let form = form(Kind::Text, request.model, &request.parameters);
     reply::answer(events, form).await
 }
 
-async fn embeddings(
-    State(door): State<Arc<Door>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let mut request = EmbeddingRequest::parse(&body?)?;
+async fn embeddings(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
+    let mut request = EmbeddingRequest::parse(&body)?;
     door.check_model(&request.model)?;
     door.check_ready()?;
     if door.reads() {
@@ -493,6 +546,9 @@ async fn embeddings(
     // one after the other: many texts are one request's, and others have their turns between
     let mut states = Vec::new();
     for input in std::mem::take(&mut request.inputs) {
+        if let Input::Text(text) = &input {
+            door.check_length(text).await?;
+        }
         states.push(door.state(input).await?);
     }
     Ok(json(StatusCode::OK, &EmbeddingReply::new(&request, states)))
@@ -511,14 +567,12 @@ fn form(kind: Kind, model: String, parameters: &Parameters) -> Form {
     }
 }
 
-async fn tokenize(
-    State(door): State<Arc<Door>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let request = TokenizeRequest::parse(&body?)?;
+async fn tokenize(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
+    let request = TokenizeRequest::parse(&body)?;
     door.check_named(request.model.as_deref())?;
     door.check_ready()?;
     let TokenizeRequest { content, add_special, with_pieces, .. } = request;
+    door.check_length(&content).await?;
     let list = door.look(move |engine| {
         let tokens = engine.tokenize(&content, add_special);
         if !with_pieces {
@@ -536,11 +590,8 @@ async fn tokenize(
     Ok(json(StatusCode::OK, &list.await?))
 }
 
-async fn detokenize(
-    State(door): State<Arc<Door>>,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Refusal> {
-    let request = DetokenizeRequest::parse(&body?)?;
+async fn detokenize(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
+    let request = DetokenizeRequest::parse(&body)?;
     door.check_named(request.model.as_deref())?;
     door.check_ready()?;
     let bytes = door.look(move |engine| {

@@ -11,6 +11,7 @@
 //!
 //! It deliberately does not check keys (the router does), route, or read a manifest.
 
+mod arrivals;
 mod blanks;
 mod care;
 mod constraint;
@@ -23,6 +24,7 @@ mod health;
 mod http;
 #[cfg(feature = "llama")]
 mod llama;
+mod measure;
 mod metrics;
 mod model;
 mod python;

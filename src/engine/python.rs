@@ -1,6 +1,6 @@
 //! What `transformers` gives chat templates and minijinja has not, or has in another way.
 
-use std::io;
+use std::io::{self, Write as _};
 
 use jiff::civil::DateTime;
 use jiff::fmt::strtime::{BrokenDownTime, Config, PosixCustom};
@@ -13,13 +13,19 @@ const MAX_DEPTH: usize = 256;
 
 /// Adds all of it. `now` is asked whenever a template wants the time.
 pub(super) fn add_to(environment: &mut Environment<'static>, now: fn() -> DateTime) {
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(|state, value, method, arguments| {
+        if method == "format" {
+            pay_for_widths(state, value.as_str().unwrap_or_default())?;
+        }
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+    });
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", move |format: &str| strftime(format, now()));
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", string);
     environment.set_formatter(|out, state, value| match as_float(value) {
         Some(value) => out.write_str(&float(value)).map_err(Error::from),
+        None if value.as_object().is_some() => out.write_str(&shown(state, value)?).map_err(Error::from),
         None => minijinja::escape_formatter(out, state, value),
     });
     environment.add_test("sequence", is_sequence);
@@ -57,7 +63,29 @@ fn strftime(format: &str, time: DateTime) -> Result<String, Error> {
 }
 
 fn string(state: &State, value: &Value) -> Result<Value, Error> {
-    as_float(value).map_or_else(|| minijinja::filters::string(state, value), |value| Ok(float(value).into()))
+    match as_float(value) {
+        Some(value) => Ok(float(value).into()),
+        None if value.as_object().is_some() => shown(state, value).map(Value::from),
+        None => minijinja::filters::string(state, value),
+    }
+}
+
+/// Shows a list or an object, for as long as there is fuel.
+fn shown(state: &State, value: &Value) -> Result<String, Error> {
+    let mut paid = Paid { state, out: Vec::new(), due: 0, refusal: None };
+    let written = write!(paid, "{value}");
+    match (paid.refusal, written) {
+        (Some(refusal), _) => Err(refusal),
+        (None, Err(error)) => Err(wrong(error.to_string())),
+        (None, Ok(())) => Ok(String::from_utf8_lossy(&paid.out).into_owned()),
+    }
+}
+
+/// Takes the fuel for fields that are as wide as the numbers in `format` may say: `{:>4000000000}` is all that it takes.
+fn pay_for_widths(state: &State, format: &str) -> Result<(), Error> {
+    let numbers = format.split(|letter: char| !letter.is_ascii_digit()).filter(|digits| !digits.is_empty());
+    let wide = numbers.map(|digits| digits.parse().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+    state.consume_fuel(wide / 64)
 }
 
 fn as_float(value: &Value) -> Option<f64> {

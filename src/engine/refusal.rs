@@ -1,4 +1,5 @@
-use axum::extract::rejection::BytesRejection;
+use std::fmt::Display;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
@@ -39,6 +40,21 @@ impl Refusal {
         Self { code: StatusCode::SERVICE_UNAVAILABLE, body, retry: Some(seconds) }
     }
 
+    /// For a body that is larger than any is taken.
+    pub(super) fn too_large() -> Self {
+        let body = ErrorBody::invalid(format!("the body is larger than {MAX_BODY} bytes"), None, None);
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, body)
+    }
+
+    /// For a prompt of so many tokens, as many as are known of, which leaves no room for an answer in `context`.
+    pub(super) fn too_long(prompt: impl Display, context: usize) -> Self {
+        let message = format!(
+            "this model's maximum context length is {context} tokens, the answer included, and the prompt has {prompt}"
+        );
+        let code = Some("context_length_exceeded");
+        Self::new(StatusCode::BAD_REQUEST, ErrorBody::invalid(message, Some("messages"), code))
+    }
+
     /// For an engine that is about to stop: another takes its place, or it starts anew.
     pub(super) fn draining() -> Self {
         Self::later("the engine is about to stop", "draining", RETRY_SECONDS)
@@ -51,18 +67,6 @@ impl From<Malformed> for Refusal {
     }
 }
 
-impl From<BytesRejection> for Refusal {
-    fn from(rejection: BytesRejection) -> Self {
-        let code = rejection.status();
-        let message = if code == StatusCode::PAYLOAD_TOO_LARGE {
-            format!("the body is larger than {MAX_BODY} bytes")
-        } else {
-            rejection.body_text()
-        };
-        Self::new(code, ErrorBody::invalid(message, None, None))
-    }
-}
-
 impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -70,13 +74,7 @@ impl From<Failure> for Refusal {
             Failure::NoToken(token) => {
                 Self::bad_request(format!("this model's vocabulary has no token {token}"), None)
             }
-            Failure::TooLong { prompt, context } => {
-                let message = format!(
-                    "this model's maximum context length is {context} tokens, the answer included, and the prompt has {prompt}"
-                );
-                let code = Some("context_length_exceeded");
-                Self::new(StatusCode::BAD_REQUEST, ErrorBody::invalid(message, Some("messages"), code))
-            }
+            Failure::TooLong { prompt, context } => Self::too_long(prompt, context),
             Failure::Constraint(reason) => {
                 let message = format!("the answer cannot go on within its format: {reason}");
                 let body = ErrorBody::server(message, "constraint_failed");

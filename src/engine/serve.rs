@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::care::{self, Host};
 use super::health::Shared;
 use super::http::Door;
-use super::{Engine, Error, Loaded, gate, worker};
+use super::{Engine, Error, Loaded, arrivals, gate, worker};
 use crate::generation::{self, Definition, EngineSpec, Layout};
 use crate::ids::{Generation, ModelName};
 use crate::notify::Notify;
@@ -129,11 +130,8 @@ pub(super) async fn host(
         .map_err(|source| Error::Start { what: "the worker", source })?;
 
     notify.status(&format!("loading {model}"));
-    let (close, closed) = oneshot::channel::<()>();
-    let server = axum::serve(socket.listener, door.router()).with_graceful_shutdown(async {
-        let _ = closed.await;
-    });
-    let mut server = tokio::spawn(server.into_future());
+    let closing = CancellationToken::new();
+    let mut server = tokio::spawn(arrivals::serve(socket.listener, door.router(), closing.clone()));
 
     let outcome = {
         let mut ready = ready;
@@ -192,11 +190,10 @@ pub(super) async fn host(
     }
     door.close();
     socket.place.remove();
-    let _ = close.send(());
-    if let Ok(Ok(Err(source))) = tokio::time::timeout(FLUSH, &mut server).await {
-        return outcome.and(Err(Error::Http { source }));
+    closing.cancel();
+    if tokio::time::timeout(FLUSH, &mut server).await.is_err() {
+        server.abort();
     }
-    server.abort();
     outcome
 }
 
