@@ -2,13 +2,15 @@
 //! as on a host, and `tests/clients/suite.py`.
 //!
 //! `BRAMBLE_TEST_GGUF` names the model, as for `tests/engine.rs`, and `BRAMBLE_TEST_CLIENTS` a Python that has the clients
-//! (`tests/clients/prepare`). Without them the test says so and passes, unless `BRAMBLE_REQUIRE_MODELS=1`. Run with
+//! (`tests/clients/prepare`), `BRAMBLE_TEST_GEMMA` Gemma 3 270M (`tests/clients/gemma`). Without them the tests say so and pass, unless `BRAMBLE_REQUIRE_MODELS=1`. Run with
 //! `--release`.
 #![cfg(feature = "llama")]
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read their environment")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may fail loudly")]
 
+use std::ffi::{OsStr, OsString};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -70,25 +72,45 @@ fn open_door(engine: &Engine) -> (Guarded, u16) {
     (door, port)
 }
 
+/// What a variable of the environment names; none, with words, where it is not set and need not be.
+fn given(name: &str) -> Option<OsString> {
+    let value = std::env::var_os(name);
+    if value.is_none() {
+        let must = std::env::var("BRAMBLE_REQUIRE_MODELS").is_ok_and(|text| text == "1");
+        assert!(!must, "{name} is not set, and BRAMBLE_REQUIRE_MODELS=1");
+        println!("skipped: {name} is not set");
+    }
+    value
+}
+
 #[test]
 fn clients_that_people_have_miss_nothing() {
-    let Some(weights) = model() else { return };
-    let Some(python) = std::env::var_os("BRAMBLE_TEST_CLIENTS") else {
-        let must = std::env::var("BRAMBLE_REQUIRE_MODELS").is_ok_and(|text| text == "1");
-        assert!(!must, "BRAMBLE_TEST_CLIENTS is not set, and BRAMBLE_REQUIRE_MODELS=1");
-        println!("skipped: BRAMBLE_TEST_CLIENTS is not set");
-        return;
-    };
+    let (Some(weights), Some(python)) = (model(), given("BRAMBLE_TEST_CLIENTS")) else { return };
     let folder = tempfile::tempdir().unwrap();
     let trained = folder.path().join("tools.gguf");
     with_key(&weights, &trained, "tokenizer.chat_template", tools::TEMPLATE);
+    suite(&python, &trained, "llama", &[]);
+}
+
+#[test]
+fn they_miss_nothing_that_a_base_model_of_another_family_can_do() {
+    let (Some(weights), Some(python)) = (given("BRAMBLE_TEST_GEMMA"), given("BRAMBLE_TEST_CLIENTS")) else {
+        return;
+    };
+    suite(&python, Path::new(&weights), "gemma3", &["base"]);
+}
+
+/// Serves the weights, and lets the clients have their way with them.
+fn suite(python: &OsStr, weights: &Path, architecture: &str, more: &[&str]) {
     let context = 1024;
-    let engine =
-        Engine::start_with(&trained, |spec| (spec.context, spec.slots, spec.threads) = (context, 4, 2));
+    let engine = Engine::start_with(weights, |spec| {
+        architecture.clone_into(&mut spec.weights.architecture);
+        (spec.context, spec.slots, spec.threads) = (context, 4, 2);
+    });
     let (_door, port) = open_door(&engine);
     let mut suite = Command::new(python);
     suite.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/suite.py"));
-    suite.args([&format!("http://127.0.0.1:{port}"), KEY, "smol", &context.to_string()]);
+    suite.args([&format!("http://127.0.0.1:{port}"), KEY, "smol", &context.to_string()]).args(more);
     let output = suite.stdin(Stdio::null()).stderr(Stdio::inherit()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}");

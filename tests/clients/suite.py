@@ -1,7 +1,7 @@
-"""What people's clients do with a door: python suite.py URL KEY MODEL CONTEXT
+"""What people's clients do with a door: python suite.py URL KEY MODEL CONTEXT [base]
 
 The `openai` package, sync and async, and LiteLLM, against a running door. The model must be one whose template has
-tools. Prints a line for each check and ends with `N passed, N failed`; the exit code is 1 if any failed.
+tools, or a `base` model, which has none and only goes on with texts. Prints a line for each check and ends with `N passed, N failed`; the exit code is 1 if any failed.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ import pydantic
 URL, KEY, MODEL, CONTEXT = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])
 CLIENT = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, timeout=300)
 HELLO = [{"role": "user", "content": "What is the capital of France?"}]
+IS_BASE = sys.argv[5:] == ["base"]
 CHECKS = []
 
 WEATHER = {
@@ -33,16 +34,22 @@ WEATHER = {
 }
 
 
-def check(function):
+def check_text(function):
+    """A check for every model."""
     CHECKS.append(function)
     return function
+
+
+def check(function):
+    """A check for models that chat."""
+    return function if IS_BASE else check_text(function)
 
 
 def chat(**more):
     return CLIENT.chat.completions.create(**{"model": MODEL, "messages": HELLO, "max_tokens": 24, "temperature": 0, **more})
 
 
-@check
+@check_text
 def models_are_listed():
     assert MODEL in [model.id for model in CLIENT.models.list().data]
 
@@ -142,6 +149,40 @@ def refused(kind, **more):
     raise AssertionError(f"{more} was not refused")
 
 
+def go_on(**more):
+    return CLIENT.completions.create(**{"model": MODEL, "prompt": "The capital of France is", "max_tokens": 12, "temperature": 0, **more})
+
+
+@check_text
+def a_text_is_gone_on_with_in_every_way():
+    whole = go_on()
+    assert whole.choices[0].text.strip() and whole.usage.completion_tokens <= 12, whole
+    assert "".join(chunk.choices[0].text for chunk in go_on(stream=True)) == whole.choices[0].text
+    likely = go_on(logprobs=2).choices[0]
+    assert "".join(likely.logprobs.tokens) == likely.text == whole.choices[0].text
+    assert len({choice.text for choice in go_on(n=3, temperature=1.5, seed=3).choices}) > 1
+    kept = go_on(extra_body={"json_schema": {"enum": ["Paris", "Bern"]}}).choices[0].text
+    assert json.loads(kept) in ("Paris", "Bern"), kept
+    try:
+        go_on(prompt="word " * CONTEXT)
+    except openai.BadRequestError as error:
+        assert error.code == "context_length_exceeded"
+        return
+    raise AssertionError("a text that is too long was taken")
+
+
+@check_text
+def a_base_model_says_why_it_does_not_chat():
+    if not IS_BASE:
+        return
+    try:
+        chat()
+    except openai.BadRequestError as error:
+        assert "chat template" in error.message and "/v1/completions" in error.message
+        return
+    raise AssertionError("it chatted")
+
+
 TEXTS = ["The cat sits on the mat.", "A cat is sitting on the mat.", "Interest rates rose by a quarter of a point."]
 
 
@@ -149,7 +190,7 @@ def nearness(one, other):
     return sum(a * b for a, b in zip(one, other))
 
 
-@check
+@check_text
 def texts_are_embedded():
     packed = CLIENT.embeddings.create(model=MODEL, input=TEXTS)  # this client asks for Base64
     plain = CLIENT.embeddings.create(model=MODEL, input=TEXTS, encoding_format="float")
