@@ -299,8 +299,36 @@ async fn many_large_bodies_that_never_end_take_a_bounded_part_of_the_memory() {
     };
     let held = futures_util::future::join_all((0..64).map(half)).await;
     is_served(&engine).await;
-    drop(held);
+    let mut statuses = std::collections::BTreeMap::new();
+    for (mut reader, writer) in held {
+        *statuses.entry(Reply::read(&mut reader).await.map(|reply| reply.status)).or_insert(0) += 1;
+        drop(writer);
+    }
+    println!("{statuses:?}");
+    // told to come back, or that it took too long
+    assert_eq!(statuses[&Some(503)] + statuses[&Some(408)], 64, "{statuses:?}");
     watch.end("64 bodies of 4 MiB", 96 * MIB);
+    engine.stop();
+}
+
+#[tokio::test]
+async fn a_body_of_a_million_values_is_refused_before_it_is_read() {
+    let Some(engine) = Engine::start(|_| ()) else { return };
+    is_served(&engine).await;
+    let watch = Watch::start(&engine);
+    for unit in ["[],", "{\"\":1},", "1,"] {
+        let values = unit.repeat(GIANT / unit.len());
+        let body = format!(
+            r#"{{"model":"smol","prompt":"x","max_tokens":1,"other":[{}]}}"#,
+            &values[..values.len() - 1]
+        );
+        let replies = (0..4).map(|_| post(&engine, "/v1/completions", body.as_bytes()));
+        for reply in futures_util::future::join_all(replies).await {
+            assert!(reply.status == 400 && reply.message().contains("values"), "{}", reply.message());
+        }
+    }
+    watch.end("millions of values", 64 * MIB);
+    is_served(&engine).await;
     engine.stop();
 }
 
@@ -505,7 +533,7 @@ async fn hostile_schemas_end_soon_and_with_words() {
         ),
         (
             "repeated repetition",
-            true,
+            false,
             json!({"type": "string", "pattern": "^((((a{1,99}){1,99}){1,99}){1,99}){1,99}$"}),
         ),
         ("far back", false, json!({"type": "string", "pattern": "^(a|b)*a(a|b){40}$"})),
@@ -514,7 +542,7 @@ async fn hostile_schemas_end_soon_and_with_words() {
             false,
             json!({"type": "array", "minItems": 4_000_000_000_u64, "items": {"type": "integer"}}),
         ),
-        ("very long text", true, json!({"type": "string", "minLength": 4_000_000_000_u64})),
+        ("very long text", false, json!({"type": "string", "minLength": 4_000_000_000_u64})),
     ] {
         let mut body = text("Say it: ");
         body["max_tokens"] = json!(6);

@@ -2,6 +2,7 @@
 //! comes next, so that a crowd that says nothing keeps nobody out.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,8 +39,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The largest head of a request.
 const LARGEST_HEAD: usize = 32 << 10;
 
-/// Bytes of bodies held at the same time: JSON takes up to thirty times as many once it is read.
+/// Bytes of bodies held at the same time.
 const BODIES: usize = 4 * MAX_BODY;
+
+/// The most values in a body. Each takes up to 250 bytes once it is read, so that 4 MiB of `{"":1},` take 270; the
+/// longest contexts have 128 Ki tokens, which may come as numbers.
+const MOST_VALUES: usize = 200_000;
 
 /// How long to wait after a connection could not be accepted: without descriptors, the next one cannot be either.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -56,14 +61,14 @@ impl Arriving {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds one, and returns with it what tells it to give way.
-    fn add(self: &Arc<Self>) -> (Arrival, CancellationToken) {
+    /// Adds one.
+    fn add(self: &Arc<Self>) -> Arrival {
         let give_way = CancellationToken::new();
         let mut known = self.known();
         let number = known.0;
         known.0 += 1;
         known.1.insert(number, give_way.clone());
-        (Arrival { among: Arc::clone(self), number }, give_way)
+        Arrival { among: Arc::clone(self), number, give_way, has_head: AtomicBool::new(false) }
     }
 
     /// Has the oldest give way. Returns whether there is one.
@@ -78,12 +83,23 @@ impl Arriving {
 struct Arrival {
     among: Arc<Arriving>,
     number: u64,
+    give_way: CancellationToken,
+    /// Whether it can be given a reply.
+    has_head: AtomicBool,
 }
 
 impl Arrival {
     /// It is here, and gives way to nobody any more.
     fn is_whole(&self) {
         self.among.known().1.remove(&self.number);
+    }
+
+    /// Waits until it has to go without a reply.
+    async fn is_cut_off(&self) {
+        self.give_way.cancelled().await;
+        if self.has_head.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -108,10 +124,9 @@ pub(super) async fn serve(listener: UnixListener, router: Router, closing: Cance
     while let Some((accepted, place)) = closing.run_until_cancelled(admit()).await {
         match accepted {
             Ok((stream, _)) => {
-                let (arrival, give_way) = arriving.add();
-                let conversation = converse(stream, router.clone(), arrival, closing.clone());
+                let conversation = converse(stream, router.clone(), arriving.add(), closing.clone());
                 connections.spawn(async move {
-                    give_way.run_until_cancelled(conversation).await;
+                    conversation.await;
                     drop(place);
                 });
             }
@@ -130,6 +145,7 @@ pub(super) async fn serve(listener: UnixListener, router: Router, closing: Cance
 async fn converse(stream: UnixStream, router: Router, arrival: Arrival, closing: CancellationToken) {
     let (arrival, router) = (Arc::new(arrival), TowerToHyperService::new(router));
     let service = service_fn(|mut request: hyper::Request<Incoming>| {
+        arrival.has_head.store(true, Ordering::Relaxed);
         request.extensions_mut().insert(Arc::clone(&arrival));
         router.call(request)
     });
@@ -144,6 +160,7 @@ async fn converse(stream: UnixStream, router: Router, arrival: Arrival, closing:
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = arrival.is_cut_off() => return,
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -182,11 +199,16 @@ impl Room {
         if body.size_hint().lower() > MAX_BODY as u64 {
             return Err(Refusal::too_large());
         }
-        let whole = tokio::time::timeout(PATIENCE, self.collect(body, arrival)).await;
-        whole.unwrap_or_else(|_| {
-            let body = ErrorBody::invalid("the request took too long to arrive", None, None);
-            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, body))
-        })
+        let give_way = arrival.map(|arrival| arrival.give_way.clone()).unwrap_or_default();
+        let whole = tokio::time::timeout(PATIENCE, self.collect(body, arrival));
+        match give_way.run_until_cancelled(whole).await {
+            Some(Ok(whole)) => whole,
+            Some(Err(_)) => {
+                let body = ErrorBody::invalid("the request took too long to arrive", None, None);
+                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, body))
+            }
+            None => Err(busy()),
+        }
     }
 
     async fn collect(
@@ -194,7 +216,6 @@ impl Room {
         mut body: Body,
         arrival: Option<&Arrival>,
     ) -> Result<(Bytes, SemaphorePermit<'_>), Refusal> {
-        let busy = || Refusal::later("too many requests are being read", "busy", 1);
         let mut held = self.0.try_acquire_many(0).map_err(|_| busy())?;
         let mut whole = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -217,6 +238,60 @@ impl Room {
         if let Some(arrival) = arrival {
             arrival.is_whole();
         }
+        if values(&whole) > MOST_VALUES {
+            let reason = format!("the body has more than {MOST_VALUES} values");
+            return Err(Refusal::bad_request(reason, None));
+        }
         Ok((whole.into(), held))
+    }
+}
+
+fn busy() -> Refusal {
+    Refusal::later("too many requests are being read", "busy", 1)
+}
+
+/// Returns about how many values are in `json`, without reading them.
+fn values(json: &[u8]) -> usize {
+    let (mut is_text, mut is_escaped, mut values) = (false, false, 0);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if is_text => is_escaped = true,
+            b'"' => is_text = !is_text,
+            b',' | b'[' | b'{' if !is_text => values += 1,
+            _ => (),
+        }
+    }
+    values
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_of_texts() {
+        for (json, count) in [
+            (r#"{"model":"a,b[{","n":1}"#, 2),
+            (r#"{"a":"\\",",":"\",[{"}"#, 2),
+            ("[[],[],{}]", 6),
+            ("", 0),
+            ("\"[,", 0),
+        ] {
+            assert_eq!(values(json.as_bytes()), count, "{json}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_gives_way_and_whoever_is_whole_never_does() {
+        let arriving = Arc::new(Arriving::default());
+        let [whole, gone, old, young] = std::array::from_fn(|_| arriving.add());
+        whole.is_whole();
+        drop(gone);
+        assert!(arriving.drop_oldest());
+        let told = [&whole, &old, &young].map(|arrival| arrival.give_way.is_cancelled());
+        assert_eq!(told, [false, true, false]);
+        assert!(arriving.drop_oldest() && young.give_way.is_cancelled());
+        assert!(!arriving.drop_oldest());
     }
 }

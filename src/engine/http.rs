@@ -326,7 +326,7 @@ impl Door {
             return Ok(0);
         }
         let look = async || self.look(|engine| Measure::new(&engine.vocabulary())).await;
-        Ok(self.measure.get_or_try_init(look).await?.least(text))
+        Ok(self.measure.get_or_try_init(look).await?.least(text, self.spec.context as usize + 1))
     }
 
     /// Makes the prompt of `request`, by a thread that may take its time.

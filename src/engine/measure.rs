@@ -21,11 +21,15 @@ impl Measure {
         }
     }
 
-    /// Returns how many tokens `text` has at least. White space that a marker swallows counts too: nobody needs so
-    /// much of it.
-    pub(super) fn least(&self, text: &str) -> usize {
+    /// Returns how many tokens `text` has at least; looks no closer once there are `enough`. White space that a marker
+    /// swallows counts too: nobody needs so much of it.
+    pub(super) fn least(&self, text: &str, enough: usize) -> usize {
+        let by_length = text.len().div_ceil(self.longest);
+        if by_length >= enough {
+            return by_length;
+        }
         let named = self.names.iter().map(|name| text.matches(name.as_str()).count()).max();
-        text.len().div_ceil(self.longest).max(named.unwrap_or_default())
+        by_length.max(named.unwrap_or_default())
     }
 }
 
@@ -39,11 +43,12 @@ mod tests {
         let word = |text: &str, is_control| Word { bytes: text.as_bytes().to_vec(), is_control };
         let words = vec![word("twelve bytes", false), word("<s>", true), word("<end>", true), word("", true)];
         let measure = Measure::new(&Vocabulary { words, ends: Vec::new() });
-        assert_eq!(measure.least(""), 0);
-        assert_eq!(measure.least(&"x".repeat(25)), 3);
-        assert_eq!(measure.least(&"<s>".repeat(25)), 25);
-        assert_eq!(measure.least(&"<s><end><s>".repeat(2)), 4);
+        assert_eq!(measure.least("", 99), 0);
+        assert_eq!(measure.least(&"x".repeat(25), 99), 3);
+        assert_eq!(measure.least(&"<s>".repeat(25), 99), 25);
+        assert_eq!(measure.least(&"<s>".repeat(25), 7), 7);
+        assert_eq!(measure.least(&"<s><end><s>".repeat(2), 99), 4);
         let none = Measure::new(&Vocabulary::default());
-        assert_eq!(none.least("more"), 1);
+        assert_eq!(none.least("more", 99), 1);
     }
 }
