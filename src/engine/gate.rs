@@ -6,8 +6,9 @@ use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use super::Error;
+use crate::causes::with_causes;
 use crate::generation::Weights;
-use crate::gguf::{Array, Header, Value};
+use crate::gguf::{Array, Header, Value, Window};
 use crate::quant::TensorType;
 
 /// llama.cpp's `LLAMA_MAX_LAYERS`.
@@ -20,10 +21,10 @@ const MOST_EXPERTS: u64 = 1024;
 const ALIGNMENT: u64 = 32;
 
 /// Checks that `path` is what `weights` says, as far as its size and its header tell: little-endian GGUF of a version
-/// that llama.cpp reads, with nothing in it that it aborts at.
-pub(super) fn check(path: &Path, weights: &Weights) -> Result<(), Error> {
+/// that llama.cpp reads, with nothing in it that it aborts at. Returns the window that its graph of the model leaves out.
+pub(super) fn check(path: &Path, weights: &Weights) -> Result<Option<Window>, Error> {
     let read = |source| Error::ReadWeights { path: path.to_owned(), source };
-    let refuse = |reason: String| Err(Error::Weights { path: path.to_owned(), reason });
+    let refuse = |reason| Err(Error::Weights { path: path.to_owned(), reason });
     let mut file = File::open(path).map_err(read)?;
     let bytes = file.metadata().map_err(read)?.len();
     if weights.digest.is_some() && bytes != weights.bytes.0 {
@@ -45,8 +46,14 @@ pub(super) fn check(path: &Path, weights: &Weights) -> Result<(), Error> {
         ));
     }
     file.rewind().map_err(read)?;
-    let header = Header::read(BufReader::new(file)).map_err(|error| error.to_string());
-    header.and_then(|header| check_header(&header)).or_else(refuse)
+    let check = move || {
+        let header = Header::read(BufReader::new(file)).map_err(|error| with_causes(&error))?;
+        check_header(&header)?;
+        Window::read(|key| header.get(key)).map_err(|error| with_causes(&error))
+    };
+    // on a thread of its own, whose memory the worker takes over: elsewhere some MiB of it would stay unused
+    let checked = std::thread::scope(|scope| scope.spawn(check).join());
+    checked.unwrap_or_else(|_| Err("its header cannot be checked".to_owned())).or_else(refuse)
 }
 
 /// Checks what llama.cpp asserts while it loads a model, or takes for granted until it computes. What it refuses in

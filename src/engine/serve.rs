@@ -14,6 +14,7 @@ use super::health::Shared;
 use super::http::Door;
 use super::{Engine, Error, Loaded, arrivals, gate, worker};
 use crate::generation::{self, Definition, EngineSpec, Layout};
+use crate::gguf::Window;
 use crate::ids::{Generation, ModelName};
 use crate::notify::Notify;
 
@@ -31,6 +32,8 @@ pub(super) struct Setup {
     pub(super) generation: Generation,
     pub(super) weights: PathBuf,
     pub(super) spec: EngineSpec,
+    /// The window that llama.cpp's graph of the model leaves out.
+    pub(super) window: Option<Window>,
 }
 
 /// What is done with a model while it is loaded.
@@ -39,8 +42,8 @@ pub(super) type Work<'a> = dyn FnMut(&mut dyn Engine, Loaded) -> Result<(), Erro
 /// Serves `model` of the generation that is in force under `root`, until SIGTERM or
 /// SIGINT. Stays with that generation whatever `current` becomes.
 pub async fn serve(root: &Path, model: &ModelName) -> Result<(), Error> {
-    let setup = Setup::read(root, model)?;
-    gate::check(&setup.weights, &setup.spec.weights)?;
+    let mut setup = Setup::read(root, model)?;
+    setup.window = gate::check(&setup.weights, &setup.spec.weights)?;
     Host::new().look().check_room(&setup.spec)?;
     if cfg!(not(feature = "llama")) {
         return Err(Error::NoLlama);
@@ -89,7 +92,7 @@ impl Setup {
                 return Err(Error::Spec { model: model.clone(), reason: format!("{name} is 0") });
             }
         }
-        Ok(Self { weights: Layout::weights(&folder, model), layout, generation, spec })
+        Ok(Self { weights: Layout::weights(&folder, model), layout, generation, spec, window: None })
     }
 }
 

@@ -7,8 +7,6 @@ mod encoder;
 mod watch;
 mod words;
 
-use std::fs::File;
-use std::io::BufReader;
 use std::sync::Arc;
 
 use llama_cpp_2::llama_batch::LlamaBatch;
@@ -26,9 +24,8 @@ use self::words::Words;
 use super::health::Shared;
 use super::serve::{Setup, Work};
 use super::{Blanks, Entry, Error, Loaded, Token, Told};
-use crate::causes::with_causes;
 use crate::generation::{EngineSpec, LoadMode};
-use crate::gguf::{Header, TAKE_BLANKS, Window};
+use crate::gguf::TAKE_BLANKS;
 
 /// Returns what loads the model of `setup` and works with it.
 pub(super) fn loader(
@@ -103,7 +100,7 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
     match start {
         None => {
             let params = context::params(spec).map_err(failed("make a context"))?;
-            let context = Watched::new(&model, &backends.llama, params, left_out(setup)?);
+            let context = Watched::new(&model, &backends.llama, params, setup.window.clone());
             let mut engine = Decoder {
                 words,
                 window: window(&model, &architecture),
@@ -120,15 +117,6 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
             work(&mut engine, loaded)
         }
     }
-}
-
-/// Returns the window that llama.cpp's graph of the model leaves out.
-fn left_out(setup: &Setup) -> Result<Option<Window>, Error> {
-    let refuse = |reason| Error::Weights { path: setup.weights.clone(), reason };
-    let file = File::open(&setup.weights)
-        .map_err(|source| Error::ReadWeights { path: setup.weights.clone(), source })?;
-    let header = Header::read(BufReader::new(file)).map_err(|error| refuse(with_causes(&error)))?;
-    Window::read(|key| header.get(key)).map_err(|error| refuse(with_causes(&error)))
 }
 
 /// Makes a context for each slot of a model that reads with an encoder.
