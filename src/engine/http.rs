@@ -235,9 +235,13 @@ impl Door {
         self: &Arc<Self>,
         mut request: ChatRequest,
     ) -> Result<(ChatRequest, Prompt, usize), Refusal> {
+        if !self.reads() {
+            let (request, prompt) = self.prompted(request).await?;
+            return Ok((request, prompt, 0));
+        }
         let all = request.messages.clone();
         // so many have to be left out, at least and at most
-        let (mut least, mut most) = (0, if self.reads() { dialog::spare_turns(&all) } else { 0 });
+        let (mut least, mut most) = (0, dialog::spare_turns(&all));
         let mut turns = 0;
         loop {
             request.messages = dialog::without(&all, turns);
@@ -395,19 +399,8 @@ impl Door {
     /// Has the model make what it makes of `input`; returns that, and of how many tokens.
     async fn state(&self, input: Input) -> Result<(Vec<f32>, u32), Refusal> {
         let (sender, mut receiver) = unbounded_channel();
-        self.send(Order::Answer(Box::new(Job {
-            prompt: input,
-            begun: String::new(),
-            wants_state: true,
-            max_tokens: None,
-            sampling: Sampling::default(),
-            stop: Vec::new(),
-            constraint: None,
-            logprobs: None,
-            visible: Vec::new(),
-            events: Listener { choice: 0, sender },
-            place: self.place()?,
-        })))?;
+        let job = Job::new(input, Listener { choice: 0, sender }, self.place()?);
+        self.send(Order::Answer(Box::new(Job { wants_state: true, ..job })))?;
         match receiver.recv().await {
             Some((_, Event::State { values, tokens })) => Ok((values, tokens)),
             Some((_, Event::Failed(failure))) => Err(failure.into()),
@@ -428,9 +421,7 @@ impl Door {
         let (sender, receiver) = unbounded_channel();
         for (choice, place) in (0..).zip(places) {
             let job = Job {
-                prompt: prompt.clone(),
                 begun: begun.to_owned(),
-                wants_state: false,
                 max_tokens: parameters.max_tokens,
                 // the same seed would say the same again
                 sampling: Sampling {
@@ -441,8 +432,7 @@ impl Door {
                 constraint: constraint.cloned(),
                 logprobs: parameters.logprobs.map(|top| top as usize),
                 visible: visible.to_vec(),
-                events: Listener { choice, sender: sender.clone() },
-                place,
+                ..Job::new(prompt.clone(), Listener { choice, sender: sender.clone() }, place)
             };
             self.send(Order::Answer(Box::new(job)))?;
         }

@@ -53,6 +53,25 @@ pub(super) struct Job {
     pub(super) place: Place,
 }
 
+impl Job {
+    /// A job that leaves everything to us.
+    pub(super) fn new(prompt: Input, events: Listener, place: Place) -> Self {
+        Self {
+            prompt,
+            begun: String::new(),
+            wants_state: false,
+            max_tokens: None,
+            sampling: Sampling::default(),
+            stop: Vec::new(),
+            constraint: None,
+            logprobs: None,
+            visible: Vec::new(),
+            events,
+            place,
+        }
+    }
+}
+
 /// Where an answer goes. Dropping the other end cancels the job. Unbounded, since the context
 /// bounds the answer and a slow client must not hold up the others.
 #[derive(Debug, Clone)]

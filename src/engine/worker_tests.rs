@@ -7,19 +7,8 @@ use crate::engine::fake::Echo;
 
 fn job(shared: &Arc<Shared>, prompt: &str) -> (Order, UnboundedReceiver<(u32, Event)>) {
     let (sender, receiver) = unbounded_channel();
-    let job = Job {
-        prompt: Input::Text(prompt.to_owned()),
-        begun: String::new(),
-        wants_state: false,
-        max_tokens: None,
-        sampling: Sampling::default(),
-        stop: Vec::new(),
-        constraint: None,
-        logprobs: None,
-        visible: Vec::new(),
-        events: Listener { choice: 0, sender },
-        place: Place::take(shared, 9).unwrap(),
-    };
+    let prompt = Input::Text(prompt.to_owned());
+    let job = Job::new(prompt, Listener { choice: 0, sender }, Place::take(shared, 9).unwrap());
     (Order::Answer(Box::new(job)), receiver)
 }
 

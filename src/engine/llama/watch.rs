@@ -16,7 +16,6 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_sys_2 as sys;
 
 use super::context::inner;
-
 use crate::gguf::Window;
 
 /// The node in which the last block's result is normalized: what the head makes scores of. llama.cpp names it so in
