@@ -104,6 +104,9 @@ pub struct EngineSpec {
     /// The most memory that the plan expects it to hold, mapped weights included; 0 where no plan has counted.
     #[serde(default)]
     pub need: Bytes,
+    /// Whether prompts that were computed are kept on the disk over a restart.
+    #[serde(default)]
+    pub keep_prompts: bool,
     /// The speed that the plan expects; deadlines scale with it.
     pub pace: Pace,
 }
@@ -295,6 +298,9 @@ impl Layout {
     /// The longest path of a Unix socket on Linux, without its closing zero.
     pub const LONGEST_SOCKET: usize = 107;
 
+    /// What the names of folders begin with in which engines keep prompts.
+    pub const KEPT_PROMPTS: &'static str = "prompts-";
+
     /// Takes `root`, which is absolute.
     pub fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
@@ -361,7 +367,7 @@ impl Layout {
         generation_dir.join("models").join(format!("{model}.gguf"))
     }
 
-    /// Returns the folder of sockets and process ids; empty after a boot is fine.
+    /// Returns the folder of sockets, process ids and kept prompts; empty after a boot is fine.
     pub fn run_dir(&self) -> PathBuf {
         self.root.join("run")
     }
@@ -369,6 +375,11 @@ impl Layout {
     /// Returns the Unix socket of a model's engine.
     pub fn engine_socket(&self, model: &ModelName) -> PathBuf {
         self.run_dir().join(format!("engine-{model}.sock"))
+    }
+
+    /// Returns the folder in which the engine of a model keeps prompts over a restart.
+    pub fn kept_prompts(&self, model: &ModelName) -> PathBuf {
+        self.run_dir().join(format!("{}{model}", Self::KEPT_PROMPTS))
     }
 
     /// Returns what the host was measured at by `brambled bench`.

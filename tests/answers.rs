@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests start programs and read their environment")]
 #![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test may fail loudly")]
 
+use bramble_fleet::generation::{KvType, Layout};
 use bramble_fleet::openai::{ChatReply, LogProb, TextReply, TokenList, TokensText};
 use daemon::{Engine, model};
 use hyper::StatusCode;
@@ -189,4 +190,45 @@ async fn tokens_are_text_again_and_control_tokens_have_names() {
         told.iter().all(|token| matches!(token.top_logprobs.as_slice(), [LogProb { .. }, LogProb { .. }]))
     );
     engine.stop();
+}
+
+/// A prompt of about 200 tokens.
+fn long() -> String {
+    "The three laws of thermodynamics say that energy is neither made nor lost. ".repeat(14) + "They also say"
+}
+
+#[tokio::test]
+async fn a_kept_prompt_is_not_computed_again_after_a_restart_and_its_answer_is_the_same() {
+    let asked =
+        |tokens: u32| json!({"model": "smol", "prompt": long(), "temperature": 0, "max_tokens": tokens});
+    for kv in [KvType::F16, KvType::Q8_0] {
+        let start = Engine::start(|spec| (spec.keep_prompts, spec.kv, spec.slots) = (true, kv, 2));
+        let Some(mut engine) = start else { return };
+        let first: TextReply = ask(&engine, "/v1/completions", &asked(24)).await;
+        let whole = first.timings.as_ref().unwrap().prompt_n;
+        assert!(whole > 150, "{first:?}");
+        for _ in 0..2 {
+            engine = engine.restart();
+            let again: TextReply = ask(&engine, "/v1/completions", &asked(24)).await;
+            assert_eq!(again.timings.as_ref().unwrap().prompt_n, 1, "{}", engine.log());
+            assert_eq!(again.choices[0].text, first.choices[0].text);
+            assert_eq!(again.usage, first.usage);
+        }
+        // one bit of the cache is another
+        let folder = Layout::new(engine.root.path()).kept_prompts(&"smol".parse().unwrap());
+        engine = engine.restart_after(|| {
+            let mut files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+            let file = files.find(|path| path.extension().is_some_and(|word| word == "cache")).unwrap();
+            let mut bytes = std::fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            std::fs::write(&file, bytes).unwrap();
+        });
+        assert!(engine.log().contains("is not what was written"), "{}", engine.log());
+        assert!(!folder.exists());
+        let again: TextReply = ask(&engine, "/v1/completions", &asked(24)).await;
+        assert_eq!(again.timings.as_ref().unwrap().prompt_n, whole);
+        assert_eq!(again.choices[0].text, first.choices[0].text);
+        drop(engine);
+    }
 }

@@ -27,6 +27,7 @@ use rewrite::with_key;
 use serde_json::{Value, json};
 
 #[path = "support/daemon.rs"]
+#[expect(dead_code, reason = "a part for other tests")]
 mod daemon;
 #[path = "support/process.rs"]
 #[expect(dead_code, reason = "a part for other tests")]

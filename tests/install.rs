@@ -76,6 +76,7 @@ impl Host {
             repack: false,
             kv: KvType::F16,
             need: Bytes::ZERO,
+            keep_prompts: false,
             pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 1.0 },
         };
         Definition {

@@ -1,8 +1,10 @@
 //! An engine for tests. Its tokens are bytes; its answer repeats the prompt to the letter.
 
+use std::path::Path;
 use std::sync::mpsc::Receiver;
 
-use super::{Ask, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word};
+use super::{Ask, Caches, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word};
+use crate::units::Bytes;
 
 /// Ends an answer.
 const END: Token = 256;
@@ -113,5 +115,31 @@ impl Engine for Echo {
             told.push(Told::Next(Sampled { token, report }));
         }
         Ok(told)
+    }
+
+    fn caches(&mut self) -> Option<&mut dyn Caches> {
+        Some(self)
+    }
+}
+
+impl Caches for Echo {
+    fn size(&self, slot: usize) -> Bytes {
+        Bytes(self.slots[slot].cache.len() as u64)
+    }
+
+    fn write(&self, slot: usize, tokens: &[Token], path: &Path) -> Result<(), String> {
+        assert_eq!(tokens, self.slots[slot].cache, "what is written is what is there");
+        std::fs::write(path, serde_json::to_vec(tokens).unwrap()).map_err(|error| error.to_string())
+    }
+
+    fn read(&mut self, slot: usize, most: usize, path: &Path) -> Result<Vec<Token>, String> {
+        assert!(self.slots[slot].cache.is_empty());
+        let text = std::fs::read(path).map_err(|error| error.to_string())?;
+        let tokens: Vec<Token> = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+        if tokens.len() > most {
+            return Err("too many".to_owned());
+        }
+        self.slots[slot].cache.clone_from(&tokens);
+        Ok(tokens)
     }
 }

@@ -22,6 +22,7 @@ mod fake;
 mod gate;
 mod health;
 mod http;
+mod kept;
 #[cfg(feature = "llama")]
 mod llama;
 mod measure;
@@ -45,6 +46,6 @@ pub use health::{Health, Status};
 #[cfg(feature = "llama")]
 pub use llama::Watched;
 pub use model::{
-    Allowed, Ask, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word,
+    Allowed, Ask, Caches, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word,
 };
 pub use serve::serve;

@@ -1,4 +1,8 @@
+use std::path::Path;
+
 use llguidance::toktrie::SimpleVob;
+
+use crate::units::Bytes;
 
 /// A token's number in the model's vocabulary.
 pub type Token = i32;
@@ -37,6 +41,24 @@ pub trait Engine {
     /// Computes `batch`, at most [`Loaded::batch`] entries, and returns what is asked of each
     /// entry that something is asked of, in order. After an error every cache is empty.
     fn step(&mut self, batch: &[Entry]) -> Result<Vec<Told>, String>;
+
+    /// Returns the caches of the slots, where they can be written to files.
+    fn caches(&mut self) -> Option<&mut dyn Caches> {
+        None
+    }
+}
+
+/// The caches of an [`Engine`]'s slots, as far as they go into files and out of them.
+pub trait Caches {
+    /// Returns how large the file of `slot` would be.
+    fn size(&self, slot: usize) -> Bytes;
+
+    /// Writes the cache of `slot`, which holds `tokens`, to a file at `path`.
+    fn write(&self, slot: usize, tokens: &[Token], path: &Path) -> Result<(), String>;
+
+    /// Reads into the empty `slot` what was written to the file at `path`, and returns its tokens, at most `most`.
+    /// After an error the slot is empty.
+    fn read(&mut self, slot: usize, most: usize, path: &Path) -> Result<Vec<Token>, String>;
 }
 
 /// One token to compute.

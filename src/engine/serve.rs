@@ -12,14 +12,15 @@ use tokio_util::sync::CancellationToken;
 use super::care::{self, Host};
 use super::health::Shared;
 use super::http::Door;
+use super::kept::Shelf;
 use super::{Engine, Error, Loaded, arrivals, gate, worker};
 use crate::generation::{self, Definition, EngineSpec, Layout};
 use crate::gguf::Window;
-use crate::ids::{Generation, ModelName};
+use crate::ids::{Digest, Generation, ModelName};
 use crate::notify::Notify;
 
-/// How long running requests may take to end once the engine is to stop. systemd's own
-/// patience is 90 s.
+/// How long running requests may take to end once the engine is to stop, and prompts to be written that are kept.
+/// The unit gives it ten seconds more.
 const DRAIN: Duration = Duration::from_secs(30);
 
 /// How long the last replies may take on their way out after that.
@@ -32,6 +33,8 @@ pub(super) struct Setup {
     pub(super) generation: Generation,
     pub(super) weights: PathBuf,
     pub(super) spec: EngineSpec,
+    /// The program of the generation.
+    pub(super) program: Digest,
     /// The window that llama.cpp's graph of the model leaves out.
     pub(super) window: Option<Window>,
 }
@@ -92,7 +95,8 @@ impl Setup {
                 return Err(Error::Spec { model: model.clone(), reason: format!("{name} is 0") });
             }
         }
-        Ok(Self { weights: Layout::weights(&folder, model), layout, generation, spec, window: None })
+        let weights = Layout::weights(&folder, model);
+        Ok(Self { layout, generation, weights, spec, program: definition.program.digest, window: None })
     }
 }
 
@@ -114,16 +118,24 @@ pub(super) async fn host(
 
     let (ready_sender, ready) = oneshot::channel();
     let (ended_sender, mut ended) = oneshot::channel();
-    let for_worker = Arc::clone(&shared);
+    let (for_worker, shelf) = (Arc::clone(&shared), Shelf::of(setup));
     let work = move || {
         let mut ready_sender = Some(ready_sender);
         let outcome = load(&for_worker, &mut |engine, loaded| {
+            let mut cached = vec![Vec::new(); loaded.slots];
+            if let (Some(shelf), Some(caches)) = (&shelf, engine.caches()) {
+                cached = shelf.take(caches, loaded.slots, loaded.context);
+            }
             for_worker.set_loaded(loaded.clone());
             if let Some(sender) = ready_sender.take() {
                 // whoever waits may have given up
                 let _ = sender.send(loaded.cpu.clone());
             }
-            worker::run(engine, &loaded, &inbox, &for_worker)
+            worker::run(engine, &loaded, &inbox, &for_worker, &mut cached)?;
+            if let (Some(shelf), Some(caches)) = (&shelf, engine.caches()) {
+                shelf.keep(caches, &cached, &|| for_worker.is_stopping());
+            }
+            Ok(())
         });
         let _ = ended_sender.send(outcome);
     };

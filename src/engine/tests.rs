@@ -46,6 +46,7 @@ pub(super) fn spec(slots: u32) -> EngineSpec {
         repack: false,
         kv: KvType::F16,
         need: Amount::ZERO,
+        keep_prompts: false,
         pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
     }
 }

@@ -140,18 +140,19 @@ pub(super) enum Failure {
 }
 
 /// Works until all senders of `inbox` are gone, or [`Shared::drain`] was called and
-/// nothing runs, or [`Shared::stop`] was called.
+/// nothing runs, or [`Shared::stop`] was called. `cached` are the tokens in each slot's cache, before and after.
 pub(super) fn run(
     engine: &mut dyn Engine,
     loaded: &Loaded,
     inbox: &Receiver<Order>,
     shared: &Arc<Shared>,
+    cached: &mut [Vec<Token>],
 ) -> Result<(), Error> {
     let mut worker = Worker {
         engine,
         loaded,
         shared,
-        slots: (0..loaded.slots).map(|_| Slot::default()).collect(),
+        slots: cached.iter_mut().map(Slot::holding).collect(),
         waiting: VecDeque::new(),
         clock: 0,
         failures: 0,
@@ -163,6 +164,7 @@ pub(super) fn run(
         shared.beat();
     }
     worker.give_up(&Failure::Draining);
+    cached.iter_mut().zip(worker.slots).for_each(|(cached, slot)| *cached = slot.cached);
     Ok(())
 }
 
@@ -173,6 +175,12 @@ struct Slot {
     task: Option<Task>,
     /// When it was last given out, by the worker's count.
     used: u64,
+}
+
+impl Slot {
+    fn holding(tokens: &mut Vec<Token>) -> Self {
+        Self { cached: std::mem::take(tokens), ..Self::default() }
+    }
 }
 
 /// A job that has a slot.
@@ -403,6 +411,7 @@ impl Worker<'_> {
             Err(reason) => {
                 tracing::error!(reason, "the model failed");
                 self.failures += 1;
+                self.slots.iter_mut().for_each(|slot| slot.cached.clear());
                 self.give_up_running(&Failure::Broken(reason.clone()));
                 if self.failures < FAILURES {
                     return Ok(());
@@ -525,16 +534,12 @@ impl Worker<'_> {
         task.events.tell(Event::State { values, tokens });
     }
 
-    /// Ends every running job without an answer; the caches are empty then.
+    /// Ends every running job without an answer.
     fn give_up_running(&mut self, failure: &Failure) {
         self.shared.set_running(0);
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(task) = slot.task.take() {
-                self.shared.metrics.ended(Outcome::Failed);
-                task.events.tell(Event::Failed(failure.clone()));
-            }
-            self.engine.keep(index, 0);
-            slot.cached.clear();
+        for task in self.slots.iter_mut().filter_map(|slot| slot.task.take()) {
+            self.shared.metrics.ended(Outcome::Failed);
+            task.events.tell(Event::Failed(failure.clone()));
         }
     }
 

@@ -23,7 +23,7 @@ fn a_job_that_nobody_waits_for_costs_no_step_after_the_one_in_hand() {
     let for_worker = Arc::clone(&shared);
     let worker = std::thread::spawn(move || {
         let loaded = Loaded { slots: 1, context: 100, batch: 8, vocabulary: 257, ..Loaded::default() };
-        run(&mut Echo::new(&loaded, Some(permit)), &loaded, &inbox, &for_worker)
+        run(&mut Echo::new(&loaded, Some(permit)), &loaded, &inbox, &for_worker, &mut [Vec::new()])
     });
     // two steps for the prompt, the second of which gives a token
     permits.send(()).unwrap();
@@ -64,7 +64,7 @@ fn the_beginning_that_two_prompts_share_is_computed_once() {
     }
     drop(jobs);
     let loaded = Loaded { slots: 1, context: 100, batch: 8, vocabulary: 257, ..Loaded::default() };
-    run(&mut Echo::new(&loaded, None), &loaded, &inbox, &shared).unwrap();
+    run(&mut Echo::new(&loaded, None), &loaded, &inbox, &shared, &mut [Vec::new()]).unwrap();
     let computed: Vec<u32> = listeners
         .into_iter()
         .map(|(prompt, mut listener)| {

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -57,10 +58,13 @@ pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Prun
 
     // what the kept ones need is known before anything goes: one that cannot be read stops us
     let mut needed = request.wanted.clone();
+    let mut prompts = BTreeSet::new();
     for number in kept.iter().filter(|number| laid_out.contains(number)) {
         let definition = Stand::read(layout, *number)?.definition;
         needed.insert(definition.program.digest);
         needed.extend(definition.engines.iter().filter_map(|spec| spec.weights.digest));
+        let keeping = definition.engines.iter().filter(|spec| spec.keep_prompts);
+        prompts.extend(keeping.map(|spec| layout.kept_prompts(&spec.model)));
     }
 
     let mut pruned = Pruned::default();
@@ -76,13 +80,18 @@ pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Prun
     let programs = digests(&layout.root().join("programs"))?;
     pruned.programs.extend(programs.into_iter().filter(|digest| !needed.contains(digest)));
     if !request.is_dry {
-        clear(layout, &pruned, &needed)?;
+        clear(layout, &pruned, &needed, &prompts)?;
     }
     Ok(pruned)
 }
 
-/// Removes what is to be pruned, and what was arriving and is not needed.
-fn clear(layout: &Layout, pruned: &Pruned, needed: &BTreeSet<Digest>) -> Result<(), Error> {
+/// Removes what is to be pruned, what was arriving and is not needed, and all that engines kept but `prompts`.
+fn clear(
+    layout: &Layout,
+    pruned: &Pruned,
+    needed: &BTreeSet<Digest>,
+    prompts: &BTreeSet<PathBuf>,
+) -> Result<(), Error> {
     for number in &pruned.generations {
         // its definition goes first: half a generation is none
         let dir = layout.generation(*number);
@@ -111,6 +120,12 @@ fn clear(layout: &Layout, pruned: &Pruned, needed: &BTreeSet<Digest>) -> Result<
     }
     for digest in &pruned.programs {
         files::remove_tree(&layout.program(digest))?;
+    }
+    for name in files::names(&layout.run_dir())? {
+        let path = layout.run_dir().join(&name);
+        if name.starts_with(Layout::KEPT_PROMPTS) && !prompts.contains(&path) {
+            files::remove_tree(&path)?;
+        }
     }
     Ok(())
 }

@@ -108,6 +108,7 @@ impl Host {
                 repack: false,
                 kv: KvType::F16,
                 need: Bytes::ZERO,
+                keep_prompts: false,
                 pace,
             }
         };

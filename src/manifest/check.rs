@@ -125,6 +125,7 @@ fn model(model: written::Model, faults: &mut Faults) -> Option<ModelSpec> {
         prefer: model.prefer?,
         context: model.context.map(|context| context.0),
         slots: model.slots?.0,
+        keep_prompts: model.keep_prompts?,
         floor: Floor {
             tokens_per_second: floor.tokens_per_second.map_or(0.5, |rate| rate.0),
             quality: floor.quality.unwrap_or(Quant::Q4_0),

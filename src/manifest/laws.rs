@@ -133,6 +133,7 @@ fn some_mutation() -> impl Strategy<Value = Mutation> {
         "prefer",
         "context",
         "slots",
+        "keep_prompts",
         "floor",
         "accept_license",
         "requantize",

@@ -93,6 +93,8 @@ pub struct ModelSpec {
     pub context: Option<u32>,
     /// Requests served at the same time. Default 1.
     pub slots: u32,
+    /// Whether prompts that were computed are kept on the host's disk over a restart. Default no.
+    pub keep_prompts: bool,
     /// What `auto` never goes below.
     pub floor: Floor,
     /// Whether a GGUF that is quantized already may be quantized again. Default no.

@@ -107,6 +107,9 @@ record! {
         may context: Whole<32, 16_777_216>;
         /// Requests served at the same time.
         may slots: Whole<1, 64> = Whole(1);
+        /// Whether a restart keeps the prompts that were computed, in files that only the service reads: a long system
+        /// prompt is not computed again. Not for models that read with an encoder.
+        may keep_prompts: bool = false;
         /// What `auto` never goes below.
         may floor: Floor;
         /// Whether a GGUF that is quantized already may be quantized again, which costs quality twice.

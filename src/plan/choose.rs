@@ -205,6 +205,7 @@ impl Choices {
             repack: choice.serving.repack,
             kv: choice.serving.kv,
             need: choice.estimate.need,
+            keep_prompts: offer.spec.keep_prompts,
             pace,
         };
         let mut why = choice.why.clone();

@@ -27,6 +27,7 @@ fn definition(models: &[(&str, f64)]) -> Definition {
         repack: false,
         kv: KvType::F16,
         need: Bytes::ZERO,
+        keep_prompts: false,
         pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds },
     };
     Definition {

@@ -51,6 +51,7 @@ pub(crate) fn spec(bytes: u64) -> EngineSpec {
         repack: true,
         kv: KvType::F16,
         need: Amount::ZERO,
+        keep_prompts: false,
         pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
     }
 }
@@ -120,7 +121,27 @@ impl Engine {
         let mut spec = spec(weights.metadata().unwrap().len());
         change(&mut spec);
         let program = install(root.path(), &spec, &weights.canonicalize().unwrap());
+        Self::launch(root, program)
+    }
+
+    /// Stops it in good order, and starts it again.
+    pub(crate) fn restart(self) -> Self {
+        self.restart_after(|| ())
+    }
+
+    /// The same, with something done between both.
+    pub(crate) fn restart_after(mut self, act: impl FnOnce()) -> Self {
+        self.terminate();
+        act();
+        let (root, program) =
+            (std::mem::replace(&mut self.root, tempfile::tempdir().unwrap()), self.program.clone());
+        Self::launch(root, program)
+    }
+
+    fn launch(root: tempfile::TempDir, program: PathBuf) -> Self {
         let path = root.path().join("notify");
+        // left by one that was there before
+        let _ = std::fs::remove_file(&path);
         let systemd = UnixDatagram::bind(&path).unwrap();
         systemd.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = std::fs::File::create(root.path().join("log")).unwrap();
@@ -169,13 +190,17 @@ impl Engine {
 
     /// Asks it to stop, and waits.
     pub(crate) fn stop(mut self) {
+        self.terminate();
+        assert_eq!(std::fs::read_dir(Layout::new(self.root.path()).run_dir()).unwrap().count(), 0);
+    }
+
+    fn terminate(&mut self) {
         rustix::process::kill_process(
             rustix::process::Pid::from_child(&self.child),
             rustix::process::Signal::TERM,
         )
         .unwrap();
         assert!(self.child.wait().unwrap().success(), "{}", self.log());
-        assert_eq!(std::fs::read_dir(Layout::new(self.root.path()).run_dir()).unwrap().count(), 0);
     }
 }
 

@@ -6,7 +6,7 @@ use llama_cpp_2::sampling::LlamaSampler;
 use super::watch::Watched;
 use super::words::{self, Words};
 use super::{add, as_asked, position};
-use crate::engine::{Ask, Engine, Entry, Sampling, Token, Told, Vocabulary};
+use crate::engine::{Ask, Caches, Engine, Entry, Sampling, Token, Told, Vocabulary};
 
 /// A decoder with its slots.
 pub(super) struct Decoder<'model> {
@@ -102,5 +102,9 @@ impl Engine for Decoder<'_> {
             self.context.forget(None, None);
         }
         told
+    }
+
+    fn caches(&mut self) -> Option<&mut dyn Caches> {
+        Some(&mut self.context)
     }
 }

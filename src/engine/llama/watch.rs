@@ -7,16 +7,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, c_char, c_void};
+use std::path::Path;
 
 use llama_cpp_2::context::LlamaContext;
 use llama_cpp_2::context::params::LlamaContextParams;
+use llama_cpp_2::context::session::LlamaStateSeqFlags;
 use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
+use llama_cpp_2::token::LlamaToken;
 use llama_cpp_sys_2 as sys;
 
 use super::context::inner;
+use super::position;
+use crate::engine::{Caches, Token};
 use crate::gguf::Window;
+use crate::units::Bytes;
 
 /// The node in which the last block's result is normalized: what the head makes scores of. llama.cpp names it so in
 /// every graph (`cb(cur, "result_norm", -1)` in `src/models/*.cpp`).
@@ -87,6 +93,30 @@ impl<'model> Watched<'model> {
             Some(_) => return matches!(self.context.clear_kv_cache_seq(sequence, from, None), Ok(true)),
         }
         true
+    }
+}
+
+/// llama.cpp writes and reads row by row, so that no second copy of a cache is in memory.
+impl Caches for Watched<'_> {
+    fn size(&self, slot: usize) -> Bytes {
+        let size =
+            position(slot).map(|slot| self.context.state_seq_get_size_ext(slot, LlamaStateSeqFlags::empty()));
+        Bytes(size.map_or(0, |size| size as u64))
+    }
+
+    fn write(&self, slot: usize, tokens: &[Token], path: &Path) -> Result<(), String> {
+        let tokens: Vec<_> = tokens.iter().copied().map(LlamaToken::new).collect();
+        let written = self.context.state_seq_save_file(path, position(slot)?, &tokens);
+        written.map(drop).map_err(|error| error.to_string())
+    }
+
+    fn read(&mut self, slot: usize, most: usize, path: &Path) -> Result<Vec<Token>, String> {
+        let read = self.context.state_seq_load_file(path, position(slot)?, most);
+        let tokens = read.map(|(tokens, _)| tokens.into_iter().map(|token| token.0).collect());
+        tokens.map_err(|error| {
+            self.forget(u32::try_from(slot).ok(), None);
+            error.to_string()
+        })
     }
 }
 

@@ -30,6 +30,24 @@ async fn prune_keeps_what_is_in_force_what_is_pending_and_the_way_back() {
 }
 
 #[tokio::test]
+async fn prune_removes_the_prompts_of_models_that_keep_none() {
+    let host = Host::new();
+    let mut definition = host.definition(&[("one", 512), ("two", 512)]);
+    definition.engines[0].keep_prompts = true;
+    install(&host.layout, LEASE, &host, host.request(1, definition)).await.unwrap();
+    host.activate(1).await;
+    host.confirm(1).await;
+    let kept = |model: &str| host.layout.kept_prompts(&model.parse().unwrap());
+    for model in ["one", "two", "gone"] {
+        fs::create_dir_all(kept(model)).unwrap();
+        fs::write(kept(model).join("0.cache"), "what was said").unwrap();
+    }
+    prune(&host.layout, LEASE, &PruneRequest::default()).unwrap();
+    assert_eq!(["one", "two", "gone"].map(|model| kept(model).exists()), [true, false, false]);
+    assert!(host.layout.run_dir().exists());
+}
+
+#[tokio::test]
 async fn prune_leaves_of_unfinished_uploads_what_is_wanted_or_under_way() {
     let host = Host::new();
     host.bring_in(1, &[("one", 512)]).await;

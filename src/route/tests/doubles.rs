@@ -288,6 +288,7 @@ pub(crate) fn definition() -> Definition {
             repack: false,
             kv: KvType::F16,
             need: Bytes::ZERO,
+            keep_prompts: false,
             pace: planned,
         }],
         door: DoorSpec {
