@@ -8,7 +8,8 @@
 use bramble_fleet::generation::{KvType, Layout};
 use bramble_fleet::openai::{ChatReply, LogProb, TextReply, TokenList, TokensText};
 use daemon::{Engine, model};
-use hyper::StatusCode;
+use http_body_util::BodyExt;
+use hyper::{Method, StatusCode};
 use rewrite::with_key;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -230,5 +231,29 @@ async fn a_kept_prompt_is_not_computed_again_after_a_restart_and_its_answer_is_t
         assert_eq!(again.timings.as_ref().unwrap().prompt_n, whole);
         assert_eq!(again.choices[0].text, first.choices[0].text);
         drop(engine);
+    }
+}
+
+#[tokio::test]
+async fn a_beginning_that_a_busy_slot_has_is_shared_with_another() {
+    // alone, and computed in full
+    let second = json!({"model": "smol", "prompt": long() + " that the capital of France is", "temperature": 0, "max_tokens": 16});
+    for kv in [KvType::F16, KvType::Q8_0] {
+        let Some(engine) = Engine::start(|spec| spec.kv = kv) else { return };
+        let alone: TextReply = ask(&engine, "/v1/completions", &second).await;
+        engine.stop();
+        let Some(engine) = Engine::start(|spec| (spec.kv, spec.slots) = (kv, 3)) else { return };
+        let first = json!({"model": "smol", "prompt": long(), "temperature": 0, "stream": true, "logit_bias": {"0": -100}});
+        let mut stream = engine.send(Method::POST, "/v1/completions", &first).await.into_body();
+        let begun = stream.frame().await.unwrap().unwrap();
+        let shared: TextReply = ask(&engine, "/v1/completions", &second).await;
+        let whole = alone.timings.as_ref().unwrap().prompt_n;
+        let rest = shared.timings.as_ref().unwrap().prompt_n;
+        assert!(whole > 150 && rest < 12, "{rest} of {whole}");
+        assert_eq!(shared.choices[0].text, alone.choices[0].text);
+        // the other was busy all the while, and is not disturbed
+        assert_eq!(engine.health().await["running"], 1);
+        drop((begun, stream));
+        engine.stop();
     }
 }

@@ -67,6 +67,12 @@ impl Engine for Echo {
         length
     }
 
+    fn share(&mut self, from: usize, to: usize, length: usize) -> usize {
+        assert!(from != to && length <= self.slots[from].cache.len());
+        self.slots[to].cache = self.slots[from].cache[..length].to_vec();
+        length
+    }
+
     fn read(&mut self, slot: usize, prompt: &[Token]) -> Result<(), String> {
         self.slots[slot] = Slot { read: prompt.to_vec(), ..Slot::default() };
         Ok(())

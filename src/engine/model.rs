@@ -34,6 +34,10 @@ pub trait Engine {
     /// left: fewer, down to 0, where the model cannot forget just a part.
     fn keep(&mut self, slot: usize, length: usize) -> usize;
 
+    /// Fills the cache of slot `to` with the first `length` tokens in that of slot `from`, which stays as it is. Returns
+    /// how many are there: fewer, down to 0, where the model cannot take over just a part.
+    fn share(&mut self, from: usize, to: usize, length: usize) -> usize;
+
     /// Reads `prompt`, at most [`Loaded::context`] tokens, with the encoder: from here on `slot`, whose cache is empty
     /// then, answers to that. Only of models that have one ([`Loaded::start`]).
     fn read(&mut self, slot: usize, prompt: &[Token]) -> Result<(), String>;

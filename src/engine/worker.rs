@@ -21,6 +21,12 @@ const IDLE: Duration = Duration::from_secs(1);
 /// So many steps may fail in a row before the process ends and is started anew.
 const FAILURES: u32 = 3;
 
+/// Fewer tokens than this are computed sooner than taken over from another slot.
+const WORTH_SHARING: usize = 32;
+
+/// A slot's whole cache is copied, however little of it is wanted: no more than so many times that.
+const WHOLE_TO_PART: usize = 32;
+
 /// What comes in.
 pub(super) enum Order {
     /// Compute an answer.
@@ -337,6 +343,9 @@ impl Worker<'_> {
     fn start(&mut self, index: usize, waiting: Waiting) {
         let Waiting { job, read, prompt } = waiting;
         let now = Instant::now();
+        if read.is_empty() {
+            self.share(index, &prompt);
+        }
         let slot = &mut self.slots[index];
         self.clock += 1;
         slot.used = self.clock;
@@ -383,6 +392,19 @@ impl Worker<'_> {
         });
         self.shared.set_running(self.running());
         drop(job.place);
+    }
+
+    /// Takes over from another slot what that has of `prompt`, where it is so much more than `slot` itself has that
+    /// copying a cache is worth it.
+    fn share(&mut self, slot: usize, prompt: &[Token]) {
+        let has = |slot: &Slot| common_prefix(&slot.cached, prompt);
+        let others = self.slots.iter().enumerate().filter(|(other, _)| *other != slot);
+        let Some((most, from)) = others.map(|(other, slot)| (has(slot), other)).max() else { return };
+        let more = most.saturating_sub(has(&self.slots[slot]));
+        if more >= WORTH_SHARING.max(self.loaded.context / WHOLE_TO_PART) {
+            let shared = self.engine.share(from, slot, most).min(most);
+            self.slots[slot].cached = prompt[..shared].to_vec();
+        }
     }
 
     /// Computes one step for every slot: first one token for each that answers, then as

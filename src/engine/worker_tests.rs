@@ -83,3 +83,70 @@ fn the_beginning_that_two_prompts_share_is_computed_once() {
         .collect();
     assert_eq!(computed, [6, 1, 1]);
 }
+
+#[test]
+fn what_another_slot_is_computing_with_is_shared_and_not_computed_again() {
+    let system = "a long beginning that all questions have in common: ";
+    let computed = |shared_part: &str| {
+        let shared = Arc::new(Shared::default());
+        let (permits, permit) = channel();
+        let (jobs, inbox) = channel();
+        let (one, mut first) = job(&shared, &format!("{system}one"));
+        jobs.send(one).unwrap();
+        let for_worker = Arc::clone(&shared);
+        let worker = std::thread::spawn(move || {
+            let loaded = Loaded { slots: 2, context: 200, batch: 8, vocabulary: 257, ..Loaded::default() };
+            let mut cached = vec![Vec::new(); 2];
+            run(&mut Echo::new(&loaded, Some(permit)), &loaded, &inbox, &for_worker, &mut cached)
+        });
+        (0..system.len().div_ceil(8)).for_each(|_| permits.send(()).unwrap());
+        // it speaks, and keeps its slot
+        assert!(matches!(first.blocking_recv(), Some((_, Event::Text { .. }))));
+        let prompt = format!("{shared_part}two");
+        let (two, mut second) = job(&shared, &prompt);
+        jobs.send(two).unwrap();
+        drop((permits, jobs));
+        let mut text = String::new();
+        let computed = loop {
+            match second.blocking_recv() {
+                Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
+                Some((_, Event::End { timings, .. })) => break timings.prompt_n as usize,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(text, prompt);
+        let mut rest = String::new();
+        while let Some((_, event)) = first.blocking_recv() {
+            if let Event::Text { text, .. } = event {
+                rest.push_str(&text);
+            }
+        }
+        assert_eq!(
+            format!("a{rest}"),
+            format!("{system}one"),
+            "the one that was copied from is not disturbed"
+        );
+        assert!(worker.join().unwrap().is_ok());
+        computed
+    };
+    assert_eq!(computed(system), "two".len());
+    // so little is computed sooner
+    let little = &system[..WORTH_SHARING - 1];
+    assert_eq!(computed(little), little.len() + "two".len());
+}
+
+#[test]
+fn a_token_that_there_is_not_is_never_computed() {
+    for token in [-1, 257, Token::MAX] {
+        let shared = Arc::new(Shared::default());
+        let (jobs, inbox) = channel();
+        let (sender, mut listener) = unbounded_channel();
+        let (prompt, place) = (Input::Tokens(vec![7, token]), Place::take(&shared, 9).unwrap());
+        jobs.send(Order::Answer(Box::new(Job::new(prompt, Listener { choice: 0, sender }, place)))).unwrap();
+        drop(jobs);
+        let loaded = Loaded { slots: 1, context: 100, batch: 8, vocabulary: 257, ..Loaded::default() };
+        run(&mut Echo::new(&loaded, None), &loaded, &inbox, &shared, &mut [Vec::new()]).unwrap();
+        let told = listener.blocking_recv();
+        assert!(matches!(told, Some((0, Event::Failed(Failure::NoToken(no)))) if no == token), "{told:?}");
+    }
+}

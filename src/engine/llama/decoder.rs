@@ -92,6 +92,12 @@ impl Engine for Decoder<'_> {
         0
     }
 
+    fn share(&mut self, from: usize, to: usize, length: usize) -> usize {
+        let (Ok(source), Ok(target)) = (position(from), position(to)) else { return 0 };
+        self.context.copy(source, target);
+        self.keep(to, length)
+    }
+
     fn read(&mut self, _: usize, _: &[Token]) -> Result<(), String> {
         Err("this model has no encoder".to_owned())
     }

@@ -109,6 +109,11 @@ impl Engine for Reader<'_> {
         0
     }
 
+    fn share(&mut self, _: usize, to: usize, _: usize) -> usize {
+        // what answers to one prompt is of no use for another
+        self.keep(to, 0)
+    }
+
     fn read(&mut self, slot: usize, prompt: &[Token]) -> Result<(), String> {
         self.seats.get_mut(slot).ok_or("there is no such slot")?.read(prompt)
     }

@@ -96,6 +96,16 @@ impl<'model> Watched<'model> {
     }
 }
 
+impl Watched<'_> {
+    /// Makes the cache of one sequence the same as another's. The whole of it, as sequences have buffers of their own:
+    /// llama.cpp aborts when asked for a part.
+    pub(super) fn copy(&mut self, from: i32, to: i32) {
+        self.forget(u32::try_from(to).ok(), None);
+        // no position is given that could be too large
+        let _ = self.context.copy_kv_cache_seq(from, to, None, None);
+    }
+}
+
 /// llama.cpp writes and reads row by row, so that no second copy of a cache is in memory.
 impl Caches for Watched<'_> {
     fn size(&self, slot: usize) -> Bytes {
