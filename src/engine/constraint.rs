@@ -90,6 +90,43 @@ impl Grammars {
         }
     }
 
+    /// Returns the `constraint` of an answer of which `begun` is written already. In that, `marks` are control tokens
+    /// where the constraint wants these. The error says that no such answer begins so.
+    pub(super) fn behind(
+        &self,
+        constraint: Option<Constraint>,
+        begun: &str,
+        marks: &[String],
+    ) -> Result<Option<Constraint>, String> {
+        let Some(mut constraint) = constraint else { return Ok(None) };
+        let trie = self.factory.tok_env().tok_trie();
+        let mut rest = begun;
+        while !rest.is_empty() {
+            let control = marks.iter().find_map(|mark| {
+                let behind = rest.strip_prefix(mark.as_str())?;
+                let token = Token::try_from(*self.control.get(mark.as_bytes())?).ok()?;
+                Some((token, behind))
+            });
+            if let Some((token, behind)) = control
+                && constraint.allowed()?.is_allowed(token.unsigned_abs())
+            {
+                constraint.take(token)?;
+                rest = behind;
+                continue;
+            }
+            let next = |mark: &String| rest.match_indices(mark.as_str()).map(|(at, _)| at).find(|&at| at > 0);
+            let (text, behind) = rest.split_at(marks.iter().filter_map(next).min().unwrap_or(rest.len()));
+            // as few tokens as there are: which ones makes no difference to a grammar of bytes
+            let tokens = trie.greedy_tokenize(text.as_bytes());
+            if trie.decode_raw(&tokens) != text.as_bytes() {
+                return Err(format!("no tokens make {text:?}"));
+            }
+            constraint.matcher.consume_tokens(&tokens).map_err(|error| error.to_string())?;
+            rest = behind;
+        }
+        Ok(Some(constraint))
+    }
+
     /// Makes the constraint for `grammar`. The error says what is wrong with it.
     pub(super) fn compile(&self, grammar: TopLevelGrammar) -> Result<Constraint, String> {
         let length = grammar.grammars.iter().map(|grammar| {
@@ -126,6 +163,11 @@ impl Constraint {
     /// Returns the tokens that may be next.
     pub(super) fn allowed(&mut self) -> Result<SimpleVob, String> {
         self.matcher.compute_mask_or_eos().map_err(|error| error.to_string())
+    }
+
+    /// Returns whether the answer may only end.
+    pub(super) fn is_over(&self) -> bool {
+        self.matcher.is_stopped()
     }
 
     /// Goes on by one token, one of those that may be next.
@@ -196,6 +238,39 @@ mod tests {
         {
             assert!(schema(wrong.clone(), false).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn behind_a_text_it_is_as_if_it_had_followed_it() {
+        let mut vocabulary = Echo::new(&super::super::Loaded::default(), None).vocabulary();
+        let words = [("{\"", false), ("\": ", false), ("true", false), ("<call>", true), ("<call>x", false)];
+        vocabulary
+            .words
+            .extend(words.map(|(text, is_control)| super::super::Word { bytes: text.into(), is_control }));
+        let grammars = Grammars::new(&vocabulary).unwrap();
+        let (call, marks) = (grammars.mark("<call>"), ["<call>".to_owned()]);
+        assert_eq!(call, "<[260]>");
+        let lark = format!("start: {call} object {call}\nobject: %json {}", json!({"type": "object"}));
+        let fresh = || grammars.compile(TopLevelGrammar::from_lark(lark.clone())).unwrap();
+        // the mark, an object in which it is letters, and the mark
+        let text = r#"<call>{"a": true, "é<call>x": [1, {}]}<call>"#;
+        let (from, to) = ("<call>".len(), text.len() - "<call>".len());
+        let mut followed = fresh();
+        followed.take(260).unwrap();
+        for at in from..=to {
+            if text.is_char_boundary(at) {
+                let mut behind = grammars.behind(Some(fresh()), &text[..at], &marks).unwrap().unwrap();
+                assert_eq!(behind.allowed().unwrap(), followed.allowed().unwrap(), "{}", &text[..at]);
+                assert!(!behind.is_over());
+            }
+            if at < to {
+                followed.take(text.as_bytes()[at].into()).unwrap();
+            }
+        }
+        assert!(grammars.behind(Some(fresh()), text, &marks).unwrap().unwrap().is_over());
+        assert!(grammars.behind(Some(fresh()), "<call>[", &marks).is_err());
+        assert!(grammars.behind(Some(fresh()), &format!("{text} "), &marks).is_err());
+        assert!(grammars.behind(None, text, &marks).unwrap().is_none());
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::units::Bytes;
 /// Ends an answer.
 const END: Token = 256;
 
+/// Ends what is repeated of a prompt: all behind it is of the answer, so that an answer can be gone on with.
+pub(super) const MARK: char = '\0';
+
 /// Repeats prompts. It checks that it is used as [`Engine`] says.
 #[derive(Debug)]
 pub(super) struct Echo {
@@ -105,9 +108,16 @@ impl Engine for Echo {
                     continue;
                 }
             };
-            let prompt = *slot.prompt.get_or_insert(slot.cache.len());
-            let said = slot.cache.len() - prompt;
-            let source = if slot.read.is_empty() { &slot.cache[..prompt] } else { &slot.read };
+            let marked = |tokens: &[Token]| tokens.iter().position(|&token| token == MARK as Token);
+            let (source, said) = match (marked(&slot.cache), marked(&slot.read)) {
+                (Some(end), _) => (&slot.cache[..end], slot.cache.len() - end - 1),
+                (None, Some(end)) => (&slot.read[..end], slot.cache.len() - 1),
+                (None, None) => {
+                    let prompt = *slot.prompt.get_or_insert(slot.cache.len());
+                    let source = if slot.read.is_empty() { &slot.cache[..prompt] } else { &slot.read[..] };
+                    (source, slot.cache.len() - prompt)
+                }
+            };
             let wanted = source.get(said).copied().unwrap_or(END);
             let may_be = |token: Token| {
                 allowed.as_ref().is_none_or(|allowed| allowed.is_allowed(token.unsigned_abs()))

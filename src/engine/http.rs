@@ -33,8 +33,9 @@ use crate::causes::with_causes;
 use crate::generation::EngineSpec;
 use crate::ids::Generation;
 use crate::openai::{
-    ChatRequest, DetokenizeRequest, EmbeddingReply, EmbeddingRequest, ErrorBody, Format, Input, ModelList,
-    Parameters, Piece, TextRequest, TokenList, TokenPiece, TokenizeRequest, TokensText, Tool, ToolChoice,
+    Begun, ChatRequest, DetokenizeRequest, EmbeddingReply, EmbeddingRequest, ErrorBody, Format, GOES_ON,
+    Input, ModelList, Parameters, Piece, TextRequest, TokenList, TokenPiece, TokenizeRequest, TokensText,
+    Tool, ToolChoice, WITH_PROGRESS,
 };
 
 /// The largest body that is read. The longest contexts, 128 Ki tokens, are well under 1 MiB
@@ -378,12 +379,15 @@ impl Door {
         })
     }
 
-    async fn formatted(&self, format: &Format) -> Result<Option<Constraint>, Refusal> {
-        if *format == Format::Text {
+    async fn formatted(&self, parameters: &Parameters) -> Result<Option<Constraint>, Refusal> {
+        if parameters.format == Format::Text {
             return Ok(None);
         }
-        let format = format.clone();
-        self.constraint("response_format", move |grammars| grammars.format(&format)).await
+        let (format, begun) = (parameters.format.clone(), written(parameters).to_owned());
+        self.constraint("response_format", move |grammars| {
+            grammars.behind(grammars.format(&format)?, &begun, &[])
+        })
+        .await
     }
 
     /// Returns the next place in the queue.
@@ -422,6 +426,7 @@ impl Door {
         for (choice, place) in (0..).zip(places) {
             let job = Job {
                 begun: begun.to_owned(),
+                resumed: parameters.begun.clone().unwrap_or_default(),
                 max_tokens: parameters.max_tokens,
                 // the same seed would say the same again
                 sampling: Sampling {
@@ -477,7 +482,7 @@ async fn models(State(door): State<Arc<Door>>) -> Response {
     json(StatusCode::OK, &ModelList::new([door.spec.model.to_string()], door.started))
 }
 
-async fn chat(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
+async fn chat(State(door): State<Arc<Door>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
     let request = ChatRequest::parse(&body)?;
     door.check_model(&request.model)?;
     check_supported(&request.parameters)?;
@@ -485,32 +490,35 @@ async fn chat(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Re
     let (request, Prompt { text, begun, syntax, thoughts }, dropped) = door.fitted(request).await?;
     door.check_length(&text).await?;
     let parameters = &request.parameters;
+    door.check_length(written(parameters)).await?;
+    let visible = syntax.map(Syntax::marks).unwrap_or_default();
     let constraint = match syntax {
         Some(syntax) if request.tool_choice != ToolChoice::Auto => {
             let (tools, choice, many) = (request.tools, request.tool_choice, request.parallel_tool_calls);
+            let (begun, marks) = (written(parameters).to_owned(), visible.clone());
             let forced = move |grammars: &Grammars| {
-                syntax.grammar(&tools, &choice, many, grammars).map(|it| grammars.compile(it)).transpose()
+                let forced = syntax.grammar(&tools, &choice, many, grammars);
+                grammars.behind(forced.map(|it| grammars.compile(it)).transpose()?, &begun, &marks)
             };
             door.constraint("tools", forced).await?
         }
-        _ => door.formatted(&parameters.format).await?,
+        _ => door.formatted(parameters).await?,
     };
-    let visible = syntax.map(Syntax::marks).unwrap_or_default();
     let events = door.submit((&Input::Text(text), &begun), parameters, constraint.as_ref(), &visible)?;
     let form = Form {
         // whoever must keep to a form cannot think first
         thoughts: thoughts.filter(|_| constraint.is_none()),
         calls: syntax.map(|syntax| Calls { syntax, many: request.parallel_tool_calls }),
-        ..form(Kind::Chat, request.model, &request.parameters)
+        ..form(Kind::Chat, request.model, &request.parameters, &headers)
     };
-    let mut response = reply::answer(events, form).await?;
+    let mut response = signed(reply::answer(events, form).await?, &request.parameters);
     if dropped > 0 {
         response.headers_mut().insert(DROPPED_TURNS, dropped.into());
     }
     Ok(response)
 }
 
-async fn text(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
+async fn text(State(door): State<Arc<Door>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
     let request = TextRequest::parse(&body)?;
     let parameters = &request.parameters;
     door.check_model(&request.model)?;
@@ -519,10 +527,24 @@ async fn text(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Re
     if let Input::Text(text) = &request.prompt {
         door.check_length(text).await?;
     }
-    let constraint = door.formatted(&parameters.format).await?;
+    door.check_length(written(parameters)).await?;
+    let constraint = door.formatted(parameters).await?;
     let events = door.submit((&request.prompt, ""), parameters, constraint.as_ref(), &[])?;
-    let form = form(Kind::Text, request.model, &request.parameters);
-    reply::answer(events, form).await
+    let form = form(Kind::Text, request.model, &request.parameters, &headers);
+    Ok(signed(reply::answer(events, form).await?, &request.parameters))
+}
+
+/// Returns what was written of the answer elsewhere.
+fn written(parameters: &Parameters) -> &str {
+    parameters.begun.as_ref().map_or("", |begun| &begun.text)
+}
+
+/// Says that the answer begins behind what was written elsewhere, where that is so.
+fn signed(mut response: Response, parameters: &Parameters) -> Response {
+    if parameters.begun.is_some() {
+        response.headers_mut().insert(GOES_ON, HeaderValue::from_static("1"));
+    }
+    response
 }
 
 async fn embeddings(State(door): State<Arc<Door>>, body: Bytes) -> Result<Response, Refusal> {
@@ -544,7 +566,7 @@ async fn embeddings(State(door): State<Arc<Door>>, body: Bytes) -> Result<Respon
     Ok(json(StatusCode::OK, &EmbeddingReply::new(&request, states)))
 }
 
-fn form(kind: Kind, model: String, parameters: &Parameters) -> Form {
+fn form(kind: Kind, model: String, parameters: &Parameters, headers: &HeaderMap) -> Form {
     Form {
         kind,
         model,
@@ -554,6 +576,8 @@ fn form(kind: Kind, model: String, parameters: &Parameters) -> Form {
         thoughts: None,
         calls: None,
         has_logprobs: parameters.logprobs.is_some(),
+        begun: parameters.begun.as_ref().map(|begun| begun.text.clone()),
+        has_progress: headers.contains_key(WITH_PROGRESS),
     }
 }
 
@@ -632,6 +656,9 @@ fn sampling(parameters: &Parameters) -> Result<Sampling, Refusal> {
     if !(1..=MAX_CHOICES).contains(&parameters.n) {
         let message = format!("'n' is {}, it must be from 1 to {MAX_CHOICES}", parameters.n);
         return Err(Refusal::bad_request(message, Some("n")));
+    }
+    if parameters.n > 1 && parameters.begun.is_some() {
+        return Err(Refusal::bad_request("only one answer is gone on with", Some(Begun::FIELD)));
     }
     if parameters.logprobs.is_some_and(|top| top > MAX_LOGPROBS) {
         let message = format!("of {MAX_LOGPROBS} tokens at most the log probabilities are told");

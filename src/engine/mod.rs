@@ -15,6 +15,8 @@ mod arrivals;
 mod blanks;
 mod care;
 mod constraint;
+#[cfg(test)]
+mod continued_tests;
 mod dialog;
 mod error;
 #[cfg(test)]

@@ -16,7 +16,8 @@ use super::tools::{Part, Scanner, Syntax};
 use super::worker::{Event, Failure};
 use crate::openai::{
     AssistantMessage, ChatChoice, ChatChunk, ChatDelta, ChatReply, ChunkChoice, FinishReason, LogProbs,
-    TextChoice, TextLogProbs, TextReply, Timings, TokenLogProb, ToolCall, ToolCallDelta, Usage, sse,
+    Progress, TextChoice, TextLogProbs, TextReply, Timings, TokenLogProb, ToolCall, ToolCallDelta, Usage,
+    sse,
 };
 
 /// Which of OpenAI's two kinds of answer it is.
@@ -27,6 +28,7 @@ pub(super) enum Kind {
 }
 
 /// The form of a reply: everything about it but what the model says.
+#[expect(clippy::struct_excessive_bools, reason = "each is something that a client asks for or does not")]
 #[derive(Debug)]
 pub(super) struct Form {
     pub(super) kind: Kind,
@@ -40,6 +42,10 @@ pub(super) struct Form {
     /// How calls are found; none where they are not looked for.
     pub(super) calls: Option<Calls>,
     pub(super) has_logprobs: bool,
+    /// What the model wrote of the answer elsewhere. The client has what comes of that.
+    pub(super) begun: Option<String>,
+    /// Whether each event of the stream tells how far the answer is.
+    pub(super) has_progress: bool,
 }
 
 /// Which calls are looked for in an answer.
@@ -60,14 +66,14 @@ pub(super) async fn answer(
     let mut whole = vec![Whole::default(); reply.choices.len()];
     loop {
         let event = events.recv().await.unwrap_or((0, Event::Failed(gone())));
-        let pieces = reply.take(event)?;
+        let piece = reply.take(event)?;
         if reply.form.is_stream {
-            if pieces.is_empty() && !reply.is_over() {
+            if piece.is_none() {
                 continue;
             }
-            return Ok(reply.stream(pieces, events));
+            return Ok(reply.stream(piece, events));
         }
-        for piece in pieces {
+        if let Some(piece) = piece {
             whole[piece.choice as usize].add(piece);
         }
         if reply.is_over() {
@@ -100,22 +106,32 @@ struct Choice {
     calls: u32,
     /// Tokens that no piece has told of yet.
     tokens: Vec<TokenLogProb>,
+    /// What no piece has told of yet.
+    progress: Progress,
     has_begun: bool,
     has_ended: bool,
     /// Characters of the tokens that were told of.
     told: usize,
 }
 
-/// More of one answer.
+/// More of one answer: all that comes of one event of the worker, so that a stream that breaks off between two
+/// pieces ends where the model can go on.
 #[derive(Debug, Default)]
 struct Piece {
     choice: u32,
     thought: String,
     text: String,
-    /// A call and its number.
-    call: Option<(u32, ToolCall)>,
+    /// Calls and their numbers.
+    calls: Vec<(u32, ToolCall)>,
     tokens: Vec<TokenLogProb>,
     finish: Option<FinishReason>,
+    progress: Option<Progress>,
+}
+
+impl Piece {
+    fn is_silent(&self) -> bool {
+        self.thought.is_empty() && self.text.is_empty() && self.calls.is_empty() && self.finish.is_none()
+    }
 }
 
 /// All of one answer.
@@ -132,7 +148,7 @@ impl Whole {
     fn add(&mut self, piece: Piece) {
         self.thought.push_str(&piece.thought);
         self.text.push_str(&piece.text);
-        self.calls.extend(piece.call.map(|(_, call)| call));
+        self.calls.extend(piece.calls.into_iter().map(|(_, call)| call));
         self.tokens.extend(piece.tokens);
         self.finish = self.finish.or(piece.finish);
     }
@@ -147,18 +163,37 @@ impl Reply {
             scanner: form.calls.map(|calls| Scanner::new(calls.syntax)),
             calls: 0,
             tokens: Vec::new(),
+            progress: Progress::default(),
             has_begun: false,
             has_ended: false,
             told: 0,
         };
-        Self {
+        let mut reply = Self {
             id: format!("{prefix}-{number:016x}"),
             created: crate::clock::unix_seconds(),
             choices: (0..form.choices).map(|_| choice()).collect(),
             usage: Usage::default(),
             timings: None,
             form,
+        };
+        reply.catch_up();
+        reply
+    }
+
+    /// Brings the choice to where the client is.
+    fn catch_up(&mut self) {
+        let Some(begun) = self.form.begun.take() else { return };
+        let many_calls = self.has_many_calls();
+        for choice in &mut self.choices {
+            let parts = choice.parts(&begun);
+            choice.piece(parts, many_calls);
+            choice.has_begun = true;
+            choice.told = begun.chars().count();
         }
+    }
+
+    fn has_many_calls(&self) -> bool {
+        self.form.calls.is_some_and(|calls| calls.many)
     }
 
     fn is_over(&self) -> bool {
@@ -166,36 +201,40 @@ impl Reply {
     }
 
     /// Takes the next event, and returns what there is to say.
-    fn take(&mut self, (number, event): (u32, Event)) -> Result<Vec<Piece>, Failure> {
-        let Some(choice) = self.choices.get_mut(number as usize) else { return Ok(Vec::new()) };
-        let many_calls = self.form.calls.is_some_and(|calls| calls.many);
-        let mut pieces = Vec::new();
-        match event {
-            Event::Text { text, tokens } => {
+    fn take(&mut self, (number, event): (u32, Event)) -> Result<Option<Piece>, Failure> {
+        let many_calls = self.has_many_calls();
+        let Some(choice) = self.choices.get_mut(number as usize) else { return Ok(None) };
+        let mut piece = match event {
+            Event::Text { text, tokens, told, asked } => {
                 choice.tokens.extend(tokens);
-                let parts = choice.parts(text);
-                choice.put(number, parts, many_calls, &mut pieces);
+                let parts = choice.parts(&text);
+                choice.progress.text.push_str(&text);
+                (choice.progress.tokens, choice.progress.prompt_tokens) = (told, asked);
+                choice.piece(parts, many_calls)
             }
             Event::End { finish, usage, timings } => {
                 let parts = choice.last_parts();
-                choice.put(number, parts, many_calls, &mut pieces);
+                let mut piece = choice.piece(parts, many_calls);
                 let calls = choice.calls > 0 && finish == FinishReason::Stop;
-                pieces.push(Piece {
-                    choice: number,
-                    tokens: std::mem::take(&mut choice.tokens),
-                    finish: Some(if calls { FinishReason::ToolCalls } else { finish }),
-                    ..Piece::default()
-                });
+                piece.finish = Some(if calls { FinishReason::ToolCalls } else { finish });
                 choice.has_ended = true;
                 self.usage =
                     Usage::new(usage.prompt_tokens, self.usage.completion_tokens + usage.completion_tokens);
                 self.timings = (self.form.choices == 1).then_some(timings);
+                piece
             }
             Event::Failed(failure) => return Err(failure),
             // asked of jobs of another kind
-            Event::State { .. } => {}
+            Event::State { .. } => return Ok(None),
+        };
+        if piece.is_silent() {
+            return Ok(None);
         }
-        Ok(pieces)
+        piece.choice = number;
+        piece.tokens = std::mem::take(&mut choice.tokens);
+        let text = std::mem::take(&mut choice.progress.text);
+        piece.progress = self.form.has_progress.then(|| Progress { text, ..choice.progress.clone() });
+        Ok(Some(piece))
     }
 
     fn whole(self, answers: Vec<Whole>) -> Response {
@@ -228,14 +267,15 @@ impl Reply {
                 let choices = answers.map(choice).collect();
                 let object = "text_completion".to_owned();
                 let usage = Some(usage);
-                json(&TextReply { id, object, created, model: form.model, choices, usage, timings })
+                let progress = None;
+                json(&TextReply { id, object, created, model: form.model, choices, usage, timings, progress })
             }
         }
     }
 
-    /// Begins a stream with `pieces`.
-    fn stream(mut self, pieces: Vec<Piece>, events: UnboundedReceiver<(u32, Event)>) -> Response {
-        let opening = self.chunks(pieces);
+    /// Begins a stream with `piece`.
+    fn stream(mut self, piece: Option<Piece>, events: UnboundedReceiver<(u32, Event)>) -> Response {
+        let opening = self.chunks(piece);
         let feed = Feed { is_over: self.is_over(), reply: self, events, opening: Some(opening) };
         let body = stream::unfold(feed, async |mut feed| {
             let bytes = feed.next().await?;
@@ -245,15 +285,14 @@ impl Reply {
         (headers, Body::from_stream(body)).into_response()
     }
 
-    /// Makes the events of `pieces`, and those that end the stream if they are the last.
-    fn chunks(&mut self, pieces: Vec<Piece>) -> Bytes {
+    /// Makes the event of a piece, and those that end the stream if it is the last.
+    fn chunks(&mut self, piece: Option<Piece>) -> Bytes {
         let mut out = Vec::new();
         let is_over = self.is_over();
-        let last = pieces.len();
-        for (nth, piece) in (1..).zip(pieces) {
+        if piece.is_some() {
             // the last one tells the timings, unless a chunk for the usage alone does
-            let timings = self.timings.filter(|_| is_over && nth == last && !self.form.include_usage);
-            out.extend(self.chunk(Some(piece), None, timings));
+            let timings = self.timings.filter(|_| is_over && !self.form.include_usage);
+            out.extend(self.chunk(piece, None, timings));
         }
         if is_over {
             if self.form.include_usage {
@@ -270,7 +309,9 @@ impl Reply {
         match self.form.kind {
             Kind::Chat => {
                 let object = "chat.completion.chunk".to_owned();
-                let mut chunk = ChatChunk { id, object, created, model, choices: Vec::new(), usage, timings };
+                let choices = Vec::new();
+                let mut chunk =
+                    ChatChunk { id, object, created, model, choices, usage, timings, progress: None };
                 let mut out = Vec::new();
                 if let Some(piece) = piece {
                     let choice = &mut self.choices[piece.choice as usize];
@@ -288,6 +329,7 @@ impl Reply {
                             ..chunk.clone()
                         }));
                     }
+                    chunk.progress = piece.progress;
                     let logprobs = LogProbs { content: piece.tokens };
                     chunk.choices.push(ChunkChoice {
                         index: piece.choice,
@@ -295,7 +337,7 @@ impl Reply {
                             role: None,
                             content: (!piece.text.is_empty()).then_some(piece.text),
                             reasoning_content: (!piece.thought.is_empty()).then_some(piece.thought),
-                            tool_calls: piece.call.map(call_delta).into_iter().collect(),
+                            tool_calls: piece.calls.into_iter().map(call_delta).collect(),
                         },
                         logprobs: (self.form.has_logprobs && !logprobs.content.is_empty())
                             .then_some(logprobs),
@@ -307,7 +349,9 @@ impl Reply {
             }
             Kind::Text => {
                 let object = "text_completion".to_owned();
+                let mut progress = None;
                 let choice = piece.map(|piece| {
+                    progress = piece.progress;
                     let choice = &mut self.choices[piece.choice as usize];
                     let logprobs = TextLogProbs::arrange(&piece.tokens, choice.told);
                     choice.told += logprobs.tokens.iter().map(|token| token.chars().count()).sum::<usize>();
@@ -319,7 +363,7 @@ impl Reply {
                     }
                 });
                 let choices = choice.into_iter().collect();
-                event(&TextReply { id, object, created, model, choices, usage, timings }).into()
+                event(&TextReply { id, object, created, model, choices, usage, timings, progress }).into()
             }
         }
     }
@@ -327,10 +371,10 @@ impl Reply {
 
 impl Choice {
     /// Parts more of what the model writes.
-    fn parts(&mut self, text: String) -> Vec<Part> {
+    fn parts(&mut self, text: &str) -> Vec<Part> {
         let parted = match &mut self.thoughts {
-            Some(thoughts) => thoughts.push(&text),
-            None => Parted { thought: String::new(), said: text },
+            Some(thoughts) => thoughts.push(text),
+            None => Parted { thought: String::new(), said: text.to_owned() },
         };
         let mut parts = vec![Part::Thought(parted.thought)];
         match &mut self.scanner {
@@ -354,24 +398,21 @@ impl Choice {
         parts
     }
 
-    /// Makes pieces of `parts`; the first has the tokens that are not told of.
-    fn put(&mut self, choice: u32, parts: Vec<Part>, many_calls: bool, pieces: &mut Vec<Piece>) {
+    /// Makes a piece of `parts`.
+    fn piece(&mut self, parts: Vec<Part>, many_calls: bool) -> Piece {
+        let mut piece = Piece::default();
         for part in parts {
-            let (mut thought, mut text, mut call) = (String::new(), String::new(), None);
             match part {
-                Part::Thought(part) => thought = part,
-                Part::Text(part) => text = part,
-                Part::Call(_) if self.calls > 0 && !many_calls => continue,
+                Part::Thought(part) => piece.thought.push_str(&part),
+                Part::Text(part) => piece.text.push_str(&part),
+                Part::Call(_) if self.calls > 0 && !many_calls => {}
                 Part::Call(part) => {
-                    call = Some((self.calls, part));
+                    piece.calls.push((self.calls, part));
                     self.calls += 1;
                 }
             }
-            if !thought.is_empty() || !text.is_empty() || call.is_some() {
-                let tokens = std::mem::take(&mut self.tokens);
-                pieces.push(Piece { choice, thought, text, call, tokens, finish: None });
-            }
         }
+        piece
     }
 }
 
@@ -396,9 +437,9 @@ impl Feed {
         while !self.is_over {
             let next = self.events.recv().await.unwrap_or((0, Event::Failed(gone())));
             match self.reply.take(next) {
-                Ok(pieces) => {
+                Ok(piece) => {
                     self.is_over = self.reply.is_over();
-                    let bytes = self.reply.chunks(pieces);
+                    let bytes = self.reply.chunks(piece);
                     if !bytes.is_empty() {
                         return Some(bytes);
                     }
@@ -421,3 +462,7 @@ fn event(value: &impl Serialize) -> Bytes {
 fn json(value: &impl Serialize) -> Response {
     (StatusCode::OK, axum::Json(value)).into_response()
 }
+
+#[cfg(test)]
+#[path = "reply_tests.rs"]
+mod tests;

@@ -177,13 +177,13 @@ impl Running {
     }
 }
 
-async fn connect(stream: UnixStream) -> SendRequest<Full<Bytes>> {
+pub(super) async fn connect(stream: UnixStream) -> SendRequest<Full<Bytes>> {
     let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
     tokio::spawn(connection);
     sender
 }
 
-fn request(method: Method, path: &str, body: &Value) -> Request<Full<Bytes>> {
+pub(super) fn request(method: Method, path: &str, body: &Value) -> Request<Full<Bytes>> {
     let body = if body.is_null() { Bytes::new() } else { body.to_string().into() };
     Request::builder().method(method).uri(path).header("host", "x").body(Full::new(body)).unwrap()
 }
@@ -202,7 +202,7 @@ async fn ask_on(stream: UnixStream, method: Method, path: &str, body: &Value) ->
     (status, serde_json::from_slice(&bytes).unwrap())
 }
 
-async fn stream(running: &Running, path: &str, body: &Value) -> Vec<String> {
+pub(super) async fn stream(running: &Running, path: &str, body: &Value) -> Vec<String> {
     let stream = UnixStream::connect(running.socket()).await.unwrap();
     let response = connect(stream).await.send_request(request(Method::POST, path, body)).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
@@ -273,7 +273,7 @@ async fn a_completion_ends_at_its_limit_and_at_stop_strings() {
 }
 
 /// Returns the chunks of a stream, which must end as it should.
-async fn chunks(running: &Running, path: &str, body: &Value) -> Vec<Value> {
+pub(super) async fn chunks(running: &Running, path: &str, body: &Value) -> Vec<Value> {
     let mut events = stream(running, path, body).await;
     assert_eq!(events.pop().as_deref(), Some(sse::DONE));
     events.iter().map(|data| serde_json::from_str(data).unwrap()).collect()

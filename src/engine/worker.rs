@@ -13,7 +13,7 @@ use super::health::Shared;
 use super::metrics::Outcome;
 use super::tail::Tail;
 use super::{Ask, Engine, Entry, Error, Loaded, Report, Sampled, Sampling, Token, Told};
-use crate::openai::{FinishReason, Input, LogProb, Timings, TokenLogProb, Usage};
+use crate::openai::{Begun, FinishReason, Input, LogProb, Timings, TokenLogProb, Usage};
 
 /// How long an idle worker sleeps at most before it says that it is alive.
 const IDLE: Duration = Duration::from_secs(1);
@@ -43,6 +43,8 @@ pub(super) struct Job {
     pub(super) prompt: Input,
     /// What the answer has begun with, where the prompt is read by an encoder; else the prompt ends with it.
     pub(super) begun: String,
+    /// What was written of the answer elsewhere: it is gone on with, and counted as a part of it.
+    pub(super) resumed: Begun,
     /// Whether there is to be no answer: what the model makes of the prompt is wanted.
     pub(super) wants_state: bool,
     pub(super) max_tokens: Option<u32>,
@@ -65,6 +67,7 @@ impl Job {
         Self {
             prompt,
             begun: String::new(),
+            resumed: Begun::default(),
             wants_state: false,
             max_tokens: None,
             sampling: Sampling::default(),
@@ -75,6 +78,18 @@ impl Job {
             events,
             place,
         }
+    }
+
+    /// Returns how the answer ends and how many tokens it has, where there is nothing to add to what was written of it
+    /// elsewhere.
+    fn ending(&self) -> Option<(FinishReason, u32)> {
+        let tokens = self.resumed.tokens;
+        if self.max_tokens.is_some_and(|most| most <= tokens) {
+            return Some((FinishReason::Length, tokens));
+        }
+        // its end is a token, too
+        let is_over = self.constraint.as_ref().is_some_and(Constraint::is_over);
+        is_over.then_some((FinishReason::Stop, tokens + 1))
     }
 }
 
@@ -118,8 +133,9 @@ impl Drop for Place {
 /// What comes back for a job: texts, then one end or one failure.
 #[derive(Debug)]
 pub(super) enum Event {
-    /// More of the answer, with its tokens if they were asked for; one of both is not empty.
-    Text { text: String, tokens: Vec<TokenLogProb> },
+    /// More of the answer, with its tokens if they were asked for; one of both is not empty. Then how many tokens of the
+    /// answer are told, and how many the prompt has.
+    Text { text: String, tokens: Vec<TokenLogProb>, told: u32, asked: u32 },
     /// The answer is whole.
     End { finish: FinishReason, usage: Usage, timings: Timings },
     /// What the model has made of the prompt, which had so many tokens.
@@ -196,6 +212,10 @@ struct Task {
     prompt: Vec<Token>,
     /// Tokens that an encoder has read.
     read: usize,
+    /// Tokens of what the client asked; what was written of the answer elsewhere is not among them.
+    asked: usize,
+    /// Tokens of the answer from elsewhere.
+    resumed: u32,
     /// Whether the answer is a text of its own, and goes on with none.
     begins_text: bool,
     wants_state: bool,
@@ -219,9 +239,17 @@ struct Task {
 /// A job whose prompt was found to fit.
 struct Waiting {
     job: Box<Job>,
+    tokens: Prompt,
+}
+
+/// What stands before the first new token of an answer.
+struct Prompt {
     /// What an encoder has to read first; empty where there is none.
     read: Vec<Token>,
-    prompt: Vec<Token>,
+    /// What is computed.
+    computed: Vec<Token>,
+    /// Tokens of what the client asked.
+    asked: usize,
 }
 
 struct Worker<'a> {
@@ -272,14 +300,19 @@ impl Worker<'_> {
             Order::Answer(job) => job,
             Order::Look(look) => return look(self.engine),
         };
-        match self.tokens(&job) {
-            Ok((read, prompt)) => self.waiting.push_back(Waiting { job, read, prompt }),
-            Err(failure) => job.events.tell(Event::Failed(failure)),
+        match (self.tokens(&job), job.ending()) {
+            (Ok(tokens), None) => self.waiting.push_back(Waiting { job, tokens }),
+            (Ok(tokens), Some((finish, answered))) => {
+                self.shared.metrics.ended(finish.into());
+                let usage = Usage::new(count(tokens.asked), answered);
+                job.events.tell(Event::End { finish, usage, timings: Timings::default() });
+            }
+            (Err(failure), _) => job.events.tell(Event::Failed(failure)),
         }
     }
 
-    /// Returns what an encoder has to read for a job, and what is computed before its answer.
-    fn tokens(&self, job: &Job) -> Result<(Vec<Token>, Vec<Token>), Failure> {
+    /// Returns what is read and computed before the answer of a job.
+    fn tokens(&self, job: &Job) -> Result<Prompt, Failure> {
         let (context, vocabulary) = (self.loaded.context, self.loaded.vocabulary);
         if self.shared.is_draining() {
             return Err(Failure::Draining);
@@ -298,12 +331,48 @@ impl Worker<'_> {
             Some(_) if prompt.len() > context => too_long(prompt.len()),
             Some(start) => {
                 let mut begins = vec![start];
-                begins.extend(self.engine.tokenize(&job.begun, false));
-                if begins.len() < context { Ok((prompt, begins)) } else { too_long(begins.len()) }
+                begins.extend(self.engine.tokenize(&(job.begun.clone() + &job.resumed.text), false));
+                let asked = prompt.len();
+                if begins.len() < context {
+                    Ok(Prompt { read: prompt, computed: begins, asked })
+                } else {
+                    too_long(begins.len())
+                }
             }
-            // there has to be room for an answer
-            None if prompt.len() + usize::from(!job.wants_state) > context => too_long(prompt.len()),
-            None => Ok((Vec::new(), prompt)),
+            None => {
+                let asked = prompt.len();
+                let prompt = self.going_on(job, prompt);
+                // there has to be room for an answer
+                if prompt.len() + usize::from(!job.wants_state) > context {
+                    return too_long(prompt.len());
+                }
+                Ok(Prompt { read: Vec::new(), computed: prompt, asked })
+            }
+        }
+    }
+
+    /// Puts what was written of the answer elsewhere behind the prompt.
+    fn going_on(&self, job: &Job, mut prompt: Vec<Token>) -> Vec<Token> {
+        let written = job.resumed.text.as_str();
+        match &job.prompt {
+            _ if written.is_empty() => prompt,
+            // cut as one text, since a text of its own begins with a blank in some vocabularies
+            Input::Text(text) => self.engine.tokenize(&(text.clone() + written), true),
+            Input::Tokens(_) => {
+                let cut = |text: &str| {
+                    let tokens = self.engine.tokenize(text, false);
+                    let mut bytes = Vec::new();
+                    for &token in &tokens {
+                        self.engine.piece(token, true, &mut bytes);
+                    }
+                    (tokens, bytes)
+                };
+                let (tokens, bytes) = cut(written);
+                let without = written.strip_prefix(' ').filter(|_| bytes != written.as_bytes());
+                let bare = without.map(cut).filter(|(_, bytes)| bytes == written.as_bytes());
+                prompt.extend(bare.map_or(tokens, |(tokens, _)| tokens));
+                prompt
+            }
         }
     }
 
@@ -330,7 +399,7 @@ impl Worker<'_> {
             // the free slot that remembers most of this prompt, else the longest unused
             let free = self.slots.iter().enumerate().filter(|(_, slot)| slot.task.is_none());
             let best = free.max_by_key(|(_, slot)| {
-                (common_prefix(&slot.cached, &waiting.prompt), std::cmp::Reverse(slot.used))
+                (common_prefix(&slot.cached, &waiting.tokens.computed), std::cmp::Reverse(slot.used))
             });
             let Some((index, _)) = best else {
                 self.waiting.push_front(waiting);
@@ -341,7 +410,7 @@ impl Worker<'_> {
     }
 
     fn start(&mut self, index: usize, waiting: Waiting) {
-        let Waiting { job, read, prompt } = waiting;
+        let Waiting { job, tokens: Prompt { read, computed: prompt, asked } } = waiting;
         let now = Instant::now();
         if read.is_empty() {
             self.share(index, &prompt);
@@ -380,13 +449,15 @@ impl Worker<'_> {
             reused,
             next: None,
             answered: 0,
-            most: job.max_tokens.unwrap_or(room).min(room),
+            most: job.max_tokens.map_or(room, |most| most.saturating_sub(job.resumed.tokens)).min(room),
             tail: Tail::new(job.stop),
             began: now,
             prompt_ms: 0.0,
             prompt_ended: now,
             read: read.len(),
-            begins_text: !read.is_empty() && job.begun.is_empty(),
+            begins_text: !read.is_empty() && job.begun.is_empty() && job.resumed.text.is_empty(),
+            asked,
+            resumed: job.resumed.tokens,
             wants_state: job.wants_state,
             prompt,
         });
@@ -552,7 +623,7 @@ impl Worker<'_> {
         task.end_prompt(Instant::now(), self.shared);
         self.shared.took(task.began.elapsed());
         self.shared.metrics.ended(Outcome::Stop);
-        let tokens = count(task.prompt.len());
+        let tokens = count(task.asked);
         task.events.tell(Event::State { values, tokens });
     }
 
@@ -574,7 +645,7 @@ impl Worker<'_> {
 }
 
 impl Task {
-    /// Returns the prompt's length, in tokens.
+    /// Returns how many tokens stand before the first new one.
     fn prompt_tokens(&self) -> usize {
         if self.read > 0 { self.read } else { self.prompt.len() }
     }
@@ -591,7 +662,8 @@ impl Task {
     fn tell(&mut self, text: String, is_all: bool) {
         let tokens = self.untold.give_out(self.tail.kept(), is_all);
         if !text.is_empty() || !tokens.is_empty() {
-            self.events.tell(Event::Text { text, tokens });
+            let told = self.resumed + self.untold.told;
+            self.events.tell(Event::Text { text, tokens, told, asked: count(self.asked) });
         }
     }
 
@@ -601,7 +673,7 @@ impl Task {
         let answer_ms = millis(self.prompt_ended.elapsed());
         self.events.tell(Event::End {
             finish,
-            usage: Usage::new(count(self.prompt_tokens()), self.answered),
+            usage: Usage::new(count(self.asked), self.resumed + self.answered),
             timings: Timings::new(
                 count(self.prompt_tokens() - self.reused),
                 self.prompt_ms,
@@ -616,15 +688,17 @@ impl Task {
 #[derive(Debug, Default)]
 struct Untold {
     /// Each with where its text begins, in bytes of the answer.
-    tokens: VecDeque<(usize, TokenLogProb)>,
+    tokens: VecDeque<(usize, Option<TokenLogProb>)>,
     /// Bytes of the answer.
     length: usize,
+    /// Tokens that were given out.
+    told: u32,
 }
 
 impl Untold {
-    /// Adds the next token, if anything is to be told of it, with so many bytes of text.
+    /// Adds the next token, with what is to be told of it, if anything, and so many bytes of text.
     fn push(&mut self, bytes: usize, token: Option<TokenLogProb>) {
-        self.tokens.extend(token.map(|token| (self.length, token)));
+        self.tokens.push_back((self.length, token));
         self.length += bytes;
     }
 
@@ -638,7 +712,8 @@ impl Untold {
             if end > out && !(is_all && start < out) {
                 break;
             }
-            ready.extend(self.tokens.pop_front().map(|(_, token)| token));
+            self.told += 1;
+            ready.extend(self.tokens.pop_front().and_then(|(_, token)| token));
         }
         ready
     }

@@ -150,3 +150,45 @@ fn a_token_that_there_is_not_is_never_computed() {
         assert!(matches!(told, Some((0, Event::Failed(Failure::NoToken(no)))) if no == token), "{told:?}");
     }
 }
+
+/// Has an engine do one job, and returns its text, its end, and the tokens of the prompt that it counts.
+fn answer(loaded: &Loaded, job: impl FnOnce(&mut Job)) -> (String, FinishReason, Usage, Timings) {
+    let shared = Arc::new(Shared::default());
+    let (jobs, inbox) = channel();
+    let (order, mut listener) = self::job(&shared, "one naïve text\0");
+    let Order::Answer(mut boxed) = order else { panic!("no job") };
+    job(&mut boxed);
+    jobs.send(Order::Answer(boxed)).unwrap();
+    drop(jobs);
+    run(&mut Echo::new(loaded, None), loaded, &inbox, &shared, &mut [Vec::new()]).unwrap();
+    let mut text = String::new();
+    loop {
+        match listener.blocking_recv() {
+            Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
+            Some((_, Event::End { finish, usage, timings })) => return (text, finish, usage, timings),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn an_answer_goes_on_behind_what_was_written_elsewhere_with_and_without_an_encoder() {
+    let decoder = Loaded { slots: 1, context: 100, batch: 8, vocabulary: 257, ..Loaded::default() };
+    let reader = Loaded { start: Some(7), ..decoder.clone() };
+    for loaded in [decoder, reader] {
+        let (whole, _, usage, _) = answer(&loaded, |_| ());
+        assert_eq!((whole.as_str(), usage), ("one naïve text", Usage::new(16, 16)));
+        for (at, _) in whole.char_indices().skip(1) {
+            let begun = || Begun { text: whole[..at].to_owned(), tokens: u32::try_from(at).unwrap() };
+            let (rest, finish, usage, timings) = answer(&loaded, |job| job.resumed = begun());
+            assert_eq!((rest.as_str(), finish), (&whole[at..], FinishReason::Stop));
+            assert_eq!(usage, Usage::new(16, 16), "what was written elsewhere is of the answer");
+            assert_eq!(timings.predicted_n, 16 - begun().tokens, "and took no time here");
+            let limited = |job: &mut Job| (job.resumed, job.max_tokens) = (begun(), Some(13));
+            let (rest, finish, usage, _) = answer(&loaded, limited);
+            let expected = whole.get(at..13).unwrap_or_default();
+            assert_eq!((rest.as_str(), finish), (expected, FinishReason::Length));
+            assert_eq!(usage.completion_tokens, 13.max(begun().tokens));
+        }
+    }
+}

@@ -6,6 +6,7 @@
 //! is an error that names the field). This room checks shapes only: what a value means
 //! and whether it is supported is for the engine to say.
 
+mod begun;
 mod embedding;
 mod error;
 mod logprob;
@@ -16,6 +17,7 @@ pub mod sse;
 mod tokens;
 mod tool;
 
+pub use begun::{Begun, GOES_ON, Progress, WITH_PROGRESS};
 pub use embedding::{Embedding, EmbeddingReply, EmbeddingRequest, EmbeddingUsage, Numbers};
 pub use error::{ErrorBody, ErrorDetail};
 pub use logprob::{LogProb, LogProbs, TextLogProbs, TokenLogProb};

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use super::begun::Progress;
 use super::logprob::{LogProbs, TextLogProbs};
 use super::message::{FunctionCall, ToolCall};
 
@@ -29,7 +30,8 @@ pub struct Usage {
 impl Usage {
     /// Adds up both kinds.
     pub const fn new(prompt_tokens: u32, completion_tokens: u32) -> Self {
-        Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
+        let total_tokens = prompt_tokens.saturating_add(completion_tokens);
+        Self { prompt_tokens, completion_tokens, total_tokens }
     }
 }
 
@@ -133,6 +135,9 @@ pub struct ChatChunk {
     /// How long it took, in the last chunk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
+    /// How far the answer is, where a router asked for it.
+    #[serde(rename = "bramble_progress", default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// A piece of one answer.
@@ -200,6 +205,9 @@ pub struct TextReply {
     /// How long it took.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timings: Option<Timings>,
+    /// How far the answer is, where a router asked for it.
+    #[serde(rename = "bramble_progress", default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
 }
 
 /// One completion, or a piece of it.

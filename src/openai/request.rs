@@ -2,6 +2,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::begun::Begun;
 use super::message::{self, Message};
 use super::tool::{Tool, ToolChoice};
 
@@ -74,6 +75,8 @@ pub struct Parameters {
     pub logprobs: Option<u32>,
     /// What the answer must look like.
     pub format: Format,
+    /// What the client has of the answer already; the reply begins behind it.
+    pub begun: Option<Begun>,
     /// Fields that are there and ask for something which Bramble does not do yet.
     pub unsupported: Vec<&'static str>,
 }
@@ -242,6 +245,7 @@ impl Parameters {
             n: optional(fields, "n")?.unwrap_or(1),
             logprobs: None,
             format: format(fields)?,
+            begun: Begun::read(fields)?,
             unsupported: unsupported(fields),
         })
     }

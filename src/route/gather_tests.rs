@@ -212,6 +212,7 @@ proptest! {
             choices: choice.into_iter().map(|(delta, finish_reason)| ChunkChoice { index: 0, delta, logprobs: None, finish_reason }).collect(),
             usage,
             timings: None,
+            progress: None,
         };
         let text = |role: Option<&str>, text: &str| ChatDelta { role: role.map(str::to_owned), content: Some(text.to_owned()), ..ChatDelta::default() };
         let mut chunks = vec![chunk(Some((text(Some("assistant"), ""), None)), None)];
