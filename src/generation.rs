@@ -222,6 +222,10 @@ pub struct RouteSpec {
     pub order: Vec<Hop>,
     /// A local engine with more than this many waiting requests is passed over.
     pub overflow_queue: Option<u32>,
+    /// Those of `order` that may go on with an answer that broke off. None: every engine of the fleet, and no server that
+    /// is not ours.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continue_on: Option<Vec<String>>,
     /// How long the first token may take, in seconds, for a prompt of no length; the
     /// upstream's pace adds to it.
     pub first_token_seconds: f64,

@@ -628,17 +628,6 @@ fn route(
         faults.push(Problem::new(Kind::Conflict, model_place, message).help(help));
     }
     let value = value?;
-    if let Some(continue_on) = &value.continue_on {
-        let problem = Problem::new(
-            Kind::NotYet,
-            value.keys().place("continue_on").unwrap_or(continue_on.span),
-            "continuing an answer that broke off",
-        );
-        faults.push(problem.help("leave `continue_on` out; such an answer ends with an error that says so"));
-        continue_on.value.iter().filter(|name| !hosts.known.contains_key(&name.0)).for_each(|name| {
-            hosts.unknown(&name.0, continue_on.span, false, faults);
-        });
-    }
     let place = value.keys().place("order");
     let from = value.from.and_then(|from| {
         let span = from.span;
@@ -665,17 +654,38 @@ fn route(
             Problem::new(Kind::Conflict, place.unwrap_or(model_place), "`local-only` asks nobody else");
         faults.push(problem.help("write `order: [local]`, or another `mode`"));
     }
+    let continue_on = value.continue_on.map(|names| checked_heirs(names, &order, hosts, faults));
     let policy = RoutePolicy {
         order,
         mode,
         overflow_queue: value.overflow.and_then(|overflow| overflow.queue).map(|queue| queue.0),
-        continue_on: value
-            .continue_on
-            .map(|names| names.value.into_iter().map(|name| name.0).collect())
-            .unwrap_or_default(),
+        continue_on,
         from,
     };
     Some((model, policy))
+}
+
+/// Checks who may continue answers: each is in the order.
+fn checked_heirs(
+    names: Vec<Names<HostName>>,
+    order: &[String],
+    hosts: &Hosts,
+    faults: &mut Faults,
+) -> Vec<String> {
+    let mut heirs: Vec<String> = Vec::new();
+    for Spanned { value: written::Name(name), span } in names {
+        if name.as_str() != LOCAL && !hosts.known.contains_key(&name) {
+            hosts.unknown(&name, span, true, faults);
+        } else if !order.iter().any(|other| other == name.as_str()) {
+            let problem = Problem::new(Kind::Conflict, span, format!("`{name}` is not in the `order`"));
+            faults.push(problem.help(format!("it is {}", listed(order.iter().map(String::as_str)))));
+        } else if heirs.iter().any(|other| other == name.as_str()) {
+            let problem = Problem::new(Kind::Conflict, span, format!("`{name}` is in `continue_on` twice"));
+            faults.push(problem.help("keep one of them"));
+        }
+        heirs.push(name.into());
+    }
+    heirs
 }
 
 /// Returns whether a host of ours or an upstream has the model.

@@ -291,8 +291,8 @@ pub struct RoutePolicy {
     pub mode: RouteMode,
     /// A local queue longer than this sends new requests on (`overflow: { queue: N }`).
     pub overflow_queue: Option<u32>,
-    /// Hosts that may continue an answer that broke off.
-    pub continue_on: Vec<HostName>,
+    /// Those of `order` that may continue an answer that broke off; none means every host of ours.
+    pub continue_on: Option<Vec<String>>,
     /// The hosts that offer this route (`from`); none means all of ours.
     pub from: Option<Selector>,
 }

@@ -564,11 +564,26 @@ fn what_cannot_be_acted_on_yet_is_refused_with_words() {
         "role: desktop, wake: { mac: \"aa:bb:cc:dd:ee:ff\" } }",
         "8:47 NotYet: waking a host | leave `wake` out, and keep the host awake",
     );
-    check(
-        "gaming] }",
-        "gaming], continue_on: [desk] }",
-        "14:41 NotYet: continuing an answer that broke off | leave `continue_on` out; such an answer ends with an error that says so",
-    );
+}
+
+#[test]
+fn who_may_continue_an_answer_is_in_the_order_or_left_to_us() {
+    let with = |heirs: &str| {
+        let text = GOOD.replace("gaming] }", &format!("gaming]{heirs} }}"));
+        let manifest = parse("fleet.yaml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        manifest.routes.into_values().next().unwrap().continue_on
+    };
+    assert_eq!(with(""), None);
+    assert_eq!(with(", continue_on: []"), Some(Vec::new()));
+    let heirs = ["gaming", "local"].map(str::to_owned);
+    assert_eq!(with(", continue_on: [gaming, local]"), Some(heirs.to_vec()));
+    for (heirs, fault) in [
+        ("[dsk]", "14:55 UnknownName: there is no host `dsk` | did you mean `desk`?"),
+        ("[kitchen]", "14:55 Conflict: `kitchen` is not in the `order` | it is `local`, `desk`, `gaming`"),
+        ("[desk, desk]", "14:61 Conflict: `desk` is in `continue_on` twice | keep one of them"),
+    ] {
+        check("gaming] }", &format!("gaming], continue_on: {heirs} }}"), fault);
+    }
 }
 
 #[test]

@@ -224,8 +224,9 @@ record! {
         may mode: Spanned<RouteMode> = Spanned { value: RouteMode::LocalFirst, span: crate::yaml::Span::default() };
         /// When the local engine is passed over.
         may overflow: Overflow;
-        /// Hosts that may continue an answer that broke off.
-        may continue_on: Spanned<Vec<Name<HostName>>>;
+        /// Those of `order` that may continue an answer that broke off; an empty list: nobody. Without it: every host of
+        /// ours, and no server that is not.
+        may continue_on: Vec<Spanned<Name<HostName>>>;
         /// The hosts that offer this route. Without it: all of ours.
         may from: Spanned<Selector>;
     }

@@ -56,11 +56,12 @@ pub(crate) fn door(manifest: &Manifest, host: &HostName, there: &Answerers<'_>) 
     for model in offered(manifest, host, there) {
         let order = order(manifest, host, model, there);
         if !order.is_empty() {
-            let overflow_queue = manifest.routes.get(model).and_then(|route| route.overflow_queue);
+            let policy = manifest.routes.get(model);
             routes.push(RouteSpec {
                 model: model.clone(),
                 order,
-                overflow_queue,
+                overflow_queue: policy.and_then(|route| route.overflow_queue),
+                continue_on: policy.and_then(|route| heirs(host, route)),
                 first_token_seconds: FIRST_TOKEN_SECONDS,
             });
         }
@@ -100,8 +101,7 @@ fn order(manifest: &Manifest, host: &HostName, model: &ModelName, there: &Answer
     }
     let mut hops: Vec<Hop> = Vec::new();
     for name in names {
-        // a host is its own `local`, and is never asked through its own door
-        let name = if name == host.as_str() { LOCAL.to_owned() } else { name };
+        let name = own_name(host, name);
         if hops.iter().any(|hop| hop.upstream == name) {
             continue;
         }
@@ -114,6 +114,23 @@ fn order(manifest: &Manifest, host: &HostName, model: &ModelName, there: &Answer
 
 /// The name of a host's own engines in its routes.
 const LOCAL: &str = "local";
+
+/// Returns who may continue answers at the door of `host`, where the route says so.
+fn heirs(host: &HostName, route: &RoutePolicy) -> Option<Vec<String>> {
+    let mut heirs: Vec<String> = Vec::new();
+    for name in route.continue_on.as_ref()? {
+        let name = own_name(host, name.clone());
+        if !heirs.contains(&name) {
+            heirs.push(name);
+        }
+    }
+    Some(heirs)
+}
+
+/// Returns what `host` calls the upstream `name`: a host is its own `local`, and is never asked through its own door.
+fn own_name(host: &HostName, name: String) -> String {
+    if name == host.as_str() { LOCAL.to_owned() } else { name }
+}
 
 fn is_desktop(manifest: &Manifest, host: &HostName, name: &str) -> bool {
     let name = if name == LOCAL { host.as_str() } else { name };
@@ -214,3 +231,7 @@ pub(crate) fn unanswered<'a>(
         .filter(|(model, route)| is_from(route) && order(manifest, host, model, there).is_empty())
         .collect()
 }
+
+#[cfg(test)]
+#[path = "door_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use hyper::body::Body;
 use hyper::header::{ALLOW, HeaderValue, WWW_AUTHENTICATE};
 use hyper::{Method, Request, StatusCode};
 use serde_json::json;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +27,7 @@ use super::request::{Call, Endpoint};
 use super::state::{Kind, State};
 use super::upstream::Dial;
 use crate::generation::Scope;
+use crate::openai::{Begun, WITH_PROGRESS};
 
 /// The largest request. A context of 128 Ki tokens is half a MiB of English.
 const LARGEST_REQUEST: usize = 8 << 20;
@@ -46,7 +47,7 @@ pub(super) struct Shared {
     /// Cancelled when what still runs has to end.
     pub(super) stop: CancellationToken,
     started: Instant,
-    memory: Semaphore,
+    memory: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -54,6 +55,15 @@ impl Shared {
     pub(super) fn now(&self) -> Duration {
         self.started.elapsed()
     }
+
+    /// Sets so many bytes of memory aside for one request; none where all together have too much.
+    pub(super) fn room(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.memory).try_acquire_many_owned(kib(bytes)).ok()
+    }
+}
+
+fn kib(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX)
 }
 
 /// The door of one host.
@@ -78,7 +88,7 @@ impl Door {
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
             started: Instant::now(),
-            memory: Semaphore::new(REQUESTS_KIB),
+            memory: Arc::new(Semaphore::new(REQUESTS_KIB)),
         };
         let state = RwLock::new(Arc::new(State::load(root, credentials.as_deref())?));
         Ok(Self { shared: Arc::new(shared), root: root.to_owned(), credentials, state })
@@ -161,18 +171,21 @@ impl Door {
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
         let mut journey = Journey::begin(&self.shared, endpoint.path(), &visitor.key_id);
+        let wants_progress = is_hop && request.headers().contains_key(WITH_PROGRESS);
         let body = self.read(request.into_body()).await;
         let call = body.and_then(|(body, room)| match Call::parse(endpoint, body, is_hop) {
-            Ok(call) => Ok((call, room)),
+            Ok(call) if call.is_begun && !is_hop => {
+                let message = format!("'{}' is for routers among themselves", Begun::FIELD);
+                Err(Box::new(reply::refuse(StatusCode::BAD_REQUEST, "unsupported_parameter", &message)))
+            }
+            Ok(call) => Ok((Call { wants_progress, ..call }, room)),
             Err(error) => {
                 let message = format!("the request is not understood: {error}");
                 Err(Box::new(reply::refuse(StatusCode::BAD_REQUEST, "invalid_json", &message)))
             }
         });
         match call {
-            // the room is given back when the answer begins: from there on, nobody else
-            // is asked, and the request is not needed any more
-            Ok((call, _room)) => proxy::infer(&self.shared, state, call, journey).await,
+            Ok((call, room)) => proxy::infer(&self.shared, state, call, room, journey).await,
             Err(reply) => {
                 journey.ended(reply.status().as_u16());
                 *reply
@@ -181,7 +194,7 @@ impl Door {
     }
 
     /// Reads a request's body, within bounds of size, time, and memory for all together.
-    async fn read<B>(&self, body: B) -> Result<(Bytes, SemaphorePermit<'_>), Box<Reply>>
+    async fn read<B>(&self, body: B) -> Result<(Bytes, OwnedSemaphorePermit), Box<Reply>>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
@@ -196,14 +209,19 @@ impl Door {
         }
         let most =
             hint.exact().map_or(LARGEST_REQUEST, |exact| usize::try_from(exact).unwrap_or(LARGEST_REQUEST));
-        let kib = u32::try_from(most.div_ceil(1024)).unwrap_or(u32::MAX);
-        let Ok(room) = self.shared.memory.try_acquire_many(kib) else {
+        let Some(mut room) = self.shared.room(most) else {
             let message = "too many requests are being read; try again";
             let reply = reply::unable(StatusCode::SERVICE_UNAVAILABLE, "router_busy", message, 1);
             return Err(Box::new(reply));
         };
         match tokio::time::timeout(REQUEST_PATIENCE, Limited::new(body, LARGEST_REQUEST).collect()).await {
-            Ok(Ok(body)) => Ok((body.to_bytes(), room)),
+            Ok(Ok(body)) => {
+                let body = body.to_bytes();
+                // one that did not say its length had as much as there may be
+                let spare = room.num_permits().saturating_sub(kib(body.len()) as usize);
+                drop(room.split(spare));
+                Ok((body, room))
+            }
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
             Ok(Err(_)) => {
                 let message = "the request ended in the middle";

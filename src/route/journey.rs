@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::door::Shared;
-use super::metrics::Kind;
+use super::metrics::{Continuation, Kind};
 use super::policy::Reason;
 
 /// Kept as long as the request is; dropping it is the end of the request.
@@ -17,6 +17,7 @@ pub(super) struct Journey {
     key_id: String,
     model: String,
     upstream: String,
+    continued: String,
     reason: &'static str,
     why: String,
     status: Option<u16>,
@@ -33,6 +34,7 @@ impl Journey {
             key_id: key_id.to_owned(),
             model: "-".to_owned(),
             upstream: "-".to_owned(),
+            continued: String::new(),
             reason: "-",
             why: String::new(),
             status: None,
@@ -61,6 +63,20 @@ impl Journey {
     pub(super) fn broke(&mut self, upstream: &str, reason: &Reason) {
         self.failed(upstream, reason);
         self.reason = reason.label();
+    }
+
+    /// Notes that `to` goes on with the answer that broke off at `from`.
+    pub(super) fn continued(&mut self, from: &str, to: &str, reason: &Reason) {
+        if !self.continued.is_empty() {
+            self.continued.push_str(", ");
+        }
+        self.continued.push_str(to);
+        self.shared.metrics.continued(Continuation {
+            model: self.model.clone(),
+            from: from.to_owned(),
+            to: to.to_owned(),
+            reason: reason.label(),
+        });
     }
 
     /// Returns the reasons so far: `local: connection refused`.
@@ -96,6 +112,7 @@ impl Drop for Journey {
             key = self.key_id,
             model = self.model,
             upstream = self.upstream,
+            continued = self.continued,
             status,
             why = self.why,
             seconds = self.started.elapsed().as_secs_f64(),

@@ -26,6 +26,19 @@ pub(super) struct Kind {
     pub(super) status: u16,
 }
 
+/// How an answer that broke off was gone on with.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Continuation {
+    /// The route's name.
+    pub(super) model: String,
+    /// Whose answer broke off.
+    pub(super) from: String,
+    /// Who went on with it.
+    pub(super) to: String,
+    /// Why it broke off.
+    pub(super) reason: &'static str,
+}
+
 #[derive(Debug, Default)]
 struct Histogram {
     buckets: [u64; BUCKETS.len()],
@@ -37,6 +50,7 @@ struct Histogram {
 struct Counts {
     requests: BTreeMap<Kind, u64>,
     first_token: BTreeMap<(String, String), Histogram>,
+    continuations: BTreeMap<Continuation, u64>,
     in_flight: u64,
 }
 
@@ -59,6 +73,11 @@ impl Metrics {
         let mut counts = self.counts();
         counts.in_flight = counts.in_flight.saturating_sub(1);
         *counts.requests.entry(kind).or_default() += 1;
+    }
+
+    /// Counts an answer that somebody else went on with.
+    pub(super) fn continued(&self, continuation: Continuation) {
+        *self.counts().continuations.entry(continuation).or_default() += 1;
     }
 
     /// Counts the time to the first token, or to the whole of an answer that came at once.
@@ -88,6 +107,11 @@ impl Metrics {
             let labels =
                 format!(r#"model="{model}",upstream="{upstream}",reason="{reason}",status="{status}""#);
             writeln!(text, "bramble_requests_total{{{labels}}} {count}")?;
+        }
+        text.push_str("# TYPE bramble_continuations_total counter\n");
+        for (Continuation { model, from, to, reason }, count) in &counts.continuations {
+            let labels = format!(r#"model="{model}",from="{from}",to="{to}",reason="{reason}""#);
+            writeln!(text, "bramble_continuations_total{{{labels}}} {count}")?;
         }
         text.push_str("# TYPE bramble_first_token_seconds histogram\n");
         for ((model, upstream), histogram) in &counts.first_token {

@@ -8,11 +8,13 @@
 //!
 //! Upstreams are asked for streams even where the client wants the answer whole: so one
 //! that hangs is known by its silence, and what breaks before the client has heard anything
-//! is begun again elsewhere.
+//! is begun again elsewhere. What breaks after that is gone on with elsewhere, from what the
+//! client has: our own engines tell how far their answers are and begin behind what others
+//! wrote; a server that is not ours is only given plain text to go on with, and only where
+//! the route says so.
 //!
 //! It deliberately keeps nothing on disk, polls nobody while idle (a breaker's probe is
-//! the next request), follows no redirect, knows no manifest, and does not continue an
-//! answer that broke on another upstream.
+//! the next request), follows no redirect, and knows no manifest.
 
 mod auth;
 mod breaker;
@@ -31,6 +33,7 @@ mod source;
 mod state;
 #[cfg(test)]
 mod tests;
+mod told;
 mod upstream;
 
 use std::io;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::breaker::Outcome;
+use super::state::Kind;
 use crate::generation::{Pace, RouteSpec};
 
 /// How long an upstream may take to accept a connection. Over a Unix socket there is no
@@ -88,6 +89,8 @@ pub(super) enum Reason {
     TooLarge,
     /// It sent an error in the stream.
     StreamError,
+    /// It was asked to go on with an answer, and would not.
+    NotContinued,
     /// This router is stopping.
     Stopping,
 }
@@ -114,6 +117,7 @@ impl Reason {
             Self::Malformed => "malformed",
             Self::TooLarge => "too_large",
             Self::StreamError => "stream_error",
+            Self::NotContinued => "not_continued",
             Self::Stopping => "stopping",
         }
     }
@@ -122,7 +126,9 @@ impl Reason {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Refused | Self::Unreachable | Self::ConnectLate | Self::Untrusted => Outcome::Refused,
-            Self::Busy { .. } | Self::ContextExceeded | Self::NoModel => Outcome::Answered,
+            Self::Busy { .. } | Self::ContextExceeded | Self::NoModel | Self::NotContinued => {
+                Outcome::Answered
+            }
             Self::BreakerOpen { .. } | Self::Overflow { .. } | Self::Stopping => Outcome::Abandoned,
             Self::Status(_)
             | Self::KeyRefused(_)
@@ -139,6 +145,11 @@ impl Reason {
     /// Returns whether time ran out, so that a client is told 504 rather than 503.
     pub(super) fn is_deadline(&self) -> bool {
         matches!(self, Self::ConnectLate | Self::FirstTokenLate | Self::Stalled | Self::TotalLate)
+    }
+
+    /// Returns whether an answer that broke off for this is at its end: nobody has the time to go on with it.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::TotalLate | Self::Stopping)
     }
 
     /// Returns in how many seconds another try may go better, where that is known.
@@ -175,6 +186,7 @@ impl fmt::Display for Reason {
             Self::Malformed => f.write_str("sent something that is no answer"),
             Self::TooLarge => f.write_str("sent more than is taken"),
             Self::StreamError => f.write_str("sent an error"),
+            Self::NotContinued => f.write_str("does not go on with answers"),
             Self::Stopping => f.write_str("this router is stopping"),
         }
     }
@@ -184,12 +196,18 @@ impl fmt::Display for Reason {
 /// [`RouteSpec::order`].
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Choice {
-    /// It is an engine of this host.
-    pub(super) is_local: bool,
+    /// Whose it is.
+    pub(super) kind: Kind,
     /// How long its breaker stays open; none when a request may pass.
     pub(super) wait: Option<Duration>,
     /// How many requests wait there, where that was asked.
     pub(super) queued: Option<u32>,
+}
+
+impl Choice {
+    fn is_local(&self) -> bool {
+        self.kind == Kind::Local
+    }
 }
 
 /// What a request is like, as far as it matters for routing.
@@ -244,14 +262,14 @@ pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features)
     let mut decision = Decision::default();
     let mut late = Vec::new();
     for (index, (hop, choice)) in route.order.iter().zip(choices).enumerate() {
-        if features.is_hop && !choice.is_local {
+        if features.is_hop && !choice.is_local() {
             continue;
         }
         if let Some(wait) = choice.wait {
             decision.passed_over.push((index, Reason::BreakerOpen { wait }));
             continue;
         }
-        let deadlines = deadlines(route, hop.pace.as_ref(), choice.is_local, features);
+        let deadlines = deadlines(route, hop.pace.as_ref(), choice.is_local(), features);
         let attempt = Attempt { choice: index, deadlines };
         match (choice.queued, route.overflow_queue) {
             (Some(queued), Some(most)) if queued > most => {
@@ -263,6 +281,64 @@ pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features)
     }
     decision.attempts.append(&mut late);
     decision
+}
+
+/// An answer that broke off after the client had heard of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Broken<'a> {
+    /// The choices that it broke off at, by their places in [`RouteSpec::order`].
+    pub(super) at: &'a [usize],
+    /// Its tokens so far.
+    pub(super) tokens: u32,
+    /// Whether it is plain text that was asked for with nothing else in mind: a server that is not ours knows nothing of
+    /// what else a model writes.
+    pub(super) is_plain: bool,
+}
+
+/// Decides whom to ask to go on with an answer that broke off: as for a request whose prompt has the answer so far at
+/// its end, but for those that broke off already, and those that the route does not allow.
+pub(super) fn decide_rest(
+    route: &RouteSpec,
+    choices: &[Choice],
+    features: &Features,
+    broken: &Broken<'_>,
+) -> Decision {
+    let told = f64::from(broken.tokens);
+    let features = Features {
+        prompt_tokens: features.prompt_tokens + told,
+        answer_tokens: features.answer_tokens.map(|most| (most - told).max(0.0)),
+        ..*features
+    };
+    let may_go_on = |choice: usize| {
+        let is_able =
+            choices.get(choice).is_some_and(|choice| broken.is_plain || choice.kind != Kind::Foreign);
+        is_able && !broken.at.contains(&choice) && is_allowed(route, choice, choices[choice].kind)
+    };
+    let mut decision = decide(route, choices, &features);
+    decision.attempts.retain(|attempt| may_go_on(attempt.choice));
+    decision.passed_over.retain(|(choice, _)| may_go_on(*choice));
+    decision
+}
+
+/// Returns whether somebody may go on with an answer of `choice`, so that it is worth to keep what that takes.
+pub(super) fn has_heir(route: &RouteSpec, kinds: &[Kind], features: &Features, choice: usize) -> bool {
+    let mut others = kinds.iter().enumerate().filter(|(other, _)| *other != choice);
+    others.any(|(other, &kind)| is_allowed(route, other, kind) && (!features.is_hop || kind == Kind::Local))
+}
+
+fn is_allowed(route: &RouteSpec, choice: usize, kind: Kind) -> bool {
+    let name = route.order.get(choice).map(|hop| &hop.upstream);
+    match &route.continue_on {
+        None => kind != Kind::Foreign,
+        Some(names) => name.is_some_and(|name| names.contains(name)),
+    }
+}
+
+impl Deadlines {
+    /// Returns the same, but for what would be later than `left` from now.
+    pub(super) fn within(self, left: Duration) -> Self {
+        Self { first_token: self.first_token.min(left), total: self.total.min(left), ..self }
+    }
 }
 
 fn deadlines(route: &RouteSpec, pace: Option<&Pace>, is_local: bool, features: &Features) -> Deadlines {

@@ -19,12 +19,14 @@ fn route(upstreams: &[&str]) -> RouteSpec {
         model: "chat".parse().unwrap(),
         order: upstreams.iter().map(hop).collect(),
         overflow_queue: Some(2),
+        continue_on: None,
         first_token_seconds: 20.0,
     }
 }
 
-const READY: Choice = Choice { is_local: false, wait: None, queued: None };
-const LOCAL: Choice = Choice { is_local: true, ..READY };
+const READY: Choice = Choice { kind: Kind::Host, wait: None, queued: None };
+const LOCAL: Choice = Choice { kind: Kind::Local, ..READY };
+const FOREIGN: Choice = Choice { kind: Kind::Foreign, ..READY };
 const OPEN: Option<Duration> = Some(Duration::from_secs(3));
 const PLAIN: Features = Features { prompt_tokens: 100.0, answer_tokens: Some(50.0), is_hop: false };
 
@@ -91,6 +93,66 @@ fn the_only_upstream_is_passed_over_too_while_its_breaker_is_open() {
     assert!(decision.attempts.is_empty());
 }
 
+/// `continue_on`, what is known of the choices, where the answer broke off, whether it is plain text, and who is asked.
+type RestCase<'a> = (Option<&'a [&'a str]>, [Choice; 4], &'a [usize], bool, &'a [usize]);
+
+/// A route to an engine, two hosts and a server that is not ours.
+const ALL: [Choice; 4] = [LOCAL, READY, READY, FOREIGN];
+
+#[test]
+fn an_answer_is_continued_on_the_next_that_the_route_allows() {
+    let allowing = |names: Option<&[&str]>| {
+        let names = names.map(|names| names.iter().map(|&name| name.to_owned()).collect());
+        RouteSpec { continue_on: names, ..route(&["local", "desk", "attic", "gaming"]) }
+    };
+    let full = [Choice { queued: Some(3), ..LOCAL }, READY, READY, FOREIGN];
+    let down = [LOCAL, Choice { wait: OPEN, ..READY }, READY, FOREIGN];
+    let cases: [RestCase<'_>; 12] = [
+        // without a word, every engine and host of the fleet, and no other
+        (None, ALL, &[0], true, &[1, 2]),
+        (None, ALL, &[1], true, &[0, 2]),
+        (None, ALL, &[0, 1, 2], true, &[]),
+        (None, full, &[1], true, &[2, 0]),
+        (None, down, &[0], true, &[2]),
+        // with one, those and no others, but in the order of the route
+        (Some(&["gaming", "desk"]), ALL, &[0], true, &[1, 3]),
+        (Some(&["gaming", "desk"]), ALL, &[0, 1], true, &[3]),
+        (Some(&["local"]), ALL, &[1], true, &[0]),
+        (Some(&[]), ALL, &[0], true, &[]),
+        // what a model writes beside plain text is for engines of ours
+        (Some(&["gaming", "desk"]), ALL, &[0], false, &[1]),
+        (Some(&["gaming"]), ALL, &[0], false, &[]),
+        (Some(&["desk"]), down, &[0], true, &[]),
+    ];
+    for (names, choices, at, is_plain, expected) in cases {
+        let broken = Broken { at, tokens: 0, is_plain };
+        let decision = decide_rest(&allowing(names), &choices, &PLAIN, &broken);
+        assert_eq!(order(&decision), expected, "{names:?} {at:?} {is_plain}");
+        let is_worth_it = has_heir(&allowing(names), &choices.map(|choice| choice.kind), &PLAIN, at[0]);
+        assert!(is_worth_it || expected.is_empty(), "{names:?} {at:?}");
+    }
+    // why somebody who may was not asked is for the client; who may not, is not
+    let broken = Broken { at: &[0], tokens: 0, is_plain: true };
+    let decision = decide_rest(&allowing(Some(&["desk"])), &down, &PLAIN, &broken);
+    assert_eq!(decision.passed_over, [(1, Reason::BreakerOpen { wait: Duration::from_secs(3) })]);
+    let kinds = ALL.map(|choice| choice.kind);
+    assert!(!has_heir(&allowing(Some(&[])), &kinds, &PLAIN, 0));
+    assert!(!has_heir(&allowing(Some(&["local"])), &kinds, &PLAIN, 0));
+    assert!(!has_heir(&allowing(None), &kinds, &Features { is_hop: true, ..PLAIN }, 0));
+}
+
+#[test]
+fn the_text_already_sent_is_read_as_a_part_of_the_prompt_and_is_not_written_again() {
+    let broken = Broken { at: &[0], tokens: 20, is_plain: true };
+    let decision = decide_rest(&route(&["local", "desk"]), &[LOCAL, READY], &PLAIN, &broken);
+    let Deadlines { first_token, total, .. } = decision.attempts[0].deadlines;
+    // 20 s of the route, 120 tokens at 10 tok/s, 5 s of grace; 30 tokens at 2 tok/s, twice
+    assert_eq!((first_token.as_secs(), total.as_secs()), (37, 67));
+    let soon = decision.attempts[0].deadlines.within(Duration::from_secs(9));
+    assert_eq!((soon.first_token.as_secs(), soon.total.as_secs()), (9, 9));
+    assert_eq!(soon.between_tokens, decision.attempts[0].deadlines.between_tokens);
+}
+
 #[test]
 fn deadlines_follow_the_planned_pace_and_the_length_of_the_prompt() {
     let decision = decide(&route(&["local", "desk"]), &[LOCAL, READY], &PLAIN);
@@ -131,8 +193,12 @@ fn statuses_are_judged_by_whose_fault_they_are() {
 }
 
 fn choice() -> impl Strategy<Value = Choice> {
-    (any::<bool>(), prop::option::of(1u64..60), prop::option::of(0u32..9))
-        .prop_map(|(is_local, wait, queued)| Choice { is_local, wait: wait.map(Duration::from_secs), queued })
+    let kind = prop::sample::select(vec![Kind::Local, Kind::Host, Kind::Foreign]);
+    (kind, prop::option::of(1u64..60), prop::option::of(0u32..9)).prop_map(|(kind, wait, queued)| Choice {
+        kind,
+        wait: wait.map(Duration::from_secs),
+        queued,
+    })
 }
 
 proptest! {
@@ -145,11 +211,11 @@ proptest! {
         let mut asked = order(&decision);
         asked.sort_unstable();
         let expected: Vec<usize> = (0..choices.len())
-            .filter(|i| choices[*i].wait.is_none() && (choices[*i].is_local || !is_hop))
+            .filter(|i| choices[*i].wait.is_none() && (choices[*i].is_local() || !is_hop))
             .collect();
         prop_assert_eq!(asked, expected);
         if is_hop {
-            prop_assert!(decision.attempts.iter().all(|attempt| choices[attempt.choice].is_local));
+            prop_assert!(decision.attempts.iter().all(|attempt| choices[attempt.choice].is_local()));
         }
     }
 

@@ -1,6 +1,7 @@
 //! One request: asks the upstreams in the order of the decision until one answers.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -10,20 +11,23 @@ use hyper::header::{
 };
 use hyper::{HeaderMap, Request, StatusCode};
 use serde::de::IgnoredAny;
+use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::breaker::{Outcome, Ticket};
 use super::door::Shared;
 use super::journey::Journey;
 use super::policy::{self, Choice, Deadlines, Reason, Verdict};
-use super::relay::Relay;
+use super::relay::{Relay, Rest, Stream};
 use super::reply::{self, Reply};
-use super::request::Call;
+use super::request::{Call, Field, Terms};
 use super::source::{Opening, Source};
 use super::state::{Kind, Route, Seat, State};
+use super::told::Told;
 use super::{gather, health, upstream};
+use crate::openai::{GOES_ON, WITH_PROGRESS};
 
 /// How we call ourselves to upstreams.
 pub(super) const AGENT: &str = concat!("bramble/", env!("CARGO_PKG_VERSION"));
@@ -44,6 +48,10 @@ const LARGEST_ANSWER: usize = 16 << 20;
 /// The largest error that is passed on.
 const LARGEST_ERROR: usize = 1 << 20;
 
+/// The largest request that is kept in case that its answer breaks off. It stays for minutes, and a context of 128 Ki
+/// tokens is half a MiB.
+const LARGEST_KEPT: usize = 1 << 20;
+
 /// Seconds after which to try again when nobody said.
 const RETRY_SECONDS: u64 = 5;
 
@@ -56,7 +64,7 @@ pub(super) struct Permit {
 }
 
 impl Permit {
-    fn take(shared: &Arc<Shared>, seat: &Arc<Seat>) -> Result<Self, Reason> {
+    pub(super) fn take(shared: &Arc<Shared>, seat: &Arc<Seat>) -> Result<Self, Reason> {
         let ticket = seat.breaker(|breaker| breaker.admit(shared.now()));
         let ticket = ticket.map_err(|wait| Reason::BreakerOpen { wait })?;
         Ok(Self { shared: Arc::clone(shared), seat: Arc::clone(seat), ticket, is_decided: false })
@@ -68,14 +76,9 @@ impl Permit {
         self.ticket = self.seat.learn(self.ticket, outcome, self.shared.now());
     }
 
-    /// Returns the sign that this router is stopping.
-    pub(super) fn stop(&self) -> &CancellationToken {
-        &self.shared.stop
-    }
-
-    /// Returns the upstream's name.
-    pub(super) fn upstream(&self) -> &str {
-        &self.seat.name
+    /// Returns whom it is for.
+    pub(super) fn seat(&self) -> &Seat {
+        &self.seat
     }
 }
 
@@ -108,6 +111,17 @@ enum Form {
     Whole,
 }
 
+/// What an upstream is asked.
+#[derive(Debug, Clone, Copy)]
+struct Question<'a> {
+    call: &'a Call,
+    form: Form,
+    /// What the client has of the answer already.
+    told: Option<&'a Told>,
+    /// Whether each event is to tell how far the answer is, for us to keep.
+    is_kept: bool,
+}
+
 /// Why an attempt came to nothing, with the upstream's words where they may matter.
 struct Failure {
     reason: Reason,
@@ -125,6 +139,7 @@ pub(super) async fn infer(
     shared: &Arc<Shared>,
     state: &Arc<State>,
     call: Call,
+    room: OwnedSemaphorePermit,
     mut journey: Journey,
 ) -> Reply {
     let Some(route) = state.routes.get(&call.model) else {
@@ -155,14 +170,27 @@ pub(super) async fn infer(
             }
         };
         let started = Instant::now();
+        let is_kept = is_kept(route, &choices, &call, choice);
         let outcome = tokio::select! {
-            outcome = attempt(shared, seat, &call, &deadlines, started, &mut permit) => outcome,
+            outcome = attempt(shared, seat, &call, is_kept, &deadlines, started, &mut permit) => outcome,
             () = shared.stop.cancelled() => Err(Reason::Stopping.into()),
         };
         let failure = match outcome {
             Ok(answer) => {
                 let ends = started + deadlines.total;
-                return answered(state, answer, permit, journey, &deadlines, ends);
+                // a router that asked for it ends the answer itself
+                let terms = Terms { is_single: call.terms.is_single && !call.wants_progress, ..call.terms };
+                // where nobody will go on with the answer, the request is not needed any more
+                let rest = is_kept.then(|| Rest::new(call, room, choice));
+                let told = Told::new(terms, rest.is_some());
+                return answered(
+                    state,
+                    answer,
+                    permit,
+                    journey,
+                    deadlines.between_tokens,
+                    |stream, journey| Relay::new(shared, state, stream, (told, rest), journey, ends),
+                );
             }
             Err(failure) => failure,
         };
@@ -177,9 +205,18 @@ pub(super) async fn infer(
     nobody(failures, &mut journey)
 }
 
+/// Returns whether an answer of `choice` is kept in mind for others to go on with.
+fn is_kept(route: &Route, choices: &[Choice], call: &Call, choice: usize) -> bool {
+    let kinds: Vec<Kind> = choices.iter().map(|choice| choice.kind).collect();
+    call.is_stream
+        && call.terms.is_single
+        && call.body.len() <= LARGEST_KEPT
+        && policy::has_heir(&route.spec, &kinds, &call.features, choice)
+}
+
 /// Looks at the breakers, and at the engines' queues where the route has a limit for them
 /// and somebody else to ask.
-async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Choice> {
+pub(super) async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Choice> {
     let wants_queue = route.spec.overflow_queue.is_some() && route.seats.len() > 1 && !call.features.is_hop;
     let mut choices = Vec::with_capacity(route.seats.len());
     for seat in &route.seats {
@@ -190,7 +227,7 @@ async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Choice> {
         } else {
             None
         };
-        choices.push(Choice { is_local, wait, queued });
+        choices.push(Choice { kind: seat.kind, wait, queued });
     }
     choices
 }
@@ -201,15 +238,18 @@ async fn attempt(
     shared: &Shared,
     seat: &Seat,
     call: &Call,
+    is_kept: bool,
     deadlines: &Deadlines,
     started: Instant,
     permit: &mut Permit,
 ) -> Result<Answer, Failure> {
     let form = if call.endpoint.has_streams() { Form::Events } else { Form::Whole };
-    let mut outcome = ask(shared, seat, call, form, deadlines, started).await;
+    let question = Question { call, form, told: None, is_kept };
+    let mut outcome = ask(shared, seat, question, deadlines, started).await;
     if form == Form::Events && !call.is_stream && seat.kind == Kind::Foreign && refuses(&outcome) {
         // the stream was our wish, not the client's
-        outcome = ask(shared, seat, call, Form::Whole, deadlines, started).await;
+        let question = Question { form: Form::Whole, ..question };
+        outcome = ask(shared, seat, question, deadlines, started).await;
     }
     let Answer { status, headers, began, content } = outcome?;
     permit.learn(Outcome::Answered);
@@ -222,6 +262,23 @@ async fn attempt(
         other => other,
     };
     Ok(Answer { status, headers, began, content })
+}
+
+/// Asks for the rest of a stream of which the client has `told`, and waits for its first token.
+pub(super) async fn ask_on(
+    shared: &Shared,
+    seat: &Seat,
+    call: &Call,
+    told: &Told,
+    deadlines: &Deadlines,
+) -> Result<(Box<Source>, Opening), Reason> {
+    let question = Question { call, form: Form::Events, told: Some(told), is_kept: true };
+    let answer = ask(shared, seat, question, deadlines, Instant::now()).await;
+    match answer.map_err(|failure| failure.reason)?.content {
+        Content::Stream(source, opening) => Ok((source, opening)),
+        // what the client asked was answered before: it is the rest that is refused
+        Content::Whole(_) => Err(Reason::NotContinued),
+    }
 }
 
 /// Returns whether a server may have refused to answer with a stream, or to tell the usage
@@ -239,25 +296,32 @@ fn refuses(outcome: &Result<Answer, Failure>) -> bool {
 async fn ask(
     shared: &Shared,
     seat: &Seat,
-    call: &Call,
-    form: Form,
+    question: Question<'_>,
     deadlines: &Deadlines,
     started: Instant,
 ) -> Result<Answer, Failure> {
+    let Question { call, form, .. } = question;
     let whole = (started + deadlines.total, Reason::TotalLate);
     let (soon, late) = match form {
         Form::Events => (started + deadlines.first_token, Reason::FirstTokenLate),
         Form::Whole => whole.clone(),
     };
-    let request = request(seat, call, form)?;
+    let begun = begun(seat, question)?;
+    let must_go_on = !begun.is_empty() && seat.kind != Kind::Foreign;
+    let request = request(seat, question, begun)?;
     let exchange = upstream::send(&*shared.dial, &seat.target, request, deadlines.connect);
     let exchange = timeout_at(soon, exchange).await.unwrap_or_else(|_| Err(late.clone()))?;
     let rename = (seat.model.as_bytes() != call.model.as_bytes()).then(|| call.model.clone());
     let is_success = exchange.response.status().is_success();
+    if is_success && must_go_on && !exchange.response.headers().contains_key(GOES_ON) {
+        // an older one, which would say the whole answer again
+        return Err(Reason::NotContinued.into());
+    }
     let is_events = is_success && has_events(exchange.response.headers());
     match form {
         Form::Events if is_events => {
-            let opened = timeout_at(soon, open(exchange, rename)).await;
+            let takes_progress = question.is_kept && seat.kind != Kind::Foreign;
+            let opened = timeout_at(soon, open(exchange, rename, takes_progress)).await;
             opened.unwrap_or(Err(late)).map_err(Failure::from)
         }
         Form::Events if is_success && call.is_stream => Err(Reason::Malformed.into()),
@@ -269,16 +333,36 @@ async fn ask(
     }
 }
 
-/// Writes the request anew: of the client's headers, none goes on.
-fn request(seat: &Seat, call: &Call, form: Form) -> Result<Request<Full<Bytes>>, Reason> {
-    let mut fields = Vec::new();
+/// Returns the fields that tell an upstream what the client has of the answer; none where that is nothing.
+fn begun(seat: &Seat, question: Question<'_>) -> Result<Vec<Field>, Reason> {
+    let Some(told) = question.told else { return Ok(Vec::new()) };
+    match (told.written(seat.kind), seat.kind) {
+        (None, _) => Err(Reason::NotContinued),
+        (Some(""), _) => Ok(Vec::new()),
+        (Some(text), Kind::Foreign) => {
+            question.call.going_on_elsewhere(text, told.tokens()).ok_or(Reason::NotContinued)
+        }
+        (Some(text), Kind::Local | Kind::Host) => {
+            Call::going_on(text, told.tokens()).map_err(|_| Reason::Malformed)
+        }
+    }
+}
+
+/// Writes the request anew, with these fields in it: of the client's headers, none goes on.
+fn request(
+    seat: &Seat,
+    question: Question<'_>,
+    mut fields: Vec<Field>,
+) -> Result<Request<Full<Bytes>>, Reason> {
+    let Question { call, form, is_kept, .. } = question;
     if seat.model.as_bytes() != call.model.as_bytes() || seat.kind == Kind::Foreign {
         let name = seat.model.to_str().map_err(|_| Reason::Malformed)?;
-        fields.push(("model", Value::from(name)));
+        fields.push(("model", to_raw_value(name).map_err(|_| Reason::Malformed)?));
     }
     if form == Form::Events && !call.is_stream {
-        fields.push(("stream", Value::from(true)));
-        fields.push(("stream_options", json!({ "include_usage": true })));
+        let options = json!({ "include_usage": true });
+        fields.push(("stream", to_raw_value(&true).map_err(|_| Reason::Malformed)?));
+        fields.push(("stream_options", to_raw_value(&options).map_err(|_| Reason::Malformed)?));
     }
     let body = if fields.is_empty() {
         call.body.clone()
@@ -301,6 +385,9 @@ fn request(seat: &Seat, call: &Call, form: Form) -> Result<Request<Full<Bytes>>,
     if seat.kind == Kind::Host {
         request = request.header(HOP, "1");
     }
+    if (is_kept || call.wants_progress) && seat.kind != Kind::Foreign {
+        request = request.header(WITH_PROGRESS, "1");
+    }
     request.body(Full::new(body)).map_err(|_| Reason::Malformed)
 }
 
@@ -309,9 +396,13 @@ fn has_events(headers: &HeaderMap) -> bool {
 }
 
 /// Waits for the first token of a stream.
-async fn open(exchange: upstream::Exchange, rename: Option<String>) -> Result<Answer, Reason> {
+async fn open(
+    exchange: upstream::Exchange,
+    rename: Option<String>,
+    takes_progress: bool,
+) -> Result<Answer, Reason> {
     let headers = exchange.response.headers().clone();
-    let mut source = Box::new(Source::new(exchange, rename));
+    let mut source = Box::new(Source::new(exchange, rename, takes_progress));
     let opening = source.open().await?;
     let content = Content::Stream(source, opening);
     Ok(Answer { status: StatusCode::OK, headers, began: Instant::now(), content })
@@ -367,8 +458,8 @@ fn answered(
     answer: Answer,
     permit: Permit,
     mut journey: Journey,
-    deadlines: &Deadlines,
-    ends: Instant,
+    between_tokens: Duration,
+    relay: impl FnOnce(Stream, Journey) -> Relay,
 ) -> Reply {
     let seat = Arc::clone(&permit.seat);
     journey.answered_by(&seat.name, answer.began);
@@ -382,7 +473,7 @@ fn answered(
             reply::bytes(answer.status, kind, body)
         }
         Content::Stream(source, opening) => {
-            let relay = Relay::new(source, opening, permit, journey, deadlines.between_tokens, ends);
+            let relay = relay(Stream { source, opening, permit, between_tokens }, journey);
             let mut reply = Reply::new(relay.into_body().boxed_unsync());
             let headers = reply.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -416,6 +507,8 @@ fn sign(headers: &mut HeaderMap, state: &State, seat: &Seat, theirs: &HeaderMap)
         Kind::Local => (HeaderValue::from_str(&state.host).ok(), Some(state.generation.number().into())),
         Kind::Host | Kind::Foreign => (Some(upstream), None),
     };
+    let goes_on = theirs.get(GOES_ON).filter(|_| seat.kind != Kind::Foreign);
+    ours(HeaderName::from_static(GOES_ON), goes_on.cloned());
     ours(BY_HOST, told(&BY_HOST).or(host));
     ours(BY_MODEL, Some(told(&BY_MODEL).unwrap_or_else(|| seat.model.clone())));
     ours(BY_QUANT, told(&BY_QUANT).or_else(|| seat.quant.clone()));

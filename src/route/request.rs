@@ -5,10 +5,11 @@ use std::fmt;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
-use serde_json::value::RawValue;
+use serde_json::json;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::policy::Features;
+use crate::openai::Begun;
 
 /// The paths that are passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,17 +55,54 @@ pub(super) struct Call {
     pub(super) is_stream: bool,
     /// What matters for routing.
     pub(super) features: Features,
+    /// What matters once the answer has begun.
+    pub(super) terms: Terms,
+    /// Whether the answer was begun elsewhere: the request comes from a router that has the beginning.
+    pub(super) is_begun: bool,
+    /// Whether the router of another host asks how far the answer is with each event.
+    pub(super) wants_progress: bool,
     /// The body as it came.
     pub(super) body: Bytes,
 }
 
+/// What an answer has to be like, for whoever goes on with it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// It is one answer, not several side by side.
+    pub(super) is_single: bool,
+    /// It is asked for as text and nothing but text.
+    pub(super) is_plain: bool,
+    /// Its usage is told at the end of the stream.
+    pub(super) has_usage: bool,
+    /// The most tokens that it may have, by `max_completion_tokens`.
+    pub(super) most_completion: Option<u32>,
+    /// The same by `max_tokens`, which gives way to the other.
+    pub(super) most: Option<u32>,
+}
+
+impl Terms {
+    /// Returns whether an answer of so many tokens may have no more.
+    pub(super) fn is_spent(&self, tokens: u32) -> bool {
+        self.most_completion.or(self.most).is_some_and(|most| most <= tokens)
+    }
+}
+
 #[derive(Deserialize)]
-struct Peek {
+struct Peek<'a> {
     model: String,
     stream: Option<bool>,
+    #[serde(borrow)]
+    stream_options: Option<&'a RawValue>,
     max_tokens: Option<f64>,
     max_completion_tokens: Option<f64>,
     n: Option<f64>,
+    #[serde(borrow)]
+    response_format: Option<&'a RawValue>,
+    json_schema: Option<IgnoredAny>,
+    grammar: Option<IgnoredAny>,
+    #[serde(borrow)]
+    logprobs: Option<&'a RawValue>,
+    bramble_begun: Option<IgnoredAny>,
     #[serde(default)]
     messages: Weight,
     #[serde(default)]
@@ -75,10 +113,53 @@ struct Peek {
     tools: Weight,
 }
 
+impl Peek<'_> {
+    fn terms(&self) -> Terms {
+        // what is not of this form is refused elsewhere, or means nothing
+        let is_text = |format: &RawValue| {
+            serde_json::from_str::<Typed>(format.get()).is_ok_and(|format| format.kind == "text")
+        };
+        let is_off = |value: &RawValue| value.get() == "false";
+        let options = self.stream_options.map(|options| serde_json::from_str::<StreamOptions>(options.get()));
+        Terms {
+            is_single: self.n.is_none_or(|n| n <= 1.0),
+            is_plain: self.response_format.is_none_or(is_text)
+                && self.json_schema.is_none()
+                && self.grammar.is_none()
+                && self.logprobs.is_none_or(is_off),
+            has_usage: options.is_some_and(|options| options.is_ok_and(|it| it.include_usage == Some(true))),
+            most_completion: self.max_completion_tokens.and_then(whole),
+            most: self.max_tokens.and_then(whole),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Typed {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct StreamOptions {
+    include_usage: Option<bool>,
+}
+
+fn whole(number: f64) -> Option<u32> {
+    let is_whole = (0.0..=f64::from(u32::MAX)).contains(&number) && number.fract() == 0.0;
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "it is a whole number in the range"
+    )]
+    is_whole.then_some(number as u32)
+}
+
 impl Call {
     /// Reads `body`. The error is for the client: what is wrong with its JSON.
     pub(super) fn parse(endpoint: Endpoint, body: Bytes, is_hop: bool) -> Result<Self, serde_json::Error> {
-        let peek: Peek = serde_json::from_slice(&body)?;
+        let peek: Peek<'_> = serde_json::from_slice(&body)?;
+        let terms = peek.terms();
         let limit = peek.max_completion_tokens.or(peek.max_tokens).filter(|limit| *limit >= 0.0);
         let answers = peek.n.filter(|n| *n >= 1.0).unwrap_or(1.0);
         let answer_tokens = match endpoint {
@@ -91,6 +172,9 @@ impl Call {
             model: peek.model,
             is_stream: peek.stream.unwrap_or(false) && endpoint.has_streams(),
             features: Features { prompt_tokens, answer_tokens, is_hop },
+            terms,
+            is_begun: peek.bramble_begun.is_some(),
+            wants_progress: false,
             body,
         })
     }
@@ -98,16 +182,94 @@ impl Call {
     /// Returns the body with these fields in place of the client's own, however those were
     /// spelt: Go's reader takes `MODEL` for `model`, so that such a key could name a model
     /// that the route does not allow. All else stays as it was written.
-    pub(super) fn body_with(&self, fields: &[(&str, Value)]) -> Result<Bytes, serde_json::Error> {
+    pub(super) fn body_with(&self, fields: &[Field]) -> Result<Bytes, serde_json::Error> {
         let mut body = serde_json::Deserializer::from_slice(&self.body);
         body.deserialize_map(Rewriter { fields, room: self.body.len() }).map(Bytes::from)
     }
+
+    /// Returns the fields by which one of our own engines goes on behind `text`, which has so many tokens.
+    pub(super) fn going_on(text: &str, tokens: u32) -> Result<Vec<Field>, serde_json::Error> {
+        let begun = Begun { text: text.to_owned(), tokens };
+        Ok(vec![(Begun::FIELD, to_raw_value(&begun)?)])
+    }
+
+    /// Returns the fields by which a server that is not ours goes on behind `text`; none where the request is not of a
+    /// kind that one can go on with.
+    ///
+    /// In a chat, `text` becomes the end of what the assistant says last. llama-server and Ollama take an answer that
+    /// ends a chat for one to go on with (<https://github.com/ollama/ollama/issues/6778>); vLLM, and llama-server since
+    /// May 2026 whatever its options, want the two flags
+    /// (<https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html>,
+    /// <https://github.com/ggml-org/llama.cpp/pull/23012>). Ollama passes over fields that it does not know; servers
+    /// that refuse them, as OpenAI's and Mistral's do, go on with nobody's answer anyway.
+    pub(super) fn going_on_elsewhere(&self, text: &str, tokens: u32) -> Option<Vec<Field>> {
+        let on = |value: bool| to_raw_value(&value).ok();
+        let mut fields = if self.endpoint == Endpoint::Chat {
+            let Chat { mut messages } = serde_json::from_slice(&self.body).ok()?;
+            let last: Said<'_> = serde_json::from_str(messages.last()?.get()).ok()?;
+            let mut said = String::new();
+            if last.role == "assistant" {
+                // what it calls cannot be gone on with
+                let content = last.content.filter(|_| last.tool_calls.is_none())?;
+                said = serde_json::from_str(content.get()).ok()?;
+                messages.pop();
+            }
+            said.push_str(text);
+            let said = to_raw_value(&json!({ "role": "assistant", "content": said })).ok()?;
+            messages.push(&said);
+            vec![
+                ("messages", to_raw_value(&messages).ok()?),
+                ("continue_final_message", on(true)?),
+                ("add_generation_prompt", on(false)?),
+            ]
+        } else {
+            let Prompted { prompt } = serde_json::from_slice(&self.body).ok()?;
+            let (Prompt::One(prompt) | Prompt::List([prompt])) = prompt;
+            vec![("prompt", to_raw_value(&(prompt + text)).ok()?)]
+        };
+        let limits = [("max_completion_tokens", self.terms.most_completion), ("max_tokens", self.terms.most)];
+        for (name, most) in limits {
+            if let Some(most) = most {
+                fields.push((name, to_raw_value(&most.saturating_sub(tokens)).ok()?));
+            }
+        }
+        Some(fields)
+    }
+}
+
+/// A field of a request, and what stands in it instead.
+pub(super) type Field = (&'static str, Box<RawValue>);
+
+#[derive(Deserialize)]
+struct Chat<'a> {
+    #[serde(borrow)]
+    messages: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+struct Said<'a> {
+    role: String,
+    #[serde(borrow)]
+    content: Option<&'a RawValue>,
+    tool_calls: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Prompted {
+    prompt: Prompt,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Prompt {
+    One(String),
+    List([String; 1]),
 }
 
 /// Copies an object without ever having it in memory as a tree, which would take many times
 /// the request's size.
 struct Rewriter<'a> {
-    fields: &'a [(&'a str, Value)],
+    fields: &'a [Field],
     /// The size of the object as it came.
     room: usize,
 }
@@ -122,12 +284,12 @@ impl<'de> Visitor<'de> for Rewriter<'_> {
         let mut body = Vec::with_capacity(self.room + 128);
         let mut write = |key: &str, value: &str| {
             body.push(if body.is_empty() { b'{' } else { b',' });
-            body.extend(Value::from(key).to_string().bytes());
+            body.extend(json!(key).to_string().bytes());
             body.push(b':');
             body.extend(value.bytes());
         };
         for (key, value) in self.fields {
-            write(key, &value.to_string());
+            write(key, value.get());
         }
         while let Some((key, value)) = entries.next_entry::<String, &RawValue>()? {
             if !self.fields.iter().any(|(set, _)| set.eq_ignore_ascii_case(&key)) {
@@ -244,21 +406,99 @@ mod tests {
     fn renaming_changes_the_model_and_leaves_no_other_spelling_of_it() {
         let call =
             parse(r#"{"MODEL":"secret","model":"chat","Model":"x","prompt":"p","seed":9007199254740993}"#);
-        let body = call.unwrap().body_with(&[("model", "mistral".into())]).unwrap();
+        let body = call.unwrap().body_with(&[("model", to_raw_value("mistral").unwrap())]).unwrap();
         assert_eq!(body, r#"{"model":"mistral","prompt":"p","seed":9007199254740993}"#);
     }
 
     #[test]
     fn what_is_not_set_anew_stays_as_it_was_written() {
         let text = r#" { "model":"chat", "é\u0022\n" : [1.0e0,  {"stream": 1}], "Stream":false, "STREAM_OPTIONS":{} } "#;
-        let fields =
-            [("stream", Value::Bool(true)), ("stream_options", serde_json::json!({"include_usage": true}))];
+        let fields = [
+            ("stream", to_raw_value(&true).unwrap()),
+            ("stream_options", to_raw_value(&json!({"include_usage": true})).unwrap()),
+        ];
         let body = parse(text).unwrap().body_with(&fields).unwrap();
         assert_eq!(
             body,
             "{\"stream\":true,\"stream_options\":{\"include_usage\":true},\"model\":\"chat\",\"é\\\"\\n\":[1.0e0,  {\"stream\": 1}]}"
         );
         assert_eq!(parse(r#"{"model":"x"}"#).unwrap().body_with(&[]).unwrap(), r#"{"model":"x"}"#);
+    }
+
+    #[test]
+    fn what_an_answer_has_to_be_like_is_read_for_whoever_goes_on_with_it() {
+        let terms = |more: &str| parse(&format!(r#"{{"model":"chat"{more}}}"#)).unwrap().terms;
+        let plain = Terms { is_single: true, is_plain: true, ..Terms::default() };
+        for (more, expected) in [
+            ("", plain),
+            (r#","n":1,"response_format":{"type":"text"},"logprobs":false,"grammar":null"#, plain),
+            (r#","n":2"#, Terms { is_single: false, ..plain }),
+            (r#","response_format":{"type":"json_object"}"#, Terms { is_plain: false, ..plain }),
+            (r#","response_format":7"#, Terms { is_plain: false, ..plain }),
+            (r#","json_schema":{}"#, Terms { is_plain: false, ..plain }),
+            (r#","logprobs":2"#, Terms { is_plain: false, ..plain }),
+            (
+                r#","max_tokens":9,"max_completion_tokens":7"#,
+                Terms { most: Some(9), most_completion: Some(7), ..plain },
+            ),
+            (r#","max_tokens":-1,"max_completion_tokens":1.5"#, plain),
+            (r#","stream_options":{"include_usage":true}"#, Terms { has_usage: true, ..plain }),
+            (r#","stream_options":"all""#, plain),
+        ] {
+            assert_eq!(terms(more), expected, "{more}");
+        }
+        let both = Terms { most: Some(9), most_completion: Some(7), ..plain };
+        assert!(both.is_spent(7) && !both.is_spent(6) && !plain.is_spent(u32::MAX));
+        assert!(Terms { most: Some(9), ..plain }.is_spent(9));
+        assert!(parse(r#"{"model":"chat","bramble_begun":{}}"#).unwrap().is_begun);
+    }
+
+    #[test]
+    fn a_server_that_is_not_ours_is_given_the_text_to_go_on_with() {
+        let asked = |endpoint, text: &str| {
+            let call = Call::parse(endpoint, Bytes::copy_from_slice(text.as_bytes()), false).unwrap();
+            let fields = call.going_on_elsewhere("é\n", 3)?;
+            Some(String::from_utf8(call.body_with(&fields).unwrap().to_vec()).unwrap())
+        };
+        let flags = r#""continue_final_message":true,"add_generation_prompt":false"#;
+        for (messages, expected) in [
+            (
+                r#"{"role":"user","content":[1, 2]}"#,
+                r#"{"role":"user","content":[1, 2]},{"role":"assistant","content":"é\n"}"#,
+            ),
+            // an answer that the client began itself is one with what came of it
+            (
+                r#"{"role":"user"},{"role":"assistant","content":"So: "}"#,
+                r#"{"role":"user"},{"role":"assistant","content":"So: é\n"}"#,
+            ),
+        ] {
+            assert_eq!(
+                asked(
+                    Endpoint::Chat,
+                    &format!(r#"{{"model":"chat","messages":[{messages}],"max_tokens":9}}"#)
+                )
+                .unwrap(),
+                format!(r#"{{"messages":[{expected}],{flags},"max_tokens":6,"model":"chat"}}"#)
+            );
+        }
+        for prompt in [r#""So: ""#, r#"["So: "]"#] {
+            assert_eq!(
+                asked(Endpoint::Completions, &format!(r#"{{"model":"chat","prompt":{prompt}}}"#)).unwrap(),
+                r#"{"prompt":"So: é\n","model":"chat"}"#
+            );
+        }
+        for (endpoint, text) in [
+            (Endpoint::Chat, r#"{"model":"chat","messages":[]}"#),
+            (
+                Endpoint::Chat,
+                r#"{"model":"chat","messages":[{"role":"assistant","content":"x","tool_calls":[]}]}"#,
+            ),
+            (Endpoint::Chat, r#"{"model":"chat","messages":[{"role":"assistant","content":[]}]}"#),
+            (Endpoint::Completions, r#"{"model":"chat","prompt":[1,2]}"#),
+            (Endpoint::Completions, r#"{"model":"chat","prompt":["a","b"]}"#),
+        ] {
+            assert_eq!(asked(endpoint, text), None, "{text}");
+        }
     }
 
     proptest! {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::policy::Reason;
 use super::upstream::Exchange;
+use crate::openai::Progress;
 use crate::openai::sse::{self, DONE, Scanner};
 
 /// Events held back while they say nothing yet. Servers send one that names the role,
@@ -22,6 +23,8 @@ pub(super) struct Event {
     pub(super) data: String,
     /// What it says.
     pub(super) fields: Map<String, Value>,
+    /// How far the answer is, where that was asked for; it stands in none of the others.
+    pub(super) progress: Option<Progress>,
 }
 
 /// What comes next from an upstream.
@@ -52,12 +55,14 @@ pub(super) struct Source {
     exchange: Exchange,
     scanner: Scanner,
     rename: Option<String>,
+    takes_progress: bool,
 }
 
 impl Source {
-    /// Reads events from `exchange`; in each the model gets the name in `rename`.
-    pub(super) fn new(exchange: Exchange, rename: Option<String>) -> Self {
-        Self { exchange, scanner: Scanner::default(), rename }
+    /// Reads events from `exchange`; in each the model gets the name in `rename`, and out of each is taken how far the
+    /// answer is, where `takes_progress`.
+    pub(super) fn new(exchange: Exchange, rename: Option<String>, takes_progress: bool) -> Self {
+        Self { exchange, scanner: Scanner::default(), rename, takes_progress }
     }
 
     /// Waits for the first event that carries something. Up to here, nothing has reached
@@ -118,8 +123,16 @@ impl Source {
             *model = Value::String(name.clone());
             data = serde_json::to_string(&fields).map_err(|_| Reason::Malformed)?;
         }
+        let progress = if self.takes_progress { fields.shift_remove(Progress::FIELD) } else { None };
+        let progress = match progress {
+            Some(progress) => {
+                data = serde_json::to_string(&fields).map_err(|_| Reason::Malformed)?;
+                Some(serde_json::from_value(progress).map_err(|_| Reason::Malformed)?)
+            }
+            None => None,
+        };
         let is_preamble = is_preamble(&fields);
-        let event = Event { data, fields };
+        let event = Event { data, fields, progress };
         Ok(if is_preamble { Item::Preamble(event) } else { Item::Data(event) })
     }
 }
@@ -132,7 +145,7 @@ fn unreadable(error: sse::Error) -> Reason {
 }
 
 /// Returns whether an event carries nothing of the answer: no text, no call, no end.
-fn is_preamble(event: &Map<String, Value>) -> bool {
+pub(super) fn is_preamble(event: &Map<String, Value>) -> bool {
     let Some(choices) = event.get("choices").and_then(Value::as_array) else { return false };
     let is_empty = |value: &Value| match value {
         Value::Null => true,

@@ -1,5 +1,6 @@
 //! The door against upstreams that misbehave.
 
+mod continued;
 mod doubles;
 mod fallback;
 mod gate;
@@ -116,6 +117,7 @@ impl Told {
     }
 
     fn events(&self) -> Vec<&str> {
-        self.body.split_terminator("\n\n").map(|event| event.strip_prefix("data: ").unwrap()).collect()
+        let events = self.body.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
+        events.map(|event| event.strip_prefix("data: ").unwrap()).collect()
     }
 }

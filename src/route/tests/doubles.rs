@@ -264,6 +264,7 @@ pub(crate) fn definition() -> Definition {
         model: model.parse().unwrap(),
         order,
         overflow_queue: None,
+        continue_on: None,
         first_token_seconds: 20.0,
     };
     Definition {

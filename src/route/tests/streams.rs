@@ -1,4 +1,4 @@
-//! What a client is told when a stream breaks after its first byte, and what an upstream
+//! What a client is told when a stream breaks after its first byte and nobody may go on with it, and what an upstream
 //! learns when a client leaves.
 
 use std::sync::Arc;
@@ -10,6 +10,14 @@ use tokio::time::Instant;
 
 use super::doubles::*;
 use super::{House, Told};
+use crate::generation::Definition;
+
+/// The definition with nobody who may go on with an answer.
+fn alone() -> Definition {
+    let mut definition = definition();
+    definition.door.routes[0].continue_on = Some(Vec::new());
+    definition
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_breaks_ends_with_an_error_and_never_looks_whole() {
@@ -30,7 +38,7 @@ async fn a_stream_that_breaks_ends_with_an_error_and_never_looks_whole() {
         (vec![say("data: "), say(vec![b'x'; 2 << 20])], "sent more than is taken"),
     ];
     for (rest, reason) in cases {
-        let house = House::new();
+        let house = House::with(&alone());
         house.universe.on(
             "local",
             [stream([say(ROLE), say(token("one ")), say(token("two"))].into_iter().chain(rest))],
@@ -46,7 +54,7 @@ async fn a_stream_that_breaks_ends_with_an_error_and_never_looks_whole() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upstreams_own_error_in_the_stream_is_passed_on_once() {
-    let house = House::new();
+    let house = House::with(&alone());
     let error = "data: {\"error\":{\"message\":\"out of memory\"}}\n\n";
     house.universe.on("local", [stream([say(token("x")), say(error)])]);
     assert_eq!(house.ask_stream().await.body, token("x") + error);
@@ -132,7 +140,7 @@ async fn a_definition_that_cannot_be_read_changes_nothing() {
     let before = house.door.state();
     let mut broken = Vec::new();
     for change in [
-        (|d| d.format = 99) as fn(&mut crate::generation::Definition),
+        (|d| d.format = 99) as fn(&mut Definition),
         |d| d.door.upstreams.clear(),
         |d| d.door.upstreams[2].name = "x\"y".to_owned(),
         |d| d.door.routes[0].order[0].model = "../../etc/shadow".to_owned(),
