@@ -5,9 +5,11 @@
 //! number, no time and no secret, so that two are equal exactly when a host that runs
 //! one needs nothing done to run the other.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
 use crate::quant::Quant;
@@ -178,10 +180,24 @@ pub struct Pace {
 pub struct DoorSpec {
     /// The TCP port, on all addresses.
     pub port: u16,
+    /// What is spoken there.
+    #[serde(default)]
+    pub tls: DoorTls,
     /// Who may answer, sorted by name.
     pub upstreams: Vec<UpstreamSpec>,
     /// One for each model that clients may ask for here, sorted by model.
     pub routes: Vec<RouteSpec>,
+}
+
+/// What a door speaks.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DoorTls {
+    /// Plain HTTP.
+    #[default]
+    Off,
+    /// HTTPS, with a certificate of the fleet's authority ([`Secrets::identity`]).
+    Fleet,
 }
 
 /// One that answers requests.
@@ -199,9 +215,10 @@ pub struct UpstreamSpec {
 pub enum UpstreamKind {
     /// The engines of this host, over their Unix sockets ([`Layout::engine_socket`]).
     Local,
-    /// The door of another host of the fleet; our peer key opens it.
+    /// The door of another host of the fleet. Over `https` it must be the host of the upstream's name, whatever its
+    /// address, and our certificate opens it; over `http`, our peer key does.
     Host {
-        /// `http://ADDRESS:PORT`, without a path.
+        /// `https://ADDRESS:PORT` or `http://ADDRESS:PORT`, without a path.
         url: String,
     },
     /// A server that is not ours, with the OpenAI API.
@@ -250,10 +267,44 @@ pub struct Hop {
 pub struct Secrets {
     /// The keys that open this door.
     pub keys: Vec<KeyEntry>,
-    /// The key that this host shows to the doors of other hosts.
+    /// The key that this host shows to the doors of other hosts where they speak plain HTTP; empty where they do not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub peer_key: String,
+    /// Who this host is to others, where its door speaks TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
     /// Keys of servers that are not ours, by the name in [`UpstreamKind::Foreign`].
-    pub foreign_keys: std::collections::BTreeMap<String, String>,
+    pub foreign_keys: BTreeMap<String, String>,
+}
+
+impl Secrets {
+    /// Returns what tells these secrets from others, for a plan that must not see them. Keys of servers that are not
+    /// ours are left out: they are known to an apply only, and the rest has keys of 256 random bits in it, so that
+    /// nobody finds anything out by guessing.
+    pub fn digest(&self) -> Digest {
+        let own = Self { foreign_keys: BTreeMap::new(), ..self.clone() };
+        // texts, digests and lists of them always become JSON
+        Digest::of(&Zeroizing::new(serde_json::to_vec(&own).unwrap_or_default()))
+    }
+}
+
+/// Who a host is, by certificate: one key for its door and for its requests to other hosts.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The certificate of the fleet's authority, in PEM: who else belongs to the fleet is what it has signed.
+    pub authority: String,
+    /// The host's own certificate, in PEM.
+    pub certificate: String,
+    /// The key to it, in PEM.
+    pub key: Zeroizing<String>,
+    /// Keys of hosts that no longer belong to the fleet, whatever certificate they show, by the SHA-256 of the public key.
+    pub revoked: BTreeSet<Digest>,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({} revoked)", self.revoked.len())
+    }
 }
 
 impl std::fmt::Debug for Secrets {
@@ -271,6 +322,30 @@ pub struct KeyEntry {
     pub sha256: Digest,
     /// What it may do.
     pub scopes: Vec<Scope>,
+    /// How much it may ask of one door.
+    #[serde(default, skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+}
+
+/// How much a key may ask of one door. Doors do not tell each other what was asked of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Requests in a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_minute: Option<u32>,
+    /// Requests at the same time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concurrent: Option<u32>,
+    /// Tokens of answers in a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_minute: Option<u32>,
+}
+
+impl Limits {
+    /// Returns whether there are none.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// What a key may do.

@@ -13,6 +13,7 @@ pub mod source;
 pub mod units;
 
 // formats
+pub mod authority;
 pub mod checkpoint;
 pub mod convert;
 pub mod gguf;

@@ -98,7 +98,7 @@ impl Story {
             fs::rename(desk.path("fleet.yaml"), desk.path(&format!("{name}.yaml"))).unwrap();
         }
         desk.write(&manifest(256, "model", port));
-        stub::write_program(&desk.path("brambled"));
+        stub::write_program(&desk.path("brambled"), "engine | route");
         let packed =
             Command::new("tar").args(["-czf", "made.tar.gz", "brambled"]).current_dir(desk.path("")).status();
         assert!(packed.unwrap().success());

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 
 use bramble_fleet::facts::{Installed, ServiceState};
 use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets,
+    Weights,
 };
 use bramble_fleet::ids::{Digest, Generation};
 use bramble_fleet::install::{
@@ -49,7 +50,7 @@ impl Host {
         let folder = self.layout.program(&digest);
         if !folder.exists() {
             fs::create_dir_all(&folder).unwrap();
-            stub::write_program(&folder.join("brambled"));
+            stub::write_program(&folder.join("brambled"), "engine | route");
         }
         Program { digest, version: "0.1.0".to_owned() }
     }
@@ -85,7 +86,7 @@ impl Host {
             host: "kitchen".parse().unwrap(),
             program: self.put_program(),
             engines: engines.iter().map(engine).collect(),
-            door: DoorSpec { port: self.port, upstreams: Vec::new(), routes: Vec::new() },
+            door: DoorSpec { port: self.port, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
         }
     }
 

@@ -15,10 +15,12 @@ use super::plan::show;
 use crate::clock;
 use crate::events::Events;
 use crate::execute::{self, Doors, Outcome, Report, State};
-use crate::facts::Inventory;
+use crate::facts::{HostFacts, Inventory};
+use crate::generation::DoorTls;
 use crate::ids::HostName;
-use crate::keys::FleetKeys;
+use crate::keys::Safe;
 use crate::lock::Made;
+use crate::manifest::{Manifest, Tls};
 use crate::plan::{self, Plan};
 use crate::view::{self, Deed, Progress};
 
@@ -29,6 +31,10 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     let events = Events::new(move |event| progress.show(event));
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
+    let mut safe = fleet.safe()?;
+    if verb.new_ca {
+        found_anew(&mut safe, &fleet.manifest)?;
+    }
     let (plan, inventory) = if let Some(path) = &verb.plan {
         let inventory = fleet.inventory(&connections).await;
         let plan = saved(path, &inventory)?;
@@ -44,7 +50,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         (plan, inventory)
     } else {
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
-        let (plan, problems) = fleet.plan(&inventory, &models, &fetcher);
+        let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
         if !global.json {
             show(&plan, &problems, &fetcher, environment)?;
         }
@@ -59,6 +65,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         }
         (plan, inventory)
     };
+    refuse_another_authority(&safe, verb, &fleet.manifest, &inventory)?;
     let notes = plan::check(&plan);
     if !notes.is_empty() {
         return Err(Expected::Refused(format!("the plan contradicts itself: {}", notes.join("; "))).into());
@@ -76,11 +83,13 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
 
     let connections =
         if plan.has_pushes() { fleet.for_weights(connections, &inventory)? } else { connections };
-    let (keys, new_key) =
-        FleetKeys::load_or_create(&FleetKeys::path(&environment.state, &fleet.manifest.fleet))?;
-    let secrets = keys.secrets(fleet.foreign_keys()?);
+    let foreign = fleet.foreign_keys()?;
+    let tls = plan::door_tls(&fleet.manifest);
+    let hosts = || plan.hosts.iter().map(|host| &host.host);
+    let new_key = safe.complete(hosts(), tls, clock::unix_seconds())?;
+    let secrets = |host: &HostName| Some((host.clone(), safe.secrets(host, tls, foreign.clone())?));
     let doors = Doors {
-        secrets: plan.hosts.iter().map(|host| (host.host.clone(), secrets.clone())).collect(),
+        secrets: hosts().filter_map(secrets).collect(),
         reconnect: fleet.reconnect(),
         connections,
         links: Fleet::links(&inventory),
@@ -100,12 +109,53 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     if let Some(key) = new_key {
         output::say(&format!(
             "The key for clients of the fleet {}, shown this once:\n  {}",
-            fleet.manifest.fleet, key.0
+            fleet.manifest.fleet, *key.0
         ));
     }
     // only after the key, which is shown once
     printed?;
     Ok(exit_of(&report))
+}
+
+/// Refuses to make keys and an authority where the fleet's hosts have some that another machine made: its clients would
+/// lose theirs, and its hosts each other.
+fn refuse_another_authority(
+    safe: &Safe,
+    verb: &Apply,
+    manifest: &Manifest,
+    inventory: &Inventory,
+) -> anyhow::Result<()> {
+    let is_complete = safe.keys().is_some() && safe.certificates().is_some();
+    if is_complete || verb.new_ca || manifest.serve.tls == Tls::Off {
+        return Ok(());
+    }
+    let has_certificate = |facts: &HostFacts| {
+        let current = facts.installed.as_ref().and_then(|installed| installed.current.as_ref());
+        current
+            .is_some_and(|(_, running)| running.fleet == manifest.fleet && running.door.tls == DoorTls::Fleet)
+    };
+    let mut facts = inventory.hosts.iter().filter_map(|(host, facts)| Some((host, facts.as_ref().ok()?)));
+    match facts.find(|(_, facts)| has_certificate(facts)) {
+        None => Ok(()),
+        Some((host, _)) => Err(Expected::Refused(format!(
+            "{host} has a certificate of the fleet {fleet}, whose authority is on another machine: bring the folder ~/.local/state/bramble/fleets/{fleet} from there, or make all keys and certificates anew with --new-ca",
+            fleet = manifest.fleet
+        ))
+        .into()),
+    }
+}
+
+/// Has all certificates made anew, by another authority.
+fn found_anew(safe: &mut Safe, manifest: &Manifest) -> anyhow::Result<()> {
+    if manifest.serve.tls == Tls::Off {
+        let why = "the doors of this fleet have no certificates: the manifest says `tls: off`";
+        return Err(Expected::Refused(why.to_owned()).into());
+    }
+    output::say(
+        "Trust is founded anew: what trusts the fleet's authority now has to be given the new one (`bramble keys ca`).",
+    );
+    safe.found_anew();
+    Ok(())
 }
 
 /// Returns the exit code that tells the truth about a report.

@@ -74,6 +74,9 @@ pub(crate) enum Verb {
     Prune(Prune),
     /// Take everything of Bramble off hosts
     Remove(Remove),
+    /// Look after the keys of clients, and the certificates of hosts
+    #[command(subcommand)]
+    Keys(KeysVerb),
     /// Look after the weights on this machine
     #[command(subcommand)]
     Store(StoreVerb),
@@ -228,6 +231,69 @@ pub(crate) struct Apply {
     /// Serve what can be placed, leave out the rest
     #[arg(long)]
     pub(crate) partial: bool,
+    /// Make another authority and other certificates for all hosts: the old one is lost, or somebody else has it
+    #[arg(long, conflicts_with = "plan")]
+    pub(crate) new_ca: bool,
+}
+
+/// What is changed here reaches the hosts with the next apply.
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeysVerb {
+    /// List keys and certificates; of keys, only hashes are kept
+    List,
+    /// Make a key for a client, and show it once
+    Add(KeysAdd),
+    /// Make another key in the place of one, which is good until it is removed with --old
+    Rotate {
+        /// The key's name
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// End a key
+    Remove {
+        /// The key's name
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Only the one before a rotation
+        #[arg(long)]
+        old: bool,
+    },
+    /// Have the other hosts refuse a host that was stolen or is lost: every key that it ever had
+    RevokeHost {
+        /// The host
+        #[arg(value_name = "HOST")]
+        host: HostName,
+    },
+    /// Print the certificate of the fleet's authority, for clients to trust
+    Ca,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeysAdd {
+    /// The key's name, which logs show
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// What it may do: ask models, read status and metrics; may be given more than once
+    #[arg(long = "scope", value_name = "SCOPE", value_enum, default_value = "infer")]
+    pub(crate) scopes: Vec<KeyScope>,
+    /// At most this many requests in a minute, at each door
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) requests_per_minute: Option<u32>,
+    /// At most this many requests at the same time, at each door
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) concurrent: Option<u32>,
+    /// At most this many tokens of answers in a minute, at each door
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tokens_per_minute: Option<u32>,
+}
+
+/// What a client's key may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(crate) enum KeyScope {
+    /// Ask models
+    Infer,
+    /// Read status and metrics
+    Status,
 }
 
 #[derive(Debug, Args)]

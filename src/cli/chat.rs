@@ -7,14 +7,17 @@ use serde::Serialize;
 use super::arguments::{Chat, Global};
 use super::environment::Environment;
 use super::exit::Exit;
-use super::{fleet, output};
-use crate::keys::FleetKeys;
+use super::{doors, fleet, output};
+use crate::keys::Safe;
 use crate::manifest::Via;
-use crate::plan::door_url;
+use crate::plan::door_tls;
 use crate::units::TokensPerSec;
 
 /// A Pi may rightly need minutes for a long prompt; the door's own deadlines are shorter.
 const PATIENCE: Duration = Duration::from_mins(10);
+
+/// A door that is there takes a connection at once.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest question that is read from standard input, in bytes.
 const LONGEST_PROMPT: u64 = 1 << 20;
@@ -46,8 +49,10 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
         Some(model) => model,
         None => manifest.models.keys().next().context("the manifest has no model")?,
     };
-    let keys = FleetKeys::load(&FleetKeys::path(&environment.state, &manifest.fleet))?
-        .with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
+    let safe = Safe::open(&environment.state, &manifest.fleet)?;
+    let keys =
+        safe.keys().with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
+    let serve = (manifest.serve.port, door_tls(&manifest));
     let prompt = if let Some(prompt) = &verb.prompt {
         prompt.clone()
     } else {
@@ -68,10 +73,10 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
         "max_tokens": verb.max_tokens,
         "temperature": verb.temperature,
     });
-    let url = format!("{}/v1/chat/completions", door_url(address, manifest.serve.port));
+    let door = doors::door(&safe, &verb.host, address, serve)?;
+    let url = format!("{}/v1/chat/completions", door.url);
     let started = Instant::now();
-    let client =
-        reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).timeout(PATIENCE).build()?;
+    let client = door.client(CONNECT_PATIENCE, PATIENCE)?;
     let reply = client
         .post(&url)
         .bearer_auth(keys.operator_key())

@@ -12,6 +12,7 @@ use super::environment::{self, Environment};
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
 use crate::causes::with_causes;
+use crate::clock;
 use crate::connect::{Connection, Local, Settings, Ssh, SudoPassword, Target, fast_cipher, has_aes};
 use crate::convert;
 use crate::events::Events;
@@ -21,6 +22,7 @@ use crate::fetch;
 use crate::fetch::{Fetcher, RawHeader};
 use crate::generation::{Bundle, Layout};
 use crate::ids::{HostName, ModelName};
+use crate::keys::Safe;
 use crate::lock::{Lock, LockedHost};
 use crate::manifest::{self, HostSpec, Imatrix, Manifest, ModelSpec, Role, SshOptions, Supervisor, Via};
 use crate::plan::{self, Plan, Problem};
@@ -288,19 +290,31 @@ impl<'a> Fleet<'a> {
         looked
     }
 
+    /// Returns what this machine keeps of the fleet's keys and certificates.
+    pub(crate) fn safe(&self) -> anyhow::Result<Safe> {
+        Ok(Safe::open(&self.environment.state, &self.manifest.fleet)?)
+    }
+
     /// Decides, and looks whether this machine has room for what has to be fetched and made.
     pub(crate) fn plan(
         &self,
         inventory: &Inventory,
         models: &Models,
         fetcher: &Fetcher,
+        safe: &Safe,
     ) -> (Plan, Vec<Problem>) {
+        let (tls, now) = (plan::door_tls(&self.manifest), clock::unix_seconds());
+        let secrets = self
+            .ours()
+            .filter_map(|(host, _)| Some((host.clone(), safe.expected(host, tls, now)?)))
+            .collect();
         let bundles: Vec<Bundle> = self.bundles.iter().map(|found| found.bundle.clone()).collect();
         let (plan, mut problems) = plan::make(&plan::Inputs {
             manifest: &self.manifest,
             inventory,
             models,
             lock: &self.lock,
+            secrets: &secrets,
             bundles: &bundles,
             bundle_folders: &self.environment.bundles,
             converter: convert::VERSION,

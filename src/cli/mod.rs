@@ -9,11 +9,13 @@ mod catalog;
 mod chat;
 mod check;
 mod convert;
+mod doors;
 mod environment;
 mod exit;
 mod fetch;
 mod fit;
 mod fleet;
+mod keys;
 mod logs;
 mod output;
 mod passwords;
@@ -106,6 +108,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Prune(verb) => prune::run(&verb, global, environment).await,
         Verb::Rollback(verb) => rollback::run(&verb, global, environment).await,
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,
+        Verb::Keys(verb) => keys::run(&verb, global, environment),
         Verb::Store(verb) => store::run(&verb, global, environment),
         Verb::Catalog => catalog::run(global),
         Verb::Bench(verb) => bench::run(&verb, global, environment).await,

@@ -27,7 +27,8 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     let fetcher = fleet.fetcher(Events::none())?;
     let connections = fleet.connections()?;
     let (inventory, models) = fleet.look(&connections, &fetcher).await;
-    let (plan, problems) = fleet.plan(&inventory, &models, &fetcher);
+    let safe = fleet.safe()?;
+    let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {

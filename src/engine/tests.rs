@@ -18,7 +18,7 @@ use super::fake::Echo;
 use super::serve::{Setup, host};
 use super::{Error, Loaded};
 use crate::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
 };
 use crate::ids::Digest;
 use crate::notify::Notify;
@@ -63,7 +63,7 @@ fn install(root: &Path, engines: Vec<EngineSpec>) {
         host: "shed".parse().unwrap(),
         program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned() },
         engines,
-        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
+        door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     };
     std::fs::write(Layout::definition(&folder), serde_json::to_vec(&definition).unwrap()).unwrap();
 }

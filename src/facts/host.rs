@@ -224,6 +224,9 @@ pub struct Installed {
     /// What the host was measured at, where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bench: Option<Bench>,
+    /// What tells the secrets in force from others ([`crate::generation::Secrets::digest`]); none where they cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Digest>,
 }
 
 /// The state of one service.

@@ -335,7 +335,7 @@ impl Activation<'_> {
                 }
             }
             if let Some(said) = waiting.get_mut(ROUTE) {
-                match ask::door_health(definition.door.port).await {
+                match ask::door_health(definition, stand.secrets.as_ref()).await {
                     Ok(()) => {
                         waiting.remove(ROUTE);
                     }

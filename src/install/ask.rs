@@ -2,6 +2,7 @@
 //! router over TCP on this host.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,12 +10,17 @@ use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::handshake;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 
 use super::error::tame;
+use crate::authority::{self, Trust};
+use crate::causes::with_causes;
+use crate::generation::{Definition, DoorTls, Secrets};
 use crate::openai::{TextReply, Timings};
 use crate::units::TokensPerSec;
 
@@ -48,15 +54,41 @@ pub(super) async fn engine_health(socket: &Path) -> Result<(), String> {
     if reply.status.is_success() { Ok(()) } else { Err(format!("/health says {}", reply.status)) }
 }
 
-/// Asks the router for its health.
-pub(super) async fn door_health(port: u16) -> Result<(), String> {
+/// Asks the router for its health, as this host of the fleet where it speaks TLS: so its certificate is proven, too.
+pub(super) async fn door_health(definition: &Definition, secrets: Option<&Secrets>) -> Result<(), String> {
+    let port = definition.door.port;
     let asked = async {
         let stream = TcpStream::connect(("127.0.0.1", port)).await;
         let stream = stream.map_err(|error| format!("cannot connect to port {port}: {error}"))?;
-        ask(stream, get("/healthz")).await
+        match definition.door.tls {
+            DoorTls::Off => ask(stream, get("/healthz")).await,
+            DoorTls::Fleet => {
+                let (tls, name) = tls(definition, secrets)?;
+                let stream = tls.connect(name, stream).await;
+                let stream =
+                    stream.map_err(|error| format!("does not prove that it is this host: {error}"))?;
+                ask(stream, get("/healthz")).await
+            }
+        }
     };
     let reply = timeout(HEALTH_LIMIT, asked).await.map_err(|_| "does not answer /healthz".to_owned())??;
     if reply.status.is_success() { Ok(()) } else { Err(format!("/healthz says {}", reply.status)) }
+}
+
+/// Returns how this host's own door is asked over TLS.
+fn tls(
+    definition: &Definition,
+    secrets: Option<&Secrets>,
+) -> Result<(TlsConnector, ServerName<'static>), String> {
+    let identity = secrets.and_then(|secrets| secrets.identity.as_ref());
+    let identity = identity.ok_or("there is no certificate among its secrets, or none that may be read")?;
+    let asked = || {
+        let trust = Arc::new(Trust::of(&definition.fleet, identity)?);
+        let name = trust.full_name(&definition.host)?;
+        let config = authority::visit(trust, &definition.host, None)?;
+        Ok((TlsConnector::from(Arc::new(config)), name))
+    };
+    asked().map_err(|error: authority::Error| with_causes(&error))
 }
 
 /// Lets an engine answer `prompt` with at most `max_tokens`.
@@ -159,6 +191,8 @@ fn request(method: Method, path: &str, body: Bytes) -> Result<Request<Full<Bytes
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authority::Authority;
+    use crate::generation::{DoorSpec, Identity};
 
     fn check(body: &Value, expected: Result<Answer, &str>) {
         let judged = judge(body.to_string().as_bytes(), Duration::from_secs(2));
@@ -190,5 +224,55 @@ mod tests {
         check(&json!({}), Err("answers the prompt with nothing"));
         check(&json!([1, "x"]), Err("answers the prompt with nothing"));
         assert!(judge(b"<html>", Duration::ZERO).is_err());
+    }
+
+    /// Opens a door over TLS as `host`, for one question, and returns what is looked at by.
+    async fn door_of(authority: &Authority, host: &str) -> (Definition, Secrets) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let certified = authority.certify(&host.parse().unwrap(), 0).unwrap();
+        let identity = Identity {
+            authority: authority.certificate().to_owned(),
+            certificate: certified.certificate,
+            key: certified.key,
+            revoked: [].into(),
+        };
+        let trust = Arc::new(Trust::of(authority.fleet(), &identity).unwrap());
+        let config = authority::door(trust, &identity).unwrap();
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        tokio::spawn(async move {
+            let (wire, _) = listener.accept().await.unwrap();
+            let Ok(mut wire) = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(wire).await else {
+                return;
+            };
+            wire.read_u8().await.unwrap();
+            wire.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            wire.flush().await.unwrap();
+            while wire.read_u8().await.is_ok() {}
+        });
+        let definition = Definition {
+            format: crate::generation::FORMAT,
+            fleet: authority.fleet().clone(),
+            host: "kitchen".parse().unwrap(),
+            program: crate::generation::Program {
+                digest: crate::ids::Digest::of(b""),
+                version: "0".to_owned(),
+            },
+            engines: Vec::new(),
+            door: DoorSpec { port, tls: DoorTls::Fleet, upstreams: Vec::new(), routes: Vec::new() },
+        };
+        (definition, Secrets { identity: Some(identity), ..Secrets::default() })
+    }
+
+    #[tokio::test]
+    async fn a_door_over_tls_is_well_when_it_proves_that_it_is_this_host() {
+        let home = Authority::new(&"home".parse().unwrap(), 0).unwrap();
+        let (definition, secrets) = door_of(&home, "kitchen").await;
+        assert_eq!(door_health(&definition, Some(&secrets)).await, Ok(()));
+        let (definition, secrets) = door_of(&home, "shed").await;
+        let said = door_health(&definition, Some(&secrets)).await.unwrap_err();
+        assert!(said.starts_with("does not prove that it is this host: "), "{said}");
+        let said = door_health(&definition, None).await.unwrap_err();
+        assert!(said.contains("no certificate among its secrets"), "{said}");
     }
 }

@@ -51,6 +51,7 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         services: found.iter().map(|(name, service)| (name.clone(), service.state)).collect(),
         memory: found.values().filter_map(|service| anonymous_memory(service.pid?)).sum(),
         bench: kept_bench(layout),
+        secrets: current.as_ref().and_then(|stand| Some(stand.secrets.as_ref()?.digest())),
         current: current.map(|stand| (stand.number, stand.definition)),
         blobs,
         programs,

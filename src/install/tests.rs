@@ -21,7 +21,8 @@ use super::stand::Stand;
 use super::*;
 use crate::facts::{Lingering, ServiceState, Supervision};
 use crate::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets,
+    Weights,
 };
 use crate::ids::{Digest, Generation};
 use crate::lease::{self, Answer::Granted, Ask, Holder};
@@ -118,7 +119,7 @@ impl Host {
             host: "kitchen".parse().unwrap(),
             program: self.put_program("0.1.0"),
             engines: engines.iter().map(engine).collect(),
-            door: DoorSpec { port: self.port, upstreams: Vec::new(), routes: Vec::new() },
+            door: DoorSpec { port: self.port, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
         }
     }
 
@@ -201,7 +202,7 @@ fn lingering(state: Lingering) -> Arc<Mutex<Lingering>> {
 }
 
 fn secrets() -> Secrets {
-    Secrets { keys: Vec::new(), peer_key: "peer".to_owned(), foreign_keys: BTreeMap::new() }
+    Secrets { peer_key: "peer".to_owned(), ..Secrets::default() }
 }
 
 fn request_of(number: u64, definition: Definition) -> InstallRequest {

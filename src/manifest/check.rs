@@ -26,7 +26,7 @@ type Names<K> = Spanned<written::Name<K>>;
 
 /// Checks the parts together. The manifest is whole only if no fault was left, here or before.
 pub(super) fn manifest(fleet: written::Root, faults: &mut Faults) -> Option<Manifest> {
-    serve_is_plain(&fleet, faults);
+    serve_is_possible(&fleet, faults);
     let default_ssh = fleet.defaults.and_then(|defaults| defaults.ssh).map(ssh_options).unwrap_or_default();
     let entries = fleet.models.map(|table| table.0).unwrap_or_default();
     let known_models: BTreeSet<ModelName> = entries.iter().map(|entry| entry.name.value.0.clone()).collect();
@@ -56,7 +56,10 @@ pub(super) fn manifest(fleet: written::Root, faults: &mut Faults) -> Option<Mani
     let rollout = fleet.rollout.unwrap_or_default();
     Some(Manifest {
         fleet: fleet.fleet?.value.0,
-        serve: Serve { port: port(serve.port.unwrap_or(Whole(8443))), tls: Tls::Off },
+        serve: Serve {
+            port: port(serve.port.unwrap_or(Whole(8443))),
+            tls: serve.tls.map_or(Tls::Fleet, |tls| tls.value),
+        },
         rollout: Rollout {
             max_parallel: rollout.max_parallel.unwrap_or(Whole(4)).0,
             max_unavailable: rollout.max_unavailable.unwrap_or(Whole(1)).0,
@@ -74,28 +77,26 @@ fn caps(written: written::Caps) -> Caps {
     Caps { per_host: written.per_host.and_then(rate), total: written.total.and_then(rate) }
 }
 
-/// TLS is the default and not there yet: only a manifest that says `tls: off` is served.
-fn serve_is_plain(fleet: &written::Root, faults: &mut Faults) {
+/// Certificates from files are for later, and those of the fleet must be able to name everybody.
+fn serve_is_possible(fleet: &written::Root, faults: &mut Faults) {
     let tls = fleet.serve.as_ref().and_then(|serve| serve.tls.as_ref());
-    let serve_place = fleet.keys().place("serve");
-    let (place, message) = match tls {
-        Some(Spanned { value: Tls::Off, .. }) => return,
-        Some(Spanned { value: Tls::Files, span }) => (*span, "doors with certificates from files"),
-        Some(Spanned { span, .. }) => (*span, "doors with certificates of the fleet"),
-        // what stands there is wrong already, and said to be
-        None if fleet.serve.is_none() && serve_place.is_some() => return,
-        None if fleet.serve.as_ref().is_some_and(|serve| serve.keys().has("tls")) => return,
-        None => {
-            let top = fleet.keys().place("fleet").unwrap_or(fleet.keys().span);
-            (serve_place.unwrap_or(top), "doors with certificates of the fleet, the default")
+    match tls {
+        Some(Spanned { value: Tls::Off, .. }) => {}
+        Some(Spanned { value: Tls::Files, span }) => faults.push(
+            Problem::new(Kind::NotYet, *span, "doors with certificates from files")
+                .help("leave `tls` out: the fleet makes its own, which clients are told to trust (`bramble keys ca`)"),
+        ),
+        Some(Spanned { value: Tls::Fleet, .. }) | None => {
+            let own = fleet.fleet.iter().map(|name| (name.value.0.as_str(), name.span));
+            let hosts = fleet.hosts.iter().flat_map(|table| &table.0);
+            let hosts = hosts.map(|entry| (entry.name.value.0.as_str(), entry.name.span));
+            for (name, span) in own.chain(hosts).filter(|(name, _)| name.ends_with('-')) {
+                let message = format!("{} ends with `-`, and no certificate can name it", quoted(name));
+                let help = format!("did you mean {}?", quoted(name.trim_end_matches('-')));
+                faults.push(Problem::new(Kind::Invalid, span, message).help(help));
+            }
         }
-    };
-    let help = if serve_place.is_some() {
-        "write `tls: off` in `serve`; keys and prompts are then readable on your network"
-    } else {
-        "write `serve: { tls: off }`; keys and prompts are then readable on your network"
-    };
-    faults.push(Problem::new(Kind::NotYet, place, message).help(help));
+    }
 }
 
 fn port<const MIN: u32>(port: Whole<MIN, 65535>) -> u16 {

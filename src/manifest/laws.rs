@@ -221,7 +221,7 @@ fn some_manifest() -> impl Strategy<Value = String> {
             routes.insert(name, json!({ "order": order }));
         }
         let fleet = json!({
-            "bramble": 1, "fleet": "home", "serve": { "port": port, "tls": "off" }, "models": all_models,
+            "bramble": 1, "fleet": "home", "serve": { "port": port }, "models": all_models,
             "hosts": all_hosts, "deploy": deploy, "routes": routes
         });
         if is_json { fleet.to_string() } else { block(&fleet, 0) }

@@ -533,31 +533,35 @@ fn routes_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn doors_have_certificates_of_the_fleet_unless_the_manifest_says_otherwise() {
+    for (said, tls) in [
+        ("", Tls::Fleet),
+        ("serve: { port: 8080 }\n", Tls::Fleet),
+        ("serve: { tls: fleet }\n", Tls::Fleet),
+        ("serve: { tls: off }\n", Tls::Off),
+    ] {
+        let manifest =
+            parse("fleet.yaml", &GOOD.replace("serve: { tls: off }\n", said)).expect("without faults");
+        assert_eq!(manifest.serve.tls, tls, "{said}");
+    }
+    // a name that no certificate can have is one that is served without
+    let named = |tls: &str| {
+        let text = GOOD.replace("serve: { tls: off }", &format!("serve: {{ tls: {tls} }}"));
+        faults(&text.replace("fleet: home", "fleet: home-").replace("  kitchen:", "  shed-:"))
+    };
+    assert_eq!(named("off"), Vec::<String>::new());
+    assert_eq!(
+        named("fleet")[0],
+        "2:8 Invalid: `home-` ends with `-`, and no certificate can name it | did you mean `home`?"
+    );
+}
+
+#[test]
 fn what_cannot_be_acted_on_yet_is_refused_with_words() {
-    let off = "keys and prompts are then readable on your network";
-    check(
-        "serve: { tls: off }\n",
-        "",
-        &format!(
-            "2:1 NotYet: doors with certificates of the fleet, the default | write `serve: {{ tls: off }}`; {off}"
-        ),
-    );
-    check(
-        "serve: { tls: off }",
-        "serve: { port: 8080 }",
-        &format!(
-            "3:1 NotYet: doors with certificates of the fleet, the default | write `tls: off` in `serve`; {off}"
-        ),
-    );
-    check(
-        "tls: off",
-        "tls: fleet",
-        &format!("3:15 NotYet: doors with certificates of the fleet | write `tls: off` in `serve`; {off}"),
-    );
     check(
         "tls: off",
         "tls: files",
-        &format!("3:15 NotYet: doors with certificates from files | write `tls: off` in `serve`; {off}"),
+        "3:15 NotYet: doors with certificates from files | leave `tls` out: the fleet makes its own, which clients are told to trust (`bramble keys ca`)",
     );
     check(
         "role: desktop }",

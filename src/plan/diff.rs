@@ -2,9 +2,17 @@
 
 use crate::facts::{Installed, ServiceState};
 use crate::generation::{Definition, EngineSpec};
+use crate::ids::Digest;
 
 /// Returns why a host must be changed, one sentence each; nothing when it must not.
-pub(crate) fn reasons(installed: Option<&Installed>, wanted: &Definition) -> Vec<String> {
+///
+/// `secrets` tells the secrets that it shall have from others: none where this machine cannot tell, none within where
+/// they are still to be made.
+pub(crate) fn reasons(
+    installed: Option<&Installed>,
+    wanted: &Definition,
+    secrets: Option<&Option<Digest>>,
+) -> Vec<String> {
     let Some(installed) = installed else {
         return vec!["nothing of Bramble is on it".to_owned()];
     };
@@ -14,6 +22,14 @@ pub(crate) fn reasons(installed: Option<&Installed>, wanted: &Definition) -> Vec
     let mut reasons = Vec::new();
     if !is_same(current, wanted) {
         reasons.push(format!("generation {number} differs from the manifest"));
+    }
+    match (secrets, installed.secrets) {
+        (Some(None), _) => reasons.push("it gets a certificate of the fleet's".to_owned()),
+        (Some(Some(wanted)), Some(there)) if *wanted != there => {
+            reasons.push("its keys and certificates are not the fleet's any more".to_owned());
+        }
+        // what is there may not be read by this login
+        _ => {}
     }
     if let Some(pending) = installed.pending {
         reasons.push(format!("generation {pending} was activated and never confirmed"));

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::generation::{DoorSpec, EngineSpec, Hop, RouteSpec, UpstreamKind, UpstreamSpec};
+use crate::generation::{DoorSpec, DoorTls, EngineSpec, Hop, RouteSpec, UpstreamKind, UpstreamSpec};
 use crate::ids::{HostName, ModelName};
-use crate::manifest::{HostSpec, Manifest, Role, RouteMode, RoutePolicy, Via};
+use crate::manifest::{HostSpec, Manifest, Role, RouteMode, RoutePolicy, Tls, Via};
 
 /// The engines that every host will run, by host and model.
 pub(crate) type Engines = BTreeMap<HostName, BTreeMap<ModelName, EngineSpec>>;
@@ -73,7 +73,7 @@ pub(crate) fn door(manifest: &Manifest, host: &HostName, there: &Answerers<'_>) 
         }
     }
     let upstreams = upstreams.into_values().collect();
-    DoorSpec { port: manifest.serve.port, upstreams, routes }
+    DoorSpec { port: manifest.serve.port, tls: door_tls(manifest), upstreams, routes }
 }
 
 /// Returns the models that the door of `host` offers, by name.
@@ -202,16 +202,32 @@ fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
         Via::Upstream { url, key_env, .. } => {
             Some(UpstreamKind::Foreign { url: url.clone(), key: key_env.as_ref().map(|_| host.to_string()) })
         }
-        via => Some(UpstreamKind::Host { url: door_url(via.address()?, manifest.serve.port) }),
+        via => {
+            let url = door_url(via.address()?, manifest.serve.port, door_tls(manifest));
+            Some(UpstreamKind::Host { url })
+        }
+    }
+}
+
+/// Returns what the doors of a fleet speak.
+pub fn door_tls(manifest: &Manifest) -> DoorTls {
+    match manifest.serve.tls {
+        Tls::Off => DoorTls::Off,
+        // `files` is refused before there is a manifest
+        Tls::Fleet | Tls::Files => DoorTls::Fleet,
     }
 }
 
 /// Returns the URL of a door, without a path. An IPv6 address gets its brackets.
-pub fn door_url(address: &str, port: u16) -> String {
+pub fn door_url(address: &str, port: u16, tls: DoorTls) -> String {
+    let scheme = match tls {
+        DoorTls::Off => "http",
+        DoorTls::Fleet => "https",
+    };
     if address.contains(':') {
-        format!("http://[{address}]:{port}")
+        format!("{scheme}://[{address}]:{port}")
     } else {
-        format!("http://{address}:{port}")
+        format!("{scheme}://{address}:{port}")
     }
 }
 

@@ -28,6 +28,9 @@ pub struct Inputs<'a> {
     pub models: &'a BTreeMap<ModelName, Result<ModelFacts, String>>,
     /// What was decided before.
     pub lock: &'a Lock,
+    /// What tells the secrets that each host shall have from others; none within where they are still to be made. Hosts
+    /// that nothing is known of keep theirs.
+    pub secrets: &'a BTreeMap<HostName, Option<Digest>>,
     /// The bundles there are.
     pub bundles: &'a [Bundle],
     /// Where they were looked for, for a refusal.
@@ -293,7 +296,7 @@ fn host_plan(
                 .map_err(|error| format!("{host}: the units cannot be written: {error}"))?
         }
     };
-    let reasons = diff::reasons(installed, &definition);
+    let reasons = diff::reasons(installed, &definition, inputs.secrets.get(host));
     let newest = installed.and_then(|installed| installed.generations.last().copied());
     let generation = (!reasons.is_empty()).then(|| newest.map_or(Generation::FIRST, Generation::next));
     Ok(HostPlan {

@@ -19,7 +19,7 @@ mod waves;
 mod wishes;
 
 pub use check::check;
-pub use door::door_url;
+pub use door::{door_tls, door_url};
 pub use make::{Inputs, fingerprint, make, manifest_digest};
 pub use suit::{is_root, root, suit};
 pub use types::{
@@ -32,3 +32,5 @@ mod bad_tests;
 pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod trust_tests;

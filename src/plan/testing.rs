@@ -40,6 +40,7 @@ pub(crate) struct Fleet {
     pub(crate) inventory: Inventory,
     pub(crate) models: BTreeMap<ModelName, Result<ModelFacts, String>>,
     pub(crate) lock: Lock,
+    pub(crate) secrets: BTreeMap<HostName, Option<Digest>>,
     pub(crate) bundles: Vec<Bundle>,
 }
 
@@ -113,6 +114,7 @@ impl Fleet {
         let hosts = hosts.map(|host| (host.clone(), Ok(facts(host.as_str())))).collect();
         let mut fleet = Self {
             lock: Lock::new(manifest.fleet.clone()),
+            secrets: BTreeMap::new(),
             inventory: Inventory { hosts },
             models: BTreeMap::new(),
             bundles: vec![bundle("aarch64"), bundle("x86_64")],
@@ -196,6 +198,7 @@ impl Fleet {
             inventory: &self.inventory,
             models: &self.models,
             lock: &self.lock,
+            secrets: &self.secrets,
             bundles: &self.bundles,
             bundle_folders: &[PathBuf::from("/usr/share/bramble/bundles"), PathBuf::from("/home/pi/bundles")],
             converter: 1,
@@ -240,6 +243,7 @@ impl Fleet {
                 memory: Bytes::ZERO,
                 drift: Vec::new(),
                 bench: None,
+                secrets: None,
             });
             // what our engines hold is no longer available to others
             facts.memory.available = facts.memory.available + installed.memory - Bytes::mib(90);

@@ -6,7 +6,7 @@ use super::testing::{Fleet, MANIFEST, generation, name};
 use super::types::{Action, Plan};
 use super::{check, door_url, fingerprint};
 use crate::facts::{Lingering, Privilege, ServiceState, Supervision, UserManager};
-use crate::generation::{DoorSpec, RouteSpec, UpstreamKind};
+use crate::generation::{DoorSpec, DoorTls, RouteSpec, UpstreamKind};
 use crate::ids::{Digest, Generation};
 use crate::unit::Unit;
 use crate::units::Bytes;
@@ -628,8 +628,8 @@ fn what_cannot_be_placed_anew_goes_on_as_it_is() {
 
 #[test]
 fn addresses_become_urls() {
-    assert_eq!(door_url("10.0.0.1", 8080), "http://10.0.0.1:8080");
-    assert_eq!(door_url("fd00::1", 8443), "http://[fd00::1]:8443");
+    assert_eq!(door_url("10.0.0.1", 8080, DoorTls::Off), "http://10.0.0.1:8080");
+    assert_eq!(door_url("fd00::1", 8443, DoorTls::Fleet), "https://[fd00::1]:8443");
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! Who may come in: bearer keys against the hashes of the generation.
+//! Who may come in: bearer keys against the hashes of the generation; hosts by their certificates.
 
 use hyper::HeaderMap;
 use hyper::header::AUTHORIZATION;
 use subtle::ConstantTimeEq;
 
-use crate::generation::{KeyEntry, Scope};
+use crate::authority::Member;
+use crate::generation::{KeyEntry, Limits, Scope};
 use crate::ids::Digest;
 
 /// The keys that open this door.
@@ -16,10 +17,18 @@ pub(super) struct Keys(Vec<(KeyEntry, String)>);
 pub(super) struct Visitor {
     /// The key's name, for the log.
     pub(super) key_id: String,
+    /// How much it may ask.
+    pub(super) limits: Limits,
     scopes: Vec<Scope>,
 }
 
 impl Visitor {
+    /// Lets a host of the fleet in, which its certificate has proven.
+    pub(super) fn host(member: &Member) -> Self {
+        let key_id = format!("host:{}", member.host);
+        Self { key_id, limits: Limits::default(), scopes: vec![Scope::Peer] }
+    }
+
     /// Returns whether the key has this scope.
     pub(super) fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
@@ -45,7 +54,8 @@ impl Keys {
         let mut found = None;
         for (entry, hash) in &self.0 {
             if bool::from(hash.as_bytes().ct_eq(shown.as_bytes())) {
-                found = Some(Visitor { key_id: entry.id.clone(), scopes: entry.scopes.clone() });
+                let KeyEntry { id, scopes, limits, .. } = entry.clone();
+                found = Some(Visitor { key_id: id, limits, scopes });
             }
         }
         found
@@ -63,6 +73,7 @@ mod tests {
             id: id.into(),
             sha256: Digest::of(id.as_bytes()),
             scopes: vec![Scope::Infer],
+            limits: Limits::default(),
         };
         let mut headers = HeaderMap::new();
         for value in values {

@@ -20,12 +20,14 @@ use super::Error;
 use super::auth::Visitor;
 use super::health;
 use super::journey::Journey;
+use super::limits::{Leave, Meters};
 use super::metrics::Metrics;
 use super::proxy::{self, HOP};
 use super::reply::{self, Reply};
 use super::request::{Call, Endpoint};
 use super::state::{Kind, State};
 use super::upstream::Dial;
+use crate::authority::Member;
 use crate::generation::Scope;
 use crate::openai::{Begun, WITH_PROGRESS};
 
@@ -46,6 +48,8 @@ pub(super) struct Shared {
     pub(super) metrics: Metrics,
     /// Cancelled when what still runs has to end.
     pub(super) stop: CancellationToken,
+    /// What each key with limits has asked.
+    pub(super) meters: Meters,
     started: Instant,
     memory: Arc<Semaphore>,
 }
@@ -87,6 +91,7 @@ impl Door {
             dial,
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
+            meters: Meters::default(),
             started: Instant::now(),
             memory: Arc::new(Semaphore::new(REQUESTS_KIB)),
         };
@@ -118,7 +123,11 @@ impl Door {
             return reply::bytes(StatusCode::OK, "text/plain", "ok");
         }
         let state = self.state();
-        let Some(visitor) = state.keys.admit(request.headers()) else {
+        // who came in by certificate may have been revoked since
+        let member = request.extensions().get::<Arc<Member>>();
+        let trusted = member.filter(|member| state.tls.as_ref().is_some_and(|tls| tls.trust.holds(member)));
+        let visitor = trusted.map(|member| Visitor::host(member));
+        let Some(visitor) = visitor.or_else(|| state.keys.admit(request.headers())) else {
             let message = "this needs a key: send it as Authorization: Bearer KEY";
             let mut reply = reply::refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -145,9 +154,19 @@ impl Door {
             reply.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             return reply;
         }
+        let leave = match endpoint {
+            Some(_) => match Leave::take(&self.shared, &visitor) {
+                Ok(leave) => leave,
+                Err(refusal) => return refusal.reply(&visitor.key_id),
+            },
+            None => None,
+        };
         let is_hop = visitor.may(Scope::Peer) || request.headers().contains_key(HOP);
         match (endpoint, path) {
-            (Some(endpoint), _) => self.infer(&state, &visitor, endpoint, is_hop, request).await,
+            (Some(endpoint), _) => {
+                let reply = self.infer(&state, &visitor, endpoint, is_hop, request).await;
+                leave.into_iter().fold(reply, |reply, leave| leave.watch(reply))
+            }
             (None, "/v1/models") => models(&state, is_hop),
             (None, "/health") => reply::json(StatusCode::OK, &health::report(&self.shared, &state).await),
             (None, _) => {

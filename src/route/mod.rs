@@ -1,8 +1,8 @@
 //! The one door of a host: takes requests in OpenAI's form, and has them answered by the
 //! first upstream of the route that can.
 //!
-//! Invariants: nothing but `/healthz` answers without a key; what a client sent as
-//! credentials never leaves this process; a model's name selects a route and nothing
+//! Invariants: nothing but `/healthz` answers without a key, or the certificate of a host of
+//! the fleet; what a client sent as credentials never leaves this process; a model's name selects a route and nothing
 //! else; a client gets a whole answer, an error, or a stream that says that it broke,
 //! never half an answer that looks whole.
 //!
@@ -19,9 +19,12 @@
 mod auth;
 mod breaker;
 mod door;
+mod flow;
+mod gate;
 mod gather;
 mod health;
 mod journey;
+mod limits;
 mod metrics;
 mod policy;
 mod proxy;
@@ -80,6 +83,9 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
+    /// The host's certificate, or its fleet's, cannot be used.
+    #[error(transparent)]
+    Certificates(#[from] crate::authority::Error),
     /// The port cannot be listened on.
     #[error("cannot listen on port {port}: is another server there?")]
     Listen {

@@ -8,12 +8,17 @@ use std::time::Duration;
 
 use hyper::Uri;
 use hyper::header::HeaderValue;
+use rustls::ServerConfig;
+use tokio_rustls::TlsConnector;
 
 use super::Error;
 use super::auth::Keys;
 use super::breaker::{Breaker, Outcome, Ticket};
-use super::upstream::{Address, Target};
-use crate::generation::{Definition, FORMAT, Hop, Layout, RouteSpec, Secrets, UpstreamKind, UpstreamSpec};
+use super::upstream::{Address, Target, Tls};
+use crate::authority::{self, Trust};
+use crate::generation::{
+    Definition, DoorTls, FORMAT, Hop, Identity, Layout, RouteSpec, Secrets, UpstreamKind, UpstreamSpec,
+};
 use crate::ids::{Generation, ModelName, is_name};
 
 /// What the router needs of one generation. Requests keep the one that they began with.
@@ -25,10 +30,21 @@ pub(super) struct State {
     pub(super) generation: Generation,
     /// The port to listen on.
     pub(super) port: u16,
+    /// How TLS is spoken there; none where it is not.
+    pub(super) tls: Option<DoorSide>,
     /// Who may come in.
     pub(super) keys: Keys,
     /// By the model's name.
     pub(super) routes: BTreeMap<String, Route>,
+}
+
+/// TLS at the door.
+#[derive(Debug, Clone)]
+pub(super) struct DoorSide {
+    /// For each connection.
+    pub(super) config: Arc<ServerConfig>,
+    /// Who is a host of the fleet.
+    pub(super) trust: Arc<Trust>,
 }
 
 /// Who answers for one model.
@@ -114,6 +130,7 @@ impl State {
             }
             upstreams.insert(upstream.name.as_str(), upstream);
         }
+        let fleet = Fleet::of(definition, secrets)?;
         let mut routes = BTreeMap::new();
         for spec in &definition.door.routes {
             let mut seats = Vec::new();
@@ -121,7 +138,7 @@ impl State {
                 let Some(upstream) = upstreams.get(hop.upstream.as_str()) else {
                     return Err(wrong(format!("route {} names no upstream {:?}", spec.model, hop.upstream)));
                 };
-                seats.push(Arc::new(seat(layout, definition, secrets, upstream, hop)?));
+                seats.push(Arc::new(seat(layout, definition, secrets, &fleet, upstream, hop)?));
             }
             routes.insert(spec.model.to_string(), Route { spec: spec.clone(), seats });
         }
@@ -129,6 +146,7 @@ impl State {
             host: definition.host.to_string(),
             generation,
             port: definition.door.port,
+            tls: fleet.door()?,
             keys: Keys::new(&secrets.keys),
             routes,
         })
@@ -144,6 +162,7 @@ fn seat(
     layout: &Layout,
     definition: &Definition,
     secrets: &Secrets,
+    fleet: &Fleet<'_>,
     upstream: &UpstreamSpec,
     hop: &Hop,
 ) -> Result<Seat, Error> {
@@ -158,11 +177,17 @@ fn seat(
             (Kind::Local, Target::local(layout.engine_socket(&model)))
         }
         UpstreamKind::Host { url } => {
-            let target = target(name, url, Some(&secrets.peer_key))?;
+            let mut target = target(name, url, None)?;
             if !target.path.is_empty() {
                 return Err(wrong(format!("upstream {name} has a path in its URL")));
             }
-            (Kind::Host, Target { path: "/v1".to_owned(), ..target })
+            "/v1".clone_into(&mut target.path);
+            if let Address::Tcp { tls: tls @ Tls::System, .. } = &mut target.address {
+                *tls = fleet.visit(name)?;
+            } else {
+                target.bearer = Some(bearer(name, &secrets.peer_key)?);
+            }
+            (Kind::Host, target)
         }
         UpstreamKind::Foreign { url, key } => {
             let key = match key {
@@ -192,8 +217,8 @@ fn target(name: &str, url: &str, key: Option<&String>) -> Result<Target, Error> 
     let wrong = |what: &str| Error::Definition { what: format!("the URL of upstream {name} {what}") };
     let uri: Uri = url.parse().map_err(|_| wrong("is none"))?;
     let tls = match uri.scheme_str() {
-        Some("http") => false,
-        Some("https") => true,
+        Some("http") => Tls::Off,
+        Some("https") => Tls::System,
         _ => return Err(wrong("begins with neither http:// nor https://")),
     };
     let authority = uri.authority().ok_or_else(|| wrong("names no host"))?;
@@ -204,18 +229,59 @@ fn target(name: &str, url: &str, key: Option<&String>) -> Result<Target, Error> 
         return Err(wrong("has a query"));
     }
     let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let bearer = key.map(|key| {
-        let mut value = HeaderValue::from_str(&format!("Bearer {key}")).map_err(|_| Error::Definition {
-            what: format!("the key for upstream {name} fits in no header"),
-        })?;
-        value.set_sensitive(true);
-        Ok(value)
-    });
+    let port = authority.port_u16().unwrap_or(if matches!(tls, Tls::Off) { 80 } else { 443 });
     Ok(Target {
         address: Address::Tcp { host, port, tls },
         authority: authority.to_string(),
         path: uri.path().trim_end_matches('/').to_owned(),
-        bearer: bearer.transpose()?,
+        bearer: key.map(|key| bearer(name, key)).transpose()?,
     })
+}
+
+/// Returns what shows a key to an upstream.
+fn bearer(name: &str, key: &str) -> Result<HeaderValue, Error> {
+    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+        .map_err(|_| Error::Definition { what: format!("the key for upstream {name} fits in no header") })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// What this host is in its fleet: by certificate, where it has one.
+struct Fleet<'a> {
+    tls: DoorTls,
+    own: Option<(&'a Identity, Arc<Trust>)>,
+}
+
+impl<'a> Fleet<'a> {
+    fn of(definition: &Definition, secrets: &'a Secrets) -> Result<Self, Error> {
+        let own = match &secrets.identity {
+            Some(identity) => Some((identity, Arc::new(Trust::of(&definition.fleet, identity)?))),
+            None => None,
+        };
+        Ok(Self { tls: definition.door.tls, own })
+    }
+
+    fn own(&self) -> Result<&(&'a Identity, Arc<Trust>), Error> {
+        let what = || "it wants TLS, and there is no certificate among the secrets".to_owned();
+        self.own.as_ref().ok_or_else(|| Error::Definition { what: what() })
+    }
+
+    /// Returns how the door speaks TLS, where it does.
+    fn door(&self) -> Result<Option<DoorSide>, Error> {
+        if self.tls == DoorTls::Off {
+            return Ok(None);
+        }
+        let (identity, trust) = self.own()?;
+        let config = Arc::new(authority::door(Arc::clone(trust), identity)?);
+        Ok(Some(DoorSide { config, trust: Arc::clone(trust) }))
+    }
+
+    /// Returns how the door of another host is asked: as the host that the plan means, whatever its address.
+    fn visit(&self, name: &str) -> Result<Tls, Error> {
+        let (identity, trust) = self.own()?;
+        let host =
+            name.parse().map_err(|error| Error::Definition { what: format!("upstream {name}: {error}") })?;
+        let config = authority::visit(Arc::clone(trust), &host, Some(identity))?;
+        Ok(Tls::Fleet(TlsConnector::from(Arc::new(config)), trust.full_name(&host)?))
+    }
 }

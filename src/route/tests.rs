@@ -5,7 +5,9 @@ mod doubles;
 mod fallback;
 mod gate;
 mod guard;
+mod limits;
 mod streams;
+mod tls;
 mod whole;
 
 use std::sync::Arc;

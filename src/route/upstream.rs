@@ -2,6 +2,7 @@
 //! answer. One connection for each request: dropping it is what cancels the work there,
 //! and connecting costs nothing beside a prompt.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::policy::Reason;
 
 /// Where an upstream listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) enum Address {
     /// An engine's socket.
     Unix(PathBuf),
@@ -37,9 +38,30 @@ pub(super) enum Address {
         host: String,
         /// Its port.
         port: u16,
-        /// Whether it is https.
-        tls: bool,
+        /// What is spoken there.
+        tls: Tls,
     },
+}
+
+/// What is spoken to a server.
+#[derive(Clone)]
+pub(super) enum Tls {
+    /// Plain HTTP.
+    Off,
+    /// HTTPS, with a certificate that the system trusts for the server's name.
+    System,
+    /// HTTPS to a host of the fleet, which is known by this name whatever its address.
+    Fleet(TlsConnector, ServerName<'static>),
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Off => f.write_str("Off"),
+            Self::System => f.write_str("System"),
+            Self::Fleet(_, name) => write!(f, "Fleet({name:?})"),
+        }
+    }
 }
 
 /// All that is needed to ask an upstream.
@@ -81,7 +103,7 @@ pub(super) trait Dial: Send + Sync {
 /// The real network.
 #[derive(Default)]
 pub(super) struct Net {
-    /// Made for the first https upstream: most hosts have none, and need no certificates.
+    /// Made for the first https upstream that is not ours: most hosts have none, and need no certificates.
     tls: OnceCell<TlsConnector>,
 }
 
@@ -135,15 +157,18 @@ impl Dial for Net {
             Address::Tcp { host, port, tls } => {
                 let stream = connect(host, *port).await?;
                 watch(&stream)?;
-                if !tls {
-                    return Ok(Box::new(stream));
-                }
-                let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
-                let tls = self.tls.get_or_try_init(|| async { trusting_the_system() }).await;
-                let tls = tls.map_err(|error| {
-                    tracing::error!(%error, "no trusted certificates for https: install ca-certificates");
-                    io::Error::new(io::ErrorKind::InvalidData, error)
-                })?;
+                let (tls, name) = match tls {
+                    Tls::Off => return Ok(Box::new(stream)),
+                    Tls::Fleet(tls, name) => (tls, name.clone()),
+                    Tls::System => {
+                        let tls = self.tls.get_or_try_init(|| async { trusting_the_system() }).await;
+                        let tls = tls.map_err(|error| {
+                            tracing::error!(%error, "no trusted certificates for https: install ca-certificates");
+                            io::Error::new(io::ErrorKind::InvalidData, error)
+                        })?;
+                        (tls, ServerName::try_from(host.clone()).map_err(io::Error::other)?)
+                    }
+                };
                 Ok(Box::new(tls.connect(name, stream).await?))
             }
         }

@@ -22,6 +22,7 @@ impl Snapshot {
             door: DoorState::Unknown,
             models: Vec::new(),
             drift: Vec::new(),
+            warnings: Vec::new(),
         };
         self.hosts.extend(orphans.iter().map(orphan));
     }
@@ -48,6 +49,9 @@ pub struct HostStatus {
     pub models: Vec<ModelStatus>,
     /// What is not as it was applied, a sentence each.
     pub drift: Vec<String>,
+    /// What is worth knowing and no apply mends by itself, a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Whether a host could be looked at.

@@ -3,7 +3,7 @@ use std::process::Command;
 use super::*;
 use crate::facts::Supervision;
 use crate::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
 };
 use crate::ids::Digest;
 use crate::quant::Quant;
@@ -36,7 +36,7 @@ fn definition(models: &[(&str, f64)]) -> Definition {
         host: "kitchen".parse().unwrap(),
         program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned() },
         engines: models.iter().map(engine).collect(),
-        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
+        door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     }
 }
 

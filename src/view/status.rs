@@ -32,6 +32,9 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
                 host.host
             );
         }
+        for warning in &host.warnings {
+            let _ = writeln!(text, "{} {}: {warning}", style.warn("!"), host.host);
+        }
         for drift in &host.drift {
             let _ = writeln!(text, "{} {}: {drift}; `bramble apply` mends it", style.warn("!"), host.host);
         }

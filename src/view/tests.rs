@@ -219,6 +219,7 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
             state: "running".to_owned(),
         }],
         drift: Vec::new(),
+        warnings: Vec::new(),
     };
     let mut snapshot = Snapshot {
         hosts: vec![
@@ -227,6 +228,7 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
                 pending: Some(Generation::new(4)),
                 door: DoorState::Closed,
                 drift: vec!["the unit bramble-route.service was edited".to_owned()],
+                warnings: vec!["its clock is 900 s behind this machine's".to_owned()],
                 ..host("barn")
             },
             HostStatus {
@@ -244,6 +246,9 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
     assert_eq!(plain(&status(&snapshot, Style { is_coloured: true })), status(&snapshot, PLAIN));
 }
 
+/// Some second of 2026.
+const NOW: u64 = 1_795_000_000;
+
 #[tokio::test]
 async fn what_a_probe_found_becomes_a_status() {
     let mut fleet = Fleet::new();
@@ -257,9 +262,10 @@ async fn what_a_probe_found_becomes_a_status() {
     drop(rustls::crypto::ring::default_provider().install_default());
     // a port that nobody listens on: bound, and closed again
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let door = crate::status::Door(format!("http://127.0.0.1:{port}"));
+    let url = format!("http://127.0.0.1:{port}");
+    let door = crate::status::Door { url, tls: None, certificate_ends: Some(NOW + 90 * 86_400) };
     let doors = [(name("attic"), door.clone()), (name("shed"), door)].into();
-    let snapshot = crate::status::gather(&inventory, &doors).await;
+    let snapshot = crate::status::gather(&inventory, &doors, NOW).await;
     insta::assert_snapshot!(status(&snapshot, PLAIN));
     assert_eq!(snapshot.hosts[0].door, DoorState::Closed);
     assert_eq!(snapshot.hosts[1].door, DoorState::Unknown, "nobody said where it is");

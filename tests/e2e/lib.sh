@@ -30,7 +30,6 @@ manifest() {
 bramble: 1
 fleet: stories
 defaults: { ssh: { user: pi } }
-serve: { port: 8080, tls: off }
 models:
   chat: { source: "hf:HuggingFaceTB/SmolLM2-135M-Instruct", context: 1024 }
 hosts:

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
 };
 use bramble_fleet::ids::{Digest, Generation};
 use bramble_fleet::openai::ChatReply;
@@ -89,7 +89,7 @@ pub(crate) fn install(root: &Path, spec: &EngineSpec, weights: &Path) -> PathBuf
         host: "shed".parse().unwrap(),
         program: Program { digest: Digest::of(b"bundle"), version: "0.1.0".to_owned() },
         engines: vec![spec.clone()],
-        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
+        door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     };
     std::fs::write(Layout::definition(&generation), serde_json::to_vec(&definition).unwrap()).unwrap();
     program

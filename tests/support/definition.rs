@@ -1,7 +1,7 @@
 //! A definition of one engine, for tests that need one and start none.
 
 use bramble_fleet::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, KvType, LoadMode, Pace, Program, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, LoadMode, Pace, Program, Weights,
 };
 use bramble_fleet::ids::Digest;
 use bramble_fleet::units::{Bytes, TokensPerSec};
@@ -34,6 +34,6 @@ pub(crate) fn definition(program: Digest, weights: Digest, bytes: u64) -> Defini
         host: "kitchen".parse().unwrap(),
         program: Program { digest: program, version: "0.1.0".to_owned() },
         engines: vec![engine],
-        door: DoorSpec { port: 8443, upstreams: Vec::new(), routes: Vec::new() },
+        door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     }
 }

@@ -1,4 +1,4 @@
-//! A `brambled` whose engine and router are played by the test binary that this is a part of; all else of it
+//! A `brambled` of which some services are played by the test binary that this is a part of; all else of it
 //! is the real one.
 
 use std::fs;
@@ -16,10 +16,10 @@ pub(crate) const CRASHES: u32 = 15;
 /// What an engine says of its speed, in tokens per second.
 const SPEED: f64 = 500.0;
 
-/// Writes the program.
-pub(crate) fn write_program(path: &Path) {
+/// Writes the program. Those services are played: `engine`, or `engine | route`.
+pub(crate) fn write_program(path: &Path, played: &str) {
     let script = format!(
-        "#!/bin/sh\ncase $1 in\nengine | route) BRAMBLE_STUB=\"$*\" exec {} --ignored --exact stub::plays_a_service \
+        "#!/bin/sh\ncase $1 in\n{played}) BRAMBLE_STUB=\"$*\" exec {} --ignored --exact stub::plays_a_service \
          --nocapture ;;\n*) exec {} \"$@\" ;;\nesac\n",
         std::env::current_exe().unwrap().display(),
         env!("CARGO_BIN_EXE_brambled")

@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::Notify;
 
 use crate::generation::{
-    Definition, DoorSpec, EngineSpec, FORMAT, Hop, KeyEntry, KvType, LoadMode, Pace, Program, RouteSpec,
-    Scope, Secrets, UpstreamKind, UpstreamSpec, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, Hop, KeyEntry, KvType, Limits, LoadMode, Pace,
+    Program, RouteSpec, Scope, Secrets, UpstreamKind, UpstreamSpec, Weights,
 };
 use crate::ids::Digest;
 use crate::quant::Quant;
@@ -235,6 +235,7 @@ pub(crate) fn secrets() -> Secrets {
         id: id.into(),
         sha256: Digest::of(key.as_bytes()),
         scopes: vec![scope],
+        limits: Limits::default(),
     };
     Secrets {
         keys: vec![
@@ -243,6 +244,7 @@ pub(crate) fn secrets() -> Secrets {
             entry("fleet", PEER, Scope::Peer),
         ],
         peer_key: "our-peer-key".to_owned(),
+        identity: None,
         foreign_keys: [("GAMING_KEY".to_owned(), "foreign-secret".to_owned())].into(),
     }
 }
@@ -294,6 +296,7 @@ pub(crate) fn definition() -> Definition {
         }],
         door: DoorSpec {
             port: 1,
+            tls: DoorTls::Off,
             upstreams: vec![
                 upstream("desk", UpstreamKind::Host { url: "http://desk:8443".to_owned() }),
                 upstream(
@@ -322,10 +325,15 @@ pub(crate) fn definition() -> Definition {
 
 /// Installs a generation under `root` and makes it current.
 pub(crate) fn install(root: &Path, number: u64, definition: &Definition) -> PathBuf {
+    install_with(root, number, definition, &secrets())
+}
+
+/// The same with other secrets.
+pub(crate) fn install_with(root: &Path, number: u64, definition: &Definition, secrets: &Secrets) -> PathBuf {
     let folder = root.join(format!("generations/{number}"));
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("definition.json"), serde_json::to_vec(definition).unwrap()).unwrap();
-    std::fs::write(folder.join("secrets.json"), serde_json::to_vec(&secrets()).unwrap()).unwrap();
+    std::fs::write(folder.join("secrets.json"), serde_json::to_vec(secrets).unwrap()).unwrap();
     let current = root.join("current");
     std::fs::remove_file(&current).ok();
     std::os::unix::fs::symlink(&folder, current).unwrap();

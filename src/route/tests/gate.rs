@@ -10,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 use super::doubles::*;
 use super::{CHAT, House, prompt};
 use crate::generation::UpstreamKind;
-use crate::route::serve::{Gate, listen};
+use crate::route::gate::Gate;
+use crate::route::serve::listen;
 use crate::route::upstream::Net;
 
 /// Lets clients in until `closing`, then drains.
-async fn open(
+pub(super) async fn open(
     house: &House,
     patience: Duration,
     closing: CancellationToken,

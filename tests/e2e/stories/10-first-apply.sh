@@ -30,6 +30,22 @@ on kitchen systemctl is-active bramble-route bramble-engine-chat
 [ "$(on kitchen stat -L -c %U:%a /var/lib/bramble/current/secrets.json)" = root:600 ] || die "others may read the secrets"
 on kitchen 'setpriv --reuid bramble --regid bramble --clear-groups cat /var/lib/bramble/current/secrets.json' &&
     die "the user of the services can read the secrets"
-# a client without a key gets nothing
-code=$("$lab" exec curl -s -o /dev/null -w '%{http_code}' "http://$("$lab" ip kitchen):8080/v1/models")
+# a client that trusts the fleet knows the host by its name, whatever its address, and gets nothing without a key
+b keys ca >ca.pem
+ip=$("$lab" ip kitchen)
+asked() { # URL ARGUMENTS...: the status
+    local url=$1
+    shift
+    "$lab" exec curl -s -o /dev/null -w '%{http_code}' --cacert ca.pem "$@" "$url" || true
+}
+name=kitchen.stories.internal
+code=$(asked "https://$name:8443/v1/models" --connect-to "::$ip:")
 [ "$code" = 401 ] || die "without a key the door answered $code"
+key=$(jq -r .operator_key "$XDG_STATE_HOME/bramble/fleets/stories/keys.json")
+code=$(asked "https://$name:8443/v1/models" --connect-to "::$ip:" -H "Authorization: Bearer $key")
+[ "$code" = 200 ] || die "with a key the door answered $code"
+# another host of the fleet is not taken for it, and nothing is done in plain
+code=$(asked "https://shed.stories.internal:8443/v1/models" --connect-to "::$ip:" -H "Authorization: Bearer $key")
+[ "$code" = 000 ] || die "kitchen was taken for shed: $code"
+code=$(asked "http://$ip:8443/v1/models" -H "Authorization: Bearer $key")
+[ "$code" = 400 ] || die "in plain the door answered $code"

@@ -13,7 +13,6 @@ mkdir -p loft
 cat >loft/fleet.yaml <<END
 bramble: 1
 fleet: loft
-serve: { port: 8080, tls: off }
 models:
   chat: { source: "hf:HuggingFaceTB/SmolLM2-135M-Instruct", context: 1024 }
 hosts:

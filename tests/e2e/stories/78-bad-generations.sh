@@ -8,7 +8,6 @@ attic() { # CONTEXT
 bramble: 1
 fleet: attic
 defaults: { ssh: { user: pi } }
-serve: { port: 8080, tls: off }
 models:
   chat: { source: "hf:HuggingFaceTB/SmolLM2-135M-Instruct", context: $1 }
 hosts:

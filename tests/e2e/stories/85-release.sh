@@ -28,7 +28,6 @@ on op 'cat >fleet/fleet.yaml' <<END
 bramble: 1
 fleet: released
 defaults: { ssh: { user: pi } }
-serve: { port: 8080, tls: off }
 models:
   chat: { source: "file:/root/SmolLM2-135M-Instruct", context: 512, quant: Q4_K_M }
 hosts:

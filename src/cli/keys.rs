@@ -1,0 +1,150 @@
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::arguments::{Global, KeyScope, KeysAdd, KeysVerb};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::{fleet, output};
+use crate::clock;
+use crate::generation::{Limits, Scope};
+use crate::keys::{ClientKey, FleetKeys, NewKey, Safe};
+use crate::view::{Table, count};
+
+/// What every change ends with.
+const NEXT: &str = "`bramble apply` brings it to the hosts.";
+
+/// Looks after the keys of clients and the certificates of hosts, on this machine.
+pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let manifest = fleet::load(&global.file)?;
+    let mut safe = Safe::open(&environment.state, &manifest.fleet)?;
+    match verb {
+        KeysVerb::List => list(&safe, global)?,
+        KeysVerb::Add(verb) => {
+            let (name, made) = (&verb.name, add(&mut safe, verb)?);
+            show(name, &made, global)?;
+        }
+        KeysVerb::Rotate { name } => {
+            let made = safe.change_keys(|keys| keys.rotate(name))?;
+            show(name, &made, global)?;
+            output::say(&format!(
+                "The one before is good until `bramble keys remove {name} --old` and another apply."
+            ));
+        }
+        KeysVerb::Remove { name, old } => {
+            safe.change_keys(|keys| keys.remove(name, *old))?;
+            done(&format!("The key {name} is ended. {NEXT}"), &json!({ "removed": name }), global)?;
+        }
+        KeysVerb::RevokeHost { host } => {
+            let certificates = safe.revoke(host)?;
+            let text = format!(
+                "{host} is refused by the other hosts from the next apply on ({}), and gets another certificate if the manifest still names it then. {NEXT}",
+                count(certificates, "certificate")
+            );
+            done(&text, &json!({ "revoked": host, "certificates": certificates }), global)?;
+        }
+        KeysVerb::Ca => {
+            let certificates = safe.certificates().with_context(|| {
+                format!("the fleet {} has no certificates here: `bramble apply` makes them", manifest.fleet)
+            })?;
+            let pem = certificates.authority().certificate();
+            if global.json {
+                output::json(&json!({ "certificate": pem }))?;
+            } else {
+                output::result(pem)?;
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn add(safe: &mut Safe, verb: &KeysAdd) -> anyhow::Result<NewKey> {
+    let mut scopes = verb.scopes.clone();
+    scopes.sort();
+    scopes.dedup();
+    let scope = |scope: &KeyScope| match scope {
+        KeyScope::Infer => Scope::Infer,
+        KeyScope::Status => Scope::Status,
+    };
+    let limits = Limits {
+        requests_per_minute: verb.requests_per_minute,
+        concurrent: verb.concurrent,
+        tokens_per_minute: verb.tokens_per_minute,
+    };
+    Ok(safe.change_keys(|keys| keys.add(&verb.name, scopes.iter().map(scope).collect(), limits))?)
+}
+
+/// Shows a new key, for the only time.
+fn show(name: &str, made: &NewKey, global: &Global) -> anyhow::Result<()> {
+    if global.json {
+        output::json(&json!({ "name": name, "key": *made.0 }))?;
+    } else {
+        output::result(&format!("{}\n", *made.0))?;
+    }
+    output::say(&format!("The key {name} is shown this once. {NEXT}"));
+    Ok(())
+}
+
+fn done(text: &str, value: &serde_json::Value, global: &Global) -> anyhow::Result<()> {
+    if global.json {
+        return output::json(value);
+    }
+    output::say(text);
+    Ok(())
+}
+
+fn list(safe: &Safe, global: &Global) -> anyhow::Result<()> {
+    let clients = safe.keys().map(FleetKeys::clients).unwrap_or_default();
+    let hosts: Vec<_> = safe.certificates().map(|made| made.hosts().collect()).unwrap_or_default();
+    let revoked: Vec<_> = safe.certificates().map(|made| made.revoked().iter().collect()).unwrap_or_default();
+    if global.json {
+        let hosts = hosts
+            .iter()
+            .map(|(host, made)| json!({ "host": host, "sha256": made.fingerprint, "ends": day(made.ends) }));
+        let revoked = revoked.iter().map(|(key, host)| json!({ "host": host, "sha256": key }));
+        return output::json(&json!({
+            "keys": clients, "certificates": hosts.collect::<Vec<_>>(), "revoked": revoked.collect::<Vec<_>>(),
+        }));
+    }
+    let mut table = Table::new(["KEY", "SCOPES", "LIMITS", "SHA-256"]);
+    for ClientKey { entry, is_old } in clients {
+        let name = if *is_old { format!("{} (old)", entry.id) } else { entry.id.clone() };
+        let scopes: Vec<&str> = entry.scopes.iter().map(|scope| word(*scope)).collect();
+        table.row([name, scopes.join(", "), limits(&entry.limits), entry.sha256.short()]);
+    }
+    output::result(&table.render(0))?;
+    if !hosts.is_empty() || !revoked.is_empty() {
+        let mut table = Table::new(["CERTIFICATE", "ENDS", "SHA-256"]);
+        for (host, made) in hosts {
+            table.row([host.to_string(), day(made.ends), made.fingerprint.short()]);
+        }
+        for (key, host) in revoked {
+            table.row([host.to_string(), "revoked".to_owned(), key.short()]);
+        }
+        output::result(&format!("\n{}", table.render(0)))?;
+    }
+    Ok(())
+}
+
+fn word(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Infer => "infer",
+        Scope::Status => "status",
+        Scope::Peer => "peer",
+    }
+}
+
+fn limits(limits: &Limits) -> String {
+    let all = [
+        (limits.requests_per_minute, "requests/min"),
+        (limits.concurrent, "at once"),
+        (limits.tokens_per_minute, "tokens/min"),
+    ];
+    let said: Vec<String> = all.iter().filter_map(|(n, word)| Some(format!("{} {word}", (*n)?))).collect();
+    if said.is_empty() { "-".to_owned() } else { said.join(", ") }
+}
+
+/// Returns the day of a moment in seconds since 1970.
+fn day(seconds: u64) -> String {
+    let micros = i64::try_from(seconds).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    clock::utc_of_micros(micros).and_then(|at| Some(at.split_once('T')?.0.to_owned())).unwrap_or_default()
+}

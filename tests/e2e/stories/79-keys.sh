@@ -1,0 +1,69 @@
+# Keys and certificates change without a moment in which nobody comes in, and a host that was lost is refused.
+# shellcheck shell=bash disable=SC2154
+"$lab" up ct attic
+"$lab" known >"$work/known_hosts"
+mkdir -p attic
+cat >attic/fleet.yaml <<END
+bramble: 1
+fleet: attic
+defaults: { ssh: { user: pi } }
+models:
+  chat: { source: "hf:HuggingFaceTB/SmolLM2-135M-Instruct", context: 512 }
+hosts:
+  attic: { address: $("$lab" ip attic) }
+deploy:
+  - { model: chat, on: [attic] }
+END
+a() { # EXIT ARGUMENTS...
+    local want=$1
+    shift
+    run "$want" -f attic/fleet.yaml "$@"
+}
+asked() { # KEY: the status for who shows it
+    "$lab" exec curl -s -o /dev/null -w '%{http_code}' --cacert attic/ca.pem --connect-to "::$("$lab" ip attic):" \
+        -H "Authorization: Bearer $1" https://attic.attic.internal:8443/v1/models || true
+}
+opens() { [ "$(asked "$1")" = 200 ] || die "$2 is not let in: $(asked "$1")"; }
+opens_not() { [ "$(asked "$1")" != 200 ] || die "$2 is let in"; }
+
+a 0 apply --yes
+b -f attic/fleet.yaml keys ca >attic/ca.pem
+a 0 plan --exit-code
+one=$(b -f attic/fleet.yaml keys add phone --requests-per-minute 600 2>/dev/null)
+opens_not "$one" "a key that no host knows yet"
+a 2 plan --exit-code
+says "its keys and certificates are not the fleet's any more"
+a 0 apply --yes
+a 0 plan --exit-code
+opens "$one" "the new key"
+engine=$(on attic systemctl show -P MainPID bramble-engine-chat)
+
+two=$(b -f attic/fleet.yaml keys rotate phone 2>/dev/null)
+a 0 apply --yes
+opens "$one" "the old key beside the new one"
+opens "$two" "the key that takes its place"
+a 0 keys remove phone --old
+a 0 apply --yes
+opens_not "$one" "the old key"
+opens "$two" "the key that took its place"
+[ "$(on attic systemctl show -P MainPID bramble-engine-chat)" = "$engine" ] || die "the engine was started anew for keys"
+a 0 keys list
+says "phone"
+says_not "$two"
+
+# a card that was stolen: another certificate, by the same authority
+a 0 keys revoke-host attic
+a 2 plan --exit-code
+a 0 apply --yes
+a 0 plan --exit-code
+opens "$two" "a client that trusts the fleet"
+a 0 chat attic 'Say yes.' --max-tokens 4
+# trust that is founded anew: what trusted the old one does not come in
+a 0 apply --yes --new-ca
+a 0 plan --exit-code
+[ "$(asked "$two")" = 000 ] || die "the old authority is trusted still"
+b -f attic/fleet.yaml keys ca >attic/ca.pem
+opens "$two" "a client that was given the new one"
+a 0 chat attic 'Say yes.' --max-tokens 4
+a 0 remove --all --yes
+"$lab" down attic
