@@ -1,5 +1,5 @@
 # From a manifest to an answer: nothing is on the hosts, and at the end both answer.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 run 0 check
 run 2 plan --exit-code
 says "+ kitchen"
