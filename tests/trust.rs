@@ -7,8 +7,9 @@
 )]
 
 use std::fs;
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
@@ -68,6 +69,16 @@ impl Fleet {
         assert!(said.status.success(), "{words}{}", String::from_utf8_lossy(&said.stdout));
         self.ends(0, &["plan", "--exit-code"]);
         words
+    }
+
+    /// Runs a command that is told something on standard input, and returns how it ended.
+    fn fed(&self, arguments: &[&str], input: &str) -> Option<i32> {
+        let mut command = self.desk.command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        // one that refuses before it reads has closed its end
+        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+        child.wait().unwrap().code()
     }
 
     fn authority(&self) -> String {
@@ -198,8 +209,18 @@ fn another_machine_changes_nothing_until_it_has_the_authority_or_founds_another(
     assert_eq!(refused.status.code(), Some(3), "{said}");
     assert!(said.contains("whose authority is on another machine"), "{said}");
     assert!(!kept.exists() && fleet.generation() == "1");
-    // with what the other one keeps it is the other one
+    // with what the other one has sealed it is the other one
+    let passphrase = "correct horse battery staple\n";
     fs::rename(&away, &kept).unwrap();
+    assert_eq!(fleet.fed(&["keys", "ca", "export", "home.age"], "short\n"), Some(1));
+    assert_eq!(fleet.fed(&["keys", "ca", "export", "home.age"], passphrase), Some(0));
+    // it is never written over
+    assert_eq!(fleet.fed(&["keys", "ca", "export", "home.age"], passphrase), Some(1));
+    fs::rename(&kept, &away).unwrap();
+    assert_eq!(fleet.fed(&["keys", "ca", "import", "home.age"], "correct horse\n"), Some(1));
+    assert!(!kept.exists());
+    assert_eq!(fleet.fed(&["keys", "ca", "import", "home.age"], passphrase), Some(0));
+    fs::remove_dir_all(&away).unwrap();
     fleet.apply(&[]);
     assert_eq!(fleet.asks(&fleet.authority(), NAME, &first), Some(200));
     // and without, trust is founded anew, and the keys with it

@@ -138,7 +138,7 @@ fn refuse_another_authority(
     match facts.find(|(_, facts)| has_certificate(facts)) {
         None => Ok(()),
         Some((host, _)) => Err(Expected::Refused(format!(
-            "{host} has a certificate of the fleet {fleet}, whose authority is on another machine: bring the folder ~/.local/state/bramble/fleets/{fleet} from there, or make all keys and certificates anew with --new-ca",
+            "{host} has a certificate of the fleet {fleet}, whose authority is on another machine: bring it from there with `bramble keys ca export` and `import`, or make all keys and certificates anew with --new-ca",
             fleet = manifest.fleet
         ))
         .into()),

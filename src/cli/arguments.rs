@@ -264,8 +264,30 @@ pub(crate) enum KeysVerb {
         #[arg(value_name = "HOST")]
         host: HostName,
     },
-    /// Print the certificate of the fleet's authority, for clients to trust
-    Ca,
+    /// Print the certificate of the fleet's authority, for clients to trust; or bring all keys to another machine
+    Ca {
+        #[command(subcommand)]
+        verb: Option<CaVerb>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CaVerb {
+    /// Seal the authority, certificates and keys behind a passphrase, in a file that age opens, too
+    Export {
+        /// The file, which must not be there
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+    },
+    /// Keep what another machine has sealed, so that this one can apply the fleet
+    Import {
+        /// The file
+        #[arg(value_name = "FILE")]
+        path: PathBuf,
+        /// Have it take the place of other keys of this fleet
+        #[arg(long)]
+        replace: bool,
+    },
 }
 
 #[derive(Debug, Args)]

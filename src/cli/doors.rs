@@ -23,7 +23,7 @@ pub(super) fn door(
         return Ok(Door { url, tls: None, certificate_ends: None });
     }
     let certificates = safe.certificates().context(
-        "this machine does not have the fleet's authority: bring its folder of ~/.local/state/bramble/fleets here",
+        "this machine does not have the fleet's authority: bring it here with `bramble keys ca export` and `import`",
     )?;
     let config = authority::visit(Arc::new(certificates.trust()?), host, None)?;
     let certificate_ends = certificates.held(host).map(|held| held.ends);

@@ -1,7 +1,13 @@
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
 use anyhow::Context as _;
 use serde_json::json;
+use zeroize::Zeroizing;
 
-use super::arguments::{Global, KeyScope, KeysAdd, KeysVerb};
+use super::arguments::{CaVerb, Global, KeyScope, KeysAdd, KeysVerb};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::{fleet, output};
@@ -42,7 +48,21 @@ pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -
             );
             done(&text, &json!({ "revoked": host, "certificates": certificates }), global)?;
         }
-        KeysVerb::Ca => {
+        KeysVerb::Ca { verb: Some(CaVerb::Export { path }) } => {
+            let passphrase = passphrase(environment, true)?;
+            write_new(path, &safe.export(&passphrase)?)?;
+            let text = format!("{} holds the keys of the fleet {}.", path.display(), manifest.fleet);
+            done(&text, &json!({ "exported": path }), global)?;
+        }
+        KeysVerb::Ca { verb: Some(CaVerb::Import { path, replace }) } => {
+            let sealed = read_sealed(path)?;
+            let passphrase = passphrase(environment, false)?;
+            safe.import(&sealed, &passphrase, *replace)
+                .with_context(|| format!("cannot take the keys in {}", path.display()))?;
+            let text = format!("This machine can apply the fleet {} now.", manifest.fleet);
+            done(&text, &json!({ "imported": path }), global)?;
+        }
+        KeysVerb::Ca { verb: None } => {
             let certificates = safe.certificates().with_context(|| {
                 format!("the fleet {} has no certificates here: `bramble apply` makes them", manifest.fleet)
             })?;
@@ -55,6 +75,42 @@ pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -
         }
     }
     Ok(Exit::Done)
+}
+
+/// Asks for a passphrase: on the terminal, twice where it is new; without one, it is the first line of standard input.
+fn passphrase(environment: &Environment, is_new: bool) -> anyhow::Result<Zeroizing<String>> {
+    if !environment.can_ask {
+        let mut line = Zeroizing::new(String::new());
+        std::io::stdin().lock().take(LONGEST_PASSPHRASE).read_line(&mut line)?;
+        return Ok(Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned()));
+    }
+    let asked = Zeroizing::new(rpassword::prompt_password("Passphrase: ")?);
+    if is_new {
+        let again = Zeroizing::new(rpassword::prompt_password("Once more: ")?);
+        anyhow::ensure!(*asked == *again, "the two are not the same: nothing was written");
+    }
+    Ok(asked)
+}
+
+/// Nobody types more than this, in bytes.
+const LONGEST_PASSPHRASE: u64 = 4096;
+
+/// The largest export that is read; one of a thousand hosts has a tenth of it.
+const LONGEST_EXPORT: u64 = 32 << 20;
+
+/// Writes a file for its owner alone, and over no other.
+fn write_new(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    made.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn read_sealed(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let mut sealed = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(LONGEST_EXPORT).read_to_end(&mut sealed))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(sealed)
 }
 
 fn add(safe: &mut Safe, verb: &KeysAdd) -> anyhow::Result<NewKey> {

@@ -11,6 +11,7 @@ mod certificates;
 mod clients;
 mod file;
 mod safe;
+mod sealed;
 
 use std::path::PathBuf;
 
@@ -109,6 +110,37 @@ pub enum Error {
         /// Those that have one.
         known: Vec<String>,
     },
+    /// A passphrase is too easy to guess.
+    #[error("the passphrase is too short: at least {least} characters keep those out who guess")]
+    ShortPassphrase {
+        /// The fewest characters.
+        least: usize,
+    },
+    /// The passphrase does not open it.
+    #[error("the passphrase does not open it")]
+    Passphrase,
+    /// What should be sealed is damaged, or something else.
+    #[error("it is damaged, or not what `bramble keys ca export` or age seals with a passphrase")]
+    Sealed,
+    /// What was sealed is no fleet's keys.
+    #[error("what is sealed in it are no fleet's keys of this version")]
+    Unsealed(#[source] serde_json::Error),
+    /// It belongs to another fleet.
+    #[error("it belongs to the fleet {found}, and the manifest is of {fleet}")]
+    OtherFleet {
+        /// The fleet that is sealed in it.
+        found: FleetName,
+        /// The fleet of the manifest.
+        fleet: FleetName,
+    },
+    /// There are others already.
+    #[error(
+        "this machine has other keys of the fleet {fleet} already: `--replace` has those that come take their place"
+    )]
+    OtherKeys {
+        /// The fleet.
+        fleet: FleetName,
+    },
     /// The operating system gave no random bytes.
     #[error("the operating system gave no random bytes for a key: {0}")]
     Random(getrandom::Error),
@@ -117,5 +149,7 @@ pub enum Error {
     Certificates(#[from] crate::authority::Error),
 }
 
+#[cfg(test)]
+mod sealed_tests;
 #[cfg(test)]
 mod tests;

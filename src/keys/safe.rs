@@ -1,9 +1,23 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Certificates, Error, FleetKeys, NewKey};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{Certificates, Error, FleetKeys, NewKey, sealed};
 use crate::generation::{DoorTls, Secrets};
 use crate::ids::{Digest, FleetName, HostName};
+
+/// The shortest passphrase that seals an export: with a second for each guess, twelve letters by chance outlast everybody.
+const SHORTEST_PASSPHRASE: usize = 12;
+
+/// What goes to another machine.
+#[derive(Serialize, Deserialize)]
+struct Exported {
+    fleet: FleetName,
+    keys: FleetKeys,
+    certificates: Option<Certificates>,
+}
 
 /// Everything that the operator keeps of one fleet.
 #[derive(Debug)]
@@ -61,6 +75,49 @@ impl Safe {
         }
         certificates.save(&Certificates::path(&self.state, &self.fleet))?;
         Ok(count)
+    }
+
+    /// Seals all of it behind a passphrase, for another machine.
+    pub fn export(&self, passphrase: &str) -> Result<Vec<u8>, Error> {
+        self.export_with(passphrase, sealed::WORK)
+    }
+
+    /// The same, with `2^work` as the work for one guess.
+    pub(super) fn export_with(&self, passphrase: &str, work: u8) -> Result<Vec<u8>, Error> {
+        let Some(keys) = &self.keys else { return Err(Error::NoKeys { fleet: self.fleet.clone() }) };
+        if passphrase.chars().count() < SHORTEST_PASSPHRASE {
+            return Err(Error::ShortPassphrase { least: SHORTEST_PASSPHRASE });
+        }
+        let all = Exported {
+            fleet: self.fleet.clone(),
+            keys: keys.clone(),
+            certificates: self.certificates.clone(),
+        };
+        let plain = Zeroizing::new(serde_json::to_vec(&all).map_err(Error::Unsealed)?);
+        sealed::seal(&plain, passphrase, work)
+    }
+
+    /// Opens what another machine has sealed, and keeps it here. Other keys of the fleet stay unless they are to be
+    /// replaced.
+    pub fn import(&mut self, sealed: &[u8], passphrase: &str, is_replacing: bool) -> Result<(), Error> {
+        let plain = sealed::open(sealed, passphrase)?;
+        let Exported { fleet, keys, certificates } =
+            serde_json::from_slice(&plain).map_err(Error::Unsealed)?;
+        if fleet != self.fleet {
+            return Err(Error::OtherFleet { found: fleet, fleet: self.fleet.clone() });
+        }
+        let is_other = self.keys.as_ref().is_some_and(|own| *own != keys)
+            || self.certificates.is_some() && self.certificates != certificates;
+        if is_other && !is_replacing {
+            return Err(Error::OtherKeys { fleet });
+        }
+        // the authority last: until both are there, an apply refuses to make another
+        keys.save(&FleetKeys::path(&self.state, &self.fleet))?;
+        if let Some(certificates) = &certificates {
+            certificates.save(&Certificates::path(&self.state, &self.fleet))?;
+        }
+        (self.keys, self.certificates) = (Some(keys), certificates);
+        Ok(())
     }
 
     /// Has the next [`Self::complete`] make another authority: what the one before has signed is worth nothing then.
