@@ -227,3 +227,27 @@ fn names_that_mean_something_else_are_no_names_of_keys() {
     let error = open(&dir).change_keys(|keys| keys.rotate("client-1")).unwrap_err();
     assert!(matches!(error, Error::NoKeys { .. }), "{error}");
 }
+
+#[test]
+fn keys_that_were_kept_before_there_were_certificates_are_read_as_they_were() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fleets/home/keys.json");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let hash = Digest::of(b"theirs");
+    let kept = serde_json::json!({
+        "format": 1, "peer_key": "bramble-peer", "operator_key": "bramble-ours",
+        "clients": [{ "id": "client-1", "sha256": hash, "scopes": ["infer"] }],
+    });
+    fs::write(&path, kept.to_string()).unwrap();
+    let mut safe = open(&dir);
+    assert!(safe.complete(&[host("kitchen")], DoorTls::Fleet, NOW).unwrap().is_none());
+    let secrets = safe.secrets(&host("kitchen"), DoorTls::Fleet, BTreeMap::new()).unwrap();
+    let ids: Vec<&str> = secrets.keys.iter().map(|key| key.id.as_str()).collect();
+    assert_eq!((ids, secrets.keys[1].sha256), (vec!["operator", "client-1"], hash));
+    // and with `tls: off` hosts have just what they had
+    let plain = safe.secrets(&host("kitchen"), DoorTls::Off, BTreeMap::new()).unwrap();
+    let sent = serde_json::to_value(&plain).unwrap();
+    assert_eq!(sent["peer_key"], "bramble-peer");
+    assert_eq!(sent["keys"][2], kept["clients"][0]);
+    assert!(sent.get("identity").is_none());
+}

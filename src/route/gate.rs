@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, StatusCode};
@@ -134,7 +135,7 @@ async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, 
         tracing::debug!(%error, "cannot watch a connection");
     }
     let Some(tls) = door.state().tls.clone() else {
-        return take_turns(door, stream, None, closing).await;
+        return take_turns(door, stream, &Came::Plain, closing).await;
     };
     let greeting = tokio::time::timeout(HANDSHAKE_PATIENCE, greet(&tls, stream));
     let greeted = tokio::select! {
@@ -153,11 +154,21 @@ async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, 
     let shown = session.peer_certificates().and_then(<[_]>::first);
     // what was shown has been verified in the handshake
     let member = shown.and_then(|shown| tls.trust.member(shown, Usage::Client).ok()).map(Arc::new);
+    let came = Came::Tls(member);
     if session.alpn_protocol() == Some(b"h2") {
-        side_by_side(door, stream, member, streams, closing).await;
+        side_by_side(door, stream, &came, streams, closing).await;
     } else {
-        take_turns(door, stream, member, closing).await;
+        take_turns(door, stream, &came, closing).await;
     }
+}
+
+/// How a connection came in.
+#[derive(Clone)]
+pub(super) enum Came {
+    /// In plain HTTP.
+    Plain,
+    /// Over TLS, and as that host where it has proven to be one.
+    Tls(Option<Arc<Member>>),
 }
 
 /// Agrees on keys with a client; none where it speaks no TLS, and was told so.
@@ -178,11 +189,7 @@ async fn greet(tls: &DoorSide, mut stream: TcpStream) -> io::Result<Option<TlsSt
 /// Tells a client that speaks plain HTTP what is spoken here. Nothing that it asks is looked at; a key that it sent may
 /// have been read on the way, and is not told from a wrong one.
 async fn refuse_plain(stream: &mut TcpStream) -> io::Result<()> {
-    let body = serde_json::json!({ "error": {
-        "message": "this door speaks https: ask https://, and take another key if one was sent without it",
-        "type": "invalid_request_error", "code": "https_required",
-    }})
-    .to_string();
+    let body = reply::error_body("invalid_request_error", HTTPS_REQUIRED, HTTPS_MESSAGE).to_string();
     let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close\r\n";
     let reply = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
     stream.write_all(reply.as_bytes()).await?;
@@ -192,14 +199,21 @@ async fn refuse_plain(stream: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+const HTTPS_REQUIRED: &str = "https_required";
+const HTTPS_MESSAGE: &str =
+    "this door speaks https: ask https://, and take another key if one was sent without it";
+
 /// Lets a request in, with who its connection has proven to be.
-async fn answer(
-    door: &Door,
-    member: Option<Arc<Member>>,
-    mut request: Request<Incoming>,
-) -> Result<Reply, Infallible> {
-    if let Some(member) = member {
-        request.extensions_mut().insert(member);
+async fn answer(door: &Door, came: &Came, mut request: Request<Incoming>) -> Result<Reply, Infallible> {
+    match came {
+        // the connection is from before the generation in force
+        Came::Plain if door.state().tls.is_some() => {
+            let mut refused = reply::refuse(StatusCode::BAD_REQUEST, HTTPS_REQUIRED, HTTPS_MESSAGE);
+            refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            return Ok(refused);
+        }
+        Came::Tls(Some(member)) => drop(request.extensions_mut().insert(Arc::clone(member))),
+        Came::Plain | Came::Tls(None) => {}
     }
     Ok(door.handle(request).await)
 }
@@ -208,10 +222,10 @@ async fn answer(
 async fn take_turns(
     door: &Arc<Door>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    member: Option<Arc<Member>>,
+    came: &Came,
     closing: &CancellationToken,
 ) {
-    let service = service_fn(|request| answer(door, member.clone(), request));
+    let service = service_fn(|request| answer(door, came, request));
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -237,13 +251,13 @@ async fn take_turns(
 pub(super) async fn side_by_side(
     door: &Arc<Door>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    member: Option<Arc<Member>>,
+    came: &Came,
     streams: Arc<Semaphore>,
     closing: &CancellationToken,
 ) {
     let flow = Arc::new(Flow::default());
     let service = service_fn(|request: Request<Incoming>| {
-        let (door, member) = (Arc::clone(door), member.clone());
+        let (door, came) = (Arc::clone(door), came.clone());
         let (flow, streams) = (flow.begin(), Arc::clone(&streams));
         async move {
             if request.headers().len() > MOST_HEADERS {
@@ -256,7 +270,7 @@ pub(super) async fn side_by_side(
                 let busy = reply::unable(StatusCode::SERVICE_UNAVAILABLE, "router_busy", message, 1);
                 return Ok(flow.watch(busy, None));
             };
-            let reply = answer(&door, member, request).await;
+            let reply = answer(&door, &came, request).await;
             reply.map(|reply| flow.watch(reply, Some(place)))
         }
     });

@@ -23,7 +23,7 @@ use super::gate::open;
 use super::{CHAT, Door, House, prompt};
 use crate::authority::{Authority, Certified, full_name};
 use crate::generation::{Definition, DoorTls, Identity, Secrets, UpstreamKind};
-use crate::route::gate::side_by_side;
+use crate::route::gate::{Came, side_by_side};
 use crate::route::upstream::Net;
 
 const NOW: u64 = 1_795_000_000;
@@ -242,6 +242,28 @@ async fn plain_http_is_told_so_and_not_acted_on() {
     let mut told = String::new();
     wire.read_to_string(&mut told).await.unwrap();
     assert!(told.contains("https_required"), "{told}");
+}
+
+#[tokio::test]
+async fn a_connection_in_plain_does_not_outlive_the_change_to_https() {
+    let home = authority("home");
+    let house = House::new();
+    house.universe.on("local", [completion("chat", "in plain")]);
+    let mut wire = TcpStream::connect(("127.0.0.1", serve(&house).await)).await.unwrap();
+    let body = prompt(false);
+    let head = format!("POST {CHAT} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {CLIENT}\r\n");
+    let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+    wire.write_all(request.as_bytes()).await.unwrap();
+    let mut told = String::new();
+    while !told.contains("in plain") {
+        told.push(char::from(wire.read_u8().await.unwrap()));
+    }
+    rewrite(&house, 8, &over_tls(definition()), identity(&home, &certify(&home, "kitchen"), &[]));
+    wire.write_all(request.as_bytes()).await.unwrap();
+    let mut told = String::new();
+    wire.read_to_string(&mut told).await.unwrap();
+    assert!(told.contains("HTTP/1.1 400 ") && told.contains("https_required"), "{told}");
+    assert_eq!(house.universe.requests().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -488,7 +510,7 @@ fn in_memory(house: &House, streams: usize) -> (tokio::io::DuplexStream, tokio::
     let door = Arc::clone(&house.door);
     let serving = tokio::spawn(async move {
         let streams = Arc::new(tokio::sync::Semaphore::new(streams));
-        side_by_side(&door, theirs, None, streams, &CancellationToken::new()).await;
+        side_by_side(&door, theirs, &Came::Tls(None), streams, &CancellationToken::new()).await;
     });
     (ours, serving)
 }
