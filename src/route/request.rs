@@ -100,6 +100,14 @@ struct Peek<'a> {
     response_format: Option<&'a RawValue>,
     json_schema: Option<IgnoredAny>,
     grammar: Option<IgnoredAny>,
+    // vLLM's
+    guided_json: Option<IgnoredAny>,
+    guided_regex: Option<IgnoredAny>,
+    guided_choice: Option<IgnoredAny>,
+    guided_grammar: Option<IgnoredAny>,
+    structured_outputs: Option<IgnoredAny>,
+    echo: Option<IgnoredAny>,
+    suffix: Option<IgnoredAny>,
     #[serde(borrow)]
     logprobs: Option<&'a RawValue>,
     bramble_begun: Option<IgnoredAny>,
@@ -121,11 +129,21 @@ impl Peek<'_> {
         };
         let is_off = |value: &RawValue| value.get() == "false";
         let options = self.stream_options.map(|options| serde_json::from_str::<StreamOptions>(options.get()));
+        let shapes = [
+            &self.json_schema,
+            &self.grammar,
+            &self.guided_json,
+            &self.guided_regex,
+            &self.guided_choice,
+            &self.guided_grammar,
+            &self.structured_outputs,
+            &self.echo,
+            &self.suffix,
+        ];
         Terms {
             is_single: self.n.is_none_or(|n| n <= 1.0),
             is_plain: self.response_format.is_none_or(is_text)
-                && self.json_schema.is_none()
-                && self.grammar.is_none()
+                && shapes.iter().all(|shape| shape.is_none())
                 && self.logprobs.is_none_or(is_off),
             has_usage: options.is_some_and(|options| options.is_ok_and(|it| it.include_usage == Some(true))),
             most_completion: self.max_completion_tokens.and_then(whole),
@@ -436,6 +454,7 @@ mod tests {
             (r#","response_format":{"type":"json_object"}"#, Terms { is_plain: false, ..plain }),
             (r#","response_format":7"#, Terms { is_plain: false, ..plain }),
             (r#","json_schema":{}"#, Terms { is_plain: false, ..plain }),
+            (r#","guided_regex":"a+""#, Terms { is_plain: false, ..plain }),
             (r#","logprobs":2"#, Terms { is_plain: false, ..plain }),
             (
                 r#","max_tokens":9,"max_completion_tokens":7"#,

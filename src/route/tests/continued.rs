@@ -227,7 +227,9 @@ async fn calls_thoughts_and_json_go_on_at_our_own_engines_and_nowhere_else() {
     let thought = event("a", &json!({"reasoning_content": "Hm."}), &Value::Null, Some(("<think>\nHm.", 4)));
     let call = json!({"tool_calls": [{"index": 0, "id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}]});
     let calls = event("a", &call, &Value::Null, Some(("</think>[TOOL_CALLS]f{}[TOOL_CALLS]g{\"a", 9)));
-    let house = House::with(&allowing(&["gaming", "desk"]));
+    let mut definition = allowing(&["gaming", "desk"]);
+    definition.door.routes[0].order.swap(1, 2);
+    let house = House::with(&definition);
     house.universe.on("local", [stream([say(role("a")), say(&thought), say(&calls)])]);
     let second = json!({"tool_calls": [{"index": 1, "id": "y", "type": "function", "function": {"name": "g", "arguments": "{\"a\":1}"}}]});
     let second = event("b", &second, &json!("tool_calls"), Some(("\": 1}", 11)));
@@ -329,6 +331,14 @@ async fn the_time_for_the_whole_answer_stays_what_it_was() {
     assert_eq!(started.elapsed(), Duration::from_millis(35_600));
     assert_eq!(told.text(), "one two ");
     assert_eq!(last(&told)["error"]["message"], "the answer broke off: desk: answer late");
+
+    // and whoever says nothing is waited for no longer
+    let house = House::new();
+    house.universe.on("local", [stream([say(own("a", "one ", 1)), Beat::Wait(20)])]);
+    house.universe.on("desk", [rest([Beat::Hang])]);
+    let started = Instant::now();
+    assert_eq!(ask(&house, &json!({"max_tokens": 10})).await.text(), "one ");
+    assert_eq!(started.elapsed(), Duration::from_millis(35_600));
 }
 
 #[tokio::test(start_paused = true)]
