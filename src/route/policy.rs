@@ -147,9 +147,9 @@ impl Reason {
         matches!(self, Self::ConnectLate | Self::FirstTokenLate | Self::Stalled | Self::TotalLate)
     }
 
-    /// Returns whether an answer that broke off for this is at its end: nobody has the time to go on with it.
+    /// Returns whether an answer that broke off for this is at its end: nobody is asked to go on with it.
     pub(super) fn is_final(&self) -> bool {
-        matches!(self, Self::TotalLate | Self::Stopping)
+        matches!(self, Self::Stopping)
     }
 
     /// Returns in how many seconds another try may go better, where that is known.
@@ -331,13 +331,6 @@ fn is_allowed(route: &RouteSpec, choice: usize, kind: Kind) -> bool {
     match &route.continue_on {
         None => kind != Kind::Foreign,
         Some(names) => name.is_some_and(|name| names.contains(name)),
-    }
-}
-
-impl Deadlines {
-    /// Returns the same, but for what would be later than `left` from now.
-    pub(super) fn within(self, left: Duration) -> Self {
-        Self { first_token: self.first_token.min(left), total: self.total.min(left), ..self }
     }
 }
 

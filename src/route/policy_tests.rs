@@ -148,9 +148,6 @@ fn the_text_already_sent_is_read_as_a_part_of_the_prompt_and_is_not_written_agai
     let Deadlines { first_token, total, .. } = decision.attempts[0].deadlines;
     // 20 s of the route, 120 tokens at 10 tok/s, 5 s of grace; 30 tokens at 2 tok/s, twice
     assert_eq!((first_token.as_secs(), total.as_secs()), (37, 67));
-    let soon = decision.attempts[0].deadlines.within(Duration::from_secs(9));
-    assert_eq!((soon.first_token.as_secs(), soon.total.as_secs()), (9, 9));
-    assert_eq!(soon.between_tokens, decision.attempts[0].deadlines.between_tokens);
 }
 
 #[test]

@@ -177,20 +177,15 @@ pub(super) async fn infer(
         };
         let failure = match outcome {
             Ok(answer) => {
-                let ends = started + deadlines.total;
                 // a router that asked for it ends the answer itself
                 let terms = Terms { is_single: call.terms.is_single && !call.wants_progress, ..call.terms };
                 // where nobody will go on with the answer, the request is not needed any more
                 let rest = is_kept.then(|| Rest::new(call, room, choice));
                 let told = Told::new(terms, rest.is_some());
-                return answered(
-                    state,
-                    answer,
-                    permit,
-                    journey,
-                    deadlines.between_tokens,
-                    |stream, journey| Relay::new(shared, state, stream, (told, rest), journey, ends),
-                );
+                let patience = (deadlines.between_tokens, started + deadlines.total);
+                return answered(state, answer, permit, journey, patience, |stream, journey| {
+                    Relay::new(shared, state, stream, (told, rest), journey)
+                });
             }
             Err(failure) => failure,
         };
@@ -458,7 +453,7 @@ fn answered(
     answer: Answer,
     permit: Permit,
     mut journey: Journey,
-    between_tokens: Duration,
+    (between_tokens, ends): (Duration, Instant),
     relay: impl FnOnce(Stream, Journey) -> Relay,
 ) -> Reply {
     let seat = Arc::clone(&permit.seat);
@@ -473,7 +468,7 @@ fn answered(
             reply::bytes(answer.status, kind, body)
         }
         Content::Stream(source, opening) => {
-            let relay = relay(Stream { source, opening, permit, between_tokens }, journey);
+            let relay = relay(Stream { source, opening, permit, between_tokens, ends }, journey);
             let mut reply = Reply::new(relay.into_body().boxed_unsync());
             let headers = reply.headers_mut();
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));

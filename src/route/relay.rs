@@ -35,6 +35,8 @@ pub(super) struct Stream {
     pub(super) permit: Permit,
     /// How long it may be silent.
     pub(super) between_tokens: Duration,
+    /// When its answer has to be whole.
+    pub(super) ends: Instant,
 }
 
 /// What it takes to have somebody else go on with an answer.
@@ -68,21 +70,19 @@ pub(super) struct Relay {
     /// None where nobody will go on.
     rest: Option<Rest>,
     journey: Journey,
-    ends: Instant,
 }
 
 impl Relay {
-    /// Takes over after the opening; the answer has to be whole at `ends`.
+    /// Takes over after the opening.
     pub(super) fn new(
         shared: &Arc<Shared>,
         state: &Arc<State>,
         stream: Stream,
         (told, rest): (Told, Option<Rest>),
         journey: Journey,
-        ends: Instant,
     ) -> Self {
         let (shared, state) = (Arc::clone(shared), Arc::clone(state));
-        Self { shared, state, stream: Some(stream), told, rest, journey, ends }
+        Self { shared, state, stream: Some(stream), told, rest, journey }
     }
 
     /// Returns the body of the reply. Dropping it drops the upstream's connection.
@@ -125,7 +125,7 @@ impl Relay {
             return Ok(Item::Done);
         }
         tokio::select! {
-            next = stream.source.next_within(stream.between_tokens, self.ends) => next,
+            next = stream.source.next_within(stream.between_tokens, stream.ends) => next,
             () = self.shared.stop.cancelled() => Err(Reason::Stopping),
         }
     }
@@ -210,8 +210,8 @@ impl Relay {
                     continue;
                 }
             };
-            let left = self.ends.saturating_duration_since(Instant::now());
-            let deadlines = deadlines.within(left);
+            // each upstream has the time that its pace and the rest of the answer take
+            let started = Instant::now();
             let outcome = tokio::select! {
                 outcome = proxy::ask_on(&shared, seat, &rest.call, &self.told, &deadlines) => outcome,
                 () = shared.stop.cancelled() => Err(Reason::Stopping),
@@ -225,6 +225,7 @@ impl Relay {
                         opening,
                         permit,
                         between_tokens: deadlines.between_tokens,
+                        ends: started + deadlines.total,
                     });
                 }
                 Err(reason) => {

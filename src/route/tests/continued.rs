@@ -321,24 +321,37 @@ async fn where_nothing_but_the_role_was_sent_the_answer_is_begun_anew() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_time_for_the_whole_answer_stays_what_it_was() {
+async fn each_upstream_has_the_time_that_its_pace_and_the_rest_of_the_answer_take() {
+    // 25 s for the first token and 0.6 s for the question, and 10 tokens at 2 tok/s, twice: 35.6 s
     let house = House::new();
-    // 25 s for the first token and 0.6 s for the question, and 10 tokens at 2 tok/s, twice
     house.universe.on("local", [stream([say(own("a", "one ", 1)), Beat::Wait(20)])]);
     house.universe.on("desk", [rest([Beat::Wait(10), say(own("b", "two ", 2)), Beat::Wait(20), say(DONE)])]);
     let started = Instant::now();
     let told = ask(&house, &json!({"max_tokens": 10})).await;
-    assert_eq!(started.elapsed(), Duration::from_millis(35_600));
-    assert_eq!(told.text(), "one two ");
-    assert_eq!(last(&told)["error"]["message"], "the answer broke off: desk: answer late");
+    assert_eq!((told.text().as_str(), told.events().last()), ("one two ", Some(&"[DONE]")));
+    assert_eq!(started.elapsed(), Duration::from_secs(50));
 
-    // and whoever says nothing is waited for no longer
+    // whoever is slower than that is left in the middle, too
+    let house = House::new();
+    let slow = [say(own("a", "one ", 1)), Beat::Wait(24), say(own("a", "two ", 2)), Beat::Wait(24)];
+    house.universe.on("local", [stream(slow)]);
+    house.universe.on("desk", [rest([say(own("b", "three", 3)), say(DONE)])]);
+    let started = Instant::now();
+    let told = ask(&house, &json!({"max_tokens": 10})).await;
+    assert_eq!((told.text().as_str(), told.events().last()), ("one two three", Some(&"[DONE]")));
+    assert!(told.body.contains(": continued on desk (local: answer late)"), "{}", told.body);
+    assert_eq!(started.elapsed(), Duration::from_millis(35_600));
+
+    // and whoever says nothing is not waited for longer than for a first token
     let house = House::new();
     house.universe.on("local", [stream([say(own("a", "one ", 1)), Beat::Wait(20)])]);
     house.universe.on("desk", [rest([Beat::Hang])]);
     let started = Instant::now();
-    assert_eq!(ask(&house, &json!({"max_tokens": 10})).await.text(), "one ");
-    assert_eq!(started.elapsed(), Duration::from_millis(35_600));
+    let told = ask(&house, &json!({"max_tokens": 10})).await;
+    assert_eq!(told.text(), "one ");
+    let message = "the answer broke off: local: connection ended in the middle; desk: first token late";
+    assert_eq!(last(&told)["error"]["message"], message);
+    assert_eq!(started.elapsed(), Duration::from_millis(45_700));
 }
 
 #[tokio::test(start_paused = true)]

@@ -62,7 +62,7 @@ async fn an_upstreams_own_error_in_the_stream_is_passed_on_once() {
 
 #[tokio::test(start_paused = true)]
 async fn tokens_may_take_as_long_as_the_planned_pace_says_and_no_longer() {
-    let house = House::new();
+    let house = House::with(&alone());
     let slow = [say(token("a")), Beat::Wait(24), say(token("b")), Beat::Wait(24), say(token("c")), say(DONE)];
     house.universe.on("local", [stream(slow)]);
     // ten tokens at 2 tok/s, twice, and 25 s to the first: 35 s for the whole
