@@ -392,6 +392,8 @@ async fn another_hosts_router_passes_on_what_its_engine_says_and_asks_nobody_els
     let told = hop().await;
     assert!(last(&told)["error"]["message"].as_str().unwrap().contains("broke off"), "{}", told.body);
     assert_eq!(house.universe.dialled(), ["local", "local"]);
+    let requests = house.universe.requests();
+    assert!(requests.iter().all(|(_, request)| request.contains("x-bramble-with-progress: 1\r\n")));
 
     let told = ask(&house, &json!({"bramble_begun": {"text": "one ", "tokens": 1}})).await;
     assert_eq!(told.status, 400, "clients have no say in it: {}", told.body);
