@@ -143,6 +143,12 @@ fn the_answer_is_continued_without_repeating_or_losing_a_character() {
 }
 
 #[test]
+fn half_a_character_that_comes_with_a_stop_string_is_not_told() {
+    let reader = Reader { stops: vec!["</".to_owned()], ..Reader::default() };
+    check(&reader, "<tool_c<tool_c</thié", 1, 5);
+}
+
+#[test]
 fn pieces_of_one_token_are_one_event_so_that_no_cut_falls_between_them() {
     let reader = Reader { tools: Some("<tool_call>"), many_calls: true, thinks: true, ..Reader::default() };
     let answer =

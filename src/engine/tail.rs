@@ -34,7 +34,8 @@ impl Tail {
         self.bytes.extend_from_slice(piece);
         self.decode(false);
         if let Some(start) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
-            self.cut = self.held.len() - start;
+            // half a character may have come with it
+            self.cut = self.held.len() - start + std::mem::take(&mut self.bytes).len();
             self.held.truncate(start);
             return Pushed { text: std::mem::take(&mut self.held), is_stopped: true };
         }
@@ -135,6 +136,15 @@ mod tests {
         assert_eq!(kept(&mut tail, b"o \xc3"), 1);
         assert_eq!(kept(&mut tail, b"\xa9"), 0);
         assert_eq!(kept(&mut tail, b"now stopping"), "stopping".len());
+    }
+
+    #[test]
+    fn half_a_character_behind_a_stop_string_is_no_text() {
+        let mut tail = Tail::new(vec!["</".to_owned()]);
+        let pushed = tail.push(b"a</thi\xc3");
+        assert_eq!((pushed.text.as_str(), pushed.is_stopped), ("a", true));
+        assert_eq!(tail.kept(), b"</thi\xc3".len());
+        assert_eq!(tail.finish(), "");
     }
 
     #[test]
