@@ -119,18 +119,17 @@ impl Source {
             let reason = if is_context { Reason::ContextExceeded } else { Reason::StreamError };
             return Ok(Item::Error(data, reason));
         }
+        let mut is_changed = false;
         if let (Some(name), Some(model)) = (&self.rename, fields.get_mut("model")) {
             *model = Value::String(name.clone());
-            data = serde_json::to_string(&fields).map_err(|_| Reason::Malformed)?;
+            is_changed = true;
         }
         let progress = if self.takes_progress { fields.shift_remove(Progress::FIELD) } else { None };
-        let progress = match progress {
-            Some(progress) => {
-                data = serde_json::to_string(&fields).map_err(|_| Reason::Malformed)?;
-                Some(serde_json::from_value(progress).map_err(|_| Reason::Malformed)?)
-            }
-            None => None,
-        };
+        is_changed |= progress.is_some();
+        if is_changed {
+            data = serde_json::to_string(&fields).map_err(|_| Reason::Malformed)?;
+        }
+        let progress = progress.map(serde_json::from_value).transpose().map_err(|_| Reason::Malformed)?;
         let is_preamble = is_preamble(&fields);
         let event = Event { data, fields, progress };
         Ok(if is_preamble { Item::Preamble(event) } else { Item::Data(event) })
@@ -144,15 +143,19 @@ fn unreadable(error: sse::Error) -> Reason {
     }
 }
 
-/// Returns whether an event carries nothing of the answer: no text, no call, no end.
-pub(super) fn is_preamble(event: &Map<String, Value>) -> bool {
-    let Some(choices) = event.get("choices").and_then(Value::as_array) else { return false };
-    let is_empty = |value: &Value| match value {
+/// Returns whether a field of an event says nothing.
+pub(super) fn is_empty(value: &Value) -> bool {
+    match value {
         Value::Null => true,
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
         _ => false,
-    };
+    }
+}
+
+/// Returns whether an event carries nothing of the answer: no text, no call, no end.
+pub(super) fn is_preamble(event: &Map<String, Value>) -> bool {
+    let Some(choices) = event.get("choices").and_then(Value::as_array) else { return false };
     choices.iter().all(|choice| {
         let is_silent = |key: &str| choice.get(key).is_none_or(is_empty);
         let delta = choice.get("delta").and_then(Value::as_object);

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::request::Terms;
-use super::source::{Event, is_preamble};
+use super::source::{Event, is_empty, is_preamble};
 use super::state::Kind;
 use crate::openai::sse::{self, DONE};
 
@@ -94,16 +94,10 @@ impl Told {
             self.write(&said);
             self.tokens = self.tokens.saturating_add(1);
         }
-        let is_silent = |value: &Value| match value {
-            Value::Null => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(items) => items.is_empty(),
-            _ => false,
-        };
         let is_more = delta
             .into_iter()
             .flatten()
-            .any(|(key, value)| !["role", "content"].contains(&key.as_str()) && !is_silent(value));
+            .any(|(key, value)| !["role", "content"].contains(&key.as_str()) && !is_empty(value));
         if is_more && !is_ours {
             // what the model wrote to have that said is known to nobody but its server
             self.written = None;
