@@ -2,14 +2,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use tokio::sync::mpsc::unbounded_channel;
-
 use super::super::fake::Echo;
 use super::super::health::Shared;
-use super::super::worker::{Event, Job, Listener, Order, Place, run};
+use super::super::worker::run;
+use super::super::worker::tests::{hear, job};
 use super::super::{Engine, Loaded};
 use super::*;
-use crate::openai::Input;
 
 const NOTHING: Vec<Token> = Vec::new();
 
@@ -28,10 +26,8 @@ fn shelf(root: &Path, program: &str) -> Shelf {
 fn ask(shelf: Option<&Shelf>, slots: usize, prompt: &str) -> u32 {
     let shared = Arc::new(Shared::default());
     let (orders, inbox) = channel();
-    let (sender, mut listener) = unbounded_channel();
-    let place = Place::take(&shared, 9).unwrap();
-    let job = Job::new(Input::Text(prompt.to_owned()), Listener { choice: 0, sender }, place);
-    orders.send(Order::Answer(Box::new(job))).unwrap();
+    let (order, mut listener) = job(&shared, prompt);
+    orders.send(order).unwrap();
     drop(orders);
     let loaded = loaded(slots);
     let mut echo = Echo::new(&loaded, None);
@@ -43,17 +39,9 @@ fn ask(shelf: Option<&Shelf>, slots: usize, prompt: &str) -> u32 {
     if let Some(shelf) = shelf {
         shelf.keep(echo.caches().unwrap(), &cached, &|| shared.is_stopping());
     }
-    let mut text = String::new();
-    loop {
-        match listener.blocking_recv() {
-            Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
-            Some((_, Event::End { timings, .. })) => {
-                assert_eq!(text, prompt);
-                return timings.prompt_n;
-            }
-            other => panic!("{other:?}"),
-        }
-    }
+    let (text, _, _, timings) = hear(&mut listener);
+    assert_eq!(text, prompt);
+    timings.prompt_n
 }
 
 fn files(root: &Path) -> usize {

@@ -746,4 +746,4 @@ fn common_prefix(one: &[Token], other: &[Token]) -> usize {
 
 #[cfg(test)]
 #[path = "worker_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -5,7 +5,21 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::*;
 use crate::engine::fake::Echo;
 
-fn job(shared: &Arc<Shared>, prompt: &str) -> (Order, UnboundedReceiver<(u32, Event)>) {
+/// Hears a whole answer: its text, how it ends, and what is counted of it.
+pub(in crate::engine) fn hear(
+    listener: &mut UnboundedReceiver<(u32, Event)>,
+) -> (String, FinishReason, Usage, Timings) {
+    let mut text = String::new();
+    loop {
+        match listener.blocking_recv() {
+            Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
+            Some((_, Event::End { finish, usage, timings })) => return (text, finish, usage, timings),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub(in crate::engine) fn job(shared: &Arc<Shared>, prompt: &str) -> (Order, UnboundedReceiver<(u32, Event)>) {
     let (sender, receiver) = unbounded_channel();
     let prompt = Input::Text(prompt.to_owned());
     let job = Job::new(prompt, Listener { choice: 0, sender }, Place::take(shared, 9).unwrap());
@@ -68,17 +82,9 @@ fn the_beginning_that_two_prompts_share_is_computed_once() {
     let computed: Vec<u32> = listeners
         .into_iter()
         .map(|(prompt, mut listener)| {
-            let mut text = String::new();
-            loop {
-                match listener.blocking_recv() {
-                    Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
-                    Some((_, Event::End { timings, .. })) => {
-                        assert_eq!(text, prompt);
-                        return timings.prompt_n;
-                    }
-                    other => panic!("{other:?}"),
-                }
-            }
+            let (text, _, _, timings) = hear(&mut listener);
+            assert_eq!(text, prompt);
+            timings.prompt_n
         })
         .collect();
     assert_eq!(computed, [6, 1, 1]);
@@ -106,14 +112,7 @@ fn what_another_slot_is_computing_with_is_shared_and_not_computed_again() {
         let (two, mut second) = job(&shared, &prompt);
         jobs.send(two).unwrap();
         drop((permits, jobs));
-        let mut text = String::new();
-        let computed = loop {
-            match second.blocking_recv() {
-                Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
-                Some((_, Event::End { timings, .. })) => break timings.prompt_n as usize,
-                other => panic!("{other:?}"),
-            }
-        };
+        let (text, _, _, timings) = hear(&mut second);
         assert_eq!(text, prompt);
         let mut rest = String::new();
         while let Some((_, event)) = first.blocking_recv() {
@@ -127,7 +126,7 @@ fn what_another_slot_is_computing_with_is_shared_and_not_computed_again() {
             "the one that was copied from is not disturbed"
         );
         assert!(worker.join().unwrap().is_ok());
-        computed
+        timings.prompt_n as usize
     };
     assert_eq!(computed(system), "two".len());
     // so little is computed sooner
@@ -161,14 +160,7 @@ fn answer(loaded: &Loaded, job: impl FnOnce(&mut Job)) -> (String, FinishReason,
     jobs.send(Order::Answer(boxed)).unwrap();
     drop(jobs);
     run(&mut Echo::new(loaded, None), loaded, &inbox, &shared, &mut [Vec::new()]).unwrap();
-    let mut text = String::new();
-    loop {
-        match listener.blocking_recv() {
-            Some((_, Event::Text { text: piece, .. })) => text.push_str(&piece),
-            Some((_, Event::End { finish, usage, timings })) => return (text, finish, usage, timings),
-            other => panic!("{other:?}"),
-        }
-    }
+    hear(&mut listener)
 }
 
 #[test]
