@@ -20,8 +20,8 @@ const EARLIER: u64 = DAY;
 /// How long a host's certificate is good for clients that go by dates: ten years, as the contract says.
 const HOST_LASTS: u64 = 3652 * DAY;
 
-/// A certificate with less time than this is made anew by the next apply, so that ten years end for no client.
-const RENEWAL: u64 = 365 * DAY;
+/// A certificate with less time than this, in seconds, is made anew by the next apply, so that ten years end for no client.
+pub const RENEWAL: u64 = 365 * DAY;
 
 /// How long the authority's certificate is good for those who go by dates: longer than anybody's fleet.
 const AUTHORITY_LASTS: u64 = 36_525 * DAY;

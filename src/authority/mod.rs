@@ -14,7 +14,7 @@ mod issue;
 mod tls;
 mod trust;
 
-pub use issue::{Authority, Certified};
+pub use issue::{Authority, Certified, RENEWAL};
 pub use tls::{door, visit};
 pub use trust::{Member, Refusal, Trust, Usage};
 

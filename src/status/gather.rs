@@ -4,6 +4,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 
 use super::snapshot::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
+use crate::authority::RENEWAL;
 use crate::facts::{HostFacts, Installed, Inventory, ServiceState};
 use crate::ids::HostName;
 
@@ -35,9 +36,6 @@ impl Door {
 /// A clock this many seconds off is worth a word: clients that go by dates compare certificates with theirs, and logs
 /// are of another time.
 const CLOCK: i64 = 120;
-
-/// How long before the end of a certificate that is worth a word, in seconds: a year, from when on an apply makes another.
-const ENDING: u64 = 365 * 24 * 60 * 60;
 
 /// Looks at every door and puts it together with what the probe found, at `now` in seconds since 1970.
 pub async fn gather(inventory: &Inventory, doors_of: &BTreeMap<HostName, Door>, now: u64) -> Snapshot {
@@ -112,7 +110,7 @@ fn warnings(facts: &HostFacts, certificate_ends: Option<u64>, now: u64) -> Vec<S
         warnings
             .push(format!("its clock is {by} s {word} this machine's: let it set its time (timedatectl)"));
     }
-    if let Some(ends) = certificate_ends.filter(|ends| *ends < now.saturating_add(ENDING)) {
+    if let Some(ends) = certificate_ends.filter(|ends| *ends < now.saturating_add(RENEWAL)) {
         let days = ends.saturating_sub(now) / (24 * 60 * 60);
         let when = if ends <= now { "has ended".to_owned() } else { format!("ends in {days} days") };
         warnings.push(format!(
