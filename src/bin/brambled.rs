@@ -67,7 +67,13 @@ enum Verb {
         model: ModelName,
     },
     /// Answer clients, from here or from the fallback
-    Route(Root),
+    Route {
+        #[command(flatten)]
+        root: Root,
+        /// Serve on the socket that is standard input, in the place of the process that started this one
+        #[arg(long, hide = true)]
+        heir: bool,
+    },
     /// Run the services of a host without systemd
     Supervise(Root),
     /// Make GGUFs: an order comes from standard input, and its end stops the work
@@ -111,6 +117,14 @@ fn main() -> ExitCode {
         Program::Plain(Plain::Keeper(arguments)) => return transfer::run_keeper(arguments),
         Program::Verb(verb) => verb,
     };
+    // before there is a second thread
+    let entrance = match &verb {
+        Verb::Route { heir, .. } => match route::Entrance::find(*heir) {
+            Ok(entrance) => entrance,
+            Err(error) => return ended(Err(error)),
+        },
+        _ => route::Entrance::Started(None),
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return ended(Err(error)),
@@ -118,7 +132,7 @@ fn main() -> ExitCode {
     let run = async {
         match verb {
             Verb::Engine { root, model } => ended(engine::serve(&root.root, &model).await),
-            Verb::Route(root) => ended(route::serve(&root.root, credentials()).await),
+            Verb::Route { root, .. } => ended(route::serve(&root.root, credentials(), entrance).await),
             Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
             Verb::Weights => {
                 if weights::serve() {

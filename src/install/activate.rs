@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::lock::Lock;
 use super::record::{Pending, Receipt};
 use super::stand::{self, Stand};
-use super::{Arming, Changes, Error, Supervisor, ask, files, guard, lay_out};
+use super::{Arming, Changes, Error, Service, Supervisor, ask, files, guard, lay_out, process};
 use crate::causes::with_causes;
 use crate::clock;
 use crate::facts::ServiceState;
@@ -356,18 +356,32 @@ impl Activation<'_> {
                     return Err(self.unhealthy(name, &format!("does not stay up ({said})")).await);
                 }
             }
-            let is_up = |service: &super::Service| service.state == ServiceState::Running;
-            if waiting.is_empty() && services.values().all(is_up) {
+            let behind = services.iter().find_map(|(name, service)| {
+                let said = self.is_behind(stand, *service)?;
+                Some((name.clone(), said.to_owned()))
+            });
+            if waiting.is_empty() && behind.is_none() {
                 return Ok(ready);
             }
             if Instant::now() >= end {
-                let first = waiting.into_iter().next();
+                let first = waiting.into_iter().next().or(behind);
                 let (name, said) = first.unwrap_or_else(|| (ROUTE.to_owned(), "is not up".to_owned()));
                 let seconds = end.duration_since(started).as_secs();
                 return Err(self.unhealthy(&name, &format!("is not ready after {seconds} s: {said}")).await);
             }
             sleep(TICK).await;
         }
+    }
+
+    /// Says what a service is not yet, whatever answers in its place.
+    fn is_behind(&self, stand: &Stand, service: Service) -> Option<&'static str> {
+        if service.state != ServiceState::Running {
+            return Some("is not up");
+        }
+        let program = Layout::brambled(&self.layout.generation(stand.number));
+        // the door hands over to another program while it serves
+        let is_other = service.pid.is_some_and(|pid| process::runs(pid, &program) == Some(false));
+        is_other.then_some("still runs another program")
     }
 
     /// Lets every engine that was started answer the fixed prompt.

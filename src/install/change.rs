@@ -13,7 +13,8 @@ pub struct Changes {
     pub start: Vec<String>,
     /// Services that run something else than they shall.
     pub restart: Vec<String>,
-    /// Services that read their definition again and run on.
+    /// Services that read their definition again and run on. The door, where the program is another one, has that take
+    /// its place.
     pub reload: Vec<String>,
     /// Whether another program runs from now on.
     pub is_program_new: bool,
@@ -39,7 +40,9 @@ impl Changes {
         let Some(new) = new else { return changes };
         changes.is_program_new = old.is_some_and(|old| old.definition.program != new.definition.program);
         for service in new.services() {
-            let is_kept = !changes.is_program_new && old.is_some_and(|old| is_same(old, new, &service));
+            // the door hands over to a new program by itself
+            let may_stay = !changes.is_program_new || service == ROUTE;
+            let is_kept = may_stay && old.is_some_and(|old| is_same(old, new, &service));
             match states.get(&service) {
                 // one that has failed is started, whatever it ran
                 None | Some(ServiceState::Stopped | ServiceState::Failed) => changes.start.push(service),

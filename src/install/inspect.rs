@@ -4,7 +4,7 @@ use std::fs;
 use super::bench::kept_bench;
 use super::record::Pending;
 use super::stand::{self, Stand};
-use super::{Error, Supervisor, files};
+use super::{Error, Supervisor, files, process};
 use crate::causes::with_causes;
 use crate::facts::{Installed, ServiceState};
 use crate::generation::Layout;
@@ -36,7 +36,12 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         drift.extend(supervisor.drift(&stand.units).await);
         for (name, service) in &found {
             match service.state {
-                ServiceState::Running | ServiceState::Starting => {}
+                ServiceState::Running | ServiceState::Starting => {
+                    let program = Layout::brambled(&layout.generation(stand.number));
+                    if service.pid.is_some_and(|pid| process::runs(pid, &program) == Some(false)) {
+                        drift.push(format!("{name} runs another program"));
+                    }
+                }
                 ServiceState::Failed => drift.push(format!("{name} has failed")),
                 ServiceState::Stopped => drift.push(format!("{name} does not run")),
             }

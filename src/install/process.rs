@@ -1,5 +1,7 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -83,6 +85,18 @@ pub(super) fn is_process_of(pid: u32, words: &[&str]) -> bool {
     let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     let arguments = String::from_utf8_lossy(&arguments).into_owned();
     words.iter().all(|word| arguments.split('\0').any(|argument| argument == *word))
+}
+
+/// Returns whether process `pid` runs the program in the file `program`; none where that cannot be told: where we may not
+/// see it, and of a script, whose process is its interpreter's.
+pub(super) fn runs(pid: u32, program: &Path) -> Option<bool> {
+    let mut start = [0; 2];
+    File::open(program).and_then(|mut file| file.read_exact(&mut start)).ok()?;
+    if start == *b"#!" {
+        return None;
+    }
+    let file = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    Some(file(Path::new(&format!("/proc/{pid}/exe")))? == file(program)?)
 }
 
 pub(super) fn signal(pid: u32, signal: Signal) -> bool {
@@ -268,5 +282,23 @@ impl Supervisor for Process {
     async fn clear(&self) -> Result<(), Error> {
         self.disarm().await?;
         self.stop().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_known_by_the_file_that_it_runs_but_a_script_is_not() {
+        let own = std::env::current_exe().unwrap();
+        let pid = std::process::id();
+        assert_eq!(runs(pid, &own), Some(true));
+        assert_eq!(runs(pid, Path::new("/bin/sh")), Some(false));
+        assert_eq!(runs(pid, Path::new("/nowhere")), None);
+        let folder = tempfile::tempdir().unwrap();
+        let script = folder.path().join("script");
+        std::fs::write(&script, "#!/bin/sh\n").unwrap();
+        assert_eq!(runs(pid, &script), None);
     }
 }

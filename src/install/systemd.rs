@@ -75,6 +75,20 @@ impl Systemd {
             .await
     }
 
+    /// Returns the door where it is among `services`, and those without it.
+    fn without_door(services: &[String]) -> (Option<&String>, Vec<String>) {
+        let (doors, others): (Vec<_>, Vec<_>) = services.iter().partition(|service| *service == ROUTE);
+        (doors.first().copied(), others.into_iter().cloned().collect())
+    }
+
+    /// Starts the door anew and waits until it is there. It is not stopped first: what is stopped loses the socket that
+    /// systemd keeps for the next one, and clients would be refused. Whether it is well is asked later.
+    async fn restart_door(&self, door: Option<&String>) -> Result<(), Error> {
+        let Some(door) = door else { return Ok(()) };
+        self.forget_failures(std::slice::from_ref(door)).await?;
+        self.try_systemctl(&["restart", &unit_name(door)]).await
+    }
+
     /// Has their count of failed starts begin anew, so that also one that systemd has given up is started again.
     async fn forget_failures(&self, services: &[String]) -> Result<(), Error> {
         // fails for a unit that was never loaded, after all others
@@ -205,7 +219,8 @@ impl Supervisor for Systemd {
     async fn switch(&self, units: &[Unit], changes: &Changes) -> Result<(), Error> {
         // stopped first, also what is restarted: two models may not fit into memory at once,
         // and a health check must never meet the process that is on its way out
-        let down: Vec<String> = changes.stop.iter().chain(&changes.restart).cloned().collect();
+        let (door, restart) = Self::without_door(&changes.restart);
+        let down: Vec<String> = changes.stop.iter().chain(&restart).cloned().collect();
         let loaded = installed(&self.unit_dir)?;
         let known = |service: &&String| loaded.contains(&unit_name(service));
         self.each(&["stop"], &down.iter().filter(known).cloned().collect::<Vec<_>>()).await?;
@@ -219,17 +234,20 @@ impl Supervisor for Systemd {
         if is_changed {
             self.systemctl(&["daemon-reload"]).await?;
         }
-        let up: Vec<String> = changes.start.iter().chain(&changes.restart).cloned().collect();
+        let up: Vec<String> = changes.start.iter().chain(&restart).cloned().collect();
         self.forget_failures(&up).await?;
         self.each(&["start", "--no-block"], &up).await?;
+        self.restart_door(door).await?;
         self.each(&["reload"], &changes.reload).await
     }
 
     async fn restart(&self, services: &[String]) -> Result<(), Error> {
-        self.forget_failures(services).await?;
+        let (door, services) = Self::without_door(services);
+        self.forget_failures(&services).await?;
         // all of them down first: two models may not fit into memory at once
-        self.each(&["stop"], services).await?;
-        self.each(&["start", "--no-block"], services).await
+        self.each(&["stop"], &services).await?;
+        self.each(&["start", "--no-block"], &services).await?;
+        self.restart_door(door).await
     }
 
     async fn services(&self, services: &[String]) -> Result<BTreeMap<String, Service>, Error> {

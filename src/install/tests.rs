@@ -415,7 +415,8 @@ async fn an_engine_that_is_the_same_is_left_alone() {
     assert_eq!(probed, ["chat"]);
     let expected = Changes {
         stop: names(&["engine-tagger", "engine-writer"]),
-        restart: names(&["engine-chat", "route"]),
+        restart: names(&["engine-chat"]),
+        reload: names(&["route"]),
         is_program_new: true,
         ..Changes::default()
     };

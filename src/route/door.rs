@@ -25,10 +25,11 @@ use super::metrics::Metrics;
 use super::proxy::{self, HOP};
 use super::reply::{self, Reply};
 use super::request::{Call, Endpoint};
-use super::state::{Kind, State};
+use super::state::{self, Kind, State};
 use super::upstream::Dial;
 use crate::authority::Member;
 use crate::generation::Scope;
+use crate::ids::Digest;
 use crate::openai::{Begun, WITH_PROGRESS};
 
 /// The largest request. A context of 128 Ki tokens is half a MiB of English.
@@ -102,6 +103,11 @@ impl Door {
     /// Returns the generation that new requests see.
     pub(super) fn state(&self) -> Arc<State> {
         Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the program that is to serve now, where that can be read.
+    pub(super) fn program_in_force(&self) -> Option<Digest> {
+        state::program_in_force(&self.root)
     }
 
     /// Reads the generation that is in force now. Requests that run keep theirs; when it
@@ -284,7 +290,7 @@ const STATUS: &[Scope] = &[Scope::Status];
 
 fn models(state: &State, is_hop: bool) -> Reply {
     let is_served =
-        |route: &&super::state::Route| !is_hop || route.seats.iter().any(|seat| seat.kind == Kind::Local);
+        |route: &&state::Route| !is_hop || route.seats.iter().any(|seat| seat.kind == Kind::Local);
     let data: Vec<_> = state
         .routes
         .values()

@@ -80,7 +80,26 @@ pub(super) struct Gate {
     places: Arc<Semaphore>,
     streams: Arc<Semaphore>,
     connections: TaskTracker,
+    ending: Ending,
+}
+
+/// How connections are to end.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ending {
+    /// All of them, after the request that runs; those without one at once.
     closing: CancellationToken,
+    /// With the next answer, since somebody else takes new ones: none is closed while its client may just be asking.
+    leaving: CancellationToken,
+}
+
+impl Ending {
+    /// Waits until connections are to end in whichever way: over HTTP/2 a client is told before it asks again.
+    async fn announced(&self) {
+        tokio::select! {
+            () = self.closing.cancelled() => {}
+            () = self.leaving.cancelled() => {}
+        }
+    }
 }
 
 impl Gate {
@@ -91,20 +110,41 @@ impl Gate {
             places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
             streams: Arc::new(Semaphore::new(MOST_STREAMS)),
             connections: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            ending: Ending::default(),
         }
     }
 
+    /// Returns the socket that clients come in by.
+    pub(super) fn listener(&self) -> &TcpListener {
+        &self.listener
+    }
+
+    /// Has every connection end with its next answer.
+    pub(super) fn take_leave(&self) {
+        self.ending.leaving.cancel();
+    }
+
+    /// Lets new clients stay again; those that were here end with their next answer.
+    pub(super) fn stay(&mut self) {
+        self.ending.leaving = CancellationToken::new();
+    }
+
+    /// Waits until no client is here.
+    pub(super) async fn deserted(&self) {
+        self.connections.close();
+        self.connections.wait().await;
+    }
+
     /// Waits for one client and lets it in. Dropping the future loses nobody.
-    pub(super) async fn admit(&mut self, door: &Arc<Door>) {
+    pub(super) async fn admit(&self, door: &Arc<Door>) {
         // the semaphore is never closed
         let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
         match self.listener.accept().await {
             Ok((stream, _)) => {
                 let (door, streams) = (Arc::clone(door), Arc::clone(&self.streams));
-                let closing = self.closing.clone();
+                let ending = self.ending.clone();
                 self.connections.spawn(async move {
-                    converse(&door, stream, streams, &closing).await;
+                    converse(&door, stream, streams, &ending).await;
                     drop(place);
                 });
             }
@@ -120,7 +160,7 @@ impl Gate {
     /// it was cut off.
     pub(super) async fn drain(self, door: &Door, patience: Duration) {
         drop(self.listener);
-        self.closing.cancel();
+        self.ending.closing.cancel();
         self.connections.close();
         if tokio::time::timeout(patience, self.connections.wait()).await.is_err() {
             tracing::warn!(connections = self.connections.len(), "cutting off what still runs");
@@ -130,17 +170,17 @@ impl Gate {
     }
 }
 
-async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, closing: &CancellationToken) {
+async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, ending: &Ending) {
     if let Err(error) = upstream::watch(&stream) {
         tracing::debug!(%error, "cannot watch a connection");
     }
     let Some(tls) = door.state().tls.clone() else {
-        return take_turns(door, stream, &Came::Plain, closing).await;
+        return take_turns(door, stream, &Came::Plain, ending).await;
     };
     let greeting = tokio::time::timeout(HANDSHAKE_PATIENCE, greet(&tls, stream));
     let greeted = tokio::select! {
         greeted = greeting => greeted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
-        () = closing.cancelled() => return,
+        () = ending.closing.cancelled() => return,
     };
     let stream = match greeted {
         Ok(Some(stream)) => stream,
@@ -156,9 +196,9 @@ async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, 
     let member = shown.and_then(|shown| tls.trust.member(shown, Usage::Client).ok()).map(Arc::new);
     let came = Came::Tls(member);
     if session.alpn_protocol() == Some(b"h2") {
-        side_by_side(door, stream, &came, streams, closing).await;
+        side_by_side(door, stream, &came, streams, ending).await;
     } else {
-        take_turns(door, stream, &came, closing).await;
+        take_turns(door, stream, &came, ending).await;
     }
 }
 
@@ -223,9 +263,17 @@ async fn take_turns(
     door: &Arc<Door>,
     stream: impl AsyncRead + AsyncWrite + Unpin,
     came: &Came,
-    closing: &CancellationToken,
+    ending: &Ending,
 ) {
-    let service = service_fn(|request| answer(door, came, request));
+    let service = service_fn(async |request| {
+        let mut reply = answer(door, came, request).await;
+        if let Ok(reply) = &mut reply
+            && ending.leaving.is_cancelled()
+        {
+            reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        reply
+    });
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -236,7 +284,7 @@ async fn take_turns(
     );
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = closing.cancelled() => {
+        () = ending.closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -253,7 +301,7 @@ pub(super) async fn side_by_side(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     came: &Came,
     streams: Arc<Semaphore>,
-    closing: &CancellationToken,
+    ending: &Ending,
 ) {
     let flow = Arc::new(Flow::default());
     let service = service_fn(|request: Request<Incoming>| {
@@ -294,7 +342,7 @@ pub(super) async fn side_by_side(
             tokio::time::timeout(LAST_WORDS, connection).await.unwrap_or(Ok(()))
         }
         () = flow.stalled(STALL_PATIENCE) => return,
-        () = closing.cancelled() => {
+        () = ending.announced() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection => ended,

@@ -23,6 +23,7 @@ mod flow;
 mod gate;
 mod gather;
 mod health;
+mod heir;
 mod journey;
 mod limits;
 mod metrics;
@@ -42,6 +43,7 @@ mod upstream;
 use std::io;
 use std::path::PathBuf;
 
+pub use heir::Entrance;
 pub use serve::serve;
 
 /// Why the router cannot start, or cannot take a new definition.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,9 +17,10 @@ use super::breaker::{Breaker, Outcome, Ticket};
 use super::upstream::{Address, Target, Tls};
 use crate::authority::{self, Trust};
 use crate::generation::{
-    Definition, DoorTls, FORMAT, Hop, Identity, Layout, RouteSpec, Secrets, UpstreamKind, UpstreamSpec,
+    Definition, DoorTls, FORMAT, Hop, Identity, Layout, Program, RouteSpec, Secrets, UpstreamKind,
+    UpstreamSpec,
 };
-use crate::ids::{Generation, ModelName, is_name};
+use crate::ids::{Digest, Generation, ModelName, is_name};
 
 /// What the router needs of one generation. Requests keep the one that they began with.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub(super) struct State {
     pub(super) host: String,
     /// The number of the generation.
     pub(super) generation: Generation,
+    /// The program that serves it.
+    pub(super) program: Digest,
     /// The port to listen on.
     pub(super) port: u16,
     /// How TLS is spoken there; none where it is not.
@@ -102,11 +105,7 @@ impl State {
     /// makes for one service, where they are in it.
     pub(super) fn load(root: &Path, credentials: Option<&Path>) -> Result<Self, Error> {
         let layout = Layout::new(root);
-        let current = layout.current();
-        let folder = fs::canonicalize(&current).map_err(|source| Error::Current { path: current, source })?;
-        let number = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-        let Some(generation) = number else { return Err(Error::NotAGeneration { path: folder }) };
-        let definition = read(&Layout::definition(&folder))?;
+        let (generation, folder, definition) = in_force(&layout)?;
         let given = credentials.map(Layout::secrets).filter(|given| given.exists());
         let secrets = read(&given.unwrap_or_else(|| Layout::secrets(&folder)))?;
         Self::new(&layout, generation, &definition, &secrets)
@@ -145,12 +144,34 @@ impl State {
         Ok(Self {
             host: definition.host.to_string(),
             generation,
+            program: definition.program.digest,
             port: definition.door.port,
             tls: fleet.door()?,
             keys: Keys::new(&secrets.keys),
             routes,
         })
     }
+}
+
+/// Returns the generation in force, its folder, and its definition.
+fn in_force(layout: &Layout) -> Result<(Generation, PathBuf, Definition), Error> {
+    let current = layout.current();
+    let folder = fs::canonicalize(&current).map_err(|source| Error::Current { path: current, source })?;
+    let number = folder.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
+    let Some(generation) = number else { return Err(Error::NotAGeneration { path: folder }) };
+    let definition = read(&Layout::definition(&folder))?;
+    Ok((generation, folder, definition))
+}
+
+/// Returns the program of the generation in force under `root`: what else is in its definition may be of a later version
+/// than this program can read.
+pub(super) fn program_in_force(root: &Path) -> Option<Digest> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        program: Program,
+    }
+    let folder = fs::canonicalize(Layout::new(root).current()).ok()?;
+    read::<Named>(&Layout::definition(&folder)).ok().map(|named| named.program.digest)
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {

@@ -24,7 +24,7 @@ pub(super) async fn open(
     let port = listener.local_addr().unwrap().port();
     let door = Arc::clone(&house.door);
     let serving = tokio::spawn(async move {
-        let mut gate = Gate::new(listener);
+        let gate = Gate::new(listener);
         loop {
             tokio::select! {
                 () = gate.admit(&door) => {}

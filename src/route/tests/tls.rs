@@ -23,7 +23,7 @@ use super::gate::open;
 use super::{CHAT, Door, House, prompt};
 use crate::authority::{Authority, Certified, full_name};
 use crate::generation::{Definition, DoorTls, Identity, Secrets, UpstreamKind};
-use crate::route::gate::{Came, side_by_side};
+use crate::route::gate::{Came, Ending, side_by_side};
 use crate::route::upstream::Net;
 
 const NOW: u64 = 1_795_000_000;
@@ -510,7 +510,7 @@ fn in_memory(house: &House, streams: usize) -> (tokio::io::DuplexStream, tokio::
     let door = Arc::clone(&house.door);
     let serving = tokio::spawn(async move {
         let streams = Arc::new(tokio::sync::Semaphore::new(streams));
-        side_by_side(&door, theirs, &Came::Tls(None), streams, &CancellationToken::new()).await;
+        side_by_side(&door, theirs, &Came::Tls(None), streams, &Ending::default()).await;
     });
     (ours, serving)
 }
