@@ -364,11 +364,15 @@ pub(super) enum Verdict {
     Next(Reason),
 }
 
-/// Judges a status, with `error.code` of the body where it is an error in OpenAI's form.
+/// Judges a status, with `error.code` of the body where it is an error in OpenAI's form, or `error.type` where the code is no
+/// word.
 pub(super) fn judge(status: u16, code: Option<&str>, retry_after: Option<u64>) -> Verdict {
     match (status, code) {
         (200..=299, _) => Verdict::Answer,
-        (400, Some("context_length_exceeded")) => Verdict::Next(Reason::ContextExceeded),
+        // the second is llama-server's
+        (400, Some("context_length_exceeded" | "exceed_context_size_error")) => {
+            Verdict::Next(Reason::ContextExceeded)
+        }
         // the name was checked here, so that it is the upstream that lags behind its plan
         (404, Some("model_not_found")) => Verdict::Next(Reason::NoModel),
         (429 | 503, _) => Verdict::Next(Reason::Busy { status, retry_after }),

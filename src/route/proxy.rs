@@ -439,7 +439,10 @@ fn whole(body: Bytes, rename: Option<String>) -> Result<Bytes, Reason> {
 
 fn error_code(body: &Bytes) -> Option<String> {
     let body: Value = serde_json::from_slice(body).ok()?;
-    Some(body.get("error")?.get("code")?.as_str()?.to_owned())
+    let error = body.get("error")?;
+    // llama-server repeats the status as the code, and says in the type what it is
+    let code = error.get("code").and_then(Value::as_str).or_else(|| error.get("type")?.as_str());
+    code.map(str::to_owned)
 }
 
 /// Reads `Retry-After` in seconds; longer than a minute is somebody else's idea of soon.

@@ -1,7 +1,8 @@
-"""What people's clients do with a door: python suite.py URL KEY MODEL CONTEXT [base]
+"""What people's clients do with a door: python suite.py URL KEY MODEL CONTEXT [base|foreign]
 
-The `openai` package, sync and async, and LiteLLM, against a running door. The model must be one whose template has
-tools, or a `base` model, which has none and only goes on with texts. Prints a line for each check and ends with `N passed, N failed`; the exit code is 1 if any failed.
+The `openai` package, sync and async, LiteLLM, and calls as Open WebUI makes them, against a running door. The model must be one whose template has
+tools, or a `base` model, which has none and only goes on with texts; or what answers is a `foreign` server, of which only
+what all of them can is asked. Prints a line for each check and ends with `N passed, N failed`; the exit code is 1 if any failed.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import json
 import sys
 import traceback
 
+import aiohttp
 import litellm
 import openai
 import pydantic
@@ -17,6 +19,7 @@ URL, KEY, MODEL, CONTEXT = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4
 CLIENT = openai.OpenAI(base_url=f"{URL}/v1", api_key=KEY, timeout=300)
 HELLO = [{"role": "user", "content": "What is the capital of France?"}]
 IS_BASE = sys.argv[5:] == ["base"]
+IS_FOREIGN = sys.argv[5:] == ["foreign"]
 CHECKS = []
 
 WEATHER = {
@@ -35,9 +38,8 @@ WEATHER = {
 
 
 def check_text(function):
-    """A check for every model."""
-    CHECKS.append(function)
-    return function
+    """A check for every model of ours."""
+    return function if IS_FOREIGN else check_any(function)
 
 
 def check(function):
@@ -45,11 +47,22 @@ def check(function):
     return function if IS_BASE else check_text(function)
 
 
+def check_any(function):
+    """A check for whatever answers."""
+    CHECKS.append(function)
+    return function
+
+
+def check_foreign(function):
+    """A check for whatever answers and chats."""
+    return function if IS_BASE else check_any(function)
+
+
 def chat(**more):
     return CLIENT.chat.completions.create(**{"model": MODEL, "messages": HELLO, "max_tokens": 24, "temperature": 0, **more})
 
 
-@check_text
+@check_any
 def models_are_listed():
     assert MODEL in [model.id for model in CLIENT.models.list().data]
 
@@ -62,7 +75,7 @@ def a_chat_is_answered_and_counted():
     assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
 
 
-@check
+@check_foreign
 def a_stream_says_the_same_and_ends_with_the_usage():
     whole = chat()
     chunks = list(chat(stream=True, stream_options={"include_usage": True}))
@@ -77,7 +90,7 @@ def headers_tell_who_answered():
     assert raw.headers["x-bramble-model"] == MODEL and raw.headers["x-bramble-host"]
 
 
-@check
+@check_foreign
 def several_answers_come_to_one_prompt():
     reply = chat(n=3, temperature=1.3, seed=1)
     assert [choice.index for choice in reply.choices] == [0, 1, 2]
@@ -89,7 +102,7 @@ def several_answers_come_to_one_prompt():
     assert all(texts)
 
 
-@check
+@check_foreign
 def stop_strings_and_limits_end_an_answer():
     assert "Paris" not in chat(stop=["Paris"]).choices[0].message.content
     short = chat(max_completion_tokens=3)
@@ -114,7 +127,7 @@ class City(pydantic.BaseModel):
     is_capital: bool
 
 
-@check
+@check_foreign
 def an_answer_is_an_object_of_a_class():
     reply = CLIENT.chat.completions.parse(model=MODEL, messages=HELLO, response_format=City, temperature=0, max_tokens=200)
     assert isinstance(reply.choices[0].message.parsed, City), reply
@@ -227,7 +240,7 @@ def a_stream_that_is_broken_off_frees_its_slot():
     assert "Paris" in chat().choices[0].message.content
 
 
-@check
+@check_foreign
 def thirty_two_are_answered_at_once():
     async def all_at_once():
         async with openai.AsyncOpenAI(base_url=f"{URL}/v1", api_key=KEY, timeout=300, max_retries=0) as client:
@@ -269,6 +282,64 @@ def litellm_knows_the_errors():
     except litellm.ContextWindowExceededError:
         return
     raise AssertionError("it was not refused")
+
+
+# Open WebUI (its `routers/openai.py` and `utils/middleware.py`) asks with aiohttp, a session for each question; it may tell
+# who its user is, shows an error's text from `error`, and reads a stream line by line.
+WEBUI_HEADERS = {
+    "Authorization": f"Bearer {KEY}",
+    "Content-Type": "application/json",
+    "X-OpenWebUI-User-Name": "Ada",
+    "X-OpenWebUI-User-Id": "5f0c",
+    "X-OpenWebUI-User-Email": "ada@example.org",
+    "X-OpenWebUI-User-Role": "admin",
+    "X-OpenWebUI-Chat-Id": "c7",
+}
+
+
+def webui(method, path, payload=None, headers=WEBUI_HEADERS):
+    async def ask():
+        async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=300)) as session:
+            data = None if payload is None else json.dumps(payload)
+            async with session.request(method, f"{URL}/v1{path}", data=data, headers=headers) as response:
+                if "text/event-stream" not in response.headers.get("Content-Type", ""):
+                    return response.status, await response.json()
+                lines = [line.decode().strip() async for line in response.content]
+                return response.status, [line.removeprefix("data:").strip() for line in lines if line.startswith("data:")]
+
+    return asyncio.run(ask())
+
+
+@check_any
+def open_webui_finds_its_models():
+    status, reply = webui("GET", "/models")
+    assert status == 200 and any(model["id"] == MODEL for model in reply["data"]), reply
+    status, reply = webui("GET", "/models", headers={})
+    assert status == 401 and reply["error"]["message"], reply
+
+
+@check_foreign
+def open_webui_chats_and_names_the_chat():
+    chatting = {"model": MODEL, "messages": HELLO, "stream": True, "stream_options": {"include_usage": True}, "max_tokens": 24, "temperature": 0}
+    status, events = webui("POST", "/chat/completions", chatting)
+    assert status == 200 and events[-1] == "[DONE]", events
+    chunks = [json.loads(event) for event in events[:-1]]
+    text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk.get("choices", []))
+    usage = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
+    assert text.strip() and usage[-1]["completion_tokens"] > 0
+    # the title, once the chat has begun: whole, with the newer name of the limit
+    title = [{"role": "user", "content": f"Generate a title of 3 to 5 words for this chat.\nUSER: {HELLO[0]['content']}\nASSISTANT: {text}"}]
+    status, reply = webui("POST", "/chat/completions", {"model": MODEL, "messages": title, "stream": False, "max_completion_tokens": 16})
+    assert status == 200 and isinstance(reply["choices"][0]["message"]["content"], str), reply
+    assert 0 < reply["usage"]["completion_tokens"] <= 16
+
+
+@check_text
+def open_webui_shows_errors_and_searches_documents():
+    status, reply = webui("POST", "/chat/completions", {"model": "nobody", "messages": HELLO, "stream": True})
+    assert status == 404 and "nobody" in reply["error"]["message"], reply
+    status, reply = webui("POST", "/embeddings", {"model": MODEL, "input": TEXTS})
+    assert status == 200 and len(reply["data"]) == len(TEXTS) and len(reply["data"][0]["embedding"]) > 8
 
 
 def main():

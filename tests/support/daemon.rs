@@ -138,6 +138,15 @@ impl Engine {
         Self::launch(root, program)
     }
 
+    /// Kills it, and starts it again.
+    pub(crate) fn revive(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let (root, program) =
+            (std::mem::replace(&mut self.root, tempfile::tempdir().unwrap()), self.program.clone());
+        Self::launch(root, program)
+    }
+
     fn launch(root: tempfile::TempDir, program: PathBuf) -> Self {
         let path = root.path().join("notify");
         // left by one that was there before

@@ -11,6 +11,8 @@ use super::{CHAT, House, Told, prompt};
 
 const CONTEXT: &str = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
 
+const LLAMA_SERVERS: &str = r#"{"error":{"code":400,"message":"too long","type":"exceed_context_size_error","n_prompt_tokens":9,"n_ctx":8}}"#;
+
 fn raw(text: impl AsRef<[u8]>) -> Act {
     Act::Play(vec![say(text)])
 }
@@ -31,6 +33,7 @@ fn mishaps() -> Vec<(Act, &'static str)> {
         (answer(401, "{}"), "does not accept our key (401)"),
         (answer(404, r#"{"error":{"code":"model_not_found"}}"#), "does not have the model"),
         (answer(400, CONTEXT), "prompt exceeds its context"),
+        (answer(400, LLAMA_SERVERS), "prompt exceeds its context"),
         (raw("HTTP/1.1 302 Found\r\nlocation: http://gaming/\r\ncontent-length: 0\r\n\r\n"), "failed (302)"),
         (raw(""), "connection ended in the middle"),
         (raw("HTTP/1.1 200 OK\r\ncont"), "connection ended in the middle"),
