@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
+use crate::ids::{Digest, FleetName, Generation, HostName, Mac, ModelName};
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};
 
@@ -207,6 +207,18 @@ pub struct UpstreamSpec {
     pub name: String,
     /// How it is reached.
     pub kind: UpstreamKind,
+    /// How the machine is woken, where it sleeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wake: Option<WakeSpec>,
+}
+
+/// How a machine that sleeps is woken: by a magic packet on the local network (Wake-on-LAN).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WakeSpec {
+    /// The hardware address of its network card.
+    pub mac: Mac,
+    /// How many seconds a request that nobody else can answer waits for it.
+    pub wait_seconds: u32,
 }
 
 /// How an upstream is reached.

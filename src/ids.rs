@@ -21,6 +21,9 @@ pub enum Error {
     /// The text is not a generation number.
     #[error("{0:?} is not a generation number: 1 or more")]
     Generation(String),
+    /// The text is not six pairs of hexadecimal digits.
+    #[error("{0:?} is not a hardware address such as aa:bb:cc:dd:ee:ff")]
+    Mac(String),
 }
 
 /// Returns whether `text` is `[a-z0-9][a-z0-9-]{0,62}`.
@@ -186,6 +189,50 @@ impl FromStr for Generation {
     }
 }
 
+/// The hardware address of a network card (EUI-48), as `aa:bb:cc:dd:ee:ff`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mac([u8; 6]);
+
+impl Mac {
+    /// Returns the six bytes, as they stand in a frame.
+    pub const fn bytes(self) -> [u8; 6] {
+        self.0
+    }
+}
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let pairs = self.0.map(|byte| format!("{byte:02x}"));
+        f.write_str(&pairs.join(":"))
+    }
+}
+impl FromStr for Mac {
+    type Err = Error;
+    /// Reads six pairs of digits of either case, with colons between them.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || Error::Mac(text.to_owned());
+        let mut bytes = [0; 6];
+        let mut pairs = text.split(':');
+        for byte in &mut bytes {
+            let pair = pairs.next().ok_or_else(wrong)?;
+            let is_pair = pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
+            *byte = is_pair.then(|| u8::from_str_radix(pair, 16).ok()).flatten().ok_or_else(wrong)?;
+        }
+        if pairs.next().is_some() { Err(wrong()) } else { Ok(Self(bytes)) }
+    }
+}
+impl TryFrom<String> for Mac {
+    type Error = Error;
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+impl From<Mac> for String {
+    fn from(mac: Mac) -> Self {
+        mac.to_string()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -208,5 +255,23 @@ mod tests {
         assert!(text.to_uppercase().parse::<Digest>().is_err());
         assert!(text[1..].parse::<Digest>().is_err());
         assert!("é".repeat(32).parse::<Digest>().is_err());
+    }
+
+    #[test]
+    fn a_hardware_address_is_six_pairs_of_digits_in_either_case() {
+        let mac: Mac = "AA:bb:00:dd:ee:0F".parse().unwrap();
+        assert_eq!(
+            (mac.bytes(), mac.to_string().as_str()),
+            ([170, 187, 0, 221, 238, 15], "aa:bb:00:dd:ee:0f")
+        );
+        let bad = [
+            "",
+            "aa:bb:cc:dd:ee",
+            "aa:bb:cc:dd:ee:ff:00",
+            "aa-bb-cc-dd-ee-ff",
+            "aa:bb:cc:dd:ee:+f",
+            "a:bb:cc:dd:ee:ff",
+        ];
+        assert!(bad.iter().all(|text| text.parse::<Mac>().is_err()));
     }
 }

@@ -310,7 +310,7 @@ fn host(
         "address" if keys.has("connect") => &["ssh", "memory", "bandwidth", "key", "models"],
         "address" => &["memory", "bandwidth", "key", "models"],
         "board" => &["connect", "ssh", "wake", "key", "models"],
-        _ => &["connect", "ssh", "dir", "wake", "memory", "bandwidth"],
+        _ => &["connect", "ssh", "dir", "memory", "bandwidth"],
     };
     for key in foreign {
         if let Some(place) = keys.place(key) {
@@ -320,10 +320,6 @@ fn host(
         }
     }
     let place = |key: &str| keys.place(key).unwrap_or(keys.span);
-    if keys.has("wake") {
-        let problem = Problem::new(Kind::NotYet, place("wake"), "waking a host");
-        faults.push(problem.help("leave `wake` out, and keep the host awake"));
-    }
     let labels = labels(host.labels, place("labels"), faults);
     let via = match kind {
         "board" => {
@@ -378,8 +374,12 @@ fn host(
         labels,
         dir: host.dir.and_then(|dir| dir_is_ours(dir, faults)),
         supervisor: host.supervisor.unwrap_or(Supervisor::Auto),
-        wake: host.wake.and_then(|wake| wake.mac).map(|mac| Wake { mac: mac.0 }),
+        wake: host.wake.and_then(wake),
     })
+}
+
+fn wake(wake: written::Wake) -> Option<Wake> {
+    Some(Wake { mac: wake.mac?.0.parse().ok()?, wait_seconds: wake.wait_seconds?.0 })
 }
 
 /// Checks a board that is planned for, and what is stated of it.

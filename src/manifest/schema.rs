@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Stated;
-use crate::ids::{FleetName, HostName, ModelName};
+use crate::ids::{FleetName, HostName, Mac, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
 use crate::units::Bytes;
@@ -226,11 +226,13 @@ pub enum Role {
     Desktop,
 }
 
-/// `wake: { mac }`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// `wake: { mac, wait_seconds }`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Wake {
-    /// The hardware address, six pairs of digits.
-    pub mac: String,
+    /// The hardware address of its network card.
+    pub mac: Mac,
+    /// How many seconds a request that nobody else can answer waits for it. Default 60.
+    pub wait_seconds: u32,
 }
 
 /// One of `deploy`.

@@ -563,11 +563,33 @@ fn what_cannot_be_acted_on_yet_is_refused_with_words() {
         "tls: files",
         "3:15 NotYet: doors with certificates from files | leave `tls` out: the fleet makes its own, which clients are told to trust (`bramble keys ca`)",
     );
-    check(
-        "role: desktop }",
-        "role: desktop, wake: { mac: \"aa:bb:cc:dd:ee:ff\" } }",
-        "8:47 NotYet: waking a host | leave `wake` out, and keep the host awake",
-    );
+}
+
+#[test]
+fn a_desktop_that_sleeps_says_how_it_is_woken_whosever_it_is() {
+    let wakes = |text: &str| {
+        let manifest = parse("fleet.yaml", text).unwrap_or_else(|problems| panic!("{problems}"));
+        let wakes = manifest.hosts.values().filter_map(|host| host.wake);
+        wakes.map(|wake| format!("{} {}", wake.mac, wake.wait_seconds)).collect::<Vec<_>>()
+    };
+    let desk = |wake: &str| GOOD.replace("role: desktop }", &format!("role: desktop, wake: {{ {wake} }} }}"));
+    assert_eq!(wakes(GOOD), Vec::<String>::new());
+    assert_eq!(wakes(&desk("mac: \"AA:bb:cc:dd:ee:ff\"")), ["aa:bb:cc:dd:ee:ff 60"]);
+    assert_eq!(wakes(&desk("mac: \"aa:bb:cc:dd:ee:ff\", wait_seconds: 90")), ["aa:bb:cc:dd:ee:ff 90"]);
+    let foreign = GOOD.replace("models: { chat: ", "wake: { mac: \"0a:bb:cc:dd:ee:ff\" }, models: { chat: ");
+    assert_eq!(wakes(&foreign), ["0a:bb:cc:dd:ee:ff 60"]);
+    for (wake, fault) in [
+        (
+            "mac: aa-bb-cc-dd-ee-ff",
+            "8:60 Invalid: expected a hardware address such as `aa:bb:cc:dd:ee:ff`, found `aa-bb-cc-dd-ee-ff` | write `aa:bb:cc:dd:ee:ff`",
+        ),
+        (
+            "wait_seconds: 5",
+            "8:55 Missing: `mac` is missing in `wake` | `mac`: The hardware address of its network card.",
+        ),
+    ] {
+        check("role: desktop }", &format!("role: desktop, wake: {{ {wake} }} }}"), fault);
+    }
 }
 
 #[test]
@@ -672,19 +694,11 @@ pub(super) fn samples() -> BTreeMap<String, String> {
 fn every_sample_is_read_without_faults() {
     let samples = samples();
     assert!(samples.len() >= 4, "{:?}", samples.keys());
-    for (name, text) in samples.iter().filter(|(name, _)| *name != "manifests/full.yaml") {
+    for (name, text) in &samples {
         if let Err(problems) = parse(name, text) {
             panic!("{problems}");
         }
     }
-}
-
-#[test]
-fn the_documented_manifest_is_refused_only_for_what_is_not_there_yet() {
-    let problems =
-        parse("full.yaml", &repository_file("manifests/full.yaml")).expect_err("some is for later");
-    assert!(problems.are_all(ProblemKind::NotYet), "{problems}");
-    insta::assert_snapshot!(problems);
 }
 
 #[test]

@@ -182,6 +182,8 @@ record! {
     Wake: "`wake`" {
         /// The hardware address of its network card.
         need mac: Mac;
+        /// How many seconds a request that nobody else can answer waits for it to come up.
+        may wait_seconds: Whole<1, 600> = Whole(60);
     }
 }
 
@@ -633,11 +635,11 @@ text! {
     /// A hardware address.
     Mac: "a hardware address such as `aa:bb:cc:dd:ee:ff`",
     pattern "^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$",
-    check |text| {
-        let is_pair = |pair: &str| pair.len() == 2 && pair.bytes().all(|b| b.is_ascii_hexdigit());
-        text.split(':').count() == 6 && text.split(':').all(is_pair)
-    },
-    hint no_hint
+    check |text| text.parse::<crate::ids::Mac>().is_ok(),
+    hint |text| {
+        let mended = text.replace('-', ":");
+        mended.parse::<crate::ids::Mac>().is_ok().then(|| format!("write `{mended}`"))
+    }
 }
 
 text! {

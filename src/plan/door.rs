@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::generation::{DoorSpec, DoorTls, EngineSpec, Hop, RouteSpec, UpstreamKind, UpstreamSpec};
+use crate::generation::{
+    DoorSpec, DoorTls, EngineSpec, Hop, RouteSpec, UpstreamKind, UpstreamSpec, WakeSpec,
+};
 use crate::ids::{HostName, ModelName};
-use crate::manifest::{HostSpec, Manifest, Role, RouteMode, RoutePolicy, Tls, Via};
+use crate::manifest::{HostSpec, Manifest, Role, RouteMode, RoutePolicy, Tls, Via, Wake};
 
 /// The engines that every host will run, by host and model.
 pub(crate) type Engines = BTreeMap<HostName, BTreeMap<ModelName, EngineSpec>>;
@@ -69,7 +71,8 @@ pub(crate) fn door(manifest: &Manifest, host: &HostName, there: &Answerers<'_>) 
     let mut upstreams: BTreeMap<&str, UpstreamSpec> = BTreeMap::new();
     for hop in routes.iter().flat_map(|route| &route.order) {
         if let Some(kind) = upstream(manifest, &hop.upstream) {
-            upstreams.insert(&hop.upstream, UpstreamSpec { name: hop.upstream.clone(), kind });
+            let wake = wake(manifest, &hop.upstream);
+            upstreams.insert(&hop.upstream, UpstreamSpec { name: hop.upstream.clone(), kind, wake });
         }
     }
     let upstreams = upstreams.into_values().collect();
@@ -207,6 +210,12 @@ fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
             Some(UpstreamKind::Host { url })
         }
     }
+}
+
+/// Returns how the machine of an upstream is woken. Whoever serves itself is awake.
+fn wake(manifest: &Manifest, name: &str) -> Option<WakeSpec> {
+    let Wake { mac, wait_seconds } = find_host(manifest, name)?.1.wake?;
+    Some(WakeSpec { mac, wait_seconds })
 }
 
 /// Returns what the doors of a fleet speak.

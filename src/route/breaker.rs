@@ -15,6 +15,9 @@ const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// before. A desktop that wakes up is found within half a minute of requests.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// The longest opening of one whose machine has just come up: its services may start at any moment.
+const PAUSE_OF_STARTING: Duration = Duration::from_secs(1);
+
 /// How an attempt ended, as far as the upstream's health goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -65,12 +68,14 @@ pub(super) struct Breaker {
     failures: u32,
     openings: u32,
     epoch: u64,
+    /// Until when it may start at any moment.
+    starting_until: Duration,
 }
 
 impl Breaker {
     /// Starts closed.
     pub(super) fn new() -> Self {
-        Self { state: State::Closed, failures: 0, openings: 0, epoch: 0 }
+        Self { state: State::Closed, failures: 0, openings: 0, epoch: 0, starting_until: Duration::ZERO }
     }
 
     /// Returns the state as it stands.
@@ -127,9 +132,19 @@ impl Breaker {
         Ticket(self.epoch)
     }
 
+    /// Takes note that its machine has just come up: a probe may go now, and until then at least one every second.
+    pub(super) fn expect(&mut self, now: Duration, until: Duration) {
+        self.starting_until = until;
+        self.openings = 0;
+        if matches!(self.state, State::Open { .. }) {
+            self.turn(State::Open { until: now });
+        }
+    }
+
     fn open(&mut self, now: Duration, jitter: f64) {
         let doubled = FIRST_PAUSE.saturating_mul(1 << self.openings.min(8));
-        let pause = doubled.min(LONGEST_PAUSE).mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
+        let longest = if now < self.starting_until { PAUSE_OF_STARTING } else { LONGEST_PAUSE };
+        let pause = doubled.min(longest).mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0);
         self.openings = self.openings.saturating_add(1);
         self.failures = 0;
         self.turn(State::Open { until: now.saturating_add(pause) });
@@ -191,6 +206,29 @@ mod tests {
             now += pause;
         }
         assert_eq!(pauses, [2, 4, 8, 16, 30, 30, 30]);
+    }
+
+    #[test]
+    fn one_whose_machine_has_just_come_up_is_probed_at_once_and_every_second() {
+        let mut breaker = Breaker::new();
+        let mut now = at(0);
+        for _ in 0..6 {
+            attempt(&mut breaker, now, Outcome::Refused);
+            now += breaker.wait(now).unwrap();
+        }
+        attempt(&mut breaker, now, Outcome::Refused);
+        assert_eq!(breaker.wait(now), Some(at(30)));
+        breaker.expect(now, now + at(5));
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            assert_eq!(breaker.wait(now), None);
+            attempt(&mut breaker, now, Outcome::Refused);
+            let pause = breaker.wait(now).unwrap();
+            pauses.push(pause.as_secs());
+            now += pause;
+        }
+        // what is still not there after that has failed like any other
+        assert_eq!(pauses, [1, 1, 1, 1, 1, 30]);
     }
 
     #[test]

@@ -21,10 +21,12 @@ use super::auth::Visitor;
 use super::health;
 use super::journey::Journey;
 use super::limits::{Leave, Meters};
-use super::metrics::Metrics;
+use super::magic::Rouse;
+use super::metrics::{self, Metrics};
 use super::proxy::{self, HOP};
 use super::reply::{self, Reply};
 use super::request::{Call, Endpoint};
+use super::rouse::Dormitory;
 use super::state::{self, Kind, State};
 use super::upstream::Dial;
 use crate::authority::Member;
@@ -51,6 +53,8 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// What each key with limits has asked.
     pub(super) meters: Meters,
+    /// The machines that may be asleep.
+    pub(super) dormitory: Dormitory,
     started: Instant,
     memory: Arc<Semaphore>,
 }
@@ -82,17 +86,19 @@ pub(super) struct Door {
 
 impl Door {
     /// Opens the door of the generation in force under `root`. What it may not read there itself, systemd has put
-    /// into `credentials`.
+    /// into `credentials`. Upstreams are reached through `dial`, and their machines woken through `rouse`.
     pub(super) fn open(
         root: &Path,
         credentials: Option<PathBuf>,
         dial: Box<dyn Dial>,
+        rouse: Box<dyn Rouse>,
     ) -> Result<Self, Error> {
         let shared = Shared {
             dial,
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
             meters: Meters::default(),
+            dormitory: Dormitory::new(rouse),
             started: Instant::now(),
             memory: Arc::new(Semaphore::new(REQUESTS_KIB)),
         };
@@ -177,8 +183,9 @@ impl Door {
             (None, "/health") => reply::json(StatusCode::OK, &health::report(&self.shared, &state).await),
             (None, _) => {
                 let engines = health::metrics(&self.shared, &state).await;
-                let text = self.shared.metrics.render(&state) + &grouped(&engines);
-                reply::bytes(StatusCode::OK, "text/plain; version=0.0.4", text)
+                let own =
+                    self.shared.metrics.render(&state) + &metrics::machines(&state, &self.shared.dormitory);
+                reply::bytes(StatusCode::OK, "text/plain; version=0.0.4", own + &grouped(&engines))
             }
         }
     }

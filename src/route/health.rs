@@ -73,6 +73,11 @@ pub(super) async fn report(shared: &Shared, state: &State) -> Value {
             })
         });
         let mut entry = json!({ "model": model, "upstream": seat.name, "breaker": breaker });
+        if let Some(wake) = seat.wake {
+            let standing = shared.dormitory.sleeper(wake).standing();
+            let seconds = standing.since().map(|since| now.saturating_sub(since).as_secs());
+            entry["machine"] = json!({ "state": standing.name(), "since_seconds": seconds });
+        }
         if seat.kind == Kind::Local {
             entry["engine"] = match ask(&*shared.dial, seat).await {
                 Ok(report) => report,

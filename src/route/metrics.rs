@@ -7,7 +7,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::breaker::State as BreakerState;
+use super::rouse::Dormitory;
 use super::state::State;
+use super::wake::Standing;
 
 /// Upper bounds of the buckets for the first token, in seconds: a desktop answers in
 /// tenths, a Pi with a long prompt in minutes.
@@ -142,4 +144,34 @@ impl Metrics {
         }
         writeln!(text, "# TYPE bramble_generation gauge\nbramble_generation {}", state.generation)
     }
+}
+
+/// Renders the machines that may be asleep, by the upstreams that are on them.
+pub(super) fn machines(state: &State, dormitory: &Dormitory) -> String {
+    let seats = state.routes.values().flat_map(|route| &route.seats);
+    let sleepers: BTreeMap<&str, _> =
+        seats.filter_map(|seat| Some((seat.name.as_str(), dormitory.sleeper(seat.wake?)))).collect();
+    let mut text = String::new();
+    if sleepers.is_empty() {
+        return text;
+    }
+    text.push_str(
+        "# HELP bramble_machine 0 awake, 1 being woken, 2 woken and did not come; none before it is asked\n\
+         # TYPE bramble_machine gauge\n",
+    );
+    for (upstream, sleeper) in &sleepers {
+        let value = match sleeper.standing() {
+            Standing::Unknown => continue,
+            Standing::Awake => 0,
+            Standing::Waking { .. } => 1,
+            Standing::Asleep { .. } => 2,
+        };
+        writeln!(text, r#"bramble_machine{{upstream="{upstream}"}} {value}"#).ok();
+    }
+    text.push_str("# TYPE bramble_wake_bursts_total counter\n");
+    for (upstream, sleeper) in &sleepers {
+        let bursts = sleeper.bursts();
+        writeln!(text, r#"bramble_wake_bursts_total{{upstream="{upstream}"}} {bursts}"#).ok();
+    }
+    text
 }

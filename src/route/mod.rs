@@ -14,7 +14,7 @@
 //! the route says so.
 //!
 //! It deliberately keeps nothing on disk, polls nobody while idle (a breaker's probe is
-//! the next request), follows no redirect, and knows no manifest.
+//! the next request; only a machine that is being woken is looked for, for a bounded time), follows no redirect, and knows no manifest.
 
 mod auth;
 mod breaker;
@@ -26,12 +26,14 @@ mod health;
 mod heir;
 mod journey;
 mod limits;
+mod magic;
 mod metrics;
 mod policy;
 mod proxy;
 mod relay;
 mod reply;
 mod request;
+mod rouse;
 mod serve;
 mod source;
 mod state;
@@ -39,6 +41,7 @@ mod state;
 mod tests;
 mod told;
 mod upstream;
+mod wake;
 
 use std::io;
 use std::path::PathBuf;

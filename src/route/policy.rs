@@ -91,8 +91,38 @@ pub(super) enum Reason {
     StreamError,
     /// It was asked to go on with an answer, and would not.
     NotContinued,
+    /// Its machine is being woken, for so many seconds now.
+    Waking {
+        /// For how long.
+        seconds: u64,
+    },
+    /// Its machine was woken and did not come.
+    NotWoken {
+        /// For how many seconds this request waited; none where an earlier one did.
+        seconds: Option<u64>,
+        /// In how many seconds it is woken again at the soonest.
+        retry_after: Option<u64>,
+    },
+    /// Its machine was woken, and answers after so many seconds.
+    Woken {
+        /// For how many seconds this request waited.
+        seconds: u64,
+    },
+    /// Too many requests wait for machines to come up.
+    TooManyWait,
     /// This router is stopping.
     Stopping,
+}
+
+/// What an attempt says of whether the machine is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// Something answered, be it a refusal.
+    There,
+    /// Nothing did, from its network card on.
+    Missing,
+    /// It says nothing of that.
+    Unknown,
 }
 
 impl Reason {
@@ -118,8 +148,57 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::StreamError => "stream_error",
             Self::NotContinued => "not_continued",
+            Self::Waking { .. } => "waking",
+            Self::NotWoken { .. } => "not_woken",
+            Self::Woken { .. } => "woken",
+            Self::TooManyWait => "too_many_wait",
             Self::Stopping => "stopping",
         }
+    }
+
+    /// Returns whether the machine was there.
+    pub(super) fn presence(&self) -> Presence {
+        match self {
+            // a name that nobody answers for is a machine that is not there, too: mDNS sleeps with it
+            Self::Unreachable | Self::ConnectLate => Presence::Missing,
+            Self::Refused
+            | Self::Untrusted
+            | Self::Busy { .. }
+            | Self::Status(_)
+            | Self::KeyRefused(_)
+            | Self::NoModel
+            | Self::ContextExceeded
+            | Self::Malformed
+            | Self::TooLarge
+            | Self::StreamError
+            | Self::NotContinued
+            | Self::Woken { .. } => Presence::There,
+            // it may have gone to sleep in the middle; the next connection tells
+            Self::FirstTokenLate
+            | Self::Stalled
+            | Self::TotalLate
+            | Self::Died
+            | Self::BreakerOpen { .. }
+            | Self::Overflow { .. }
+            | Self::Waking { .. }
+            | Self::NotWoken { .. }
+            | Self::TooManyWait
+            | Self::Stopping => Presence::Unknown,
+        }
+    }
+
+    /// Returns whether a machine that has just come up may well answer in a moment.
+    pub(super) fn is_of_starting(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused
+                | Self::Unreachable
+                | Self::ConnectLate
+                | Self::Busy { .. }
+                | Self::Died
+                | Self::NoModel
+                | Self::BreakerOpen { .. }
+        )
     }
 
     /// Returns what it says about the upstream's health.
@@ -129,7 +208,13 @@ impl Reason {
             Self::Busy { .. } | Self::ContextExceeded | Self::NoModel | Self::NotContinued => {
                 Outcome::Answered
             }
-            Self::BreakerOpen { .. } | Self::Overflow { .. } | Self::Stopping => Outcome::Abandoned,
+            Self::BreakerOpen { .. }
+            | Self::Overflow { .. }
+            | Self::Waking { .. }
+            | Self::NotWoken { .. }
+            | Self::Woken { .. }
+            | Self::TooManyWait
+            | Self::Stopping => Outcome::Abandoned,
             Self::Status(_)
             | Self::KeyRefused(_)
             | Self::FirstTokenLate
@@ -156,7 +241,7 @@ impl Reason {
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::BreakerOpen { wait } => Some(wait.as_secs() + 1),
-            Self::Busy { retry_after, .. } => *retry_after,
+            Self::Busy { retry_after, .. } | Self::NotWoken { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -187,6 +272,14 @@ impl fmt::Display for Reason {
             Self::TooLarge => f.write_str("sent more than is taken"),
             Self::StreamError => f.write_str("sent an error"),
             Self::NotContinued => f.write_str("does not go on with answers"),
+            Self::Waking { seconds: 0 } => f.write_str("is being woken"),
+            Self::Waking { seconds } => write!(f, "is being woken since {seconds} s"),
+            Self::NotWoken { seconds: Some(seconds), .. } => {
+                write!(f, "was woken and did not come within {seconds} s")
+            }
+            Self::NotWoken { seconds: None, .. } => f.write_str("was woken before and did not come"),
+            Self::Woken { seconds } => write!(f, "was woken and came after {seconds} s"),
+            Self::TooManyWait => f.write_str("too many requests wait for it to wake"),
             Self::Stopping => f.write_str("this router is stopping"),
         }
     }
@@ -202,6 +295,8 @@ pub(super) struct Choice {
     pub(super) wait: Option<Duration>,
     /// How many requests wait there, where that was asked.
     pub(super) queued: Option<u32>,
+    /// For how long its machine is being woken, where it is.
+    pub(super) waking: Option<Duration>,
 }
 
 impl Choice {
@@ -250,6 +345,8 @@ pub(super) struct Attempt {
 pub(super) struct Decision {
     /// In this order, until one answers.
     pub(super) attempts: Vec<Attempt>,
+    /// Those whose machines are being woken: they are waited for when nobody else answers.
+    pub(super) waiting: Vec<Attempt>,
     /// Choices that were passed over, with the reason.
     pub(super) passed_over: Vec<(usize, Reason)>,
 }
@@ -257,7 +354,8 @@ pub(super) struct Decision {
 /// Decides whom to ask, from the route and what is known of its choices.
 ///
 /// An upstream whose queue is too long is asked last, not never: late is better than no
-/// answer. One whose breaker is open is not asked, even if it is the only one.
+/// answer. One whose breaker is open is not asked, even if it is the only one. One that is being woken is waited for
+/// after all others, whatever its breaker says: that is of before.
 pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features) -> Decision {
     let mut decision = Decision::default();
     let mut late = Vec::new();
@@ -265,12 +363,17 @@ pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features)
         if features.is_hop && !choice.is_local() {
             continue;
         }
+        let deadlines = deadlines(route, hop.pace.as_ref(), choice.is_local(), features);
+        let attempt = Attempt { choice: index, deadlines };
+        if let Some(waking) = choice.waking {
+            decision.passed_over.push((index, Reason::Waking { seconds: waking.as_secs() }));
+            decision.waiting.push(attempt);
+            continue;
+        }
         if let Some(wait) = choice.wait {
             decision.passed_over.push((index, Reason::BreakerOpen { wait }));
             continue;
         }
-        let deadlines = deadlines(route, hop.pace.as_ref(), choice.is_local(), features);
-        let attempt = Attempt { choice: index, deadlines };
         match (choice.queued, route.overflow_queue) {
             (Some(queued), Some(most)) if queued > most => {
                 decision.passed_over.push((index, Reason::Overflow { queued }));
@@ -315,6 +418,8 @@ pub(super) fn decide_rest(
         is_able && !broken.at.contains(&choice) && is_allowed(route, choice, choices[choice].kind)
     };
     let mut decision = decide(route, choices, &features);
+    // a client that has half an answer is told rather than kept waiting
+    decision.waiting.clear();
     decision.attempts.retain(|attempt| may_go_on(attempt.choice));
     decision.passed_over.retain(|(choice, _)| may_go_on(*choice));
     decision

@@ -24,7 +24,7 @@ fn route(upstreams: &[&str]) -> RouteSpec {
     }
 }
 
-const READY: Choice = Choice { kind: Kind::Host, wait: None, queued: None };
+const READY: Choice = Choice { kind: Kind::Host, wait: None, queued: None, waking: None };
 const LOCAL: Choice = Choice { kind: Kind::Local, ..READY };
 const FOREIGN: Choice = Choice { kind: Kind::Foreign, ..READY };
 const OPEN: Option<Duration> = Some(Duration::from_secs(3));
@@ -41,7 +41,7 @@ fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
     let hop = Features { is_hop: true, ..PLAIN };
     let open = Reason::BreakerOpen { wait: Duration::from_secs(3) };
     let full = Reason::Overflow { queued: 3 };
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
         ("all well", [LOCAL, READY, READY], PLAIN, &[0, 1, 2], vec![]),
         (
             "local breaker open",
@@ -73,6 +73,20 @@ fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
             vec![(0, open.clone())],
         ),
         (
+            "a machine is being woken, and its breaker is of before",
+            [LOCAL, Choice { wait: OPEN, waking: Some(Duration::from_secs(5)), ..READY }, READY],
+            PLAIN,
+            &[0, 2],
+            vec![(1, Reason::Waking { seconds: 5 })],
+        ),
+        (
+            "a hop waits for no machine",
+            [LOCAL, Choice { waking: Some(Duration::ZERO), ..READY }, READY],
+            hop,
+            &[0],
+            vec![],
+        ),
+        (
             "all open",
             [Choice { wait: OPEN, ..LOCAL }; 3],
             PLAIN,
@@ -84,6 +98,9 @@ fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
         let decision = decide(&route(&["local", "desk", "gaming"]), &choices, &features);
         assert_eq!(order(&decision), attempts, "{name}");
         assert_eq!(decision.passed_over, passed_over, "{name}");
+        let waking = passed_over.iter().filter(|(_, reason)| matches!(reason, Reason::Waking { .. }));
+        let waited: Vec<usize> = decision.waiting.iter().map(|attempt| attempt.choice).collect();
+        assert_eq!(waited, waking.map(|(choice, _)| *choice).collect::<Vec<_>>(), "{name}");
     }
 }
 
@@ -191,10 +208,12 @@ fn statuses_are_judged_by_whose_fault_they_are() {
 
 fn choice() -> impl Strategy<Value = Choice> {
     let kind = prop::sample::select(vec![Kind::Local, Kind::Host, Kind::Foreign]);
-    (kind, prop::option::of(1u64..60), prop::option::of(0u32..9)).prop_map(|(kind, wait, queued)| Choice {
+    let seconds = || prop::option::of((1u64..60).prop_map(Duration::from_secs));
+    (kind, seconds(), prop::option::of(0u32..9), seconds()).prop_map(|(kind, wait, queued, waking)| Choice {
         kind,
-        wait: wait.map(Duration::from_secs),
+        wait,
         queued,
+        waking,
     })
 }
 
@@ -206,9 +225,11 @@ proptest! {
         let spec = route(&["upstream"; 6][..choices.len()]);
         let decision = decide(&spec, &choices, &Features { is_hop, ..PLAIN });
         let mut asked = order(&decision);
+        asked.extend(decision.waiting.iter().map(|attempt| attempt.choice));
         asked.sort_unstable();
+        let may_be = |choice: &Choice| choice.wait.is_none() || choice.waking.is_some();
         let expected: Vec<usize> = (0..choices.len())
-            .filter(|i| choices[*i].wait.is_none() && (choices[*i].is_local() || !is_hop))
+            .filter(|i| may_be(&choices[*i]) && (choices[*i].is_local() || !is_hop))
             .collect();
         prop_assert_eq!(asked, expected);
         if is_hop {

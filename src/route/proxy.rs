@@ -1,5 +1,6 @@
 //! One request: asks the upstreams in the order of the decision until one answers.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,15 @@ use tokio::time::{Instant, timeout_at};
 use super::breaker::{Outcome, Ticket};
 use super::door::Shared;
 use super::journey::Journey;
-use super::policy::{self, Choice, Deadlines, Reason, Verdict};
+use super::policy::{self, Choice, Deadlines, Presence, Reason, Verdict};
 use super::relay::{Relay, Rest, Stream};
 use super::reply::{self, Reply};
 use super::request::{Call, Field, Terms};
+use super::rouse::{self, Notice, Turn, Vigil};
 use super::source::{Opening, Source};
 use super::state::{Kind, Route, Seat, State};
 use super::told::Told;
+use super::wake::Standing;
 use super::{gather, health, upstream};
 use crate::openai::{GOES_ON, WITH_PROGRESS};
 
@@ -159,24 +162,41 @@ pub(super) async fn infer(
         journey.failed(&route.seats[choice].name, &reason);
         failures.push(reason.into());
     }
-    for policy::Attempt { choice, deadlines } in decision.attempts {
-        let seat = &route.seats[choice];
-        let mut permit = match Permit::take(shared, seat) {
-            Ok(permit) => permit,
-            Err(reason) => {
-                journey.failed(&seat.name, &reason);
+    let mut attempts = VecDeque::from(decision.attempts);
+    let mut waiting = decision.waiting;
+    let mut vigil: Option<Vigil> = None;
+    loop {
+        let turn = match attempts.pop_front() {
+            Some(attempt) => Turn::Ask(attempt),
+            None => wait(shared, route, &mut vigil, &mut waiting).await,
+        };
+        let attempt = match turn {
+            Turn::Ask(attempt) => attempt,
+            Turn::GiveUp(choice, reason) => {
+                journey.failed(&route.seats[choice].name, &reason);
                 failures.push(reason.into());
                 continue;
             }
+            Turn::Over => break,
         };
+        let policy::Attempt { choice, deadlines } = attempt;
+        let seat = &route.seats[choice];
         let started = Instant::now();
         let is_kept = is_kept(route, &choices, &call, choice);
-        let outcome = tokio::select! {
-            outcome = attempt(shared, seat, &call, is_kept, &deadlines, started, &mut permit) => outcome,
-            () = shared.stop.cancelled() => Err(Reason::Stopping.into()),
+        let mut permit = Permit::take(shared, seat);
+        let outcome = match &mut permit {
+            Ok(permit) => tokio::select! {
+                outcome = try_once(shared, seat, &call, is_kept, &deadlines, started, permit) => outcome,
+                () = shared.stop.cancelled() => Err(Reason::Stopping.into()),
+            },
+            Err(reason) => Err(reason.clone().into()),
         };
-        let failure = match outcome {
-            Ok(answer) => {
+        let failure = match (outcome, permit) {
+            (Ok(answer), Ok(permit)) => {
+                rouse::notice(shared, state, seat, Presence::There);
+                if let Some(vigil) = &vigil {
+                    journey.failed(&seat.name, &Reason::Woken { seconds: vigil.waited().as_secs() });
+                }
                 // a router that asked for it ends the answer itself
                 let terms = Terms { is_single: call.terms.is_single && !call.wants_progress, ..call.terms };
                 // where nobody will go on with the answer, the request is not needed any more
@@ -187,17 +207,61 @@ pub(super) async fn infer(
                     Relay::new(shared, state, stream, (told, rest), journey)
                 });
             }
-            Err(failure) => failure,
+            (Err(failure), Ok(mut permit)) => {
+                permit.learn(failure.reason.outcome());
+                failure
+            }
+            (Err(failure), Err(_)) => failure,
+            // without a permit there was no attempt
+            (Ok(_), Err(reason)) => reason.into(),
         };
-        permit.learn(failure.reason.outcome());
+        let notice = rouse::notice(shared, state, seat, failure.reason.presence());
+        match &mut vigil {
+            // it has just come up and is still starting: what it says meanwhile is no news
+            Some(vigil) if failure.reason.is_of_starting() && vigil.has_time() => {
+                tokio::select! {
+                    () = vigil.again(shared, route, attempt) => continue,
+                    () = shared.stop.cancelled() => {}
+                }
+            }
+            None if notice == Notice::Waking => waiting.push(attempt),
+            _ => {}
+        }
         journey.failed(&seat.name, &failure.reason);
         let is_stopping = failure.reason == Reason::Stopping;
         failures.push(failure);
+        if let Notice::LeftAlone(rest) = notice {
+            let reason = Reason::NotWoken { seconds: None, retry_after: Some(rest.as_secs() + 1) };
+            journey.failed(&seat.name, &reason);
+            failures.push(reason.into());
+        }
         if is_stopping {
             break;
         }
     }
     nobody(failures, &mut journey)
+}
+
+/// Waits for machines that are being woken, once nobody else is left to ask.
+async fn wait(
+    shared: &Shared,
+    route: &Route,
+    vigil: &mut Option<Vigil>,
+    waiting: &mut Vec<policy::Attempt>,
+) -> Turn {
+    let vigil = if let Some(vigil) = vigil {
+        vigil
+    } else {
+        let Some(first) = waiting.iter().map(|attempt| attempt.choice).min() else { return Turn::Over };
+        let Some(begun) = Vigil::begin(shared, route, std::mem::take(waiting)) else {
+            return Turn::GiveUp(first, Reason::TooManyWait);
+        };
+        vigil.insert(begun)
+    };
+    tokio::select! {
+        turn = vigil.turn(shared) => turn,
+        () = shared.stop.cancelled() => Turn::Over,
+    }
 }
 
 /// Returns whether an answer of `choice` is kept in mind for others to go on with.
@@ -222,14 +286,19 @@ pub(super) async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Cho
         } else {
             None
         };
-        choices.push(Choice { kind: seat.kind, wait, queued });
+        let standing = seat.wake.map(|wake| shared.dormitory.sleeper(wake).standing());
+        let waking = match standing {
+            Some(Standing::Waking { since }) => Some(shared.now().saturating_sub(since)),
+            _ => None,
+        };
+        choices.push(Choice { kind: seat.kind, wait, queued, waking });
     }
     choices
 }
 
 /// Makes one attempt: to where nothing can go wrong any more that the client would not see.
 /// That is the first token where the client wants a stream, and the end otherwise.
-async fn attempt(
+async fn try_once(
     shared: &Shared,
     seat: &Seat,
     call: &Call,

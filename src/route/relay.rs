@@ -13,10 +13,11 @@ use tokio::time::Instant;
 
 use super::door::Shared;
 use super::journey::Journey;
-use super::policy::{self, Broken, Reason};
+use super::policy::{self, Broken, Presence, Reason};
 use super::proxy::{self, Permit};
 use super::reply;
 use super::request::Call;
+use super::rouse;
 use super::source::{Event, Item, Opening, Source};
 use super::state::{Kind, Seat, State};
 use super::told::Told;
@@ -218,6 +219,7 @@ impl Relay {
             };
             match outcome {
                 Ok((source, opening)) => {
+                    rouse::notice(&shared, &state, seat, Presence::There);
                     permit.learn(super::breaker::Outcome::Answered);
                     rest.choice = choice;
                     return Some(Stream {
@@ -230,6 +232,7 @@ impl Relay {
                 }
                 Err(reason) => {
                     permit.learn(reason.outcome());
+                    rouse::notice(&shared, &state, seat, reason.presence());
                     failed(seat, &reason);
                     if reason == Reason::Stopping {
                         return None;

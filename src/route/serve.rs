@@ -17,6 +17,7 @@ use super::Error;
 use super::door::Door;
 use super::gate::Gate;
 use super::heir::{self, Entrance, Heir};
+use super::magic::Broadcast;
 use super::upstream::Net;
 use crate::causes::with_causes;
 use crate::notify::Notify;
@@ -43,7 +44,7 @@ const FINISH: Duration = Duration::from_hours(1);
 ///
 /// When there is no readable generation, or the port is taken.
 pub async fn serve(root: &Path, credentials: Option<PathBuf>, entrance: Entrance) -> Result<(), Error> {
-    let door = Arc::new(Door::open(root, credentials, Box::new(Net::default()))?);
+    let door = Arc::new(Door::open(root, credentials, Box::new(Net::default()), Box::new(Broadcast))?);
     let signals = |source| Error::Signals { source };
     let mut hangup = signal(SignalKind::hangup()).map_err(signals)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(signals)?;

@@ -18,7 +18,7 @@ use super::upstream::{Address, Target, Tls};
 use crate::authority::{self, Trust};
 use crate::generation::{
     Definition, DoorTls, FORMAT, Hop, Identity, Layout, Program, RouteSpec, Secrets, UpstreamKind,
-    UpstreamSpec,
+    UpstreamSpec, WakeSpec,
 };
 use crate::ids::{Digest, Generation, ModelName, is_name};
 
@@ -83,6 +83,8 @@ pub(super) struct Seat {
     pub(super) model: HeaderValue,
     /// What it answers with, where that is known.
     pub(super) quant: Option<HeaderValue>,
+    /// How its machine is woken, where it sleeps.
+    pub(super) wake: Option<WakeSpec>,
     breaker: Mutex<Breaker>,
 }
 
@@ -229,6 +231,7 @@ fn seat(
         target,
         model: header(&hop.model)?,
         quant: quant.as_deref().map(header).transpose()?,
+        wake: upstream.wake.filter(|_| kind != Kind::Local),
         breaker: Mutex::new(Breaker::new()),
     })
 }

@@ -8,6 +8,7 @@ mod guard;
 mod limits;
 mod streams;
 mod tls;
+mod wake;
 mod whole;
 
 use std::sync::Arc;
@@ -44,7 +45,7 @@ impl House {
     fn dialling(definition: &Definition, dial: Box<dyn Dial>, universe: Universe) -> Self {
         let root = tempfile::tempdir().unwrap();
         install(root.path(), 7, definition);
-        let door = Door::open(root.path(), None, dial).unwrap();
+        let door = Door::open(root.path(), None, dial, Box::new(universe.clone())).unwrap();
         Self { door: Arc::new(door), universe, root }
     }
 

@@ -183,3 +183,16 @@ fn systemd_calls_all_units_well_enclosed() {
         assert!(output.status.success(), "{}: {said}{}", unit.name, String::from_utf8_lossy(&output.stderr));
     }
 }
+
+#[test]
+fn a_door_may_shout_to_its_networks_to_wake_machines() {
+    let layout = Layout::new(Layout::DEFAULT_ROOT);
+    let units = render(&definition(&[("chat", 1.0)]), &layout, &setting(&[])).unwrap();
+    let door = &units.iter().find(|unit| unit.name == "bramble-route.service").unwrap().text;
+    let families = door.lines().find_map(|line| line.strip_prefix("RestrictAddressFamilies=")).unwrap();
+    assert!(families.split(' ').any(|family| family == "AF_INET"), "{families}");
+    // the first two would lose its packets; by the last, it would not see the kernel's table of networks
+    for word in ["IPAddressDeny=", "PrivateNetwork=", "ProcSubset="] {
+        assert!(!door.contains(word), "{word}");
+    }
+}

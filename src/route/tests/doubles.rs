@@ -16,8 +16,9 @@ use crate::generation::{
     Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, Hop, KeyEntry, KvType, Limits, LoadMode, Pace,
     Program, RouteSpec, Scope, Secrets, UpstreamKind, UpstreamSpec, Weights,
 };
-use crate::ids::Digest;
+use crate::ids::{Digest, Mac};
 use crate::quant::Quant;
+use crate::route::magic::Rouse;
 use crate::route::upstream::{Address, Dial, Wire};
 use crate::units::{Bytes, TokensPerSec};
 
@@ -90,6 +91,7 @@ struct Inner {
     requests: Mutex<Vec<(String, String)>>,
     health: Mutex<Option<String>>,
     left: Mutex<Vec<String>>,
+    packets: Mutex<Vec<Mac>>,
     changed: Notify,
 }
 
@@ -103,6 +105,11 @@ impl Universe {
     /// Has local engines report this.
     pub(crate) fn health(&self, report: &str) {
         *self.0.health.lock().unwrap() = Some(report.to_owned());
+    }
+
+    /// Returns what cards packets were sent to so far, and forgets it.
+    pub(crate) fn packets(&self) -> Vec<String> {
+        std::mem::take(&mut *self.0.packets.lock().unwrap()).iter().map(Mac::to_string).collect()
     }
 
     /// Returns who was dialled so far, and forgets it.
@@ -152,6 +159,10 @@ impl Universe {
 
     async fn play(self, name: String, mut wire: DuplexStream) {
         let request = read_request(&mut wire).await;
+        if request.is_empty() {
+            // somebody only looked whether it is there
+            return;
+        }
         if request.starts_with("GET /health ") {
             let report = self.0.health.lock().unwrap().clone().unwrap_or_default();
             let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", report.len());
@@ -192,6 +203,14 @@ async fn read_request(wire: &mut DuplexStream) -> String {
             Ok(byte) => bytes.push(byte),
             Err(_) => return text,
         }
+    }
+}
+
+#[async_trait]
+impl Rouse for Universe {
+    async fn rouse(&self, mac: Mac) -> io::Result<()> {
+        self.0.packets.lock().unwrap().push(mac);
+        Ok(())
     }
 }
 
@@ -261,7 +280,7 @@ pub(crate) fn definition() -> Definition {
         quant: quant.map(str::to_owned),
         pace: Some(planned),
     };
-    let upstream = |name: &str, kind| UpstreamSpec { name: name.to_owned(), kind };
+    let upstream = |name: &str, kind| UpstreamSpec { name: name.to_owned(), kind, wake: None };
     let route = |model: &str, order| RouteSpec {
         model: model.parse().unwrap(),
         order,

@@ -223,7 +223,9 @@ fn secrets_that_systemd_gives_come_before_the_file() {
     let given = tempfile::tempdir().unwrap();
     let admits = || {
         let dial = Box::new(house.universe.clone());
-        let door = Door::open(house.root.path(), Some(given.path().to_owned()), dial).unwrap();
+        let door =
+            Door::open(house.root.path(), Some(given.path().to_owned()), dial, Box::new(Universe::default()))
+                .unwrap();
         let key = format!("Bearer {CLIENT}").parse().unwrap();
         door.state().keys.admit(&[(AUTHORIZATION, key)].into_iter().collect()).is_some()
     };

@@ -374,7 +374,9 @@ async fn a_door_without_its_certificate_does_not_open_in_plain() {
     wanted.door.upstreams.clear();
     wanted.door.routes.clear();
     install(root.path(), 7, &wanted);
-    let Err(error) = Door::open(root.path(), None, Box::new(Universe::default())) else {
+    let Err(error) =
+        Door::open(root.path(), None, Box::new(Universe::default()), Box::new(Universe::default()))
+    else {
         panic!("it opened");
     };
     assert!(error.to_string().contains("no certificate among the secrets; apply again"), "{error}");
