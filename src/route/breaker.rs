@@ -23,6 +23,8 @@ const PAUSE_OF_STARTING: Duration = Duration::from_secs(1);
 pub(super) enum Outcome {
     /// It answered; being busy, or refusing a bad request, is an answer too.
     Answered,
+    /// It is there, and loads.
+    Greeted,
     /// Nobody was there: no use to try again at once.
     Refused,
     /// It failed, died, or was too late.
@@ -68,6 +70,8 @@ pub(super) struct Breaker {
     failures: u32,
     openings: u32,
     epoch: u64,
+    /// When it answered last.
+    answered: Option<Duration>,
     /// Until when it may start at any moment.
     starting_until: Duration,
 }
@@ -75,12 +79,24 @@ pub(super) struct Breaker {
 impl Breaker {
     /// Starts closed.
     pub(super) fn new() -> Self {
-        Self { state: State::Closed, failures: 0, openings: 0, epoch: 0, starting_until: Duration::ZERO }
+        Self {
+            state: State::Closed,
+            failures: 0,
+            openings: 0,
+            epoch: 0,
+            answered: None,
+            starting_until: Duration::ZERO,
+        }
     }
 
     /// Returns the state as it stands.
     pub(super) fn state(&self) -> State {
         self.state
+    }
+
+    /// Returns when it answered last.
+    pub(super) fn answered(&self) -> Option<Duration> {
+        self.answered
     }
 
     /// Returns how long a request has to wait; none when it may pass now.
@@ -106,12 +122,15 @@ impl Breaker {
     /// Takes note of how an attempt went, and returns the ticket for what may follow in
     /// the same attempt. `jitter` is chance, 0 to 1: it spreads the probes of many hosts.
     pub(super) fn on(&mut self, ticket: Ticket, outcome: Outcome, now: Duration, jitter: f64) -> Ticket {
+        if outcome == Outcome::Answered {
+            self.answered = Some(now);
+        }
         if ticket.0 != self.epoch {
             return ticket;
         }
         match (self.state, outcome) {
-            (State::Closed, Outcome::Answered) => self.failures = 0,
-            (State::HalfOpen, Outcome::Answered) => {
+            (State::Closed, Outcome::Answered | Outcome::Greeted) => self.failures = 0,
+            (State::HalfOpen, Outcome::Answered | Outcome::Greeted) => {
                 self.openings = 0;
                 self.failures = 0;
                 self.turn(State::Closed);

@@ -19,11 +19,12 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::auth::Visitor;
 use super::health;
+use super::hold::{self, Places};
 use super::journey::Journey;
 use super::limits::{Leave, Meters};
 use super::magic::Rouse;
 use super::metrics::{self, Metrics};
-use super::proxy::{self, HOP};
+use super::proxy::HOP;
 use super::reply::{self, Reply};
 use super::request::{Call, Endpoint};
 use super::rouse::Dormitory;
@@ -53,6 +54,8 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     /// What each key with limits has asked.
     pub(super) meters: Meters,
+    /// Where requests wait for who is expected back.
+    pub(super) places: Places,
     /// The machines that may be asleep.
     pub(super) dormitory: Dormitory,
     started: Instant,
@@ -98,6 +101,7 @@ impl Door {
             metrics: Metrics::default(),
             stop: CancellationToken::new(),
             meters: Meters::default(),
+            places: Places::default(),
             dormitory: Dormitory::new(rouse),
             started: Instant::now(),
             memory: Arc::new(Semaphore::new(REQUESTS_KIB)),
@@ -176,15 +180,17 @@ impl Door {
         let is_hop = visitor.may(Scope::Peer) || request.headers().contains_key(HOP);
         match (endpoint, path) {
             (Some(endpoint), _) => {
-                let reply = self.infer(&state, &visitor, endpoint, is_hop, request).await;
+                let reply = self.infer(&visitor, endpoint, is_hop, request).await;
                 leave.into_iter().fold(reply, |reply, leave| leave.watch(reply))
             }
             (None, "/v1/models") => models(&state, is_hop),
             (None, "/health") => reply::json(StatusCode::OK, &health::report(&self.shared, &state).await),
             (None, _) => {
                 let engines = health::metrics(&self.shared, &state).await;
-                let own =
-                    self.shared.metrics.render(&state) + &metrics::machines(&state, &self.shared.dormitory);
+                let shared = &self.shared;
+                let own = metrics::held(shared.places.taken())
+                    + &shared.metrics.render(&state)
+                    + &metrics::machines(&state, &shared.dormitory);
                 reply::bytes(StatusCode::OK, "text/plain; version=0.0.4", own + &grouped(&engines))
             }
         }
@@ -192,7 +198,6 @@ impl Door {
 
     async fn infer<B>(
         &self,
-        state: &Arc<State>,
         visitor: &Visitor,
         endpoint: Endpoint,
         is_hop: bool,
@@ -217,7 +222,7 @@ impl Door {
             }
         });
         match call {
-            Ok((call, room)) => proxy::infer(&self.shared, state, call, room, journey).await,
+            Ok((call, room)) => hold::infer(self, call, room, journey).await,
             Err(reply) => {
                 journey.ended(reply.status().as_u16());
                 *reply

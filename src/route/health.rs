@@ -45,6 +45,11 @@ async fn ask(dial: &dyn Dial, seat: &Seat) -> Result<Value, Reason> {
     }
 }
 
+/// Returns whether an engine is ready.
+pub(super) async fn is_ready(dial: &dyn Dial, seat: &Seat) -> bool {
+    get(dial, seat, "/health").await.is_ok_and(|(status, _)| status.is_success())
+}
+
 /// Returns what each engine of this host counts, of those that say so.
 pub(super) async fn metrics(shared: &Shared, state: &State) -> Vec<String> {
     let seats = state.routes.values().flat_map(|route| &route.seats).filter(|seat| seat.kind == Kind::Local);

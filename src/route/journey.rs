@@ -20,6 +20,8 @@ pub(super) struct Journey {
     continued: String,
     reason: &'static str,
     why: String,
+    /// What was in `why` before the request waited.
+    first_why: Option<String>,
     status: Option<u16>,
 }
 
@@ -37,6 +39,7 @@ impl Journey {
             continued: String::new(),
             reason: "-",
             why: String::new(),
+            first_why: None,
             status: None,
         }
     }
@@ -56,6 +59,12 @@ impl Journey {
         self.why.push_str(upstream);
         self.why.push_str(": ");
         self.why.push_str(&reason.to_string());
+    }
+
+    /// Notes that it is tried again after so many seconds: of what went wrong meanwhile, only the first time is told.
+    pub(super) fn begin_again(&mut self, seconds: u64) {
+        let first = self.first_why.get_or_insert_with(|| std::mem::take(&mut self.why));
+        self.why = format!("{first}; waited {seconds} s");
     }
 
     /// Notes that the answer broke off in the middle, and why; this is counted before why

@@ -146,6 +146,11 @@ impl Metrics {
     }
 }
 
+/// Renders how many requests wait for somebody who is expected back.
+pub(super) fn held(requests: usize) -> String {
+    format!("# TYPE bramble_held_requests gauge\nbramble_held_requests {requests}\n")
+}
+
 /// Renders the machines that may be asleep, by the upstreams that are on them.
 pub(super) fn machines(state: &State, dormitory: &Dormitory) -> String {
     let seats = state.routes.values().flat_map(|route| &route.seats);

@@ -24,6 +24,7 @@ mod gate;
 mod gather;
 mod health;
 mod heir;
+mod hold;
 mod journey;
 mod limits;
 mod magic;

@@ -36,6 +36,14 @@ const ANSWER_TOKENS: f64 = 4096.0;
 const UNKNOWN_PROMPT_PACE: f64 = 10.0;
 const UNKNOWN_ANSWER_PACE: f64 = 1.0;
 
+/// Who is started anew may take this many times the planned load, as for an activation, and seconds on top of that, in which
+/// what runs finishes first.
+const LOAD_SLACK: f64 = 3.0;
+const RESTART_SECONDS: f64 = 40.0;
+
+/// Nobody is waited for longer: clients give up.
+const LONGEST_HELD: f64 = 300.0;
+
 /// No deadline is longer, whatever the prompt and the pace.
 const LONGEST: f64 = 86_400.0;
 
@@ -60,10 +68,15 @@ pub(super) enum Reason {
         /// How many wait.
         queued: u32,
     },
-    /// It is loading or its queue is full: 503 or 429.
+    /// Its queue is full, or it is not ours and loads: 503 or 429.
     Busy {
         /// The status.
         status: u16,
+        /// Its `Retry-After` in seconds.
+        retry_after: Option<u64>,
+    },
+    /// It is loading, or about to stop so that another takes its place.
+    NotReady {
         /// Its `Retry-After` in seconds.
         retry_after: Option<u64>,
     },
@@ -136,6 +149,7 @@ impl Reason {
             Self::BreakerOpen { .. } => "breaker_open",
             Self::Overflow { .. } => "overflow",
             Self::Busy { .. } => "busy",
+            Self::NotReady { .. } => "not_ready",
             Self::Status(_) => "status",
             Self::KeyRefused(_) => "key_refused",
             Self::NoModel => "no_model",
@@ -164,6 +178,7 @@ impl Reason {
             Self::Refused
             | Self::Untrusted
             | Self::Busy { .. }
+            | Self::NotReady { .. }
             | Self::Status(_)
             | Self::KeyRefused(_)
             | Self::NoModel
@@ -195,8 +210,22 @@ impl Reason {
                 | Self::Unreachable
                 | Self::ConnectLate
                 | Self::Busy { .. }
+                | Self::NotReady { .. }
                 | Self::Died
                 | Self::NoModel
+                | Self::BreakerOpen { .. }
+        )
+    }
+
+    /// Returns whether it was not there: who is started anew is back in a moment.
+    pub(super) fn is_away(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused
+                | Self::Unreachable
+                | Self::ConnectLate
+                | Self::NotReady { .. }
+                | Self::Died
                 | Self::BreakerOpen { .. }
         )
     }
@@ -208,6 +237,8 @@ impl Reason {
             Self::Busy { .. } | Self::ContextExceeded | Self::NoModel | Self::NotContinued => {
                 Outcome::Answered
             }
+            // it is there, but it did not answer
+            Self::NotReady { .. } => Outcome::Greeted,
             Self::BreakerOpen { .. }
             | Self::Overflow { .. }
             | Self::Waking { .. }
@@ -241,7 +272,9 @@ impl Reason {
     pub(super) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::BreakerOpen { wait } => Some(wait.as_secs() + 1),
-            Self::Busy { retry_after, .. } | Self::NotWoken { retry_after, .. } => *retry_after,
+            Self::Busy { retry_after, .. }
+            | Self::NotReady { retry_after }
+            | Self::NotWoken { retry_after, .. } => *retry_after,
             _ => None,
         }
     }
@@ -260,6 +293,7 @@ impl fmt::Display for Reason {
             }
             Self::Overflow { queued } => write!(f, "{queued} requests are waiting"),
             Self::Busy { status, .. } => write!(f, "busy or loading ({status})"),
+            Self::NotReady { .. } => f.write_str("loading or stopping"),
             Self::Status(status) => write!(f, "failed ({status})"),
             Self::KeyRefused(status) => write!(f, "does not accept our key ({status})"),
             Self::NoModel => f.write_str("does not have the model"),
@@ -439,6 +473,13 @@ fn is_allowed(route: &RouteSpec, choice: usize, kind: Kind) -> bool {
     }
 }
 
+/// Returns how long somebody who is not there is waited for after he was there last, by how long he takes to load:
+/// as long as an activation or a service manager needs to bring him back, and no longer, since he may not come.
+pub(super) fn patience(load_seconds: Option<f64>) -> Duration {
+    let load = load_seconds.filter(|load| load.is_finite()).unwrap_or(0.0);
+    Duration::from_secs_f64((load * LOAD_SLACK + RESTART_SECONDS).clamp(0.0, LONGEST_HELD))
+}
+
 fn deadlines(route: &RouteSpec, pace: Option<&Pace>, is_local: bool, features: &Features) -> Deadlines {
     let or = |pace: Option<f64>, unknown| pace.filter(|p| p.is_finite() && *p > 0.0).unwrap_or(unknown);
     let prompt_pace = or(pace.map(|pace| pace.prompt.0), UNKNOWN_PROMPT_PACE);
@@ -480,6 +521,9 @@ pub(super) fn judge(status: u16, code: Option<&str>, retry_after: Option<u64>) -
         }
         // the name was checked here, so that it is the upstream that lags behind its plan
         (404, Some("model_not_found")) => Verdict::Next(Reason::NoModel),
+        (503, Some("loading" | "draining" | "upstreams_unavailable")) => {
+            Verdict::Next(Reason::NotReady { retry_after })
+        }
         (429 | 503, _) => Verdict::Next(Reason::Busy { status, retry_after }),
         // the client's key was checked here: it is our own that was refused, or not paid for
         (401..=403 | 407, _) => Verdict::Next(Reason::KeyRefused(status)),

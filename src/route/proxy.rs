@@ -137,17 +137,34 @@ impl From<Reason> for Failure {
     }
 }
 
-/// Has `call` answered.
+/// A request that nobody could answer, with all that it takes to try again.
+pub(super) struct Unanswered {
+    pub(super) call: Call,
+    pub(super) room: OwnedSemaphorePermit,
+    pub(super) journey: Journey,
+    /// The choices that were not there, by their places in the route's order.
+    pub(super) missed: Vec<usize>,
+    failures: Vec<Failure>,
+}
+
+impl Unanswered {
+    /// Says so to the client.
+    pub(super) fn refuse(mut self) -> Reply {
+        nobody(self.failures, &mut self.journey)
+    }
+}
+
+/// Has `call` answered by whoever can do it now.
 pub(super) async fn infer(
     shared: &Arc<Shared>,
     state: &Arc<State>,
     call: Call,
     room: OwnedSemaphorePermit,
     mut journey: Journey,
-) -> Reply {
+) -> Result<Reply, Box<Unanswered>> {
     let Some(route) = state.routes.get(&call.model) else {
         journey.ended(404);
-        return unknown_model(state, &call.model);
+        return Ok(unknown_model(state, &call.model));
     };
     journey.route(&call.model);
     let choices = look(shared, route, &call).await;
@@ -155,10 +172,11 @@ pub(super) async fn infer(
     if decision.attempts.is_empty() && decision.passed_over.is_empty() {
         journey.ended(404);
         let message = format!("model {:?} is not served by this host itself", call.model);
-        return reply::refuse(StatusCode::NOT_FOUND, "model_not_found", &message);
+        return Ok(reply::refuse(StatusCode::NOT_FOUND, "model_not_found", &message));
     }
-    let mut failures: Vec<Failure> = Vec::new();
+    let (mut failures, mut missed) = (Vec::<Failure>::new(), Vec::new());
     for (choice, reason) in decision.passed_over {
+        missed.extend(reason.is_away().then_some(choice));
         journey.failed(&route.seats[choice].name, &reason);
         failures.push(reason.into());
     }
@@ -203,9 +221,9 @@ pub(super) async fn infer(
                 let rest = is_kept.then(|| Rest::new(call, room, choice));
                 let told = Told::new(terms, rest.is_some());
                 let patience = (deadlines.between_tokens, started + deadlines.total);
-                return answered(state, answer, permit, journey, patience, |stream, journey| {
+                return Ok(answered(state, answer, permit, journey, patience, |stream, journey| {
                     Relay::new(shared, state, stream, (told, rest), journey)
-                });
+                }));
             }
             (Err(failure), Ok(mut permit)) => {
                 permit.learn(failure.reason.outcome());
@@ -229,6 +247,7 @@ pub(super) async fn infer(
         }
         journey.failed(&seat.name, &failure.reason);
         let is_stopping = failure.reason == Reason::Stopping;
+        missed.extend(failure.reason.is_away().then_some(choice));
         failures.push(failure);
         if let Notice::LeftAlone(rest) = notice {
             let reason = Reason::NotWoken { seconds: None, retry_after: Some(rest.as_secs() + 1) };
@@ -239,7 +258,7 @@ pub(super) async fn infer(
             break;
         }
     }
-    nobody(failures, &mut journey)
+    Err(Box::new(Unanswered { call, room, journey, missed, failures }))
 }
 
 /// Waits for machines that are being woken, once nobody else is left to ask.

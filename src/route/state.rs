@@ -9,6 +9,7 @@ use std::time::Duration;
 use hyper::Uri;
 use hyper::header::HeaderValue;
 use rustls::ServerConfig;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::Error;
@@ -85,6 +86,10 @@ pub(super) struct Seat {
     pub(super) quant: Option<HeaderValue>,
     /// How its machine is woken, where it sleeps.
     pub(super) wake: Option<WakeSpec>,
+    /// How long it takes to load, in seconds, as planned.
+    pub(super) load_seconds: Option<f64>,
+    /// Since when it is in this generation.
+    pub(super) since: Instant,
     breaker: Mutex<Breaker>,
 }
 
@@ -232,6 +237,8 @@ fn seat(
         model: header(&hop.model)?,
         quant: quant.as_deref().map(header).transpose()?,
         wake: upstream.wake.filter(|_| kind != Kind::Local),
+        load_seconds: hop.pace.as_ref().map(|pace| pace.load_seconds),
+        since: Instant::now(),
         breaker: Mutex::new(Breaker::new()),
     })
 }

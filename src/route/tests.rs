@@ -5,6 +5,7 @@ mod doubles;
 mod fallback;
 mod gate;
 mod guard;
+mod held;
 mod limits;
 mod streams;
 mod tls;

@@ -136,7 +136,7 @@ async fn when_nobody_answers_each_is_named_with_its_reason() {
     assert_eq!((told.status, told.header("retry-after")), (503, "9"));
     assert_eq!(
         told.json()["error"]["message"],
-        "nobody could answer: local: connection refused; desk: busy or loading (503); gaming: failed (500)"
+        "nobody could answer: local: connection refused; desk: busy or loading (503); gaming: failed (500); waited 67 s"
     );
 }
 
