@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -251,6 +252,13 @@ pub struct RouteSpec {
     pub order: Vec<Hop>,
     /// A local engine with more than this many waiting requests is passed over.
     pub overflow_queue: Option<u32>,
+    /// Whoever is expected to begin its answer later than in so many seconds, by those that wait and by the prompt, is
+    /// passed over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overflow_wait_seconds: Option<u32>,
+    /// Prompts of more tokens than this go to desktops first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overflow_prompt_tokens: Option<u32>,
     /// Those of `order` that may go on with an answer that broke off. None: every engine of the fleet, and no server that
     /// is not ours.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -271,6 +279,41 @@ pub struct Hop {
     pub quant: Option<String>,
     /// The planned pace there, where that is known.
     pub pace: Option<Pace>,
+    /// Whether it answers for small hosts ([`RouteSpec::overflow_prompt_tokens`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_desktop: bool,
+    /// What it cannot do there, where that is known. Engines of ours say so themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<Capability>,
+}
+
+/// What not every model or server can do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Capability {
+    /// Call tools.
+    Tools,
+    /// Keep to a JSON Schema, or to JSON at all.
+    JsonSchema,
+    /// Tell how likely tokens were.
+    Logprobs,
+    /// Turn texts into vectors.
+    Embeddings,
+}
+
+impl Capability {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Tools, Self::JsonSchema, Self::Logprobs, Self::Embeddings];
+
+    /// Returns the word for it, as manifests have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tools => "tools",
+            Self::JsonSchema => "json_schema",
+            Self::Logprobs => "logprobs",
+            Self::Embeddings => "embeddings",
+        }
+    }
 }
 
 /// Secrets of a generation: `generations/<n>/secrets.json`, mode 0600. They travel over

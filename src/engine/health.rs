@@ -44,6 +44,10 @@ pub struct Health {
     pub running: usize,
     /// Requests that wait for a slot.
     pub queued: usize,
+    /// In about how many seconds a slot is free for another request, by what answers took: 0 where one is; none where
+    /// nothing is known yet.
+    #[serde(default)]
+    pub wait_seconds: Option<u64>,
     /// How much of the weights is loaded, from 0 to 1.
     pub loaded: f64,
     /// Memory that the host can still give, in bytes; none where it does not tell.
@@ -129,6 +133,14 @@ impl Shared {
                 seconds(Duration::from_millis(pace.saturating_mul(turns) / u64::from(slots.max(1))))
             }
         }
+    }
+
+    /// Returns in about how many seconds another request has a slot; none where that is not known yet.
+    pub(super) fn wait(&self, slots: u32) -> Option<u64> {
+        if self.queued() == 0 && self.running() < slots as usize {
+            return Some(0);
+        }
+        (self.pace.load(Ordering::Relaxed) > 0).then(|| self.until_free(slots))
     }
 
     /// Returns how many requests may wait for a slot.
@@ -247,6 +259,18 @@ mod tests {
         shared.took(Duration::from_secs(4));
         // three parts of what was, one of what is new: 7 s
         assert_eq!(shared.until_free(1), 28);
+    }
+
+    #[test]
+    fn another_request_waits_for_a_slot_only_where_none_is_free() {
+        let shared = Shared::default();
+        assert_eq!(shared.wait(1), Some(0));
+        shared.set_running(1);
+        assert_eq!((shared.wait(1), shared.wait(2)), (None, Some(0)));
+        shared.took(Duration::from_secs(8));
+        assert_eq!((shared.wait(1), shared.wait(2)), (Some(8), Some(0)));
+        assert!(shared.enqueue(9));
+        assert_eq!((shared.wait(1), shared.wait(2)), (Some(16), Some(8)));
     }
 
     #[test]

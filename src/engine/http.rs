@@ -459,6 +459,7 @@ async fn health(State(door): State<Arc<Door>>) -> Response {
         context: door.spec.context,
         running: door.shared.running(),
         queued: door.shared.queued(),
+        wait_seconds: door.shared.wait(door.spec.slots),
         loaded: door.shared.progress(),
         memory_available: host.memory.map(|memory| memory.0),
         throttled: host.throttled.map(|throttled| throttled.0),

@@ -307,9 +307,9 @@ fn host(
         }
     };
     let foreign: &[&str] = match kind {
-        "address" if keys.has("connect") => &["ssh", "memory", "bandwidth", "key", "models"],
-        "address" => &["memory", "bandwidth", "key", "models"],
-        "board" => &["connect", "ssh", "wake", "key", "models"],
+        "address" if keys.has("connect") => &["ssh", "memory", "bandwidth", "key", "models", "lacks"],
+        "address" => &["memory", "bandwidth", "key", "models", "lacks"],
+        "board" => &["connect", "ssh", "wake", "key", "models", "lacks"],
         _ => &["connect", "ssh", "dir", "memory", "bandwidth"],
     };
     for key in foreign {
@@ -343,7 +343,9 @@ fn host(
                     Problem::new(Kind::Missing, place("upstream"), "`models` is missing beside `upstream`");
                 faults.push(problem.help("`models: { OUR-NAME: ITS-NAME }` says what it can answer"));
             }
-            Via::Upstream { url: host.upstream?.value.0, key_env: host.key.map(|key| key.0), models: names }
+            let lacks = host.lacks.unwrap_or_default();
+            let key_env = host.key.map(|key| key.0);
+            Via::Upstream { url: host.upstream?.value.0, key_env, models: names, lacks }
         }
         _ => {
             let address = host.address?.value.0;
@@ -655,11 +657,23 @@ fn route(
             Problem::new(Kind::Conflict, place.unwrap_or(model_place), "`local-only` asks nobody else");
         faults.push(problem.help("write `order: [local]`, or another `mode`"));
     }
+    let overflow = value.overflow;
+    let says_nothing = |overflow: &&written::Overflow| {
+        ["queue", "wait_seconds", "prompt_tokens"].iter().all(|key| !overflow.keys().has(key))
+    };
+    if let Some(overflow) = overflow.as_ref().filter(says_nothing) {
+        let problem = Problem::new(Kind::Missing, overflow.keys().span, "`overflow` says nothing");
+        faults.push(
+            problem.help("such as `{ queue: 2 }`, `{ wait_seconds: 30 }` or `{ prompt_tokens: 2000 }`"),
+        );
+    }
     let continue_on = value.continue_on.map(|names| checked_heirs(names, &order, hosts, faults));
     let policy = RoutePolicy {
         order,
         mode,
-        overflow_queue: value.overflow.and_then(|overflow| overflow.queue).map(|queue| queue.0),
+        overflow_queue: overflow.as_ref().and_then(|overflow| overflow.queue.as_ref()).map(|most| most.0),
+        overflow_wait_seconds: overflow.as_ref().and_then(|it| it.wait_seconds.as_ref()).map(|most| most.0),
+        overflow_prompt_tokens: overflow.as_ref().and_then(|it| it.prompt_tokens.as_ref()).map(|most| most.0),
         continue_on,
         from,
     };

@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Stated;
+use crate::generation::Capability;
 use crate::ids::{FleetName, HostName, Mac, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
@@ -203,6 +204,8 @@ pub enum Via {
         key_env: Option<String>,
         /// Its names for our models.
         models: BTreeMap<ModelName, String>,
+        /// What it cannot do.
+        lacks: Vec<Capability>,
     },
 }
 
@@ -293,6 +296,10 @@ pub struct RoutePolicy {
     pub mode: RouteMode,
     /// A local queue longer than this sends new requests on (`overflow: { queue: N }`).
     pub overflow_queue: Option<u32>,
+    /// So does an answer that is expected to begin later than in so many seconds (`wait_seconds`).
+    pub overflow_wait_seconds: Option<u32>,
+    /// Prompts of more tokens than this go to desktops first (`prompt_tokens`).
+    pub overflow_prompt_tokens: Option<u32>,
     /// Those of `order` that may continue an answer that broke off; none means every host of ours.
     pub continue_on: Option<Vec<String>>,
     /// The hosts that offer this route (`from`); none means all of ours.

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::facts::Stated;
+use crate::generation::Capability;
 use crate::units::{Bytes, BytesPerSec};
 
 /// A manifest without faults, to break in one place.
@@ -590,6 +591,44 @@ fn a_desktop_that_sleeps_says_how_it_is_woken_whosever_it_is() {
     ] {
         check("role: desktop }", &format!("role: desktop, wake: {{ {wake} }} }}"), fault);
     }
+}
+
+#[test]
+fn when_others_are_asked_first_is_said_by_queue_wait_or_length() {
+    let with = |overflow: &str| {
+        let text = GOOD.replace("gaming] }", &format!("gaming], overflow: {overflow} }}"));
+        let route = parse("fleet.yaml", &text).unwrap_or_else(|problems| panic!("{problems}"));
+        let route = route.routes.into_values().next().unwrap();
+        [route.overflow_queue, route.overflow_wait_seconds, route.overflow_prompt_tokens]
+    };
+    assert_eq!(with("{ queue: 0 }"), [Some(0), None, None]);
+    assert_eq!(with("{ wait_seconds: 30, prompt_tokens: 2000 }"), [None, Some(30), Some(2000)]);
+    check(
+        "gaming] }",
+        "gaming], overflow: {} }",
+        "14:51 Missing: `overflow` says nothing | such as `{ queue: 2 }`, `{ wait_seconds: 30 }` or `{ prompt_tokens: 2000 }`",
+    );
+}
+
+#[test]
+fn a_server_that_is_not_ours_says_what_it_cannot_do() {
+    let with = |lacks: &str| GOOD.replace("models: { chat: ", &format!("lacks: {lacks}, models: {{ chat: "));
+    let manifest = parse("fleet.yaml", &with("[tools, json_schema]")).unwrap();
+    let lacks = manifest.hosts.values().find_map(|host| match &host.via {
+        Via::Upstream { lacks, .. } => Some(lacks.clone()),
+        _ => None,
+    });
+    assert_eq!(lacks, Some(vec![Capability::Tools, Capability::JsonSchema]));
+    check(
+        "models: { chat: ",
+        "lacks: [tool], models: { chat: ",
+        "9:61 Invalid: expected one of `tools`, `json_schema`, `logprobs`, `embeddings`; found `tool` | did you mean `tools`?",
+    );
+    check(
+        "role: desktop }",
+        "role: desktop, lacks: [tools] }",
+        "8:47 Conflict: `lacks` does not go with `address` | leave it out",
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::schema::{Prefer, Role, RouteMode, Supervisor, Tls};
+use crate::generation::Capability;
 use crate::ids::{FleetName, HostName, ModelName, is_name};
 use crate::quant::Quant;
 use crate::source::SourceRef;
@@ -174,6 +175,8 @@ record! {
         may key: KeyName;
         /// Its names for our models.
         may models: Table<Name<ModelName>, ForeignName>;
+        /// What it cannot do: requests that need that are not passed on to it.
+        may lacks: Vec<Capability>;
     }
 }
 
@@ -224,7 +227,7 @@ record! {
         may order: Spanned<Vec<Spanned<Name<HostName>>>>;
         /// `local-first`: as `order` says; `desktop-first`: desktops first; `local-only`: the local engine or an error.
         may mode: Spanned<RouteMode> = Spanned { value: RouteMode::LocalFirst, span: crate::yaml::Span::default() };
-        /// When the local engine is passed over.
+        /// When somebody is passed over.
         may overflow: Overflow;
         /// Those of `order` that may continue an answer that broke off; an empty list: nobody. Without it: every host of
         /// ours, and no server that is not.
@@ -235,10 +238,14 @@ record! {
 }
 
 record! {
-    /// When the local engine is passed over.
+    /// When somebody is passed over, who is asked after all others then.
     Overflow: "`overflow`" {
-        /// With more waiting requests than this.
-        need queue: Whole<0, 1000>;
+        /// The local engine with more waiting requests than this.
+        may queue: Whole<0, 1000>;
+        /// Whoever is expected to begin its answer later than in so many seconds, by those that wait and by the prompt.
+        may wait_seconds: Whole<1, 3600>;
+        /// Whoever is no desktop, where the prompt has more tokens than this, by its length.
+        may prompt_tokens: Whole<1, 16_777_216>;
     }
 }
 
@@ -248,6 +255,7 @@ word!(Role: Role::Pi, Role::Desktop);
 word!(Supervisor: Supervisor::Auto, Supervisor::Systemd, Supervisor::Process);
 word!(RouteMode: RouteMode::LocalFirst, RouteMode::DesktopFirst, RouteMode::LocalOnly);
 word!(Connect: Connect::Local);
+word!(Capability: Capability::Tools, Capability::JsonSchema, Capability::Logprobs, Capability::Embeddings);
 
 /// `connect: local`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, JsonSchema)]

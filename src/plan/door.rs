@@ -42,6 +42,8 @@ impl Answerers<'_> {
             model: model.to_string(),
             quant: None,
             pace: None,
+            is_desktop: false,
+            lacks: Vec::new(),
         })
     }
 }
@@ -63,6 +65,8 @@ pub(crate) fn door(manifest: &Manifest, host: &HostName, there: &Answerers<'_>) 
                 model: model.clone(),
                 order,
                 overflow_queue: policy.and_then(|route| route.overflow_queue),
+                overflow_wait_seconds: policy.and_then(|route| route.overflow_wait_seconds),
+                overflow_prompt_tokens: policy.and_then(|route| route.overflow_prompt_tokens),
                 continue_on: policy.and_then(|route| heirs(host, route)),
                 first_token_seconds: FIRST_TOKEN_SECONDS,
             });
@@ -109,7 +113,7 @@ fn order(manifest: &Manifest, host: &HostName, model: &ModelName, there: &Answer
             continue;
         }
         if let Some(hop) = hop(manifest, host, model, &name, there) {
-            hops.push(hop);
+            hops.push(Hop { is_desktop: is_desktop(manifest, host, &name), ..hop });
         }
     }
     hops
@@ -174,11 +178,13 @@ fn hop(
     }
     let (other, spec) = find_host(manifest, name)?;
     match &spec.via {
-        Via::Upstream { models, .. } => Some(Hop {
+        Via::Upstream { models, lacks, .. } => Some(Hop {
             upstream: name.to_owned(),
             model: models.get(model)?.clone(),
             quant: None,
             pace: None,
+            is_desktop: false,
+            lacks: lacks.clone(),
         }),
         _ => match there.engine(other, model) {
             Some(engine) => Some(hop_to_engine(name, model, engine)),
@@ -193,6 +199,8 @@ fn hop_to_engine(upstream: &str, model: &ModelName, engine: &EngineSpec) -> Hop 
         model: model.to_string(),
         quant: Some(engine.weights.quant_name().to_owned()),
         pace: Some(engine.pace),
+        is_desktop: false,
+        lacks: Vec::new(),
     }
 }
 

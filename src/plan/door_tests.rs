@@ -1,4 +1,4 @@
-use crate::plan::testing::{Fleet, name};
+use crate::plan::testing::{Fleet, MANIFEST, name};
 
 #[test]
 fn who_may_continue_an_answer_is_said_in_the_words_of_each_door() {
@@ -29,4 +29,25 @@ fn a_machine_that_sleeps_is_woken_by_the_doors_of_others_and_not_by_its_own() {
     };
     assert_eq!(wakes("attic"), ["desk aa:bb:cc:dd:ee:ff 90"]);
     assert_eq!(wakes("desk"), Vec::<String>::new());
+}
+
+#[test]
+fn limits_and_who_is_a_desktop_reach_the_doors_with_what_servers_cannot_do() {
+    let gaming = "  gaming: { upstream: http://g.local/v1, models: { chat: mistral }, lacks: [tools] }\n";
+    let text = MANIFEST.replace("deploy:\n", &format!("{gaming}deploy:\n")).replace(
+        "{ order: [local, desk] }",
+        "{ order: [local, desk, gaming], overflow: { wait_seconds: 30, prompt_tokens: 2000 } }",
+    );
+    let plan = Fleet::of(&text).plan();
+    let routes = |host: &str| plan.host(&name(host)).unwrap().definition.door.routes.clone();
+    let route = &routes("attic")[0];
+    assert_eq!((route.overflow_wait_seconds, route.overflow_prompt_tokens), (Some(30), Some(2000)));
+    let hops = |host: &str| {
+        let route = &routes(host)[0];
+        let hops = route.order.iter().map(|hop| (hop.upstream.clone(), hop.is_desktop, hop.lacks.len()));
+        hops.collect::<Vec<_>>()
+    };
+    let hop = |name: &str, is_desktop, lacks| (name.to_owned(), is_desktop, lacks);
+    assert_eq!(hops("attic"), [hop("local", false, 0), hop("desk", true, 0), hop("gaming", true, 1)]);
+    assert_eq!(hops("desk"), [hop("local", true, 0), hop("gaming", true, 1)]);
 }

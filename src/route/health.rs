@@ -59,10 +59,23 @@ pub(super) async fn metrics(shared: &Shared, state: &State) -> Vec<String> {
     told.map(|(_, body)| String::from_utf8_lossy(&body).into_owned()).collect()
 }
 
-/// Returns how many requests wait at an engine; none when it does not say.
-pub(super) async fn queued(dial: &dyn Dial, seat: &Seat) -> Option<u32> {
-    let report = ask(dial, seat).await.ok()?;
-    u32::try_from(report.get("queued")?.as_u64()?).ok()
+/// How long a new request waits at an engine, as far as that says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Queue {
+    /// How many wait there.
+    pub(super) queued: Option<u32>,
+    /// In how many seconds there is a slot for another.
+    pub(super) seconds: Option<u64>,
+}
+
+/// Asks an engine how long a new request waits.
+pub(super) async fn queue(dial: &dyn Dial, seat: &Seat) -> Queue {
+    let Ok(report) = ask(dial, seat).await else { return Queue::default() };
+    let number = |key: &str| report.get(key).and_then(Value::as_u64);
+    Queue {
+        queued: number("queued").and_then(|queued| u32::try_from(queued).ok()),
+        seconds: number("wait_seconds"),
+    }
 }
 
 /// Returns everything that is known of the upstreams, with the engines' own reports.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::breaker::Outcome;
 use super::state::Kind;
-use crate::generation::{Pace, RouteSpec};
+use crate::generation::{Capability, Hop, Pace, RouteSpec};
 
 /// How long an upstream may take to accept a connection. Over a Unix socket there is no
 /// way to go; over the LAN, three seconds hold one lost SYN (repeated after 1 s) and a
@@ -88,6 +88,18 @@ pub(super) enum Reason {
     NoModel,
     /// The prompt is longer than its context.
     ContextExceeded,
+    /// It cannot do what the request needs: this, or what its refusal says.
+    Unable(Option<Capability>),
+    /// It is expected to begin its answer in so many seconds, which is later than the route allows.
+    WaitTooLong {
+        /// In how many.
+        seconds: u64,
+    },
+    /// The prompt is one for desktops.
+    LongPrompt {
+        /// About how many tokens it has.
+        tokens: u64,
+    },
     /// The first token was late.
     FirstTokenLate,
     /// No token came for too long.
@@ -154,6 +166,9 @@ impl Reason {
             Self::KeyRefused(_) => "key_refused",
             Self::NoModel => "no_model",
             Self::ContextExceeded => "context_exceeded",
+            Self::Unable(_) => "unable",
+            Self::WaitTooLong { .. } => "wait_too_long",
+            Self::LongPrompt { .. } => "long_prompt",
             Self::FirstTokenLate => "first_token_late",
             Self::Stalled => "stalled",
             Self::TotalLate => "total_late",
@@ -183,6 +198,7 @@ impl Reason {
             | Self::KeyRefused(_)
             | Self::NoModel
             | Self::ContextExceeded
+            | Self::Unable(None)
             | Self::Malformed
             | Self::TooLarge
             | Self::StreamError
@@ -195,6 +211,9 @@ impl Reason {
             | Self::Died
             | Self::BreakerOpen { .. }
             | Self::Overflow { .. }
+            | Self::Unable(Some(_))
+            | Self::WaitTooLong { .. }
+            | Self::LongPrompt { .. }
             | Self::Waking { .. }
             | Self::NotWoken { .. }
             | Self::TooManyWait
@@ -234,13 +253,18 @@ impl Reason {
     pub(super) fn outcome(&self) -> Outcome {
         match self {
             Self::Refused | Self::Unreachable | Self::ConnectLate | Self::Untrusted => Outcome::Refused,
-            Self::Busy { .. } | Self::ContextExceeded | Self::NoModel | Self::NotContinued => {
-                Outcome::Answered
-            }
+            Self::Busy { .. }
+            | Self::ContextExceeded
+            | Self::Unable(None)
+            | Self::NoModel
+            | Self::NotContinued => Outcome::Answered,
             // it is there, but it did not answer
             Self::NotReady { .. } => Outcome::Greeted,
             Self::BreakerOpen { .. }
             | Self::Overflow { .. }
+            | Self::Unable(Some(_))
+            | Self::WaitTooLong { .. }
+            | Self::LongPrompt { .. }
             | Self::Waking { .. }
             | Self::NotWoken { .. }
             | Self::Woken { .. }
@@ -261,6 +285,11 @@ impl Reason {
     /// Returns whether time ran out, so that a client is told 504 rather than 503.
     pub(super) fn is_deadline(&self) -> bool {
         matches!(self, Self::ConnectLate | Self::FirstTokenLate | Self::Stalled | Self::TotalLate)
+    }
+
+    /// Returns whether it is the request that is at fault, where everybody says so.
+    pub(super) fn is_clients_own(&self) -> bool {
+        matches!(self, Self::ContextExceeded | Self::Unable(_))
     }
 
     /// Returns whether an answer that broke off for this is at its end: nobody is asked to go on with it.
@@ -298,6 +327,10 @@ impl fmt::Display for Reason {
             Self::KeyRefused(status) => write!(f, "does not accept our key ({status})"),
             Self::NoModel => f.write_str("does not have the model"),
             Self::ContextExceeded => f.write_str("prompt exceeds its context"),
+            Self::Unable(Some(what)) => write!(f, "cannot do {}", what.name()),
+            Self::Unable(None) => f.write_str("cannot do what is asked for"),
+            Self::WaitTooLong { seconds } => write!(f, "would begin to answer in {seconds} s"),
+            Self::LongPrompt { tokens } => write!(f, "a prompt of about {tokens} tokens is for a desktop"),
             Self::FirstTokenLate => f.write_str("first token late"),
             Self::Stalled => f.write_str("stalled between tokens"),
             Self::TotalLate => f.write_str("answer late"),
@@ -329,6 +362,8 @@ pub(super) struct Choice {
     pub(super) wait: Option<Duration>,
     /// How many requests wait there, where that was asked.
     pub(super) queued: Option<u32>,
+    /// In how many seconds there is a slot for another, where that was asked and is known.
+    pub(super) slot_in: Option<u64>,
     /// For how long its machine is being woken, where it is.
     pub(super) waking: Option<Duration>,
 }
@@ -348,6 +383,29 @@ pub(super) struct Features {
     pub(super) answer_tokens: Option<f64>,
     /// It came from another host of the fleet and is not passed on.
     pub(super) is_hop: bool,
+    /// What not everybody can do.
+    pub(super) needs: Needs,
+}
+
+/// What a request needs of whoever answers, beside text.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Needs([bool; Capability::ALL.len()]);
+
+impl Needs {
+    /// Returns these with `capability` where it `is_needed`.
+    pub(super) fn with(mut self, capability: Capability, is_needed: bool) -> Self {
+        for (needed, each) in self.0.iter_mut().zip(Capability::ALL) {
+            *needed |= each == capability && is_needed;
+        }
+        self
+    }
+
+    /// Returns the first that is needed and among these.
+    fn among(self, lacking: &[Capability]) -> Option<Capability> {
+        let needed =
+            self.0.into_iter().zip(Capability::ALL).filter_map(|(needed, each)| needed.then_some(each));
+        needed.into_iter().find(|each| lacking.contains(each))
+    }
 }
 
 /// How long one attempt may take. All but `connect` and `between_tokens` count from the
@@ -387,14 +445,23 @@ pub(super) struct Decision {
 
 /// Decides whom to ask, from the route and what is known of its choices.
 ///
-/// An upstream whose queue is too long is asked last, not never: late is better than no
-/// answer. One whose breaker is open is not asked, even if it is the only one. One that is being woken is waited for
+/// An upstream whose queue is too long, that would begin too late, or that a long prompt is not for, is asked last, not
+/// never: late is better than no answer. One that cannot do what the request needs is not asked. One whose breaker is open is not asked, even if it is the only one. One that is being woken is waited for
 /// after all others, whatever its breaker says: that is of before.
 pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features) -> Decision {
     let mut decision = Decision::default();
     let mut late = Vec::new();
+    let may_be_asked = |hop: &Hop, choice: &Choice| {
+        features.needs.among(&hop.lacks).is_none() && (choice.is_local() || !features.is_hop)
+    };
+    let asked = || route.order.iter().zip(choices).filter(|(hop, choice)| may_be_asked(hop, choice));
+    let has_desktop = asked().any(|(hop, choice)| hop.is_desktop && choice.wait.is_none());
     for (index, (hop, choice)) in route.order.iter().zip(choices).enumerate() {
         if features.is_hop && !choice.is_local() {
+            continue;
+        }
+        if let Some(lacking) = features.needs.among(&hop.lacks) {
+            decision.passed_over.push((index, Reason::Unable(Some(lacking))));
             continue;
         }
         let deadlines = deadlines(route, hop.pace.as_ref(), choice.is_local(), features);
@@ -408,16 +475,60 @@ pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features)
             decision.passed_over.push((index, Reason::BreakerOpen { wait }));
             continue;
         }
-        match (choice.queued, route.overflow_queue) {
-            (Some(queued), Some(most)) if queued > most => {
-                decision.passed_over.push((index, Reason::Overflow { queued }));
+        match overflow(route, hop, choice, features, has_desktop) {
+            Some(reason) => {
+                decision.passed_over.push((index, reason));
                 late.push(attempt);
             }
-            _ => decision.attempts.push(attempt),
+            None => decision.attempts.push(attempt),
         }
     }
     decision.attempts.append(&mut late);
     decision
+}
+
+/// Returns why a choice is asked after the others, where there is a reason. Other routers are not told to wait for: a
+/// request that came from one is answered as it is.
+fn overflow(
+    route: &RouteSpec,
+    hop: &Hop,
+    choice: &Choice,
+    features: &Features,
+    has_desktop: bool,
+) -> Option<Reason> {
+    if let (Some(queued), Some(most)) = (choice.queued, route.overflow_queue)
+        && queued > most
+    {
+        return Some(Reason::Overflow { queued });
+    }
+    if features.is_hop {
+        return None;
+    }
+    if let Some(most) = route.overflow_prompt_tokens
+        && has_desktop
+        && !hop.is_desktop
+        && features.prompt_tokens > f64::from(most)
+    {
+        return Some(Reason::LongPrompt { tokens: whole(features.prompt_tokens) });
+    }
+    let most = route.overflow_wait_seconds?;
+    let seconds = begins_in(hop, choice, features);
+    (seconds > f64::from(most)).then(|| Reason::WaitTooLong { seconds: whole(seconds) })
+}
+
+/// Returns in how many seconds a choice is expected to begin its answer: when it has a slot, as far as it said, and has
+/// read the prompt at its planned pace. What of the prompt it has read before is not known, so that it is rather too many.
+fn begins_in(hop: &Hop, choice: &Choice, features: &Features) -> f64 {
+    let slot_in = choice.slot_in.map_or(0.0, |seconds| seconds as f64);
+    let pace = hop.pace.map(|pace| pace.prompt.0).filter(|pace| pace.is_finite() && *pace > 0.0);
+    slot_in + pace.map_or(0.0, |pace| features.prompt_tokens / pace)
+}
+
+/// Rounds up; what is not a number, or too large for one, becomes the nearest that is.
+fn whole(value: f64) -> u64 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it saturates, as is wanted")]
+    let whole = value.ceil() as u64;
+    whole
 }
 
 /// An answer that broke off after the client had heard of it.
@@ -519,6 +630,8 @@ pub(super) fn judge(status: u16, code: Option<&str>, retry_after: Option<u64>) -
         (400, Some("context_length_exceeded" | "exceed_context_size_error")) => {
             Verdict::Next(Reason::ContextExceeded)
         }
+        // an engine of ours says so of what its model or its program cannot do; another may
+        (400, Some("unsupported_parameter")) => Verdict::Next(Reason::Unable(None)),
         // the name was checked here, so that it is the upstream that lags behind its plan
         (404, Some("model_not_found")) => Verdict::Next(Reason::NoModel),
         (503, Some("loading" | "draining" | "upstreams_unavailable")) => {

@@ -14,21 +14,26 @@ fn route(upstreams: &[&str]) -> RouteSpec {
         model: "chat".to_owned(),
         quant: None,
         pace: Some(pace(10.0, 2.0)),
+        is_desktop: *name == "desk",
+        lacks: Vec::new(),
     };
     RouteSpec {
         model: "chat".parse().unwrap(),
         order: upstreams.iter().map(hop).collect(),
         overflow_queue: Some(2),
+        overflow_wait_seconds: None,
+        overflow_prompt_tokens: None,
         continue_on: None,
         first_token_seconds: 20.0,
     }
 }
 
-const READY: Choice = Choice { kind: Kind::Host, wait: None, queued: None, waking: None };
+const READY: Choice = Choice { kind: Kind::Host, wait: None, queued: None, slot_in: None, waking: None };
 const LOCAL: Choice = Choice { kind: Kind::Local, ..READY };
 const FOREIGN: Choice = Choice { kind: Kind::Foreign, ..READY };
 const OPEN: Option<Duration> = Some(Duration::from_secs(3));
-const PLAIN: Features = Features { prompt_tokens: 100.0, answer_tokens: Some(50.0), is_hop: false };
+const PLAIN: Features =
+    Features { prompt_tokens: 100.0, answer_tokens: Some(50.0), is_hop: false, needs: Needs([false; 4]) };
 
 type Case = (&'static str, [Choice; 3], Features, &'static [usize], Vec<(usize, Reason)>);
 
@@ -101,6 +106,75 @@ fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
         let waking = passed_over.iter().filter(|(_, reason)| matches!(reason, Reason::Waking { .. }));
         let waited: Vec<usize> = decision.waiting.iter().map(|attempt| attempt.choice).collect();
         assert_eq!(waited, waking.map(|(choice, _)| *choice).collect::<Vec<_>>(), "{name}");
+    }
+}
+
+/// What is known of the choices, of the request, who is asked, and why others are asked later or not at all.
+type LateCase = (&'static str, [Choice; 3], Features, &'static [usize], Vec<(usize, Reason)>);
+
+#[test]
+fn who_would_begin_too_late_or_is_too_small_for_the_prompt_is_asked_after_others() {
+    let mut spec = route(&["local", "shed", "desk"]);
+    (spec.overflow_wait_seconds, spec.overflow_prompt_tokens) = (Some(30), Some(150));
+    spec.order[2].pace = Some(pace(1000.0, 50.0));
+    let slot_in = |seconds| Choice { slot_in: Some(seconds), ..LOCAL };
+    let tokens = |prompt_tokens| Features { prompt_tokens, ..PLAIN };
+    let late = |index, seconds| (index, Reason::WaitTooLong { seconds });
+    let long = |index| (index, Reason::LongPrompt { tokens: 151 });
+    let asleep = Choice { wait: OPEN, ..READY };
+    let open = Reason::BreakerOpen { wait: Duration::from_secs(3) };
+    let cases: [LateCase; 7] = [
+        // 100 tokens take 10 s at 10 tok/s
+        ("in time to the second", [slot_in(20), READY, READY], PLAIN, &[0, 1, 2], vec![]),
+        ("a second late", [slot_in(21), READY, READY], PLAIN, &[1, 2, 0], vec![late(0, 31)]),
+        ("what is not known does not count", [LOCAL, READY, READY], PLAIN, &[0, 1, 2], vec![]),
+        ("a prompt of just that length", [slot_in(0), READY, READY], tokens(150.0), &[0, 1, 2], vec![]),
+        (
+            "a longer one is for the desktop",
+            [slot_in(0), READY, READY],
+            tokens(150.1),
+            &[2, 0, 1],
+            vec![long(0), long(1)],
+        ),
+        (
+            "which is not there, so that the wait decides",
+            [slot_in(16), READY, asleep],
+            tokens(150.1),
+            &[1, 0],
+            vec![late(0, 32), (2, open)],
+        ),
+        (
+            "a hop is answered as it is",
+            [slot_in(500), READY, READY],
+            Features { is_hop: true, ..tokens(9000.0) },
+            &[0],
+            vec![],
+        ),
+    ];
+    for (name, choices, features, attempts, passed_over) in cases {
+        let decision = decide(&spec, &choices, &features);
+        assert_eq!(order(&decision), attempts, "{name}");
+        assert_eq!(decision.passed_over, passed_over, "{name}");
+    }
+}
+
+#[test]
+fn who_cannot_do_what_the_request_needs_is_not_asked() {
+    let mut spec = route(&["local", "desk", "gaming"]);
+    spec.order[2].lacks = vec![Capability::Logprobs, Capability::Tools];
+    let choices = [LOCAL, Choice { waking: OPEN, ..READY }, FOREIGN];
+    for capability in Capability::ALL {
+        let needs = Needs::default().with(capability, true).with(Capability::JsonSchema, false);
+        let decision = decide(&spec, &choices, &Features { needs, ..PLAIN });
+        let lacks = spec.order[2].lacks.contains(&capability);
+        let expected: &[usize] = if lacks { &[0] } else { &[0, 2] };
+        assert_eq!(order(&decision), expected, "{capability:?}");
+        let unable = (2, Reason::Unable(Some(capability)));
+        assert_eq!(decision.passed_over.contains(&unable), lacks);
+        let broken = Broken { at: &[0], tokens: 1, is_plain: true };
+        spec.continue_on = Some(vec!["gaming".to_owned()]);
+        let rest = decide_rest(&spec, &choices, &Features { needs, ..PLAIN }, &broken);
+        assert_eq!(order(&rest), if lacks { &[][..] } else { &[2] }, "{capability:?}");
     }
 }
 
@@ -190,6 +264,7 @@ fn statuses_are_judged_by_whose_fault_they_are() {
         (400, None, Verdict::ClientsOwn),
         (400, Some("context_length_exceeded"), Verdict::Next(Reason::ContextExceeded)),
         (400, Some("invalid_request"), Verdict::ClientsOwn),
+        (400, Some("unsupported_parameter"), Verdict::Next(Reason::Unable(None))),
         (401, Some("invalid_api_key"), Verdict::Next(Reason::KeyRefused(401))),
         (403, None, Verdict::Next(Reason::KeyRefused(403))),
         (404, None, Verdict::ClientsOwn),
@@ -209,12 +284,9 @@ fn statuses_are_judged_by_whose_fault_they_are() {
 fn choice() -> impl Strategy<Value = Choice> {
     let kind = prop::sample::select(vec![Kind::Local, Kind::Host, Kind::Foreign]);
     let seconds = || prop::option::of((1u64..60).prop_map(Duration::from_secs));
-    (kind, seconds(), prop::option::of(0u32..9), seconds()).prop_map(|(kind, wait, queued, waking)| Choice {
-        kind,
-        wait,
-        queued,
-        waking,
-    })
+    let slot_in = prop::option::of(0u64..600);
+    (kind, seconds(), prop::option::of(0u32..9), slot_in, seconds())
+        .prop_map(|(kind, wait, queued, slot_in, waking)| Choice { kind, wait, queued, slot_in, waking })
 }
 
 proptest! {
@@ -222,7 +294,9 @@ proptest! {
     fn nobody_is_asked_twice_and_nobody_is_forgotten(
         choices in prop::collection::vec(choice(), 0..6), is_hop: bool,
     ) {
-        let spec = route(&["upstream"; 6][..choices.len()]);
+        let mut spec = route(&["upstream"; 6][..choices.len()]);
+        (spec.overflow_wait_seconds, spec.overflow_prompt_tokens) = (Some(60), Some(50));
+        spec.order.iter_mut().step_by(2).for_each(|hop| hop.is_desktop = true);
         let decision = decide(&spec, &choices, &Features { is_hop, ..PLAIN });
         let mut asked = order(&decision);
         asked.extend(decision.waiting.iter().map(|attempt| attempt.choice));
@@ -245,7 +319,7 @@ proptest! {
         let mut spec = route(&["local"]);
         spec.order[0].pace = Some(pace(prompt, answer));
         spec.first_token_seconds = base;
-        let features = Features { prompt_tokens: tokens, answer_tokens: wanted, is_hop: false };
+        let features = Features { prompt_tokens: tokens, answer_tokens: wanted, is_hop: false, ..PLAIN };
         let deadlines = decide(&spec, &[LOCAL], &features).attempts[0].deadlines;
         prop_assert!(deadlines.first_token <= deadlines.total);
         prop_assert!(deadlines.total.as_secs_f64() <= LONGEST);

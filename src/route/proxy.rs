@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::breaker::{Outcome, Ticket};
 use super::door::Shared;
+use super::health::Queue;
 use super::journey::Journey;
 use super::policy::{self, Choice, Deadlines, Presence, Reason, Verdict};
 use super::relay::{Relay, Rest, Stream};
@@ -175,16 +176,20 @@ pub(super) async fn infer(
         return Ok(reply::refuse(StatusCode::NOT_FOUND, "model_not_found", &message));
     }
     let (mut failures, mut missed) = (Vec::<Failure>::new(), Vec::new());
-    for (choice, reason) in decision.passed_over {
-        missed.extend(reason.is_away().then_some(choice));
-        journey.failed(&route.seats[choice].name, &reason);
-        failures.push(reason.into());
-    }
+    let mut passed_over = decision.passed_over.into_iter().peekable();
     let mut attempts = VecDeque::from(decision.attempts);
     let mut waiting = decision.waiting;
     let mut vigil: Option<Vigil> = None;
     loop {
-        let turn = match attempts.pop_front() {
+        let next = attempts.pop_front();
+        // who comes behind in the order would not have been asked anyway
+        let is_due = |(choice, _): &(usize, Reason)| next.is_none_or(|attempt| *choice < attempt.choice);
+        while let Some((choice, reason)) = passed_over.next_if(is_due) {
+            missed.extend(reason.is_away().then_some(choice));
+            journey.failed(&route.seats[choice].name, &reason);
+            failures.push(reason.into());
+        }
+        let turn = match next {
             Some(attempt) => Turn::Ask(attempt),
             None => wait(shared, route, &mut vigil, &mut waiting).await,
         };
@@ -292,25 +297,26 @@ fn is_kept(route: &Route, choices: &[Choice], call: &Call, choice: usize) -> boo
         && policy::has_heir(&route.spec, &kinds, &call.features, choice)
 }
 
-/// Looks at the breakers, and at the engines' queues where the route has a limit for them
-/// and somebody else to ask.
+/// Looks at the breakers, and at the engines' queues where the route has a limit for them or
+/// for what they make of the wait, and somebody else to ask.
 pub(super) async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Choice> {
-    let wants_queue = route.spec.overflow_queue.is_some() && route.seats.len() > 1 && !call.features.is_hop;
+    let has_limit = route.spec.overflow_queue.is_some() || route.spec.overflow_wait_seconds.is_some();
+    let wants_queue = has_limit && route.seats.len() > 1 && !call.features.is_hop;
     let mut choices = Vec::with_capacity(route.seats.len());
     for seat in &route.seats {
         let is_local = seat.kind == Kind::Local;
         let wait = seat.breaker(|breaker| breaker.wait(shared.now()));
-        let queued = if wants_queue && is_local && wait.is_none() {
-            health::queued(&*shared.dial, seat).await
+        let Queue { queued, seconds } = if wants_queue && is_local && wait.is_none() {
+            health::queue(&*shared.dial, seat).await
         } else {
-            None
+            Queue::default()
         };
         let standing = seat.wake.map(|wake| shared.dormitory.sleeper(wake).standing());
         let waking = match standing {
             Some(Standing::Waking { since }) => Some(shared.now().saturating_sub(since)),
             _ => None,
         };
-        choices.push(Choice { kind: seat.kind, wait, queued, waking });
+        choices.push(Choice { kind: seat.kind, wait, queued, slot_in: seconds, waking });
     }
     choices
 }
@@ -606,14 +612,16 @@ fn nobody(failures: Vec<Failure>, journey: &mut Journey) -> Reply {
     let why = journey.why().to_owned();
     let all = |is: fn(&Reason) -> bool| failures.iter().all(|failure| is(&failure.reason));
     let soonest = failures.iter().filter_map(|failure| failure.reason.retry_after()).min();
-    if all(|reason| *reason == Reason::ContextExceeded) {
-        // it is the client's own after all: nobody here has a context that long
+    let is_too_long = all(|reason| *reason == Reason::ContextExceeded);
+    if all(Reason::is_clients_own) {
+        // it is the client's own after all: nobody here has a context that long, or can do that at all
         let words = failures.into_iter().rev().find_map(|failure| failure.words);
         journey.ended(400);
-        return match words {
-            Some(words) => reply::bytes(StatusCode::BAD_REQUEST, "application/json", words),
-            None => reply::refuse(StatusCode::BAD_REQUEST, "context_length_exceeded", &why),
-        };
+        if let Some(words) = words {
+            return reply::bytes(StatusCode::BAD_REQUEST, "application/json", words);
+        }
+        let code = if is_too_long { "context_length_exceeded" } else { "unsupported_parameter" };
+        return reply::refuse(StatusCode::BAD_REQUEST, code, &format!("nobody here can answer this: {why}"));
     }
     let (status, code) = if all(Reason::is_deadline) {
         (StatusCode::GATEWAY_TIMEOUT, "upstreams_late")

@@ -8,7 +8,8 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::policy::Features;
+use super::policy::{Features, Needs};
+use crate::generation::Capability;
 use crate::openai::Begun;
 
 /// The paths that are passed on.
@@ -119,15 +120,37 @@ struct Peek<'a> {
     input: Weight,
     #[serde(default)]
     tools: Weight,
+    #[serde(borrow)]
+    tool_choice: Option<&'a RawValue>,
+    top_logprobs: Option<IgnoredAny>,
+}
+
+// what is not of these forms is refused elsewhere, or means nothing
+
+fn is_text(format: &RawValue) -> bool {
+    serde_json::from_str::<Typed>(format.get()).is_ok_and(|format| format.kind == "text")
+}
+
+fn is_off(value: &RawValue) -> bool {
+    value.get() == "false"
 }
 
 impl Peek<'_> {
+    fn needs(&self, endpoint: Endpoint) -> Needs {
+        // an empty list weighs nothing
+        let calls = self.tools.0 > 0.0 && self.tool_choice.is_none_or(|choice| choice.get() != "\"none\"");
+        let shaped =
+            self.response_format.is_some_and(|format| !is_text(format)) || self.json_schema.is_some();
+        let likely = self.logprobs.is_some_and(|value| !is_off(value)) || self.top_logprobs.is_some();
+        let writes = endpoint.has_streams();
+        Needs::default()
+            .with(Capability::Tools, endpoint == Endpoint::Chat && calls)
+            .with(Capability::JsonSchema, writes && shaped)
+            .with(Capability::Logprobs, writes && likely)
+            .with(Capability::Embeddings, endpoint == Endpoint::Embeddings)
+    }
+
     fn terms(&self) -> Terms {
-        // what is not of this form is refused elsewhere, or means nothing
-        let is_text = |format: &RawValue| {
-            serde_json::from_str::<Typed>(format.get()).is_ok_and(|format| format.kind == "text")
-        };
-        let is_off = |value: &RawValue| value.get() == "false";
         let options = self.stream_options.map(|options| serde_json::from_str::<StreamOptions>(options.get()));
         let shapes = [
             &self.json_schema,
@@ -177,7 +200,7 @@ impl Call {
     /// Reads `body`. The error is for the client: what is wrong with its JSON.
     pub(super) fn parse(endpoint: Endpoint, body: Bytes, is_hop: bool) -> Result<Self, serde_json::Error> {
         let peek: Peek<'_> = serde_json::from_slice(&body)?;
-        let terms = peek.terms();
+        let (terms, needs) = (peek.terms(), peek.needs(endpoint));
         let limit = peek.max_completion_tokens.or(peek.max_tokens).filter(|limit| *limit >= 0.0);
         let answers = peek.n.filter(|n| *n >= 1.0).unwrap_or(1.0);
         let answer_tokens = match endpoint {
@@ -189,7 +212,7 @@ impl Call {
             endpoint,
             model: peek.model,
             is_stream: peek.stream.unwrap_or(false) && endpoint.has_streams(),
-            features: Features { prompt_tokens, answer_tokens, is_hop },
+            features: Features { prompt_tokens, answer_tokens, is_hop, needs },
             terms,
             is_begun: peek.bramble_begun.is_some(),
             wants_progress: false,
@@ -401,6 +424,33 @@ mod tests {
         assert_eq!(call.features.answer_tokens, Some(14.0));
         // two objects, "user", "text" and nine characters
         assert!((call.features.prompt_tokens - (8.0 + 17.0 / 3.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn what_a_request_needs_beside_text_is_read_from_what_it_asks_for() {
+        let needs = |endpoint, more: &str| {
+            let body = Bytes::from(format!(r#"{{"model":"chat"{more}}}"#));
+            Call::parse(endpoint, body, false).unwrap().features.needs
+        };
+        let of = |capability| Needs::default().with(capability, true);
+        let [tools, schema, logprobs, embeddings] = Capability::ALL.map(of);
+        let tool = r#","tools":[{"type":"function"}]"#;
+        for (more, expected) in [
+            (String::new(), Needs::default()),
+            (tool.to_owned(), tools),
+            (format!(r#"{tool},"tool_choice":"auto""#), tools),
+            (format!(r#"{tool},"tool_choice":"none""#), Needs::default()),
+            (r#","tools":[]"#.to_owned(), Needs::default()),
+            (r#","response_format":{"type":"json_schema"}"#.to_owned(), schema),
+            (r#","response_format":{"type":"text"},"json_schema":null"#.to_owned(), Needs::default()),
+            (r#","logprobs":true"#.to_owned(), logprobs),
+            (r#","logprobs":false"#.to_owned(), Needs::default()),
+            (format!(r#"{tool},"top_logprobs":2"#), tools.with(Capability::Logprobs, true)),
+        ] {
+            assert_eq!(needs(Endpoint::Chat, &more), expected, "{more}");
+        }
+        assert_eq!(needs(Endpoint::Embeddings, r#","input":"x","logprobs":true"#), embeddings);
+        assert_eq!(needs(Endpoint::Completions, r#","logprobs":2"#), logprobs);
     }
 
     #[test]

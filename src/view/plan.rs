@@ -194,8 +194,14 @@ fn describe(engine: &EngineSpec) -> String {
 
 pub(super) fn describe_route(route: &RouteSpec) -> String {
     let hops: Vec<&str> = route.order.iter().map(|hop| hop.upstream.as_str()).collect();
-    let overflow = route.overflow_queue.map(|n| format!(", on at queue > {n}")).unwrap_or_default();
-    format!("{}: {}{overflow}", route.model, hops.join(" then "))
+    let limits = [
+        route.overflow_queue.map(|n| format!("queue > {n}")),
+        route.overflow_wait_seconds.map(|n| format!("wait > {n} s")),
+        route.overflow_prompt_tokens.map(|n| format!("prompt > {n} tokens")),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    let on = if limits.is_empty() { String::new() } else { format!(", on at {}", limits.join(" or ")) };
+    format!("{}: {}{on}", route.model, hops.join(" then "))
 }
 
 pub(super) fn totals(plan: &Plan, problems: &[Problem], left: Option<Left>) -> String {

@@ -103,8 +103,9 @@ impl Universe {
     }
 
     /// Has local engines report this.
-    pub(crate) fn health(&self, report: &str) {
+    pub(crate) fn health(&self, report: &str) -> &Self {
         *self.0.health.lock().unwrap() = Some(report.to_owned());
+        self
     }
 
     /// Returns what cards packets were sent to so far, and forgets it.
@@ -279,12 +280,16 @@ pub(crate) fn definition() -> Definition {
         model: model.to_owned(),
         quant: quant.map(str::to_owned),
         pace: Some(planned),
+        is_desktop: upstream != "local",
+        lacks: Vec::new(),
     };
     let upstream = |name: &str, kind| UpstreamSpec { name: name.to_owned(), kind, wake: None };
     let route = |model: &str, order| RouteSpec {
         model: model.parse().unwrap(),
         order,
         overflow_queue: None,
+        overflow_wait_seconds: None,
+        overflow_prompt_tokens: None,
         continue_on: None,
         first_token_seconds: 20.0,
     };

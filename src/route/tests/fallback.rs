@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::doubles::*;
 use super::{CHAT, House, Told, prompt};
+use crate::generation::Capability;
 
 const CONTEXT: &str = r#"{"error":{"message":"too long","code":"context_length_exceeded"}}"#;
 
@@ -227,6 +228,89 @@ async fn an_engine_with_a_long_queue_is_asked_last() {
     house.universe.health(r#"{"queued":3}"#);
     house.universe.on("desk", [Act::Fail(ErrorKind::NotFound)]);
     assert_eq!(house.ask().await.text(), "local");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_engine_that_would_begin_too_late_is_asked_last() {
+    let mut definition = definition();
+    definition.door.routes[0].overflow_wait_seconds = Some(30);
+    let house = House::with(&definition);
+    house.universe.on("local", [completion("chat", "local")]).on("desk", [completion("chat", "desk")]);
+    house.universe.on("gaming", [Act::Fail(ErrorKind::NotFound)]);
+    // 300 tokens take 30 s at the planned 10 tok/s, 30 take 3 s
+    let ask = async |tokens: usize| {
+        let body = serde_json::json!({"model": "chat", "prompt": "x".repeat(3 * tokens)}).to_string();
+        Told::read(house.send(Method::POST, CHAT, CLIENT, &body).await).await
+    };
+    for (report, tokens, text, why) in [
+        (r#"{"queued":0,"wait_seconds":0}"#, 300, "local", ""),
+        (r#"{"queued":1,"wait_seconds":27}"#, 30, "local", ""),
+        (r#"{"queued":1,"wait_seconds":28}"#, 30, "desk", "local: would begin to answer in 31 s"),
+        (r#"{"queued":1}"#, 30, "local", ""),
+        ("nonsense", 30, "local", ""),
+    ] {
+        house.universe.health(report);
+        let told = ask(tokens).await;
+        assert_eq!((told.text().as_str(), told.header("x-bramble-fallback-reason")), (text, why), "{report}");
+    }
+    // late is better than no answer
+    house.universe.health(r#"{"wait_seconds":500}"#).on("desk", [Act::Fail(ErrorKind::NotFound)]);
+    assert_eq!(ask(30).await.text(), "local");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_prompt_goes_to_the_desktop_and_back_where_that_is_away() {
+    let mut definition = definition();
+    definition.door.routes[0].overflow_prompt_tokens = Some(100);
+    let house = House::with(&definition);
+    house.universe.on("local", [completion("chat", "local")]).on("desk", [completion("chat", "desk")]);
+    let long = format!(r#"{{"model":"chat","prompt":"{}"}}"#, "x".repeat(600));
+    let told = Told::read(house.send(Method::POST, CHAT, CLIENT, &long).await).await;
+    let why = "local: a prompt of about 200 tokens is for a desktop";
+    assert_eq!((told.text().as_str(), told.header("x-bramble-fallback-reason")), ("desk", why));
+    assert_eq!(house.ask().await.text(), "local");
+    house.universe.on("desk", [answer(503, "")]).on("gaming", [answer(503, "")]);
+    let told = Told::read(house.send(Method::POST, CHAT, CLIENT, &long).await).await;
+    assert_eq!(told.text(), "local");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_can_do_is_the_clients_own_error_and_what_somebody_can_goes_there() {
+    const UNABLE: &str = r#"{"error":{"message":"this model's chat template has no tools","type":"invalid_request_error","param":"tools","code":"unsupported_parameter"}}"#;
+    let mut definition = definition();
+    definition.door.routes[0].order[2].lacks = vec![Capability::Tools, Capability::Embeddings];
+    let house = House::with(&definition);
+    let tools = r#"{"model":"chat","messages":[],"tools":[{"type":"function"}]}"#;
+    let ask =
+        async |path: &str, body: &str| Told::read(house.send(Method::POST, path, CLIENT, body).await).await;
+    // the engine says so of itself, and the desktop can
+    house.universe.on("local", [answer(400, UNABLE)]).on("desk", [completion("chat", "desk")]);
+    let told = ask(CHAT, tools).await;
+    assert_eq!((told.status, told.text().as_str()), (200, "desk"));
+    assert_eq!(told.header("x-bramble-fallback-reason"), "local: cannot do what is asked for");
+    assert_eq!(house.universe.dialled(), ["local", "desk"]);
+    // nobody can: the words of one that said so, at once, and no breaker minds
+    house.universe.on("desk", [answer(400, UNABLE)]);
+    for _ in 0..3 {
+        let told = ask(CHAT, tools).await;
+        assert_eq!((told.status, told.body.as_str()), (400, UNABLE));
+        assert_eq!(house.universe.dialled(), ["local", "desk"]);
+    }
+    // one that is away could, for all that is known
+    house.universe.on("desk", [Act::Fail(ErrorKind::ConnectionRefused)]);
+    assert_eq!(ask(CHAT, tools).await.status, 503);
+
+    // where nobody need be asked, nobody is
+    let mut definition = super::doubles::definition();
+    definition.door.routes[0].order.drain(..2);
+    definition.door.routes[0].order[0].lacks = vec![Capability::Embeddings];
+    let house = House::with(&definition);
+    let body = r#"{"model":"chat","input":"x"}"#;
+    let told = Told::read(house.send(Method::POST, "/v1/embeddings", CLIENT, body).await).await;
+    let error = &told.json()["error"];
+    assert_eq!((told.status, error["type"].as_str()), (400, Some("invalid_request_error")));
+    assert_eq!(error["message"], "nobody here can answer this: gaming: cannot do embeddings");
+    assert_eq!((error["code"].as_str(), house.universe.dialled().len()), (Some("unsupported_parameter"), 0));
 }
 
 #[tokio::test(start_paused = true)]
