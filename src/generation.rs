@@ -475,6 +475,11 @@ impl Layout {
         self.root.join("generations").join(number.to_string())
     }
 
+    /// Returns the mark of a host whose engines take no new work, whatever the generation.
+    pub fn cordon(&self) -> PathBuf {
+        self.root.join("cordon.json")
+    }
+
     /// Returns the link to the generation that is in force.
     pub fn current(&self) -> PathBuf {
         self.root.join("current")

@@ -16,14 +16,15 @@ use std::io::BufRead as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use bramble_fleet::facts::{Installed, ServiceState};
+use bramble_fleet::facts::{Cordon, Installed, ServiceState};
 use bramble_fleet::generation::{
     Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets,
     Weights,
 };
 use bramble_fleet::ids::{Digest, Generation};
 use bramble_fleet::install::{
-    ActivateRequest, Activated, ConfirmRequest, InstallRequest, ProbeSpec, RemoveRequest, RestartRequest,
+    ActivateRequest, Activated, ConfirmRequest, CordonRequest, InstallRequest, ProbeSpec, RemoveRequest,
+    RestartRequest,
 };
 use bramble_fleet::units::{Bytes, TokensPerSec};
 use process::Process;
@@ -222,6 +223,19 @@ fn services_run_are_started_again_and_change_without_touching_others() {
     assert!(status == 0 && answer["measured"][0]["model"] == "chat", "{answer}");
     assert_ne!(host.pid("engine-chat"), chat);
     assert_eq!((host.pid("engine-tagger"), host.pid("route")), (tagger, route), "the others run on");
+    let cordon = Cordon { by: "me@here".to_owned(), at: "2026-11-23T12:00:00Z".to_owned() };
+    let reloads = || {
+        let lines = host.logs(&["--lines", "999", "--door"]);
+        lines.iter().filter(|line| line["text"].as_str().unwrap().contains("reloaded")).count()
+    };
+    let before = reloads();
+    let (status, answer) = host.brambled("cordon", &CordonRequest { cordon: Some(cordon.clone()) });
+    assert_eq!((status, &answer["was_so"]), (0, &Value::Bool(false)), "{answer}");
+    assert_eq!(host.inspect().cordon, Some(cordon));
+    wait_until("the door has read it", || reloads() > before);
+    assert_eq!(host.brambled("cordon", &CordonRequest { cordon: None }).0, 0);
+    assert_eq!(host.inspect().cordon, None);
+    assert_eq!((host.pid("engine-tagger"), host.pid("route")), (tagger, route), "nothing is started anew");
     let all = RestartRequest { models: BTreeSet::new(), deadline_seconds: 60, probe };
     assert_eq!(host.brambled("restart", &all).0, 0);
     let (tagger, route) = (again(&host, "engine-tagger", tagger), again(&host, "route", route));

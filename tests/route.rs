@@ -46,6 +46,20 @@ impl Router {
         let root = tempfile::tempdir().unwrap();
         let port = free_port();
         install(root.path(), 1, port, desk, "one");
+        Self::launch(root, port)
+    }
+
+    /// Kills it and starts it again on what is there.
+    fn again(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.kept = std::fs::File::open("/dev/null").unwrap().into();
+        let root = std::mem::replace(&mut self.root, tempfile::tempdir().unwrap());
+        std::fs::remove_file(root.path().join("notify")).unwrap();
+        Self::launch(root, self.port)
+    }
+
+    fn launch(root: tempfile::TempDir, port: u16) -> Self {
         let manager = UnixDatagram::bind(root.path().join("notify")).unwrap();
         manager.set_read_timeout(Some(PATIENCE)).unwrap();
         let child = command(root.path()).spawn().unwrap();
@@ -440,6 +454,32 @@ fn clients_wait_for_a_door_that_died_and_are_not_refused() {
         router.hears(word);
     }
     Stream::begin(&router, &engine, 2).finish();
+}
+
+#[test]
+fn a_cordoned_host_sends_new_requests_elsewhere_also_after_it_was_started_again() {
+    let desk = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let router = Router::start(desk.local_addr().unwrap().port());
+    // it would answer
+    let _engine = router.engine();
+    std::fs::write(router.root.path().join("cordon.json"), "{}").unwrap();
+    router.signal(Signal::HUP);
+    router.hears("RELOADING=1\nMONOTONIC_USEC=");
+    router.hears("READY=1");
+    let answer = EVENTS.to_owned() + &event("from the desk") + "data: [DONE]\n\n";
+    let elsewhere = |router: &Router| {
+        let mut client = router.ask();
+        let (wire, _) = desk.accept().unwrap();
+        let mut wire = BufReader::new(wire);
+        assert!(read_message(&mut wire));
+        wire.get_mut().write_all(answer.as_bytes()).unwrap();
+        let told = read_until(&mut client, "[DONE]");
+        let why = "x-bramble-fallback-reason: local: is cordoned and takes no new work\r\n";
+        assert!(told.contains("x-bramble-upstream: desk\r\n") && told.contains(why), "{told}");
+    };
+    elsewhere(&router);
+    let router = router.again();
+    elsewhere(&router);
 }
 
 #[test]

@@ -97,6 +97,8 @@ enum Verb {
     Rollback(Change),
     /// Start services of the generation in force anew, and prove that they work
     Restart(Change),
+    /// Take no new work, or take it again
+    Cordon(Change),
     /// Remove what nothing needs any more
     Prune(Change),
     /// Remove everything of Bramble from this host
@@ -153,6 +155,7 @@ fn main() -> ExitCode {
             Verb::Confirm(change) => answer(install::Verb::Confirm, change).await,
             Verb::Rollback(change) => answer(install::Verb::Rollback, change).await,
             Verb::Restart(change) => answer(install::Verb::Restart, change).await,
+            Verb::Cordon(change) => answer(install::Verb::Cordon, change).await,
             Verb::Prune(change) => answer(install::Verb::Prune, change).await,
             Verb::Remove(change) => answer(install::Verb::Remove, change).await,
         }

@@ -68,6 +68,10 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Start engines anew, and prove that they work
     Restart(Restart),
+    /// Have hosts take no new work: it goes to others, and what runs ends
+    Cordon(Cordon),
+    /// Have hosts take new work again
+    Uncordon(Cordon),
     /// Make hosts run the generation before
     Rollback(Rollback),
     /// Remove from hosts what nothing needs any more
@@ -442,6 +446,13 @@ pub(crate) struct Restart {
     /// Only the engines of these models, not the door
     #[arg(short, long = "model", value_name = "MODEL", value_delimiter = ',')]
     pub(crate) models: Vec<ModelName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cordon {
+    /// These hosts
+    #[arg(value_name = "HOST", required = true)]
+    pub(crate) hosts: Vec<HostName>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod catalog;
 mod chat;
 mod check;
 mod convert;
+mod cordon;
 mod doors;
 mod environment;
 mod exit;
@@ -105,6 +106,8 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Chat(verb) => chat::run(&verb, global, environment).await,
         Verb::Logs(verb) => logs::run(&verb, global, environment).await,
         Verb::Restart(verb) => restart::run(&verb, global, environment).await,
+        Verb::Cordon(verb) => cordon::run(&verb, true, global, environment).await,
+        Verb::Uncordon(verb) => cordon::run(&verb, false, global, environment).await,
         Verb::Prune(verb) => prune::run(&verb, global, environment).await,
         Verb::Rollback(verb) => rollback::run(&verb, global, environment).await,
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,

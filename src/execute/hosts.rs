@@ -11,12 +11,12 @@ use super::verbs::{VerbError, Verbs};
 use crate::causes::with_causes;
 use crate::connect::Connection;
 use crate::events::{Event, Events};
-use crate::facts::Installed;
+use crate::facts::{Cordon, Installed};
 use crate::generation::{Definition, Layout};
 use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
 use crate::install::{
-    Activated, ConfirmRequest, PruneRequest, Pruned, RemoveRequest, Removed, RestartRequest, Restarted,
-    RollbackRequest,
+    Activated, ConfirmRequest, CordonRequest, Cordoned, PruneRequest, Pruned, RemoveRequest, Removed,
+    RestartRequest, Restarted, RollbackRequest,
 };
 
 /// A host with something of ours on it.
@@ -101,6 +101,24 @@ pub async fn restart(
     .await;
     leases.release().await;
     report
+}
+
+/// Has the engines of each host take no new work, or take it again where there is no `cordon`; what runs ends as if
+/// nothing were. Side by side: nothing is stopped.
+pub async fn cordon(
+    subjects: &[Subject],
+    cordon: Option<&Cordon>,
+    operator: &str,
+    events: &Events,
+) -> Report {
+    let leases = &Leases::new(operator, events);
+    let what = if cordon.is_some() { "cordoning" } else { "uncordoning" };
+    let all = subjects.iter().map(|subject| async move {
+        (subject.host.clone(), subject.with_events(events, what, subject.cordon(cordon, what, leases)).await)
+    });
+    let hosts = futures_util::future::join_all(all).await.into_iter().collect();
+    leases.release().await;
+    Report { hosts, ..Report::default() }
 }
 
 /// Removes from each host what nothing needs, side by side; with `request.is_dry` only says what would go.
@@ -231,6 +249,24 @@ impl Subject {
         match seat.verbs().under(lease).run::<Restarted>("restart", &request, limit).await {
             Ok(done) => Outcome { measured: done.measured, ..outcome(Some(done.generation), State::Done) },
             Err(error) => failed(&error),
+        }
+    }
+
+    async fn cordon(&self, cordon: Option<&Cordon>, what: &str, leases: &Leases) -> Outcome {
+        if self.definition().is_none() {
+            let error = "no generation is in force".to_owned();
+            return outcome(None, State::Failed { step: what.to_owned(), error });
+        }
+        let request = CordonRequest { cordon: cordon.cloned() };
+        let seat = self.seat(None);
+        let done: Result<Cordoned, VerbError> = match leases.of(seat.clone()).await {
+            Ok(lease) => seat.verbs().under(lease).run("cordon", &request, step::CONFIRM_PATIENCE).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(Cordoned { generation, was_so: true }) => outcome(Some(generation), State::Unchanged),
+            Ok(Cordoned { generation, .. }) => outcome(Some(generation), State::Done),
+            Err(error) => outcome(self.current(), step::not_done(what, &error)),
         }
     }
 

@@ -19,7 +19,7 @@ pub use crate::install::{LogLine, PruneRequest, Pruned};
 pub use crate::transfer::{Limits, Link};
 pub use apply::apply;
 pub use doors::{Doors, Reconnect};
-pub use hosts::{Author, Subject, prune, remove, restart, roll_back};
+pub use hosts::{Author, Subject, cordon, prune, remove, restart, roll_back};
 pub use logs::{LogsRequest, logs};
 pub use push::{Arrived, Delivery, Parcel, Receiver, link, push};
 pub use report::{Made, Outcome, Report, State};

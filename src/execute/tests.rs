@@ -89,6 +89,8 @@ fn sound(call: &Call) -> Output {
     } else if text.contains(" restart --root ") {
         let measured = json!([{ "model": "chat", "tokens_per_second": 9.0, "first_token_ms": 90.0, "load_seconds": 0.5 }]);
         json!({ "generation": 1, "measured": measured })
+    } else if text.contains(" cordon --root ") {
+        json!({ "generation": 1, "was_so": false })
     } else if text.contains(" confirm --root ") {
         json!({ "confirmed": true })
     } else if text.contains(" prune --root ") {

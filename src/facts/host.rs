@@ -224,9 +224,21 @@ pub struct Installed {
     /// What the host was measured at, where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bench: Option<Bench>,
+    /// Who wants its engines to take no new work, where somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Cordon>,
     /// What tells the secrets in force from others ([`crate::generation::Secrets::digest`]); none where they cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secrets: Option<Digest>,
+}
+
+/// The wish that a host takes no new work: what runs ends, and new requests go to others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cordon {
+    /// Whose it is: `user@machine`.
+    pub by: String,
+    /// Since when, in UTC.
+    pub at: String,
 }
 
 /// The state of one service.

@@ -18,7 +18,7 @@ pub use bench::{Bench, EngineBench, MemoryBench, StorageBench};
 pub use board::{Stated, board_names, planned, planned_names};
 pub use health::{Gpu, Health, Link, Medium, Throttled};
 pub use host::{
-    Board, Cpu, Disk, HostFacts, Installed, Inventory, Lingering, Memory, Privilege, ProbeFailure,
+    Board, Cordon, Cpu, Disk, HostFacts, Installed, Inventory, Lingering, Memory, Privilege, ProbeFailure,
     ServiceState, Supervision, UserManager,
 };
 pub use parse::{Error, meminfo, parse_probe, probe_clock};

@@ -4,7 +4,7 @@ use std::fs;
 use super::bench::kept_bench;
 use super::record::Pending;
 use super::stand::{self, Stand};
-use super::{Error, Supervisor, files, process};
+use super::{Error, Supervisor, cordon, files, process};
 use crate::causes::with_causes;
 use crate::facts::{Installed, ServiceState};
 use crate::generation::Layout;
@@ -56,6 +56,7 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         services: found.iter().map(|(name, service)| (name.clone(), service.state)).collect(),
         memory: found.values().filter_map(|service| anonymous_memory(service.pid?)).sum(),
         bench: kept_bench(layout),
+        cordon: cordon::kept(layout),
         secrets: current.as_ref().and_then(|stand| Some(stand.secrets.as_ref()?.digest())),
         current: current.map(|stand| (stand.number, stand.definition)),
         blobs,

@@ -7,12 +7,13 @@ use crate::generation::Layout;
 use crate::ids::FleetName;
 
 /// What may be in a folder of ours. Of a folder without the mark, everything in it must be of these.
-const OURS: [&str; 17] = [
+const OURS: [&str; 18] = [
     ".bench",
     ".bramble",
     "bench.json",
     "blobs",
     "chunks",
+    "cordon.json",
     "current",
     "generations",
     "guard",

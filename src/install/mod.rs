@@ -1,4 +1,4 @@
-//! Generations on a host: lay out, activate, confirm, roll back, restart, prune, remove.
+//! Generations on a host: lay out, activate, confirm, roll back, restart, cordon, prune, remove.
 //!
 //! Runs on the host itself, on one folder ([`crate::generation::Layout`]). The rule that
 //! everything here keeps: at any moment, a power cut leaves the old generation or the
@@ -13,6 +13,7 @@ mod activate;
 mod ask;
 mod bench;
 mod change;
+mod cordon;
 mod error;
 mod files;
 mod guard;
@@ -39,6 +40,7 @@ pub use activate::{
 pub use ask::time;
 pub use bench::{current_definition, keep_bench};
 pub use change::Changes;
+pub use cordon::{CordonRequest, Cordoned, cordon};
 pub use error::Error;
 pub use guard::{Arming, GUARD_SCRIPT};
 pub use inspect::inspect;

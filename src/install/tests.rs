@@ -31,6 +31,7 @@ use crate::store::Arrival;
 use crate::unit::{self, Setting, Unit};
 use crate::units::{Bytes, TokensPerSec};
 
+mod cordon;
 mod credentials;
 mod prune;
 mod restart;
@@ -697,6 +698,7 @@ async fn an_operator_that_was_asleep_cannot_write_over_its_successor() {
         activate(&host.layout, 1, &host, &activation(1)).await.err(),
         confirm(&host.layout, 1, &host, confirmation(2)).await.err(),
         rollback(&host.layout, 1, &host, &back).await.err(),
+        cordon(&host.layout, 1, &host, &CordonRequest { cordon: None }).await.err(),
         prune(&host.layout, 1, &PruneRequest::default()).err(),
         remove(&host.layout, 1, &[], &RemoveRequest { fleet, adopt: false }).await.err(),
     ];

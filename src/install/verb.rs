@@ -25,6 +25,8 @@ pub enum Verb {
     Rollback,
     /// Start services of the generation in force anew, and prove that they work
     Restart,
+    /// Take no new work, or take it again
+    Cordon,
     /// Remove what nothing needs any more
     Prune,
     /// Remove everything of Bramble from this host
@@ -57,6 +59,10 @@ pub async fn answer(verb: Verb, layout: &Layout, lease: u64, request: &[u8]) -> 
         Verb::Restart => {
             let request: super::RestartRequest = parse("restart", request)?;
             reply(&super::restart(layout, lease, &*of_current(layout), &request).await?)
+        }
+        Verb::Cordon => {
+            let request: super::CordonRequest = parse("cordon", request)?;
+            reply(&super::cordon(layout, lease, &*of_current(layout), &request).await?)
         }
         Verb::Prune => reply(&super::prune(layout, lease, &parse("prune", request)?)?),
         Verb::Remove => {

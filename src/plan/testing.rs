@@ -244,6 +244,7 @@ impl Fleet {
                 drift: Vec::new(),
                 bench: None,
                 secrets: None,
+                cordon: None,
             });
             // what our engines hold is no longer available to others
             facts.memory.available = facts.memory.available + installed.memory - Bytes::mib(90);

@@ -107,6 +107,7 @@ pub(super) async fn report(shared: &Shared, state: &State) -> Value {
     json!({
         "host": state.host,
         "generation": state.generation.number(),
+        "cordoned": state.is_cordoned,
         "upstreams": upstreams.await,
     })
 }

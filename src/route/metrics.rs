@@ -142,6 +142,8 @@ impl Metrics {
                 writeln!(text, r#"bramble_breaker{{model="{model}",upstream="{}"}} {value}"#, seat.name)?;
             }
         }
+        let cordoned = u8::from(state.is_cordoned);
+        writeln!(text, "# TYPE bramble_cordoned gauge\nbramble_cordoned {cordoned}")?;
         writeln!(text, "# TYPE bramble_generation gauge\nbramble_generation {}", state.generation)
     }
 }

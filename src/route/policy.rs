@@ -116,6 +116,8 @@ pub(super) enum Reason {
     StreamError,
     /// It was asked to go on with an answer, and would not.
     NotContinued,
+    /// It takes no new work, by the wish of who looks after it.
+    Cordoned,
     /// Its machine is being woken, for so many seconds now.
     Waking {
         /// For how long.
@@ -177,6 +179,7 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::StreamError => "stream_error",
             Self::NotContinued => "not_continued",
+            Self::Cordoned => "cordoned",
             Self::Waking { .. } => "waking",
             Self::NotWoken { .. } => "not_woken",
             Self::Woken { .. } => "woken",
@@ -214,6 +217,7 @@ impl Reason {
             | Self::Unable(Some(_))
             | Self::WaitTooLong { .. }
             | Self::LongPrompt { .. }
+            | Self::Cordoned
             | Self::Waking { .. }
             | Self::NotWoken { .. }
             | Self::TooManyWait
@@ -265,6 +269,7 @@ impl Reason {
             | Self::Unable(Some(_))
             | Self::WaitTooLong { .. }
             | Self::LongPrompt { .. }
+            | Self::Cordoned
             | Self::Waking { .. }
             | Self::NotWoken { .. }
             | Self::Woken { .. }
@@ -339,6 +344,7 @@ impl fmt::Display for Reason {
             Self::TooLarge => f.write_str("sent more than is taken"),
             Self::StreamError => f.write_str("sent an error"),
             Self::NotContinued => f.write_str("does not go on with answers"),
+            Self::Cordoned => f.write_str("is cordoned and takes no new work"),
             Self::Waking { seconds: 0 } => f.write_str("is being woken"),
             Self::Waking { seconds } => write!(f, "is being woken since {seconds} s"),
             Self::NotWoken { seconds: Some(seconds), .. } => {
@@ -358,6 +364,8 @@ impl fmt::Display for Reason {
 pub(super) struct Choice {
     /// Whose it is.
     pub(super) kind: Kind,
+    /// Whether it is to take no new work.
+    pub(super) is_cordoned: bool,
     /// How long its breaker stays open; none when a request may pass.
     pub(super) wait: Option<Duration>,
     /// How many requests wait there, where that was asked.
@@ -455,13 +463,18 @@ pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features)
         features.needs.among(&hop.lacks).is_none() && (choice.is_local() || !features.is_hop)
     };
     let asked = || route.order.iter().zip(choices).filter(|(hop, choice)| may_be_asked(hop, choice));
-    let has_desktop = asked().any(|(hop, choice)| hop.is_desktop && choice.wait.is_none());
+    let has_desktop =
+        asked().any(|(hop, choice)| hop.is_desktop && choice.wait.is_none() && !choice.is_cordoned);
     for (index, (hop, choice)) in route.order.iter().zip(choices).enumerate() {
         if features.is_hop && !choice.is_local() {
             continue;
         }
         if let Some(lacking) = features.needs.among(&hop.lacks) {
             decision.passed_over.push((index, Reason::Unable(Some(lacking))));
+            continue;
+        }
+        if choice.is_cordoned {
+            decision.passed_over.push((index, Reason::Cordoned));
             continue;
         }
         let deadlines = deadlines(route, hop.pace.as_ref(), choice.is_local(), features);

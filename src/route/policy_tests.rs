@@ -28,7 +28,8 @@ fn route(upstreams: &[&str]) -> RouteSpec {
     }
 }
 
-const READY: Choice = Choice { kind: Kind::Host, wait: None, queued: None, slot_in: None, waking: None };
+const READY: Choice =
+    Choice { kind: Kind::Host, is_cordoned: false, wait: None, queued: None, slot_in: None, waking: None };
 const LOCAL: Choice = Choice { kind: Kind::Local, ..READY };
 const FOREIGN: Choice = Choice { kind: Kind::Foreign, ..READY };
 const OPEN: Option<Duration> = Some(Duration::from_secs(3));
@@ -46,7 +47,7 @@ fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
     let hop = Features { is_hop: true, ..PLAIN };
     let open = Reason::BreakerOpen { wait: Duration::from_secs(3) };
     let full = Reason::Overflow { queued: 3 };
-    let cases: [Case; 9] = [
+    let cases: [Case; 11] = [
         ("all well", [LOCAL, READY, READY], PLAIN, &[0, 1, 2], vec![]),
         (
             "local breaker open",
@@ -83,6 +84,20 @@ fn choices_are_asked_as_the_route_says_but_for_what_is_known_of_them() {
             PLAIN,
             &[0, 2],
             vec![(1, Reason::Waking { seconds: 5 })],
+        ),
+        (
+            "the host is cordoned",
+            [Choice { is_cordoned: true, ..LOCAL }, READY, READY],
+            PLAIN,
+            &[1, 2],
+            vec![(0, Reason::Cordoned)],
+        ),
+        (
+            "so that a hop has to go elsewhere",
+            [Choice { is_cordoned: true, ..LOCAL }, READY, READY],
+            hop,
+            &[],
+            vec![(0, Reason::Cordoned)],
         ),
         (
             "a hop waits for no machine",
@@ -285,8 +300,16 @@ fn choice() -> impl Strategy<Value = Choice> {
     let kind = prop::sample::select(vec![Kind::Local, Kind::Host, Kind::Foreign]);
     let seconds = || prop::option::of((1u64..60).prop_map(Duration::from_secs));
     let slot_in = prop::option::of(0u64..600);
-    (kind, seconds(), prop::option::of(0u32..9), slot_in, seconds())
-        .prop_map(|(kind, wait, queued, slot_in, waking)| Choice { kind, wait, queued, slot_in, waking })
+    (kind, seconds(), prop::option::of(0u32..9), slot_in, seconds()).prop_map(
+        |(kind, wait, queued, slot_in, waking)| Choice {
+            kind,
+            is_cordoned: false,
+            wait,
+            queued,
+            slot_in,
+            waking,
+        },
+    )
 }
 
 proptest! {

@@ -316,7 +316,8 @@ pub(super) async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Cho
             Some(Standing::Waking { since }) => Some(shared.now().saturating_sub(since)),
             _ => None,
         };
-        choices.push(Choice { kind: seat.kind, wait, queued, slot_in: seconds, waking });
+        let is_cordoned = is_local && route.is_cordoned;
+        choices.push(Choice { kind: seat.kind, is_cordoned, wait, queued, slot_in: seconds, waking });
     }
     choices
 }

@@ -38,6 +38,8 @@ pub(super) struct State {
     pub(super) tls: Option<DoorSide>,
     /// Who may come in.
     pub(super) keys: Keys,
+    /// Whether the engines of this host are to take no new work.
+    pub(super) is_cordoned: bool,
     /// By the model's name.
     pub(super) routes: BTreeMap<String, Route>,
 }
@@ -58,6 +60,8 @@ pub(super) struct Route {
     pub(super) spec: RouteSpec,
     /// In the order of [`RouteSpec::order`].
     pub(super) seats: Vec<Arc<Seat>>,
+    /// Whether the engine of this host takes no new work ([`State::is_cordoned`]).
+    pub(super) is_cordoned: bool,
 }
 
 /// What kind of upstream it is.
@@ -137,6 +141,7 @@ impl State {
             upstreams.insert(upstream.name.as_str(), upstream);
         }
         let fleet = Fleet::of(definition, secrets)?;
+        let is_cordoned = layout.cordon().exists();
         let mut routes = BTreeMap::new();
         for spec in &definition.door.routes {
             let mut seats = Vec::new();
@@ -146,7 +151,7 @@ impl State {
                 };
                 seats.push(Arc::new(seat(layout, definition, secrets, &fleet, upstream, hop)?));
             }
-            routes.insert(spec.model.to_string(), Route { spec: spec.clone(), seats });
+            routes.insert(spec.model.to_string(), Route { spec: spec.clone(), seats, is_cordoned });
         }
         Ok(Self {
             host: definition.host.to_string(),
@@ -155,6 +160,7 @@ impl State {
             port: definition.door.port,
             tls: fleet.door()?,
             keys: Keys::new(&secrets.keys),
+            is_cordoned,
             routes,
         })
     }

@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use crate::facts::Cordon;
 use crate::ids::{Generation, HostName, ModelName};
 
 /// The whole fleet at one moment.
@@ -20,6 +21,7 @@ impl Snapshot {
             generation: None,
             pending: None,
             door: DoorState::Unknown,
+            cordon: None,
             models: Vec::new(),
             drift: Vec::new(),
             warnings: Vec::new(),
@@ -45,6 +47,9 @@ pub struct HostStatus {
     pub pending: Option<Generation>,
     /// Whether its door answers.
     pub door: DoorState,
+    /// Who wants its engines to take no new work, where somebody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cordon: Option<Cordon>,
     /// Its models.
     pub models: Vec<ModelStatus>,
     /// What is not as it was applied, a sentence each.

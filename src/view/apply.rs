@@ -13,6 +13,10 @@ pub enum Deed {
     RollBack,
     /// Their engines were started anew.
     Restart,
+    /// Their engines take no new work.
+    Cordon,
+    /// They take it again.
+    Uncordon,
     /// Everything of Bramble was taken off them.
     Remove,
 }
@@ -35,6 +39,15 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             }
             State::Unchanged if deed == Deed::Remove => {
                 format!("{} {name}  nothing of Bramble was on it", style.good("ok"))
+            }
+            State::Done | State::Unchanged if matches!(deed, Deed::Cordon | Deed::Uncordon) => {
+                let word = match (deed, &outcome.state) {
+                    (Deed::Cordon, State::Done) => "takes no new work",
+                    (Deed::Cordon, _) => "took no new work before",
+                    (_, State::Done) => "takes new work again",
+                    _ => "took new work before",
+                };
+                format!("{} {name}  {word}", style.good("ok"))
             }
             State::Done => {
                 let speeds: Vec<String> = outcome
@@ -82,14 +95,22 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
         let sent = moved(|outcome| outcome.bytes_sent);
         let _ = writeln!(text, "{sent} left this machine, {between} went from host to host.");
     }
+    let _ = writeln!(text, "{}", sum(report, deed, style));
+    text
+}
+
+/// Returns the last line: how many hosts are as wanted, and what to do about the rest.
+fn sum(report: &Report, deed: Deed, style: Style) -> String {
     let done = report.hosts.values().filter(|outcome| outcome.state.is_well()).count();
     let total = report.hosts.len();
     let hosts = count(total, "host");
-    let sum = if report.is_complete() {
+    if report.is_complete() {
         match deed {
             Deed::Apply => format!("Applied: {hosts}."),
             Deed::RollBack => format!("Rolled back: {hosts}."),
             Deed::Restart => format!("Started anew: {hosts}."),
+            Deed::Cordon => format!("Cordoned: {hosts}. `bramble uncordon` ends that."),
+            Deed::Uncordon => format!("Uncordoned: {hosts}."),
             Deed::Remove => format!("Removed: {hosts}."),
         }
     } else {
@@ -108,9 +129,9 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             Deed::Restart => format!(
                 "{sum} well. `bramble restart {rest}` tries the rest again, `bramble logs {rest}` shows why."
             ),
+            Deed::Cordon => format!("{sum} cordoned. `bramble cordon {rest}` tries the rest again."),
+            Deed::Uncordon => format!("{sum} uncordoned. `bramble uncordon {rest}` tries the rest again."),
             Deed::Remove => format!("{sum} done. `bramble remove {rest}` tries the rest again."),
         }
-    };
-    let _ = writeln!(text, "{sum}");
-    text
+    }
 }

@@ -32,6 +32,17 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
                 host.host
             );
         }
+        if let Some(cordon) = &host.cordon {
+            let _ = writeln!(
+                text,
+                "{} {}: takes no new work since {} (by {}); `bramble uncordon {}` ends that",
+                style.warn("!"),
+                host.host,
+                cordon.at,
+                cordon.by,
+                host.host
+            );
+        }
         for warning in &host.warnings {
             let _ = writeln!(text, "{} {}: {warning}", style.warn("!"), host.host);
         }
@@ -52,6 +63,7 @@ fn generation(host: &HostStatus, style: Style) -> String {
 
 fn door(host: &HostStatus, style: Style) -> String {
     match host.door {
+        DoorState::Open if host.cordon.is_some() => style.warn("cordoned"),
         DoorState::Open => style.good("open"),
         DoorState::Closed => style.bad("closed"),
         DoorState::Unknown => "-".to_owned(),

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::{Deed, Style, log_line, plan, pruned, report, status};
 use crate::execute::{Left, LogLine, Outcome, Pruned, Report, State};
-use crate::facts::{Inventory, ServiceState};
+use crate::facts::{Cordon, Inventory, ServiceState};
 use crate::ids::{Digest, Generation, HostName};
 use crate::install::Measured;
 use crate::plan::testing::{Fleet, name};
@@ -171,6 +171,17 @@ fn going_back_and_removing_are_told_in_words_of_their_own() {
     let well = &all[..2];
     assert!(report(&reported(well), Deed::Remove, PLAIN).ends_with("\nRemoved: 2 hosts.\n"));
     assert!(report(&reported(well), Deed::RollBack, PLAIN).ends_with("\nRolled back: 2 hosts.\n"));
+    let text = report(&reported(well), Deed::Cordon, PLAIN);
+    assert!(text.contains("  takes no new work\n"), "{text}");
+    assert!(text.contains("  took no new work before\n"), "{text}");
+    assert!(text.ends_with("\nCordoned: 2 hosts. `bramble uncordon` ends that.\n"), "{text}");
+    let text = report(&reported(well), Deed::Uncordon, PLAIN);
+    assert!(
+        text.contains("  takes new work again\n") && text.ends_with("\nUncordoned: 2 hosts.\n"),
+        "{text}"
+    );
+    let text = report(&reported(&all), Deed::Cordon, PLAIN);
+    assert!(text.contains("`bramble cordon ") && text.contains("tries the rest again"), "{text}");
     let text = report(&reported(&all), Deed::RollBack, PLAIN);
     assert!(
         text.ends_with(
@@ -219,11 +230,16 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
             state: "running".to_owned(),
         }],
         drift: Vec::new(),
+        cordon: None,
         warnings: Vec::new(),
     };
     let mut snapshot = Snapshot {
         hosts: vec![
             host("attic"),
+            HostStatus {
+                cordon: Some(Cordon { by: "ada@desk".to_owned(), at: "2026-11-23T12:00:00Z".to_owned() }),
+                ..host("loft")
+            },
             HostStatus {
                 pending: Some(Generation::new(4)),
                 door: DoorState::Closed,

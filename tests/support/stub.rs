@@ -40,7 +40,11 @@ async fn plays_a_service() {
     let definition = fs::read(Layout::definition(&generation)).unwrap();
     let definition: Definition = serde_json::from_slice(&definition).unwrap();
     let mut hangups = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).unwrap();
-    tokio::spawn(async move { while hangups.recv().await.is_some() {} });
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            eprintln!("reloaded");
+        }
+    });
     if words[0] == "route" {
         let door = Router::new().route("/healthz", get(|| async { "ok" }));
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", definition.door.port)).await.unwrap();

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{LogsRequest, PruneRequest, Pruned, VerbError, logs, prune, restart};
+use super::super::{LogsRequest, PruneRequest, Pruned, VerbError, cordon, logs, prune, restart};
 use super::*;
+use crate::facts::Cordon;
 use crate::ids::ModelName;
 
 fn models(names: &[&str]) -> BTreeSet<ModelName> {
@@ -41,6 +42,38 @@ async fn a_host_without_the_model_is_left_as_it_is() {
     let (.., call) = calls.iter().find(|(.., call)| call.script.text.contains(" restart ")).unwrap();
     let request: Value = serde_json::from_slice(&call.stdin).unwrap();
     assert_eq!(request["models"], json!(["chat"]));
+}
+
+#[tokio::test]
+async fn hosts_are_cordoned_under_their_lease_and_one_that_fails_keeps_no_other_from_it() {
+    let mut world = World::with(oddity("desk", " cordon ", 4, &Value::Null, "brambled: eve holds the lock"));
+    let was_so = json!({ "generation": 1, "was_so": true });
+    world.oddities.push(oddity("shed", " cordon ", 0, &was_so, ""));
+    let mut subjects = subjects(&mut world);
+    let by = Cordon { by: "ada@desk".to_owned(), at: "2026-11-23T12:00:00Z".to_owned() };
+    let report = cordon(&subjects, Some(&by), "ada@desk", &Events::none()).await;
+    let states = ["attic", "desk", "shed"].map(|host| state(&report, host));
+    assert_eq!(
+        states,
+        [State::Done, State::Locked { said: "eve holds the lock".to_owned() }, State::Unchanged]
+    );
+    assert_eq!(world.asked("attic"), ["lease", "cordon", "lease"]);
+    let sent = |world: &World, place: usize| {
+        let calls = world.calls();
+        let mut calls =
+            calls.iter().filter(|(host, _, call)| host == "attic" && call.script.text.contains(" cordon "));
+        let (.., call) = calls.nth(place).unwrap();
+        assert!(call.script.text.ends_with(" --lease 7") && call.script.is_root);
+        serde_json::from_slice::<Value>(&call.stdin).unwrap()
+    };
+    assert_eq!(sent(&world, 0), json!({ "cordon": { "by": "ada@desk", "at": "2026-11-23T12:00:00Z" } }));
+    cordon(&subjects[..1], None, "ada@desk", &Events::none()).await;
+    assert_eq!(sent(&world, 1), json!({ "cordon": null }));
+    subjects[0].installed.current = None;
+    let report = cordon(&subjects[..1], None, "ada@desk", &Events::none()).await;
+    assert!(
+        matches!(state(&report, "attic"), State::Failed { error, .. } if error == "no generation is in force")
+    );
 }
 
 #[tokio::test]

@@ -1,9 +1,11 @@
 //! Who answers when the first choice does not.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::doubles::*;
@@ -311,6 +313,38 @@ async fn what_nobody_can_do_is_the_clients_own_error_and_what_somebody_can_goes_
     assert_eq!((told.status, error["type"].as_str()), (400, Some("invalid_request_error")));
     assert_eq!(error["message"], "nobody here can answer this: gaming: cannot do embeddings");
     assert_eq!((error["code"].as_str(), house.universe.dialled().len()), (Some("unsupported_parameter"), 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cordoned_host_finishes_what_runs_and_sends_what_is_new_elsewhere() {
+    let house = House::new();
+    let allowed = Arc::new(Notify::new());
+    let slow = stream([
+        say(ROLE),
+        say(token("first ")),
+        Beat::Until(Arc::clone(&allowed)),
+        say(token("and last")),
+        say(DONE),
+    ]);
+    house.universe.on("local", [slow, completion("chat", "local")]).on("desk", [completion("chat", "desk")]);
+    let running = house.begin().await;
+    let mark = house.root.path().join("cordon.json");
+    std::fs::write(&mark, "{}").unwrap();
+    house.door.reload().unwrap();
+    let told = house.ask().await;
+    let why = told.header("x-bramble-fallback-reason");
+    assert_eq!((told.text().as_str(), why), ("desk", "local: is cordoned and takes no new work"));
+    allowed.notify_one();
+    let told = Told::read(running).await;
+    assert_eq!((told.text().as_str(), told.events().last()), ("first and last", Some(&"[DONE]")));
+    // other doors are told to go elsewhere, and clients whom nobody else can answer, to come back
+    let told = Told::read(house.send(Method::POST, CHAT, PEER, &prompt(false)).await).await;
+    assert_eq!((told.status, told.header("retry-after")), (503, "5"));
+    let health = Told::read(house.send(Method::GET, "/health", READER, "").await).await;
+    assert_eq!(health.json()["cordoned"], true);
+    std::fs::remove_file(&mark).unwrap();
+    house.door.reload().unwrap();
+    assert_eq!(house.ask().await.text(), "local");
 }
 
 #[tokio::test(start_paused = true)]
