@@ -1,6 +1,7 @@
 //! The door against upstreams that misbehave.
 
 mod continued;
+mod contract;
 mod doubles;
 mod fallback;
 mod gate;
