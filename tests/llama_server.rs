@@ -156,7 +156,7 @@ async fn ask(port: u16, key: &str, path: &str, body: &Value, events: usize, afte
     };
     let (mut reply, mut text, mut seen, mut after) = (reply.into_body(), Vec::new(), 0, Some(after));
     while let Some(frame) = reply.frame().await {
-        let Ok(data) = frame.expect("the connection ends in the middle").into_data() else { continue };
+        let Ok(data) = frame.unwrap().into_data() else { continue };
         text.extend_from_slice(&data);
         while let Some(end) = text.windows(2).position(|two| two == b"\n\n") {
             let event: Vec<u8> = text.drain(..end + 2).collect();

@@ -69,7 +69,7 @@ l 0 apply --yes
 [ "$(in_force)" = 2 ] || die "generation $(in_force) is in force"
 l 0 apply --yes
 says "Nothing to do"
-as_ann "sed -i s/RestartSec=3/RestartSec=4/ $units/bramble-route.service"
+as_ann "sed -i s/RestartSec=1/RestartSec=4/ $units/bramble-route.service"
 l 2 plan --exit-code
 says "the unit bramble-route.service was changed"
 l 0 apply --yes
