@@ -234,14 +234,7 @@ fn a_stream_outlives_reload_and_shutdown_and_the_desk_takes_over_from_a_dead_eng
     let mut router = Router::start(desk_port);
     let engine = router.engine();
 
-    // a stream from the engine begins
-    let mut client = router.ask();
-    let (wire, _) = engine.accept().unwrap();
-    let mut wire = BufReader::new(wire);
-    assert!(read_message(&mut wire));
-    wire.get_mut().write_all((EVENTS.to_owned() + &event("one")).as_bytes()).unwrap();
-    let head = read_until(&mut client, "one");
-    assert!(head.contains("x-bramble-upstream: local\r\n") && head.contains("x-bramble-generation: 1\r\n"));
+    let stream = Stream::begin(&router, &engine, 1);
 
     // a new generation comes into force
     install(router.root.path(), 2, router.port, desk_port, "one");
@@ -264,8 +257,7 @@ fn a_stream_outlives_reload_and_shutdown_and_the_desk_takes_over_from_a_dead_eng
     // the first stream still runs, and finishes though the router is told to stop
     router.signal(Signal::TERM);
     router.hears("STOPPING=1");
-    wire.get_mut().write_all((event("two") + "data: [DONE]\n\n").as_bytes()).unwrap();
-    assert!(read_until(&mut client, "[DONE]").contains("two"));
+    stream.finish();
     assert!(router.child.wait().unwrap().success());
 
     let mut log = String::new();
@@ -288,6 +280,7 @@ impl Stream {
         assert!(read_message(&mut wire));
         wire.get_mut().write_all((EVENTS.to_owned() + &event("one")).as_bytes()).unwrap();
         let head = read_until(&mut client, "one");
+        assert!(head.contains("x-bramble-upstream: local\r\n"), "{head}");
         assert!(head.contains(&format!("x-bramble-generation: {generation}\r\n")), "{head}");
         Self { client, wire }
     }

@@ -227,17 +227,7 @@ impl Reason {
 
     /// Returns whether a machine that has just come up may well answer in a moment.
     pub(super) fn is_of_starting(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused
-                | Self::Unreachable
-                | Self::ConnectLate
-                | Self::Busy { .. }
-                | Self::NotReady { .. }
-                | Self::Died
-                | Self::NoModel
-                | Self::BreakerOpen { .. }
-        )
+        self.is_away() || matches!(self, Self::Busy { .. } | Self::NoModel)
     }
 
     /// Returns whether it was not there: who is started anew is back in a moment.
@@ -454,8 +444,9 @@ pub(super) struct Decision {
 /// Decides whom to ask, from the route and what is known of its choices.
 ///
 /// An upstream whose queue is too long, that would begin too late, or that a long prompt is not for, is asked last, not
-/// never: late is better than no answer. One that cannot do what the request needs is not asked. One whose breaker is open is not asked, even if it is the only one. One that is being woken is waited for
-/// after all others, whatever its breaker says: that is of before.
+/// never: late is better than no answer. One that cannot do what the request needs is not asked; nor is one whose breaker
+/// is open, even if it is the only one. One that is being woken is waited for after all others, whatever its breaker says:
+/// that is of before.
 pub(super) fn decide(route: &RouteSpec, choices: &[Choice], features: &Features) -> Decision {
     let mut decision = Decision::default();
     let mut late = Vec::new();

@@ -168,7 +168,7 @@ pub(super) async fn infer(
         return Ok(unknown_model(state, &call.model));
     };
     journey.route(&call.model);
-    let choices = look(shared, route, &call).await;
+    let choices = look(shared, state, route, &call).await;
     let decision = policy::decide(&route.spec, &choices, &call.features);
     if decision.attempts.is_empty() && decision.passed_over.is_empty() {
         journey.ended(404);
@@ -299,7 +299,7 @@ fn is_kept(route: &Route, choices: &[Choice], call: &Call, choice: usize) -> boo
 
 /// Looks at the breakers, and at the engines' queues where the route has a limit for them or
 /// for what they make of the wait, and somebody else to ask.
-pub(super) async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Choice> {
+pub(super) async fn look(shared: &Shared, state: &State, route: &Route, call: &Call) -> Vec<Choice> {
     let has_limit = route.spec.overflow_queue.is_some() || route.spec.overflow_wait_seconds.is_some();
     let wants_queue = has_limit && route.seats.len() > 1 && !call.features.is_hop;
     let mut choices = Vec::with_capacity(route.seats.len());
@@ -316,7 +316,7 @@ pub(super) async fn look(shared: &Shared, route: &Route, call: &Call) -> Vec<Cho
             Some(Standing::Waking { since }) => Some(shared.now().saturating_sub(since)),
             _ => None,
         };
-        let is_cordoned = is_local && route.is_cordoned;
+        let is_cordoned = is_local && state.is_cordoned;
         choices.push(Choice { kind: seat.kind, is_cordoned, wait, queued, slot_in: seconds, waking });
     }
     choices

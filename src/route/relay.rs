@@ -188,7 +188,7 @@ impl Relay {
         let (state, shared) = (Arc::clone(&self.state), Arc::clone(&self.shared));
         let route = state.routes.get(&rest.call.model)?;
         rest.broken.push(rest.choice);
-        let choices = proxy::look(&shared, route, &rest.call).await;
+        let choices = proxy::look(&shared, &state, route, &rest.call).await;
         let is_plain = self.told.written(Kind::Foreign).is_some();
         let broken = Broken { at: &rest.broken, tokens: self.told.tokens(), is_plain };
         let decision = policy::decide_rest(&route.spec, &choices, &rest.call.features, &broken);

@@ -60,8 +60,6 @@ pub(super) struct Route {
     pub(super) spec: RouteSpec,
     /// In the order of [`RouteSpec::order`].
     pub(super) seats: Vec<Arc<Seat>>,
-    /// Whether the engine of this host takes no new work ([`State::is_cordoned`]).
-    pub(super) is_cordoned: bool,
 }
 
 /// What kind of upstream it is.
@@ -141,7 +139,6 @@ impl State {
             upstreams.insert(upstream.name.as_str(), upstream);
         }
         let fleet = Fleet::of(definition, secrets)?;
-        let is_cordoned = layout.cordon().exists();
         let mut routes = BTreeMap::new();
         for spec in &definition.door.routes {
             let mut seats = Vec::new();
@@ -151,7 +148,7 @@ impl State {
                 };
                 seats.push(Arc::new(seat(layout, definition, secrets, &fleet, upstream, hop)?));
             }
-            routes.insert(spec.model.to_string(), Route { spec: spec.clone(), seats, is_cordoned });
+            routes.insert(spec.model.to_string(), Route { spec: spec.clone(), seats });
         }
         Ok(Self {
             host: definition.host.to_string(),
@@ -160,7 +157,7 @@ impl State {
             port: definition.door.port,
             tls: fleet.door()?,
             keys: Keys::new(&secrets.keys),
-            is_cordoned,
+            is_cordoned: layout.cordon().exists(),
             routes,
         })
     }
