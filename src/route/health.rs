@@ -28,8 +28,8 @@ async fn get(dial: &dyn Dial, seat: &Seat, path: &str) -> Result<(StatusCode, By
             .header(USER_AGENT, AGENT)
             .body(Full::<Bytes>::default())
             .map_err(|_| Reason::Malformed)?;
-        let exchange = upstream::send(dial, &seat.target, request, PATIENCE).await?;
-        let (parts, body) = exchange.response.into_parts();
+        let response = upstream::send(dial, &seat.target, request, PATIENCE).await?;
+        let (parts, body) = response.into_parts();
         Ok((parts.status, upstream::read_whole(body, LARGEST).await?))
     };
     tokio::time::timeout(PATIENCE, question).await.unwrap_or(Err(Reason::TotalLate))

@@ -10,7 +10,7 @@ use hyper::header::{
     ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER,
     USER_AGENT,
 };
-use hyper::{HeaderMap, Request, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use serde::de::IgnoredAny;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -29,6 +29,7 @@ use super::rouse::{self, Notice, Turn, Vigil};
 use super::source::{Opening, Source};
 use super::state::{Kind, Route, Seat, State};
 use super::told::Told;
+use super::upstream::Driven;
 use super::wake::Standing;
 use super::{gather, health, upstream};
 use crate::openai::{GOES_ON, WITH_PROGRESS};
@@ -399,26 +400,26 @@ async fn ask(
     let begun = begun(seat, question)?;
     let must_go_on = !begun.is_empty() && seat.kind != Kind::Foreign;
     let request = request(seat, question, begun)?;
-    let exchange = upstream::send(&*shared.dial, &seat.target, request, deadlines.connect);
-    let exchange = timeout_at(soon, exchange).await.unwrap_or_else(|_| Err(late.clone()))?;
+    let response = upstream::send(&*shared.dial, &seat.target, request, deadlines.connect);
+    let response = timeout_at(soon, response).await.unwrap_or_else(|_| Err(late.clone()))?;
     let rename = (seat.model.as_bytes() != call.model.as_bytes()).then(|| call.model.clone());
-    let is_success = exchange.response.status().is_success();
-    if is_success && must_go_on && !exchange.response.headers().contains_key(GOES_ON) {
+    let is_success = response.status().is_success();
+    if is_success && must_go_on && !response.headers().contains_key(GOES_ON) {
         // an older one, which would say the whole answer again
         return Err(Reason::NotContinued.into());
     }
-    let is_events = is_success && has_events(exchange.response.headers());
+    let is_events = is_success && has_events(response.headers());
     match form {
         Form::Events if is_events => {
             let takes_progress = question.is_kept && seat.kind != Kind::Foreign;
-            let opened = timeout_at(soon, open(exchange, rename, takes_progress)).await;
+            let opened = timeout_at(soon, open(response, rename, takes_progress)).await;
             opened.unwrap_or(Err(late)).map_err(Failure::from)
         }
         Form::Events if is_success && call.is_stream => Err(Reason::Malformed.into()),
         Form::Events | Form::Whole => {
             // one that sends no stream though it was asked for one has the time for a whole answer
             let (by, late) = if is_success { whole } else { (soon, late) };
-            timeout_at(by, receive(exchange, rename)).await.unwrap_or_else(|_| Err(late.into()))
+            timeout_at(by, receive(response, rename)).await.unwrap_or_else(|_| Err(late.into()))
         }
     }
 }
@@ -487,23 +488,23 @@ fn has_events(headers: &HeaderMap) -> bool {
 
 /// Waits for the first token of a stream.
 async fn open(
-    exchange: upstream::Exchange,
+    response: Response<Driven>,
     rename: Option<String>,
     takes_progress: bool,
 ) -> Result<Answer, Reason> {
-    let headers = exchange.response.headers().clone();
-    let mut source = Box::new(Source::new(exchange, rename, takes_progress));
+    let headers = response.headers().clone();
+    let mut source = Box::new(Source::new(response.into_body(), rename, takes_progress));
     let opening = source.open().await?;
     let content = Content::Stream(source, opening);
     Ok(Answer { status: StatusCode::OK, headers, began: Instant::now(), content })
 }
 
 /// Reads an answer that comes at once.
-async fn receive(exchange: upstream::Exchange, rename: Option<String>) -> Result<Answer, Failure> {
-    let status = exchange.response.status();
-    let headers = exchange.response.headers().clone();
+async fn receive(response: Response<Driven>, rename: Option<String>) -> Result<Answer, Failure> {
+    let status = response.status();
+    let headers = response.headers().clone();
     let limit = if status.is_success() { LARGEST_ANSWER } else { LARGEST_ERROR };
-    let body = upstream::read_whole(exchange.response.into_body(), limit).await;
+    let body = upstream::read_whole(response.into_body(), limit).await;
     let code = body.as_ref().ok().and_then(error_code);
     let began = Instant::now();
     match policy::judge(status.as_u16(), code.as_deref(), retry_after(&headers)) {

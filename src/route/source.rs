@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 
 use super::policy::Reason;
-use super::upstream::Exchange;
+use super::upstream::Driven;
 use crate::openai::Progress;
 use crate::openai::sse::{self, DONE, Scanner};
 
@@ -52,17 +52,17 @@ pub(super) struct Opening {
 
 /// The events of one upstream. Dropping it drops the connection.
 pub(super) struct Source {
-    exchange: Exchange,
+    body: Driven,
     scanner: Scanner,
     rename: Option<String>,
     takes_progress: bool,
 }
 
 impl Source {
-    /// Reads events from `exchange`; in each the model gets the name in `rename`, and out of each is taken how far the
+    /// Reads events from `body`; in each the model gets the name in `rename`, and out of each is taken how far the
     /// answer is, where `takes_progress`.
-    pub(super) fn new(exchange: Exchange, rename: Option<String>, takes_progress: bool) -> Self {
-        Self { exchange, scanner: Scanner::default(), rename, takes_progress }
+    pub(super) fn new(body: Driven, rename: Option<String>, takes_progress: bool) -> Self {
+        Self { body, scanner: Scanner::default(), rename, takes_progress }
     }
 
     /// Waits for the first event that carries something. Up to here, nothing has reached
@@ -100,7 +100,7 @@ impl Source {
             if let Some(data) = self.scanner.next().map_err(unreadable)? {
                 return if data == DONE { Ok(Item::Done) } else { self.read(data) };
             }
-            match self.exchange.response.body_mut().frame().await {
+            match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Some(bytes) = frame.data_ref() {
                         self.scanner.push(bytes);

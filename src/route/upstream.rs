@@ -3,9 +3,12 @@
 //! and connecting costs nothing beside a prompt.
 
 use std::fmt;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +16,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::http1;
 use hyper::header::HeaderValue;
 use hyper::{Request, Response};
@@ -23,7 +26,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::policy::Reason;
 
@@ -193,11 +195,50 @@ async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     Err(failure)
 }
 
-/// An answer that has begun. Dropping it drops the connection.
-pub(super) struct Exchange {
-    /// Status, headers and body.
-    pub(super) response: Response<Incoming>,
-    _driver: AbortOnDropHandle<()>,
+type Connection = http1::Connection<TokioIo<Box<dyn Wire>>, Full<Bytes>>;
+
+/// The body of an upstream's answer, with the connection that it comes by: whoever reads it moves that along. So a
+/// part that has come needs no other task to be handed over, and many that came together are passed on together.
+/// Dropping it drops the connection.
+pub(super) struct Driven {
+    body: Incoming,
+    /// None once it has ended.
+    connection: Option<Connection>,
+}
+
+impl Body for Driven {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self { body, connection } = &mut *self;
+        // it says to the connection that more is wanted
+        let polled = Pin::new(&mut *body).poll_frame(context);
+        if polled.is_ready() || !drive(connection, context) {
+            return polled;
+        }
+        Pin::new(body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Moves a connection along, if there is one. What goes wrong with it is seen by the reader of the answer as well.
+fn drive(connection: &mut Option<Connection>, context: &mut Context<'_>) -> bool {
+    let Some(running) = connection else { return false };
+    if Pin::new(running).poll(context).is_ready() {
+        *connection = None;
+    }
+    true
 }
 
 /// Connects within `connect`, asks, and waits for the head of the answer.
@@ -206,20 +247,24 @@ pub(super) async fn send(
     target: &Target,
     request: Request<Full<Bytes>>,
     connect: Duration,
-) -> Result<Exchange, Reason> {
+) -> Result<Response<Driven>, Reason> {
     let wire = match tokio::time::timeout(connect, dial.dial(&target.address)).await {
         Err(_) => return Err(Reason::ConnectLate),
         Ok(Err(error)) => return Err(not_connected(&error)),
         Ok(Ok(wire)) => wire,
     };
     let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|_| Reason::Died)?;
-    let driver = AbortOnDropHandle::new(tokio::spawn(async move {
-        // what goes wrong here is seen by the reader of the response as well
-        connection.await.ok();
-    }));
-    let response = sender.send_request(request).await;
-    let response = response.map_err(|e| if e.is_parse() { Reason::Malformed } else { Reason::Died })?;
-    Ok(Exchange { response, _driver: driver })
+    let mut connection = Some(connection);
+    let mut response = pin!(sender.send_request(request));
+    let response = poll_fn(|context| {
+        let polled = response.as_mut().poll(context);
+        if polled.is_ready() || !drive(&mut connection, context) {
+            return polled;
+        }
+        response.as_mut().poll(context)
+    });
+    let response = response.await.map_err(|e| if e.is_parse() { Reason::Malformed } else { Reason::Died })?;
+    Ok(response.map(|body| Driven { body, connection }))
 }
 
 fn not_connected(error: &io::Error) -> Reason {
@@ -233,7 +278,7 @@ fn not_connected(error: &io::Error) -> Reason {
 
 /// Reads a body to its end, up to `limit` bytes. A body shorter than its length says is
 /// an error.
-pub(super) async fn read_whole(body: Incoming, limit: usize) -> Result<Bytes, Reason> {
+pub(super) async fn read_whole(body: Driven, limit: usize) -> Result<Bytes, Reason> {
     match Limited::new(body, limit).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Reason::TooLarge),
