@@ -20,7 +20,7 @@ measured() {
     output=$(cargo test --release --locked --test "$1" -- --include-ignored --nocapture "${@:2}" 2>&1 | tee >(cat >&2))
     while read -r name value; do
         figure "$name" "$value"
-    done < <(sed -n 's/^\([a-z_.0-9]*\) = \(.*\)$/\1 \2/p' <<<"$output")
+    done < <(sed -n 's/^\(test .* \.\.\. \)\?\([a-z_.0-9]*\) = \(.*\)$/\2 \3/p' <<<"$output")
 }
 
 # Cleanup: commands run at the end, last one first, however the script ends.
