@@ -66,14 +66,15 @@ pub enum Error {
     },
 }
 
-/// Finds every bundle in `folders`; the first one for a target wins. A folder that does not
+/// Finds every bundle in `folders`; the first one for a target and its graphics processors wins. A folder that does not
 /// exist holds none.
 pub fn find(folders: &[PathBuf]) -> Result<Vec<Found>, Error> {
     let mut found: Vec<Found> = Vec::new();
     for folder in folders {
         for path in descriptions(folder)? {
             let one = read(&path)?;
-            if found.iter().all(|other| other.bundle.target != one.bundle.target) {
+            let kind = (&one.bundle.target, one.bundle.gpu);
+            if found.iter().all(|other| (&other.bundle.target, other.bundle.gpu) != kind) {
                 found.push(one);
             }
         }
@@ -170,6 +171,7 @@ mod tests {
             unpacked_bytes: Bytes(9),
             version: "0.1.0".to_owned(),
             glibc: "2.36".to_owned(),
+            gpu: None,
         };
         fs::write(folder.join(&bundle.file), archive).unwrap();
         fs::write(folder.join(format!("{target}.json")), serde_json::to_vec(&bundle).unwrap()).unwrap();

@@ -43,9 +43,32 @@ pub struct Program {
     pub digest: Digest,
     /// The version of Bramble in it.
     pub version: String,
+    /// What its llama.cpp speaks to graphics processors; none where it computes on the CPU alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuApi>,
 }
 
-/// What a bundle says of itself, in `<target>.json` beside the archive.
+/// What llama.cpp speaks to a graphics processor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum GpuApi {
+    /// NVIDIA's own.
+    Cuda,
+    /// The one of all makers.
+    Vulkan,
+}
+
+impl GpuApi {
+    /// Returns its name, as bundles, manifests and cargo's features have it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cuda => "cuda",
+            Self::Vulkan => "vulkan",
+        }
+    }
+}
+
+/// What a bundle says of itself, in `<target>.json` or `<target>-<gpu>.json` beside the archive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bundle {
     /// The version of this form: 1.
@@ -66,12 +89,15 @@ pub struct Bundle {
     pub version: String,
     /// The oldest glibc that it runs on: `2.36`.
     pub glibc: String,
+    /// What its llama.cpp speaks to graphics processors; none where it computes on the CPU alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<GpuApi>,
 }
 
 impl Bundle {
     /// Returns the program that a generation names.
     pub fn program(&self) -> Program {
-        Program { digest: self.digest, version: self.version.clone() }
+        Program { digest: self.digest, version: self.version.clone(), gpu: self.gpu }
     }
 
     /// Returns the glibc as numbers to compare; `None` if the text is not `MAJOR.MINOR`.

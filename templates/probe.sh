@@ -185,6 +185,9 @@ nvidia() {
     timeout 5 nvidia-smi --query-gpu=memory.total,name --format=csv,noheader,nounits </dev/null
 }
 section gpus gpus
+if getent group render >/dev/null 2>&1; then
+    say render_group 1
+fi
 if command -v nvidia-smi >/dev/null 2>&1; then
     section nvidia nvidia
 fi

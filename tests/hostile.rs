@@ -315,6 +315,7 @@ fn a_folder_that_is_more_than_a_word_to_systemd_stands_in_no_unit() {
     let setting = Setting {
         supervision: Supervision::Systemd { version: 252 },
         has_namespaces: true,
+        has_render_group: false,
         has_memory_limits: true,
         memory: [("chat".parse().unwrap(), Bytes::mib(1))].into(),
     };

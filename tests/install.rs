@@ -53,7 +53,7 @@ impl Host {
             fs::create_dir_all(&folder).unwrap();
             stub::write_program(&folder.join("brambled"), "engine | route");
         }
-        Program { digest, version: "0.1.0".to_owned() }
+        Program { digest, version: "0.1.0".to_owned(), gpu: None }
     }
 
     fn definition(&self, engines: &[(&str, u32)]) -> Definition {

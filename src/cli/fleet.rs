@@ -24,7 +24,9 @@ use crate::generation::{Bundle, Layout};
 use crate::ids::{HostName, ModelName};
 use crate::keys::Safe;
 use crate::lock::{Lock, LockedHost};
-use crate::manifest::{self, HostSpec, Imatrix, Manifest, ModelSpec, Role, SshOptions, Supervisor, Via};
+use crate::manifest::{
+    self, GpuMode, HostSpec, Imatrix, Manifest, ModelSpec, Role, SshOptions, Supervisor, Via,
+};
 use crate::plan::{self, Plan, Problem};
 use crate::probe;
 use crate::source::{Pinned, SourceRef};
@@ -380,7 +382,9 @@ pub(crate) fn brambled(
     store: &Store,
 ) -> anyhow::Result<PathBuf> {
     let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
-    match (bundles.iter().find(|found| found.bundle.machine == machine), &environment.brambled) {
+    // weights are made on the CPU
+    let own = bundles.iter().filter(|found| found.bundle.machine == machine);
+    match (own.min_by_key(|found| found.bundle.gpu), &environment.brambled) {
         (Some(found), _) => Ok(bundle::unpack(found, &store.root().join("programs"))?),
         (None, Some(beside)) => Ok(beside.clone()),
         (None, None) => {
@@ -435,6 +439,7 @@ fn from_lock(host: &LockedHost) -> HostSpec {
         labels: Vec::new(),
         dir: host.dir.clone(),
         supervisor: if host.is_process { Supervisor::Process } else { Supervisor::Auto },
+        gpu: GpuMode::Off,
         wake: None,
     }
 }

@@ -20,9 +20,18 @@ const MOST_EXPERTS: u64 = 1024;
 /// What the place of a tensor in memory must be a multiple of; ggml's `TENSOR_ALIGNMENT`.
 const ALIGNMENT: u64 = 32;
 
+/// What is known of weights before they are loaded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Blocks of layers.
+    pub(super) blocks: u32,
+    /// The window that llama.cpp's graph of the model leaves out.
+    pub(super) window: Option<Window>,
+}
+
 /// Checks that `path` is what `weights` says, as far as its size and its header tell: little-endian GGUF of a version
-/// that llama.cpp reads, with nothing in it that it aborts at. Returns the window that its graph of the model leaves out.
-pub(super) fn check(path: &Path, weights: &Weights) -> Result<Option<Window>, Error> {
+/// that llama.cpp reads, with nothing in it that it aborts at.
+pub(super) fn check(path: &Path, weights: &Weights) -> Result<Known, Error> {
     let read = |source| Error::ReadWeights { path: path.to_owned(), source };
     let refuse = |reason| Err(Error::Weights { path: path.to_owned(), reason });
     let mut file = File::open(path).map_err(read)?;
@@ -48,8 +57,9 @@ pub(super) fn check(path: &Path, weights: &Weights) -> Result<Option<Window>, Er
     file.rewind().map_err(read)?;
     let check = move || {
         let header = Header::read(BufReader::new(file)).map_err(|error| with_causes(&error))?;
-        check_header(&header)?;
-        Window::read(|key| header.get(key)).map_err(|error| with_causes(&error))
+        let blocks = check_header(&header)?;
+        let window = Window::read(|key| header.get(key)).map_err(|error| with_causes(&error))?;
+        Ok(Known { blocks, window })
     };
     // on a thread of its own, whose memory the worker takes over: elsewhere some MiB of it would stay unused
     let checked = std::thread::scope(|scope| scope.spawn(check).join());
@@ -57,8 +67,8 @@ pub(super) fn check(path: &Path, weights: &Weights) -> Result<Option<Window>, Er
 }
 
 /// Checks what llama.cpp asserts while it loads a model, or takes for granted until it computes. What it refuses in
-/// words is left to it.
-fn check_header(header: &Header) -> Result<(), String> {
+/// words is left to it. Returns how many blocks of layers there are.
+fn check_header(header: &Header) -> Result<u32, String> {
     let architecture = header.get("general.architecture").and_then(Value::as_str).unwrap_or_default();
     let key = |name: &str| format!("{architecture}.{name}");
     let number = |name: &str| header.get(&key(name)).and_then(Value::as_u64);
@@ -85,7 +95,8 @@ fn check_header(header: &Header) -> Result<(), String> {
         }
     }
     check_tokens(header)?;
-    check_tensors(header)
+    check_tensors(header)?;
+    u32::try_from(layers).map_err(|error| error.to_string())
 }
 
 fn check_experts(

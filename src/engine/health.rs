@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::Loaded;
 use super::care::State;
 use super::metrics::Metrics;
+use super::{Loaded, Offload};
 
 /// Where an engine is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct Health {
     pub generation: u64,
     /// The CPU variant that was chosen; none before that.
     pub cpu: Option<String>,
+    /// What of the model graphics processors compute; none where that is nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Offload>,
     /// Requests that it serves at the same time.
     pub slots: u32,
     /// Tokens that each of them may have.

@@ -455,6 +455,7 @@ async fn health(State(door): State<Arc<Door>>) -> Response {
         quant: door.spec.weights.quant_name().to_owned(),
         generation: door.generation.number(),
         cpu: door.shared.loaded().map(|loaded| loaded.cpu.clone()),
+        gpu: door.shared.loaded().and_then(|loaded| loaded.gpu.clone()),
         slots: door.spec.slots,
         context: door.spec.context,
         running: door.shared.running(),
@@ -473,6 +474,7 @@ async fn metrics(State(door): State<Arc<Door>>) -> Response {
         running: shared.running(),
         queued: shared.queued(),
         slots: door.spec.slots,
+        gpu_layers: shared.loaded().map(|loaded| loaded.gpu.as_ref().map_or(0, |gpu| gpu.layers)),
         host: shared.host(),
     };
     let text = shared.metrics.render(door.spec.model.as_str(), now);

@@ -62,6 +62,8 @@ pub(super) struct Now {
     pub(super) running: usize,
     pub(super) queued: usize,
     pub(super) slots: u32,
+    /// Layers that graphics processors compute; none before the model is loaded.
+    pub(super) gpu_layers: Option<u32>,
     pub(super) host: State,
 }
 
@@ -123,6 +125,7 @@ impl Metrics {
         }
         let State { memory, throttled, .. } = now.host;
         for (name, value) in [
+            ("gpu_layers", now.gpu_layers.map(u64::from)),
             ("memory_available_bytes", memory.map(|memory| memory.0)),
             ("under_voltage", throttled.map(|throttled| u64::from(throttled.is_under_voltage()))),
             ("slowed", throttled.map(|throttled| u64::from(throttled.is_slowed()))),

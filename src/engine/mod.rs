@@ -30,6 +30,7 @@ mod llama;
 mod measure;
 mod metrics;
 mod model;
+mod offload;
 mod python;
 mod refusal;
 mod reply;
@@ -50,4 +51,5 @@ pub use llama::Watched;
 pub use model::{
     Allowed, Ask, Caches, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word,
 };
+pub use offload::{Card, Offload, offload};
 pub use serve::serve;

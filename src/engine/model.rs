@@ -2,6 +2,7 @@ use std::path::Path;
 
 use llguidance::toktrie::SimpleVob;
 
+use super::Offload;
 use crate::units::Bytes;
 
 /// A token's number in the model's vocabulary.
@@ -186,6 +187,8 @@ pub struct Loaded {
     pub eos: String,
     /// The CPU variant that was chosen: `haswell`.
     pub cpu: String,
+    /// What of the model graphics processors compute; none where that is nothing.
+    pub gpu: Option<Offload>,
 }
 
 /// How the next token is chosen. The defaults are llama.cpp's, which its field expects;

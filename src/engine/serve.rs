@@ -10,12 +10,12 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::care::{self, Host};
+use super::gate::Known;
 use super::health::Shared;
 use super::http::Door;
 use super::kept::Shelf;
 use super::{Engine, Error, Loaded, arrivals, gate, worker};
 use crate::generation::{self, Definition, EngineSpec, Layout};
-use crate::gguf::Window;
 use crate::ids::{Digest, Generation, ModelName};
 use crate::notify::Notify;
 
@@ -35,8 +35,8 @@ pub(super) struct Setup {
     pub(super) spec: EngineSpec,
     /// The program of the generation.
     pub(super) program: Digest,
-    /// The window that llama.cpp's graph of the model leaves out.
-    pub(super) window: Option<Window>,
+    /// What its weights say of themselves.
+    pub(super) known: Known,
 }
 
 /// What is done with a model while it is loaded.
@@ -46,7 +46,7 @@ pub(super) type Work<'a> = dyn FnMut(&mut dyn Engine, Loaded) -> Result<(), Erro
 /// SIGINT. Stays with that generation whatever `current` becomes.
 pub async fn serve(root: &Path, model: &ModelName) -> Result<(), Error> {
     let mut setup = Setup::read(root, model)?;
-    setup.window = gate::check(&setup.weights, &setup.spec.weights)?;
+    setup.known = gate::check(&setup.weights, &setup.spec.weights)?;
     Host::new().look().check_room(&setup.spec)?;
     if cfg!(not(feature = "llama")) {
         return Err(Error::NoLlama);
@@ -96,7 +96,14 @@ impl Setup {
             }
         }
         let weights = Layout::weights(&folder, model);
-        Ok(Self { layout, generation, weights, spec, program: definition.program.digest, window: None })
+        Ok(Self {
+            layout,
+            generation,
+            weights,
+            spec,
+            program: definition.program.digest,
+            known: Known::default(),
+        })
     }
 }
 

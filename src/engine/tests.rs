@@ -61,7 +61,7 @@ fn install(root: &Path, engines: Vec<EngineSpec>) {
         format: FORMAT,
         fleet: "home".parse().unwrap(),
         host: "shed".parse().unwrap(),
-        program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned() },
+        program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned(), gpu: None },
         engines,
         door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     };
@@ -110,6 +110,7 @@ fn begin(
         vocabulary: 257,
         chat_template: template.map(str::to_owned),
         cpu: "beak".to_owned(),
+        gpu: None,
         ..Loaded::default()
     };
     let (stop, stopped) = oneshot::channel::<()>();
@@ -524,11 +525,12 @@ async fn what_was_done_is_counted() {
         "bramble_engine_answer_tokens_total{model=\"parrot\"} 24",
         "bramble_engine_slots{model=\"parrot\"} 2",
         "bramble_engine_running{model=\"parrot\"} 0",
+        "bramble_engine_gpu_layers{model=\"parrot\"} 0",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}: {text}");
     }
     let of_engine = |line: &str| line.starts_with("# TYPE") && !line.contains("memory_available");
-    assert_eq!(text.lines().filter(|line| of_engine(line)).count(), 11);
+    assert_eq!(text.lines().filter(|line| of_engine(line)).count(), 12);
     running.end().await.unwrap();
 }
 

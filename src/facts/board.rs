@@ -148,6 +148,7 @@ pub fn planned(name: &str) -> Option<HostFacts> {
         memory_cgroup: None,
         health: Health::default(),
         gpus: Vec::new(),
+        has_render_group: false,
         link: None,
         reached: None,
         privilege: Privilege::Sudo,

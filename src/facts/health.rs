@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::generation::GpuApi;
 use crate::units::Bytes;
 
 /// How a host is at the moment. What is not known is none.
@@ -39,13 +40,23 @@ impl Throttled {
     }
 }
 
-/// A graphics processor. It is seen and not used.
+/// A graphics processor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gpu {
     /// Its name, or its maker's.
     pub name: String,
     /// Its own memory, where it says so.
     pub memory: Option<Bytes>,
+}
+
+impl Gpu {
+    /// Returns whether drivers for it speak `api`: Vulkan all of them, CUDA those that are neither AMD's nor Intel's.
+    pub fn speaks(&self, api: GpuApi) -> bool {
+        match api {
+            GpuApi::Vulkan => true,
+            GpuApi::Cuda => !matches!(self.name.as_str(), "AMD" | "Intel"),
+        }
+    }
 }
 
 /// The link that a host reaches others by: that of its default route.

@@ -67,9 +67,12 @@ pub struct HostFacts {
     /// How it is at the moment.
     #[serde(default)]
     pub health: Health,
-    /// Graphics processors, which are seen and not used.
+    /// Graphics processors.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<Gpu>,
+    /// Whether it has the group `render`, to which systemd gives graphics processors.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_render_group: bool,
     /// What it reaches others by.
     #[serde(default)]
     pub link: Option<Link>,

@@ -84,6 +84,7 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
         memory_cgroup: memory_cgroup(&printed),
         health: health(&printed),
         gpus: gpus(&printed),
+        has_render_group: printed.value("render_group").is_some(),
         link: link(&printed),
         reached: printed.value("reached").and_then(|address| address.parse().ok()),
         privilege: match printed.value("login").as_deref() {

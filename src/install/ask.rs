@@ -257,6 +257,7 @@ mod tests {
             program: crate::generation::Program {
                 digest: crate::ids::Digest::of(b""),
                 version: "0".to_owned(),
+                gpu: None,
             },
             engines: Vec::new(),
             door: DoorSpec { port, tls: DoorTls::Fleet, upstreams: Vec::new(), routes: Vec::new() },

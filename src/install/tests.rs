@@ -84,7 +84,7 @@ impl Host {
         let digest = Digest::of(version.as_bytes());
         fs::create_dir_all(self.layout.program(&digest)).unwrap();
         fs::write(self.layout.program(&digest).join("brambled"), version).unwrap();
-        Program { digest, version: version.to_owned() }
+        Program { digest, version: version.to_owned(), gpu: None }
     }
 
     /// Defines engines by name and context; what they need is put in place.
@@ -211,8 +211,13 @@ fn request_of(number: u64, definition: Definition) -> InstallRequest {
 }
 
 fn request_for(supervision: Supervision, number: u64, definition: Definition) -> InstallRequest {
-    let setting =
-        Setting { supervision, has_namespaces: true, has_memory_limits: false, memory: BTreeMap::new() };
+    let setting = Setting {
+        supervision,
+        has_namespaces: true,
+        has_render_group: false,
+        has_memory_limits: false,
+        memory: BTreeMap::new(),
+    };
     // a temporary folder may have a name that units do not take
     let units = unit::render(&definition, &Layout::new(Layout::DEFAULT_ROOT), &setting).unwrap();
     let generation = Generation::new(number);

@@ -309,8 +309,8 @@ fn host(
     let foreign: &[&str] = match kind {
         "address" if keys.has("connect") => &["ssh", "memory", "bandwidth", "key", "models", "lacks"],
         "address" => &["memory", "bandwidth", "key", "models", "lacks"],
-        "board" => &["connect", "ssh", "wake", "key", "models", "lacks"],
-        _ => &["connect", "ssh", "dir", "memory", "bandwidth"],
+        "board" => &["connect", "ssh", "gpu", "wake", "key", "models", "lacks"],
+        _ => &["connect", "ssh", "dir", "gpu", "memory", "bandwidth"],
     };
     for key in foreign {
         if let Some(place) = keys.place(key) {
@@ -376,6 +376,7 @@ fn host(
         labels,
         dir: host.dir.and_then(|dir| dir_is_ours(dir, faults)),
         supervisor: host.supervisor.unwrap_or(Supervisor::Auto),
+        gpu: host.gpu.unwrap_or_default(),
         wake: host.wake.and_then(wake),
     })
 }

@@ -147,6 +147,7 @@ fn some_mutation() -> impl Strategy<Value = Mutation> {
         "role",
         "labels",
         "dir",
+        "gpu",
         "wake",
         "upstream",
         "key",

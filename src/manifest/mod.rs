@@ -15,8 +15,8 @@ mod tests;
 
 pub use crate::yaml::{Kind as ProblemKind, Place, Problems};
 pub use schema::{
-    Caps, Deploy, Floor, HostSpec, Imatrix, Manifest, ModelSpec, On, Prefer, QuantChoice, Role, Rollout,
-    RouteMode, RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
+    Caps, Deploy, Floor, GpuMode, HostSpec, Imatrix, Manifest, ModelSpec, On, Prefer, QuantChoice, Role,
+    Rollout, RouteMode, RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
 };
 
 use crate::yaml::{self, Faults, Kind, Problem, Read, Span};

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::facts::Stated;
-use crate::generation::Capability;
+use crate::generation::{Capability, GpuApi};
 use crate::ids::{FleetName, HostName, Mac, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
@@ -162,8 +162,43 @@ pub struct HostSpec {
     pub dir: Option<String>,
     /// What supervises services on it. Default `auto`.
     pub supervisor: Supervisor,
+    /// Whether its engines use its graphics processors. Default `off`.
+    #[serde(default, skip_serializing_if = "GpuMode::is_off")]
+    pub gpu: GpuMode,
     /// How it is woken, where it sleeps.
     pub wake: Option<Wake>,
+}
+
+/// `gpu: off | auto | vulkan | cuda`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum GpuMode {
+    /// The CPU computes.
+    #[default]
+    Off,
+    /// What the graphics processor speaks and there is a bundle for, CUDA before Vulkan.
+    Auto,
+    /// Vulkan.
+    Vulkan,
+    /// CUDA.
+    Cuda,
+}
+
+impl GpuMode {
+    /// Returns what may be spoken to the graphics processors, first choice first.
+    pub const fn apis(self) -> &'static [GpuApi] {
+        match self {
+            Self::Off => &[],
+            Self::Auto => &[GpuApi::Cuda, GpuApi::Vulkan],
+            Self::Vulkan => &[GpuApi::Vulkan],
+            Self::Cuda => &[GpuApi::Cuda],
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's form")]
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
 }
 
 /// `supervisor: auto | systemd | process`.

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::schema::{Prefer, Role, RouteMode, Supervisor, Tls};
+use super::schema::{GpuMode, Prefer, Role, RouteMode, Supervisor, Tls};
 use crate::generation::Capability;
 use crate::ids::{FleetName, HostName, ModelName, is_name};
 use crate::quant::Quant;
@@ -167,6 +167,8 @@ record! {
         may dir: Spanned<Dir>;
         /// What supervises services on the host. Without it: `auto`, systemd where it runs.
         may supervisor: Supervisor;
+        /// Whether engines on the host use its graphics processors, and by what. Without it: `off`.
+        may gpu: GpuMode;
         /// How the host is woken, where it sleeps.
         may wake: Wake;
         /// The base URL of an OpenAI-compatible server that is not ours, up to and with `/v1`.
@@ -253,6 +255,7 @@ word!(Tls: Tls::Fleet, Tls::Files, Tls::Off);
 word!(Prefer: Prefer::Balanced, Prefer::Quality, Prefer::Speed);
 word!(Role: Role::Pi, Role::Desktop);
 word!(Supervisor: Supervisor::Auto, Supervisor::Systemd, Supervisor::Process);
+word!(GpuMode: GpuMode::Off, GpuMode::Auto, GpuMode::Vulkan, GpuMode::Cuda);
 word!(RouteMode: RouteMode::LocalFirst, RouteMode::DesktopFirst, RouteMode::LocalOnly);
 word!(Connect: Connect::Local);
 word!(Capability: Capability::Tools, Capability::JsonSchema, Capability::Logprobs, Capability::Embeddings);

@@ -193,6 +193,7 @@ fn kind(facts: &HostFacts) -> String {
         root: None,
         health: Health::default(),
         gpus: Vec::new(),
+        has_render_group: false,
         link: None,
         ..facts.clone()
     };

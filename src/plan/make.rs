@@ -289,6 +289,7 @@ fn host_plan(
             let setting = unit::Setting {
                 supervision,
                 has_namespaces: able.facts.user_manager.as_ref().is_some_and(|own| own.has_namespaces),
+                has_render_group: able.facts.has_render_group,
                 has_memory_limits: able.facts.memory_cgroup.unwrap_or(false),
                 memory: chosen.iter().map(|chosen| (chosen.model.clone(), chosen.memory)).collect(),
             };
@@ -314,7 +315,7 @@ fn host_plan(
         room: choices.rooms.get(host).copied().unwrap_or(Bytes::ZERO),
         choices: choices.chosen.get(host).cloned().unwrap_or_default(),
         reasons,
-        notes: notes(able.spec, able.facts),
+        notes: notes(able.spec, able.facts, able.bundle),
     })
 }
 

@@ -9,6 +9,7 @@ mod choose;
 mod diff;
 mod door;
 mod forms;
+mod gpu;
 mod make;
 mod misfit;
 mod notes;
@@ -28,6 +29,8 @@ pub use types::{
 
 #[cfg(test)]
 mod bad_tests;
+#[cfg(test)]
+mod gpu_tests;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

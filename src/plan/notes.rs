@@ -1,7 +1,9 @@
 //! What is worth knowing of a host before it is counted on, and keeps nothing from being done.
 
+use super::gpu;
 use super::suit::{root, supervision};
 use crate::facts::{HostFacts, Lingering, Supervision};
+use crate::generation::Bundle;
 use crate::manifest::HostSpec;
 
 /// A clock this many seconds off makes certificates and logs wrong; what a login takes is far less.
@@ -11,7 +13,7 @@ const CLOCK: i64 = 120;
 const HOT: f64 = 78.0;
 
 /// Returns a sentence for each thing that is worth knowing of a host.
-pub(super) fn notes(spec: &HostSpec, facts: &HostFacts) -> Vec<String> {
+pub(super) fn notes(spec: &HostSpec, facts: &HostFacts, bundle: &Bundle) -> Vec<String> {
     let mut notes = Vec::new();
     if let (Supervision::SystemdUser { .. }, Some(manager)) = (supervision(spec, facts), &facts.user_manager)
     {
@@ -29,10 +31,7 @@ pub(super) fn notes(spec: &HostSpec, facts: &HostFacts) -> Vec<String> {
             ));
         }
     }
-    for gpu in &facts.gpus {
-        let memory = gpu.memory.map(|memory| format!(" with {memory}")).unwrap_or_default();
-        notes.push(format!("a graphics processor is there ({}{memory}) and is not used", gpu.name));
-    }
+    notes.extend(gpu::notes(spec, facts, bundle));
     if let Some(throttled) = facts.health.throttled {
         if throttled.is_under_voltage() {
             notes.push(

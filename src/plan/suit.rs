@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::gpu;
 use crate::facts::{HostFacts, Lingering, Privilege, Supervision, UserManager};
 use crate::generation::{Bundle, Layout};
 use crate::ids::{FleetName, HostName};
@@ -42,7 +43,7 @@ pub fn suit<'a>(
             definition.fleet
         ));
     }
-    let bundle = bundles.iter().find(|bundle| bundle.machine == facts.machine);
+    let bundle = gpu::bundle(spec, facts, bundles);
     faults.extend(misfit(host, facts, bundle, bundles, bundle_folders));
     match bundle {
         Some(bundle) if faults.is_empty() => Ok(bundle),
@@ -93,7 +94,11 @@ fn misfit(
         ));
     }
     let Some(bundle) = bundle else {
-        let there: Vec<&str> = bundles.iter().map(|bundle| bundle.machine.as_str()).collect();
+        let name = |bundle: &Bundle| match bundle.gpu {
+            Some(gpu) => format!("{} with {}", bundle.machine, gpu.name()),
+            None => bundle.machine.clone(),
+        };
+        let there: Vec<String> = bundles.iter().map(name).collect();
         let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
         let folders: Vec<String> = bundle_folders.iter().map(|folder| folder.display().to_string()).collect();
         return Some(format!(
@@ -104,8 +109,12 @@ fn misfit(
     let (glibc, wanted) = (facts.glibc?, bundle.glibc_version()?);
     (wanted > glibc).then(|| {
         format!(
-            "{host} has glibc {}.{}, and the bundle for {} needs {}: make it anew with `scripts/bundle {}`, which needs no more than Debian 12 has, or update the host",
-            glibc.0, glibc.1, bundle.target, bundle.glibc, bundle.target
+            "{host} has glibc {}.{}, and the bundle for {} needs {}: make it anew with `{}`, which needs no more than Debian 12 has, or update the host",
+            glibc.0,
+            glibc.1,
+            bundle.target,
+            bundle.glibc,
+            gpu::command(&bundle.target, bundle.gpu)
         )
     })
 }

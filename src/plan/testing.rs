@@ -48,7 +48,7 @@ pub(crate) fn name(text: &str) -> HostName {
     text.parse().unwrap()
 }
 
-fn bundle(machine: &str) -> Bundle {
+pub(crate) fn bundle(machine: &str) -> Bundle {
     Bundle {
         format: 1,
         target: format!("{machine}-unknown-linux-gnu"),
@@ -59,6 +59,7 @@ fn bundle(machine: &str) -> Bundle {
         unpacked_bytes: Bytes::mib(27),
         version: "0.1.0".to_owned(),
         glibc: "2.36".to_owned(),
+        gpu: None,
     }
 }
 

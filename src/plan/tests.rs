@@ -750,7 +750,7 @@ fn what_is_worth_knowing_of_a_host_is_said_and_keeps_nothing_from_being_done() {
     let plan = fleet.plan();
     let notes = |host| plan.host(&name(host)).unwrap().notes.join("\n");
     insta::assert_snapshot!(notes("desk"), @"
-    a graphics processor is there (AMD with 16.0 GiB) and is not used
+    a graphics processor is there (AMD with 16.0 GiB) and is not used: `gpu: auto` would
     its clock is 4000 s behind this machine's: let it set its time (timedatectl)
     ");
     insta::assert_snapshot!(notes("shed"), @"

@@ -61,6 +61,8 @@ pub struct Setting {
     /// Whether the services of a login can be kept from seeing files
     /// ([`crate::facts::UserManager::has_namespaces`]); those of root always can.
     pub has_namespaces: bool,
+    /// Whether the host has the group `render`; a unit that names a group which is not there does not start.
+    pub has_render_group: bool,
     /// Whether limits on memory work there ([`crate::facts::HostFacts::memory_cgroup`]).
     pub has_memory_limits: bool,
     /// What each engine will use: weights, caches and buffers. An engine that is not
@@ -105,6 +107,8 @@ pub fn render(definition: &Definition, layout: &Layout, setting: &Setting) -> Re
         wanted_by => if is_user { USER_TARGET } else { SYSTEM_TARGET },
         user => SERVICE_USER,
         host => definition.host.as_str(),
+        has_gpu => false,
+        has_render_group => setting.has_render_group,
     };
     let templates = templates()?;
     let unit = |template: &str, name: String, own: minijinja::Value| {
@@ -124,6 +128,7 @@ pub fn render(definition: &Definition, layout: &Layout, setting: &Setting) -> Re
             model => spec.model.as_str(),
             start_seconds => start_seconds(spec),
             memory_max => memory_max(spec, setting),
+            has_gpu => definition.program.gpu.is_some(),
         };
         units.push(unit("engine", unit_name(&engine_service(&spec.model)), own)?);
     }

@@ -3,7 +3,8 @@ use std::process::Command;
 use super::*;
 use crate::facts::Supervision;
 use crate::generation::{
-    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Weights,
+    Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, GpuApi, KvType, Layout, LoadMode, Pace, Program,
+    Weights,
 };
 use crate::ids::Digest;
 use crate::quant::Quant;
@@ -34,7 +35,7 @@ fn definition(models: &[(&str, f64)]) -> Definition {
         format: FORMAT,
         fleet: "home".parse().unwrap(),
         host: "kitchen".parse().unwrap(),
-        program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned() },
+        program: Program { digest: Digest::of(b"program"), version: "0.1.0".to_owned(), gpu: None },
         engines: models.iter().map(engine).collect(),
         door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     }
@@ -44,6 +45,7 @@ fn setting(memory: &[(&str, Bytes)]) -> Setting {
     Setting {
         supervision: Supervision::Systemd { version: 252 },
         has_namespaces: false,
+        has_render_group: false,
         has_memory_limits: !memory.is_empty(),
         memory: memory.iter().map(|(model, bytes)| (model.parse().unwrap(), *bytes)).collect(),
     }
@@ -72,6 +74,38 @@ fn units_of_a_login_name_no_user_and_see_nothing_else_of_its_home() {
     let units = render(&definition(&[("chat", 90.0)]), &layout, &of_user(true)).unwrap();
     insta::assert_snapshot!(all(&units));
     assert!(units.iter().all(Unit::is_of_user));
+}
+
+/// The definition of a host whose program speaks to graphics processors.
+fn with_gpu() -> Definition {
+    let mut definition = definition(&[("chat", 90.0)]);
+    definition.program.gpu = Some(GpuApi::Vulkan);
+    definition
+}
+
+#[test]
+fn an_engine_sees_graphics_processors_only_where_its_program_speaks_to_them() {
+    let layout = Layout::new(Layout::DEFAULT_ROOT);
+    let lines = |definition: &Definition, has_render_group| {
+        let setting = Setting { has_render_group, ..setting(&[]) };
+        let units = render(definition, &layout, &setting).unwrap();
+        units.into_iter().map(|unit| (unit.name, unit.text)).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let (cpu, gpu) = (lines(&definition(&[("chat", 90.0)]), true), lines(&with_gpu(), true));
+    let engine = "bramble-engine-chat.service";
+    let added = |from: &str, to: &str| -> Vec<String> {
+        let old: Vec<&str> = from.lines().collect();
+        to.lines().filter(|line| !old.contains(line)).map(str::to_owned).collect()
+    };
+    insta::assert_snapshot!(added(&cpu[engine], &gpu[engine]).join("\n"));
+    assert_eq!(added(&gpu[engine], &cpu[engine]), ["PrivateDevices=yes"]);
+    assert!(!lines(&with_gpu(), false)[engine].contains("SupplementaryGroups"));
+    // the door, and what a program for the CPU runs as, stay as they are
+    let others = |units: &std::collections::BTreeMap<String, String>| {
+        units.iter().filter(|(name, _)| *name != engine).map(|(_, text)| text.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(others(&cpu), others(&gpu));
+    assert_eq!(cpu, lines(&definition(&[("chat", 90.0)]), false));
 }
 
 #[test]
@@ -150,8 +184,16 @@ fn systemd_finds_no_fault_in_the_units() {
     std::fs::create_dir_all(&program).unwrap();
     std::os::unix::fs::symlink("/bin/true", program.join("brambled")).unwrap();
     let system = setting(&[("chat", Bytes::gib(5))]);
-    for (scope, setting) in [("--system", system), ("--user", of_user(true)), ("--user", of_user(false))] {
-        let units = render(&definition(&[("chat", 90.0)]), &Layout::new(dir.path()), &setting).unwrap();
+    let cpu = definition(&[("chat", 90.0)]);
+    let (user, bare) = (of_user(true), of_user(false));
+    let render_group = Setting { has_render_group: true, ..system.clone() };
+    for (scope, setting, definition) in [
+        ("--system", system, &cpu),
+        ("--user", user, &cpu),
+        ("--user", bare, &cpu),
+        ("--system", render_group, &with_gpu()),
+    ] {
+        let units = render(definition, &Layout::new(dir.path()), &setting).unwrap();
         let files: Vec<_> = units.iter().map(|unit| dir.path().join(&unit.name)).collect();
         units.iter().zip(&files).for_each(|(unit, file)| std::fs::write(file, &unit.text).unwrap());
         let verify = [scope, "verify", "--man=no", "--recursive-errors=no"];
@@ -170,9 +212,10 @@ fn systemd_calls_all_units_well_enclosed() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let units =
-        render(&definition(&[("chat", 90.0)]), &Layout::new(Layout::DEFAULT_ROOT), &setting(&[])).unwrap();
-    for unit in units {
+    let layout = Layout::new(Layout::DEFAULT_ROOT);
+    let cpu = render(&definition(&[("chat", 90.0)]), &layout, &setting(&[])).unwrap();
+    let gpu = render(&with_gpu(), &layout, &Setting { has_render_group: true, ..setting(&[]) }).unwrap();
+    for unit in cpu.into_iter().chain(gpu) {
         let file = dir.path().join(&unit.name);
         std::fs::write(&file, &unit.text).unwrap();
         let mut command = Command::new("systemd-analyze");

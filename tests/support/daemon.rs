@@ -87,7 +87,7 @@ pub(crate) fn install(root: &Path, spec: &EngineSpec, weights: &Path) -> PathBuf
         format: FORMAT,
         fleet: "home".parse().unwrap(),
         host: "shed".parse().unwrap(),
-        program: Program { digest: Digest::of(b"bundle"), version: "0.1.0".to_owned() },
+        program: Program { digest: Digest::of(b"bundle"), version: "0.1.0".to_owned(), gpu: None },
         engines: vec![spec.clone()],
         door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     };

@@ -32,7 +32,7 @@ pub(crate) fn definition(program: Digest, weights: Digest, bytes: u64) -> Defini
         format: FORMAT,
         fleet: "home".parse().unwrap(),
         host: "kitchen".parse().unwrap(),
-        program: Program { digest: program, version: "0.1.0".to_owned() },
+        program: Program { digest: program, version: "0.1.0".to_owned(), gpu: None },
         engines: vec![engine],
         door: DoorSpec { port: 8443, tls: DoorTls::Off, upstreams: Vec::new(), routes: Vec::new() },
     }

@@ -67,6 +67,7 @@ impl Desk {
             unpacked_bytes: Bytes(1),
             version: "0.1.0".to_owned(),
             glibc: "2.17".to_owned(),
+            gpu: None,
         };
         fs::write(self.path("bundles").join(&bundle.file), archive).unwrap();
         fs::write(self.path("bundles/bundle.json"), serde_json::to_vec(&bundle).unwrap()).unwrap();

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use llama_cpp_2::llama_backend::{LlamaBackend, load_backends_from_path};
+use llama_cpp_2::{LlamaBackendDevice, LlamaBackendDeviceType, list_llama_ggml_backend_devices};
 use llama_cpp_sys_2 as sys;
 
-use crate::engine::Error;
+use crate::engine::{Card, Error};
+use crate::units::Bytes;
 
 /// The libraries once they are loaded.
 #[derive(Debug)]
@@ -15,6 +17,8 @@ pub(super) struct Backends {
     pub(super) llama: LlamaBackend,
     /// The CPU variant that was chosen: `haswell`.
     pub(super) cpu: String,
+    /// What the libraries beside the program speak to graphics processors, whether they can be loaded or not: `vulkan`.
+    pub(super) built_for: Vec<String>,
 }
 
 /// Loads the libraries that lie beside the program, the best one for this CPU. Once: a
@@ -56,7 +60,51 @@ fn load_from(folder: &Path) -> Result<Backends, String> {
     let cpu = symbol(registry, c"ggml_backend_dev_get_extra_bufts")
         .and_then(|address| library_at(address as usize))
         .map_or_else(|| "unknown".to_owned(), |path| variant(&path));
-    Ok(Backends { llama, cpu })
+    Ok(Backends { llama, cpu, built_for: built_for(folder) })
+}
+
+/// Returns what the libraries in `folder` speak to graphics processors.
+fn built_for(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let mut built: Vec<String> = names.filter_map(|name| speaks(&name).map(str::to_owned)).collect();
+    built.sort();
+    built
+}
+
+/// Takes `vulkan` out of `libggml-vulkan.so`; none for libraries of the CPU.
+fn speaks(file: &str) -> Option<&'static str> {
+    ["cuda", "vulkan"].into_iter().find(|name| {
+        file.strip_prefix("libggml-").is_some_and(|rest| rest.strip_prefix(*name) == Some(".so"))
+    })
+}
+
+/// Returns those of the libraries for graphics processors that were loaded: `vulkan`.
+pub(super) fn spoken() -> Vec<String> {
+    [c"CUDA", c"Vulkan"]
+        .into_iter()
+        .filter(|name| {
+            #[expect(unsafe_code, reason = "not in llama-cpp-2")]
+            // SAFETY: reads ggml's list of libraries, which nobody changes after loading; the name ends with a null.
+            let registry = unsafe { sys::ggml_backend_reg_by_name(name.as_ptr()) };
+            !registry.is_null()
+        })
+        .map(|name| name.to_string_lossy().to_lowercase())
+        .collect()
+}
+
+/// Returns the graphics processors that llama.cpp sees, with what is free on them now.
+pub(super) fn cards() -> Vec<Card> {
+    let card = |device: LlamaBackendDevice| {
+        let is_integrated = match device.device_type {
+            LlamaBackendDeviceType::Gpu => false,
+            LlamaBackendDeviceType::IntegratedGpu => true,
+            _ => return None,
+        };
+        let free = Bytes(device.memory_free as u64);
+        Some(Card { index: device.index, name: device.description, is_integrated, free })
+    };
+    list_llama_ggml_backend_devices().into_iter().filter_map(card).collect()
 }
 
 /// Runs `load` with the CPU's repacking switched on or off.
@@ -151,5 +199,11 @@ mod tests {
         assert_eq!(mapped_at(maps, 0x7f10).map(variant).as_deref(), Some("haswell"));
         assert_eq!(mapped_at(maps, 0x9000), None);
         assert_eq!(variant("/lib/libggml-cpu-armv8.2_2.so"), "armv8.2_2");
+    }
+
+    #[test]
+    fn what_a_library_speaks_is_told_by_its_name() {
+        let files = ["libggml-vulkan.so", "libggml-cuda.so", "libggml-cpu-haswell.so", "libggml-base.so.0"];
+        assert_eq!(files.map(speaks), [Some("vulkan"), Some("cuda"), None, None]);
     }
 }

@@ -22,10 +22,15 @@ use self::decoder::Decoder;
 use self::encoder::{Reader, Seat};
 use self::words::Words;
 use super::health::Shared;
+use super::offload::absence;
 use super::serve::{Setup, Work};
-use super::{Blanks, Entry, Error, Loaded, Token, Told};
+use super::{Blanks, Entry, Error, Loaded, Offload, Token, Told};
+use crate::causes::with_causes;
 use crate::generation::{EngineSpec, LoadMode};
 use crate::gguf::TAKE_BLANKS;
+
+/// The architecture of models that read with an encoder.
+const ENCODER: &str = "t5";
 
 /// Returns what loads the model of `setup` and works with it.
 pub(super) fn loader(
@@ -41,13 +46,66 @@ pub(super) fn loader(
 
 fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), Error> {
     let spec = &setup.spec;
-    let failed = |what: &'static str| move |reason: String| Error::Load { what, reason };
     llama_cpp_2::send_logs_to_tracing(llama_cpp_2::LogOptions::default());
     let backends = backends::load()?;
     tracing::info!(cpu = backends.cpu, model = %spec.model, "loading");
+    let Some(gpu) = offload(setup, backends) else { return load_on(None, setup, shared, work) };
+    let mut has_begun = false;
+    let outcome = load_on(Some(gpu), setup, shared, &mut |engine, loaded| {
+        has_begun = true;
+        work(engine, loaded)
+    });
+    match outcome {
+        Err(error) if !has_begun && !shared.is_stopping() => {
+            let reason = with_causes(&error);
+            tracing::warn!(reason, "the graphics processor does not take the model: the CPU computes");
+            load_on(None, setup, shared, work)
+        }
+        outcome => outcome,
+    }
+}
 
+/// Decides what of the model the graphics processors of this host compute, and says so.
+fn offload(setup: &Setup, backends: &Backends) -> Option<Offload> {
+    let cards = backends::cards();
+    if let Some(reason) = absence(&backends.built_for, &backends::spoken(), &cards) {
+        tracing::warn!("{reason}: the CPU computes");
+    }
+    if cards.is_empty() {
+        return None;
+    }
+    let Setup { spec, known, .. } = setup;
+    // a mask that is changed between two blocks, and contexts with an encoder, are proven on the CPU
+    if known.window.is_some() || spec.weights.architecture == ENCODER {
+        tracing::info!("models of this kind are computed by the CPU");
+        return None;
+    }
+    let gpu = super::offload(&cards, known.blocks, spec.weights.bytes, spec.need);
+    if let Some(Offload { cards, layers, of, .. }) = &gpu {
+        tracing::info!(?cards, layers, of, "a graphics processor computes");
+    } else {
+        tracing::warn!(?cards, "not one layer has room on a graphics processor: the CPU computes");
+    }
+    gpu
+}
+
+/// Loads the model, the layers of `gpu` to its cards, and works with it.
+fn load_on(
+    gpu: Option<Offload>,
+    setup: &Setup,
+    shared: &Arc<Shared>,
+    work: &mut Work<'_>,
+) -> Result<(), Error> {
+    let spec = &setup.spec;
+    let failed = |what: &'static str| move |reason: String| Error::Load { what, reason };
+    let backends = backends::load()?;
     let progress = Arc::clone(shared);
+    // none is named where the CPU computes: llama.cpp would send it long prompts all the same
+    let cards = gpu.as_ref().map(|gpu| gpu.indices.as_slice()).unwrap_or_default();
     let params = LlamaModelParams::default()
+        .with_devices(cards)
+        .map_err(|error| failed("choose graphics processors")(error.to_string()))?
+        .with_n_gpu_layers(gpu.as_ref().map_or(0, |gpu| gpu.layers))
         .with_use_mmap(spec.load == LoadMode::Mmap)
         .with_progress_callback(move |part| {
             progress.set_progress(part);
@@ -96,11 +154,12 @@ fn load(setup: &Setup, shared: &Arc<Shared>, work: &mut Work<'_>) -> Result<(), 
         bos: text(vocab.bos()),
         eos: text(vocab.eos()),
         cpu: backends.cpu.clone(),
+        gpu,
     };
     match start {
         None => {
             let params = context::params(spec).map_err(failed("make a context"))?;
-            let context = Watched::new(&model, &backends.llama, params, setup.window.clone());
+            let context = Watched::new(&model, &backends.llama, params, setup.known.window.clone());
             let mut engine = Decoder {
                 words,
                 window: window(&model, &architecture),

@@ -297,7 +297,7 @@ pub(crate) fn definition() -> Definition {
         format: FORMAT,
         fleet: "home".parse().unwrap(),
         host: "kitchen".parse().unwrap(),
-        program: Program { digest: Digest::of(b"program"), version: "0".to_owned() },
+        program: Program { digest: Digest::of(b"program"), version: "0".to_owned(), gpu: None },
         engines: vec![EngineSpec {
             model: "chat".parse().unwrap(),
             weights: Weights {
