@@ -47,6 +47,14 @@ demo:
 arm-story kind="arm":
     source scripts/lib.sh && build_programs && scripts/bundle aarch64-unknown-linux-gnu && tests/e2e/host {{ kind }}
 
+# Hold the engine on a graphics processor to the CPU, with Mesa's software driver in place of a card; half an hour of C++ the first time
+[group('by hand')]
+gpu:
+    source scripts/lib.sh && source scripts/vulkan.sh && need_vulkan && need_packages "a driver without a card" mesa-vulkan-drivers && \
+        VK_ICD_FILENAMES=$(echo /usr/share/vulkan/icd.d/lvp_icd.*.json) \
+        BRAMBLE_TEST_GGUF=${BRAMBLE_TEST_GGUF:-${XDG_CACHE_HOME:-$HOME/.cache}/bramble/reference/smollm2-135m-instruct.q4_1.gguf} \
+        cargo test --release --locked --features vulkan --test gpu -- --nocapture --test-threads 1
+
 # Make what is published: archives for operators on aarch64 and x86_64, with both bundles; half an hour the first time
 [group('by hand')]
 release:

@@ -76,7 +76,9 @@ pub(crate) fn install(root: &Path, spec: &EngineSpec, weights: &Path) -> PathBuf
     let files = ["backends", "lib"].map(|folder| std::fs::read_dir(built.join(folder)).unwrap());
     for file in files.into_iter().flatten().map(Result::unwrap) {
         let name = file.file_name().into_string().unwrap();
-        if name.ends_with(".so.0") || name.starts_with("libggml-cpu-") {
+        // a build with other features may have left more there
+        let is_for_gpu = cfg!(feature = "vulkan") && name == "libggml-vulkan.so";
+        if name.ends_with(".so.0") || name.starts_with("libggml-cpu-") || is_for_gpu {
             place(&file.path(), &program.join("lib").join(name));
         }
     }
@@ -117,11 +119,22 @@ impl Engine {
     }
 
     pub(crate) fn start_with(weights: &Path, change: impl FnOnce(&mut EngineSpec)) -> Self {
+        Self::start_in(weights, &[], change, |_| ())
+    }
+
+    /// The same in an environment of its own, with a program whose folder is changed before.
+    pub(crate) fn start_in(
+        weights: &Path,
+        environment: &[(&str, &str)],
+        change: impl FnOnce(&mut EngineSpec),
+        change_program: impl FnOnce(&Path),
+    ) -> Self {
         let root = tempfile::tempdir().unwrap();
         let mut spec = spec(weights.metadata().unwrap().len());
         change(&mut spec);
         let program = install(root.path(), &spec, &weights.canonicalize().unwrap());
-        Self::launch(root, program)
+        change_program(&program);
+        Self::launch(root, program, environment)
     }
 
     /// Stops it in good order, and starts it again.
@@ -135,7 +148,7 @@ impl Engine {
         act();
         let (root, program) =
             (std::mem::replace(&mut self.root, tempfile::tempdir().unwrap()), self.program.clone());
-        Self::launch(root, program)
+        Self::launch(root, program, &[])
     }
 
     /// Kills it, and starts it again.
@@ -144,17 +157,19 @@ impl Engine {
         self.child.wait().unwrap();
         let (root, program) =
             (std::mem::replace(&mut self.root, tempfile::tempdir().unwrap()), self.program.clone());
-        Self::launch(root, program)
+        Self::launch(root, program, &[])
     }
 
-    fn launch(root: tempfile::TempDir, program: PathBuf) -> Self {
+    fn launch(root: tempfile::TempDir, program: PathBuf, environment: &[(&str, &str)]) -> Self {
         let path = root.path().join("notify");
         // left by one that was there before
         let _ = std::fs::remove_file(&path);
         let systemd = UnixDatagram::bind(&path).unwrap();
         systemd.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = std::fs::File::create(root.path().join("log")).unwrap();
-        let child = command(root.path()).env("NOTIFY_SOCKET", &path).stderr(log).spawn().unwrap();
+        let mut command = command(root.path());
+        command.envs(environment.iter().copied()).env("NOTIFY_SOCKET", &path);
+        let child = command.stderr(log).spawn().unwrap();
         let engine = Self { child, root, program };
         let mut buffer = [0; 256];
         loop {
