@@ -364,9 +364,15 @@ pub(super) async fn ask_on(
     deadlines: &Deadlines,
 ) -> Result<(Box<Source>, Opening), Reason> {
     let question = Question { call, form: Form::Events, told: Some(told), is_kept: true };
-    let answer = ask(shared, seat, question, deadlines, Instant::now()).await;
+    let started = Instant::now();
+    let answer = ask(shared, seat, question, deadlines, started).await;
     match answer.map_err(|failure| failure.reason)?.content {
-        Content::Stream(source, opening) => Ok((source, opening)),
+        Content::Stream(mut source, opening) => {
+            let said = told.written(seat.kind).filter(|_| seat.kind == Kind::Foreign).unwrap_or_default();
+            let ends = started + deadlines.total;
+            let opening = source.behind(said, opening, deadlines.between_tokens, ends).await?;
+            Ok((source, opening))
+        }
         // what the client asked was answered before: it is the rest that is refused
         Content::Whole(_) => Err(Reason::NotContinued),
     }

@@ -16,6 +16,13 @@ use crate::openai::sse::{self, DONE, Scanner};
 /// some a few more; one that sends many is passed on as it is.
 const MOST_HELD: usize = 8;
 
+/// Bytes by which it is told that a server begins anew in place of going on: where it has said as many of those that the
+/// client has, or all of fewer.
+const REPEATED: usize = 200;
+
+/// The fewest bytes that tell it: a short beginning is soon said again.
+const LEAST_REPEATED: usize = 16;
+
 /// One event, as it came and as it reads. In both, the model has the client's name for it.
 #[derive(Debug)]
 pub(super) struct Event {
@@ -84,6 +91,44 @@ impl Source {
         }
     }
 
+    /// Waits until it is clear that this goes on behind `said` and does not say that again: some servers begin anew with
+    /// whatever answer they are given. Each event may take so long as `between_tokens`, and none comes beyond `ends`.
+    pub(super) async fn behind(
+        &mut self,
+        said: &str,
+        mut opening: Opening,
+        between_tokens: Duration,
+        ends: Instant,
+    ) -> Result<Opening, Reason> {
+        let said = said.trim_start();
+        let said = &said.as_bytes()[..said.len().min(REPEATED)];
+        if said.len() < LEAST_REPEATED {
+            return Ok(opening);
+        }
+        let mut text: String = opening.held.iter().map(|event| text_of(&event.fields)).collect();
+        loop {
+            let again = text.trim_start().as_bytes();
+            let length = again.len().min(said.len());
+            if again[..length] != said[..length] {
+                return Ok(opening);
+            }
+            if length == said.len() {
+                return Err(Reason::NotContinued);
+            }
+            if opening.is_whole {
+                return Ok(opening);
+            }
+            match self.next_within(between_tokens, ends).await? {
+                Item::Preamble(event) | Item::Data(event) => {
+                    text += &text_of(&event.fields);
+                    opening.held.push_back(event);
+                }
+                Item::Error(_, reason) => return Err(reason),
+                Item::Done => opening.is_whole = true,
+            }
+        }
+    }
+
     /// Waits for what comes next: for so long `between_tokens`, and never beyond `ends`.
     pub(super) async fn next_within(
         &mut self,
@@ -141,6 +186,18 @@ fn unreadable(error: sse::Error) -> Reason {
         sse::Error::TooLong => Reason::TooLarge,
         sse::Error::NotText => Reason::Malformed,
     }
+}
+
+/// Returns the text of an answer that an event has.
+fn text_of(event: &Map<String, Value>) -> String {
+    let choices = event.get("choices").and_then(Value::as_array);
+    choices.into_iter().flatten().map(said_in).collect()
+}
+
+/// Returns the text that a choice of an event has.
+pub(super) fn said_in(choice: &Value) -> String {
+    let said = [choice.get("delta").and_then(|delta| delta.get("content")), choice.get("text")];
+    said.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
 /// Returns whether a field of an event says nothing.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::request::Terms;
-use super::source::{Event, is_empty, is_preamble};
+use super::source::{Event, is_empty, is_preamble, said_in};
 use super::state::Kind;
 use crate::openai::sse::{self, DONE};
 
@@ -88,8 +88,7 @@ impl Told {
 
     fn take_choice(&mut self, choice: &Value, is_ours: bool) {
         let delta = choice.get("delta").and_then(Value::as_object);
-        let said = [delta.and_then(|delta| delta.get("content")), choice.get("text")];
-        let said: String = said.into_iter().flatten().filter_map(Value::as_str).collect();
+        let said = said_in(choice);
         if !is_ours && !said.is_empty() {
             self.write(&said);
             self.tokens = self.tokens.saturating_add(1);

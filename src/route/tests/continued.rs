@@ -195,6 +195,38 @@ async fn when_nobody_can_go_on_each_is_named_with_its_reason_and_nothing_looks_w
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_server_that_says_the_answer_again_does_not_go_on_and_the_next_one_is_asked() {
+    const SAID: &str = "The king had a horse. ";
+    let mut definition = allowing(&["gaming", "desk"]);
+    definition.door.routes[0].order.swap(1, 2);
+    let theirs = |text: &str| say(event("c", &json!({"content": text}), &Value::Null, None));
+    // again, with other cuts and blanks; again, as far as it gets; and not again, though it begins alike
+    let again = [theirs(" The king"), theirs(" had a horse. It"), theirs(" was"), say(DONE)];
+    let alike = [theirs("The king had"), theirs(" a dog."), say(finish("c", 9)), say(DONE)];
+    for (gaming, told_text, dialled) in [
+        (again.to_vec(), format!("{SAID}It was."), ["local", "gaming", "desk"].as_slice()),
+        (again[..1].to_vec(), format!("{SAID}It was."), &["local", "gaming", "desk"]),
+        (alike.to_vec(), format!("{SAID}The king had a dog."), &["local", "gaming"]),
+    ] {
+        let house = House::with(&definition);
+        house.universe.on("local", [stream([say(role("a")), say(own("a", SAID, 6))])]);
+        house.universe.on("gaming", [stream(gaming)]);
+        house.universe.on("desk", [rest([say(own("b", "It was.", 9)), say(finish("b", 9)), say(DONE)])]);
+        let told = ask(&house, &json!({})).await;
+        assert_eq!(told.text(), told_text, "{}", told.body);
+        assert_eq!(house.universe.dialled(), dialled);
+    }
+
+    let house = House::with(&allowing(&["gaming"]));
+    house.universe.on("local", [stream([say(own("a", SAID, 6))])]);
+    house.universe.on("gaming", [stream(again)]);
+    let told = ask(&house, &json!({})).await;
+    assert_eq!(told.body.matches("king").count(), 1, "{}", told.body);
+    let message = last(&told)["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("gaming: does not go on with answers"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_is_not_ours_breaks_off_and_one_of_ours_goes_on() {
     let mut definition = definition();
     definition.door.routes[0].order.reverse();
