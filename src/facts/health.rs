@@ -34,6 +34,16 @@ impl Throttled {
         (self.0 | self.0 >> 16) & Self::UNDER_VOLTAGE != 0
     }
 
+    /// Returns whether the supply gives too little voltage now.
+    pub const fn is_under_voltage_now(self) -> bool {
+        self.0 & Self::UNDER_VOLTAGE != 0
+    }
+
+    /// Returns whether it is clocked lower than it could be now.
+    pub const fn is_slowed_now(self) -> bool {
+        self.0 & Self::SLOWED != 0
+    }
+
     /// Returns whether it is, or was, clocked lower than it could be.
     pub const fn is_slowed(self) -> bool {
         (self.0 | self.0 >> 16) & Self::SLOWED != 0

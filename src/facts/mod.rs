@@ -5,6 +5,7 @@
 
 mod bench;
 mod board;
+mod checkup;
 mod health;
 mod host;
 mod parse;
@@ -16,6 +17,7 @@ mod work;
 
 pub use bench::{Bench, EngineBench, MemoryBench, StorageBench};
 pub use board::{Stated, board_names, planned, planned_names};
+pub use checkup::{Answer, Checkup, Firewall, FirewallKind, Process, parse_checkup};
 pub use health::{Gpu, Health, Link, Medium, Throttled};
 pub use host::{
     Board, Cordon, Cpu, Disk, HostFacts, Installed, Inventory, Lingering, Memory, Privilege, ProbeFailure,

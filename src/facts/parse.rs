@@ -12,11 +12,14 @@ use super::host::{
 use crate::units::Bytes;
 
 /// The most that is read of a probe's output. A real one has 10 to 100 KiB.
-const MOST: usize = 4 << 20;
+pub(super) const MOST: usize = 4 << 20;
 /// The longest text that becomes a fact; longer ones are cut.
 const LONGEST: usize = 200;
 /// The most flags of a processor that are kept. The longest list seen has about 200.
 const MOST_FEATURES: usize = 512;
+
+/// What the probe's output begins with, behind `@@ `.
+const PROBE: &str = "bramble-probe 1";
 
 /// Why the output of a probe is not facts.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +63,7 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
         return Err(Error::TooLong { bytes: output.len() });
     }
     let text = String::from_utf8_lossy(output);
-    let printed = Printed::split(&text)?;
+    let printed = Printed::split(&text, PROBE)?;
 
     let machine = printed.value("machine").ok_or(Error::Missing { what: "machine" })?;
     let board_name = printed.value("model");
@@ -98,18 +101,18 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
 }
 
 /// The output, cut at its marks. The first of two values or sections of one name counts.
-struct Printed<'a> {
+pub(super) struct Printed<'a> {
     values: BTreeMap<&'a str, &'a str>,
     sections: BTreeMap<&'a str, &'a str>,
 }
 
 impl<'a> Printed<'a> {
-    fn split(text: &'a str) -> Result<Self, Error> {
-        const START: &str = "\n@@ bramble-probe 1\n";
+    pub(super) fn split(text: &'a str, mark: &'static str) -> Result<Self, Error> {
         const END: &str = "\n@@ end\n";
         let missing = |missing| Error::Truncated { missing };
-        let start = text.find(START).ok_or(missing("bramble-probe 1"))?;
-        let body = &text[start + START.len()..];
+        let begin = format!("\n@@ {mark}\n");
+        let start = text.find(&begin).ok_or(missing(mark))?;
+        let body = &text[start + begin.len()..];
         let body = &body[..body.rfind("\n@@ done").ok_or(missing("done"))?];
 
         let mut printed = Self { values: BTreeMap::new(), sections: BTreeMap::new() };
@@ -131,7 +134,7 @@ impl<'a> Printed<'a> {
         Ok(printed)
     }
 
-    fn value(&self, key: &str) -> Option<String> {
+    pub(super) fn value(&self, key: &str) -> Option<String> {
         let text = clean(self.values.get(key)?);
         (!text.is_empty()).then_some(text)
     }
@@ -140,7 +143,7 @@ impl<'a> Printed<'a> {
         self.values.get(key)?.trim().parse().ok()
     }
 
-    fn section(&self, name: &str) -> Option<&'a str> {
+    pub(super) fn section(&self, name: &str) -> Option<&'a str> {
         self.sections.get(name).copied()
     }
 
@@ -175,11 +178,11 @@ fn is_plain(c: char) -> bool {
         && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     text.chars().filter(|c| is_plain(*c)).take(LONGEST).collect::<String>().trim().to_owned()
 }
 
-fn kib(text: &str) -> Option<Bytes> {
+pub(super) fn kib(text: &str) -> Option<Bytes> {
     text.parse::<u64>().ok().map(|n| Bytes(n.saturating_mul(1024)))
 }
 
@@ -265,7 +268,7 @@ fn health(printed: &Printed<'_>) -> Health {
 /// Returns when the host's clock said that it was, in seconds since 1970, for comparing it with another.
 pub fn probe_clock(output: &[u8]) -> Option<i64> {
     let text = String::from_utf8_lossy(output.get(..MOST.min(output.len()))?);
-    Printed::split(&text).ok()?.value("clock")?.parse().ok()
+    Printed::split(&text, PROBE).ok()?.value("clock")?.parse().ok()
 }
 
 /// The most graphics processors that are believed.

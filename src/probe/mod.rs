@@ -11,7 +11,7 @@ use futures_util::StreamExt as _;
 use crate::causes::with_causes;
 use crate::clock;
 use crate::connect::{self, Connection, Script, Stdin, quote};
-use crate::facts::{self, HostFacts, Inventory, ProbeFailure};
+use crate::facts::{self, Checkup, HostFacts, Inventory, ProbeFailure};
 use crate::ids::HostName;
 
 #[cfg(test)]
@@ -20,6 +20,13 @@ mod tests;
 /// The script that prints what a host is. Its only argument is Bramble's folder there, empty for the
 /// usual one, which depends on whether the login may become root.
 pub const SCRIPT: &str = include_str!("../../templates/probe.sh");
+
+/// The script of a checkup. Its arguments are Bramble's folder there, the folder above it that is there already, the
+/// port of the door, and an address and a port for each place that the host shall reach.
+pub const CHECKUP: &str = include_str!("../../templates/checkup.sh");
+
+/// The most places that one host is asked whether it reaches them: it asks them all at once.
+const MOST_PLACES: usize = 32;
 
 /// How long one host may take. The script takes less than a second on a quiet host; an SD
 /// card that is busy with writes can hold it up.
@@ -46,8 +53,45 @@ pub async fn gather(hosts: &[Target], parallel: usize) -> Inventory {
 pub async fn look(root: &str, connection: &dyn Connection, is_root: bool) -> Result<HostFacts, ProbeFailure> {
     let text = format!("set -- {}\n{SCRIPT}", quote(root));
     let script = Script { text, is_root, timeout: TIMEOUT };
-    let output = connection.run(&script, Stdin::Empty).await.map_err(|error| unreachable(&error))?;
+    let output = run(&script, connection).await?;
     let now = clock::unix_seconds();
+    let mut facts = facts::parse_probe(&output).map_err(|error| unreadable(&error, connection))?;
+    facts.health.clock_ahead =
+        facts::probe_clock(&output).map(|there| there - i64::try_from(now).unwrap_or(i64::MAX));
+    Ok(facts)
+}
+
+/// What a checkup is to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Places {
+    /// Bramble's folder there.
+    pub root: String,
+    /// The folder above it that is there already.
+    pub disk: String,
+    /// The port of the door.
+    pub port: u16,
+    /// The places that the host shall reach, each an address and a port; of more than 32, only the first are asked.
+    pub others: Vec<(String, u16)>,
+}
+
+/// Looks at what may slow a host down, or stand in the way of its door. Some of its disk is read.
+///
+/// # Errors
+/// It cannot be looked at.
+pub async fn check_up(places: &Places, connection: &dyn Connection) -> Result<Checkup, ProbeFailure> {
+    let Places { root, disk, port, others } = places;
+    let words = [root.clone(), disk.clone(), port.to_string()];
+    let others =
+        others.iter().take(MOST_PLACES).flat_map(|(address, port)| [address.clone(), port.to_string()]);
+    let arguments: Vec<String> = words.into_iter().chain(others).map(|word| quote(&word)).collect();
+    let text = format!("set -- {}\n{CHECKUP}", arguments.join(" "));
+    let output = run(&Script { text, is_root: false, timeout: TIMEOUT }, connection).await?;
+    facts::parse_checkup(&output).map_err(|error| unreadable(&error, connection))
+}
+
+/// Runs a script of ours, and returns what it printed.
+async fn run(script: &Script, connection: &dyn Connection) -> Result<Vec<u8>, ProbeFailure> {
+    let output = connection.run(script, Stdin::Empty).await.map_err(|error| unreachable(&error))?;
     if output.status != 0 {
         let host = connection.describe();
         let said = last_line(&output.stderr);
@@ -61,14 +105,15 @@ pub async fn look(root: &str, connection: &dyn Connection, is_root: bool) -> Res
             takes_password: false,
         });
     }
-    let mut facts = facts::parse_probe(&output.stdout).map_err(|error| ProbeFailure {
-        message: format!("{}: {}", connection.describe(), with_causes(&error)),
+    Ok(output.stdout)
+}
+
+fn unreadable(error: &facts::Error, connection: &dyn Connection) -> ProbeFailure {
+    ProbeFailure {
+        message: format!("{}: {}", connection.describe(), with_causes(error)),
         is_transient: matches!(error, facts::Error::Truncated { .. }),
         takes_password: false,
-    })?;
-    facts.health.clock_ahead =
-        facts::probe_clock(&output.stdout).map(|there| there - i64::try_from(now).unwrap_or(i64::MAX));
-    Ok(facts)
+    }
 }
 
 fn unreachable(error: &connect::Error) -> ProbeFailure {

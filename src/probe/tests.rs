@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use super::*;
 use crate::connect::Output;
-use crate::facts::{Privilege, parse_probe};
+use crate::facts::{Answer, Privilege, parse_probe};
 use crate::generation::Layout;
 
 /// Answers every script with the same thing and remembers what it was asked.
@@ -123,25 +123,69 @@ fn every_failure_to_connect_has_a_next_move() {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the script is tried under the shells of this machine")]
-fn run(shell: &[&str], root: &str) -> Option<Vec<u8>> {
+fn run_with(shell: &[&str], script: &str, arguments: &[&str]) -> Option<Vec<u8>> {
     let mut child = std::process::Command::new(shell[0])
         .args(&shell[1..])
-        .args(["-s", "--", root])
+        .args(["-s", "--"])
+        .args(arguments)
         .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .ok()?;
-    child.stdin.take().unwrap().write_all(SCRIPT.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(script.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     output.status.success().then_some(output.stdout)
+}
+
+fn run(shell: &[&str], root: &str) -> Option<Vec<u8>> {
+    run_with(shell, SCRIPT, &[root])
+}
+
+const SHELLS: [&[&str]; 4] = [&["sh"], &["dash"], &["bash", "--posix"], &["busybox", "sh"]];
+
+#[test]
+fn a_checkup_tells_of_this_machine_under_every_shell_it_has() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let (open, closed) = (port.to_string(), closed.to_string());
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().display().to_string();
+    let words = [&place, &place, &open, "127.0.0.1", &open, "127.0.0.1", &closed, "no such host", "22"];
+    let outputs: Vec<_> = SHELLS.iter().filter_map(|shell| run_with(shell, CHECKUP, &words)).collect();
+    assert!(!outputs.is_empty());
+    for output in outputs {
+        let found = facts::parse_checkup(&output).unwrap();
+        assert!(found.listening.contains(&port), "{:?}", found.listening);
+        assert!(!found.processes.is_empty() && !found.is_read_only && found.filesystem.is_some());
+        // without bash nobody is asked
+        if !found.reached.is_empty() {
+            let expected = [(0, Answer::Open), (1, Answer::Refused), (2, Answer::Unresolved)];
+            assert_eq!(found.reached, expected.into());
+        }
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn what_a_checkup_is_to_look_at_reaches_the_shell_as_words() {
+    let printed = "\n@@ bramble-checkup 1\ngovernor=powersave\n\n@@ done\n";
+    let host = connect::fake::Fake::new("pi").says("bramble-checkup", printed);
+    let others = (0..40).map(|n| (format!("h{n}; reboot"), 22)).collect();
+    let places = Places { root: "/it's".into(), disk: "/".into(), port: 8443, others };
+    let found = check_up(&places, &host).await.unwrap();
+    assert_eq!(found.governor.as_deref(), Some("powersave"));
+    let script = host.scripts().remove(0);
+    let first = script.lines().next().unwrap();
+    assert!(first.starts_with("set -- '/it'\\''s' '/' '8443' 'h0; reboot' '22' "), "{first}");
+    assert!(first.ends_with(" 'h31; reboot' '22'"), "{first}");
 }
 
 #[test]
 fn the_script_tells_what_this_machine_is_under_every_shell_it_has() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("not/there yet").display().to_string();
-    let shells: [&[&str]; 4] = [&["sh"], &["dash"], &["bash", "--posix"], &["busybox", "sh"]];
-    let outputs: Vec<_> = shells.iter().filter_map(|shell| run(shell, &root)).collect();
+    let outputs: Vec<_> = SHELLS.iter().filter_map(|shell| run(shell, &root)).collect();
     assert!(!outputs.is_empty());
     for output in outputs {
         let facts = parse_probe(&output).unwrap();
