@@ -23,6 +23,8 @@ pub mod yaml;
 
 // deciders
 pub mod catalog;
+pub mod doctor;
+pub mod draft;
 pub mod estimate;
 pub mod facts;
 pub mod fit;
@@ -35,6 +37,7 @@ pub mod unit;
 // doors
 pub mod bundle;
 pub mod connect;
+pub mod discover;
 pub mod fetch;
 pub mod store;
 

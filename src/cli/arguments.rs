@@ -3,25 +3,17 @@ use std::str::FromStr;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-use crate::ids::{Generation, HostName, ModelName};
+use crate::ids::{FleetName, Generation, HostName, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
 use crate::units::Bytes;
-
-const EXAMPLES: &str = "\
-Examples:
-  bramble check                     is the manifest right?
-  bramble plan                      what would be done, and why
-  bramble apply                     do it
-  bramble chat kitchen 'Hello'      ask a host
-  bramble status                    how are they?";
 
 /// The manifest where none is named.
 pub(crate) const DEFAULT_MANIFEST: &str = "fleet.yaml";
 
 /// Deploy language models to a fleet of Raspberry Pis
 #[derive(Debug, Parser)]
-#[command(name = "bramble", version, about, after_help = EXAMPLES, arg_required_else_help = true)]
+#[command(name = "bramble", version, about, arg_required_else_help = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -44,6 +36,8 @@ pub(crate) struct Global {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
+    /// Write a first manifest from what is found here and on the network
+    Init(Init),
     /// Check the manifest, without asking any host
     Check(Check),
     /// Show what apply would do, and why
@@ -60,6 +54,8 @@ pub(crate) enum Verb {
     Apply(Apply),
     /// Show what the hosts run, and how they are
     Status(Status),
+    /// Look at hosts, or this machine, and say what to do about them
+    Doctor(Doctor),
     /// Measure what hosts can do, for the plans to come
     Bench(Bench),
     /// Ask a host's model, and say who answered
@@ -90,6 +86,33 @@ pub(crate) enum Verb {
     Fit(Fit),
     /// Print the manifest's JSON Schema, for editors
     Schema,
+    /// Print what completes words of the command line in a shell
+    Completions(Completions),
+    /// Write a manual page for each command
+    Man(Man),
+}
+
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
+#[derive(Debug, Args)]
+pub(crate) struct Init {
+    /// A machine to take, and no others that are found; may be given more than once
+    #[arg(long = "host", value_name = "[USER@]ADDRESS[:PORT]")]
+    pub(crate) hosts: Vec<String>,
+    /// A name for your hosts: one that another fleet has is refused
+    #[arg(long, value_name = "NAME", default_value = "home")]
+    pub(crate) fleet: FleetName,
+    /// Leave this machine out: nobody answers when a Pi cannot
+    #[arg(long)]
+    pub(crate) no_desktop: bool,
+    /// Look neither into ~/.ssh/config nor on the network
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Write over a manifest that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// Do not ask: take what looks like a Raspberry Pi, and this machine
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -330,6 +353,16 @@ pub(crate) struct Status {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Doctor {
+    /// Hosts of the manifest, or any that ssh reaches, as [USER@]ADDRESS[:PORT]; without one, this machine
+    #[arg(value_name = "HOST")]
+    pub(crate) hosts: Vec<String>,
+    /// Every host of the manifest
+    #[arg(long, conflicts_with = "hosts")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Push {
     /// The file; what hosts have of it, also in other files, is not sent
     #[arg(value_name = "FILE")]
@@ -404,6 +437,20 @@ impl FromStr for AnySource {
         };
         Ok(Self(format!("{scheme}{text}").parse()?))
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Man {
+    /// The folder for the pages, bramble.1 and bramble-COMMAND.1; made where it is not there
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -7,6 +7,10 @@ use crate::view::Style;
 /// What the process was started with, read once.
 #[derive(Debug)]
 pub(crate) struct Environment {
+    /// The user's own folder.
+    pub(crate) home: PathBuf,
+    /// What this machine calls itself.
+    pub(crate) machine: String,
     /// Keys; not safe to delete.
     pub(crate) state: PathBuf,
     /// Folders that bundles are looked for in.
@@ -21,6 +25,8 @@ pub(crate) struct Environment {
     pub(crate) operator: String,
     /// Whether a person reads standard output.
     pub(crate) style: Style,
+    /// Columns of what standard output is read on: 100 where that is no terminal.
+    pub(crate) width: usize,
     /// Whether a person reads standard error.
     pub(crate) is_terminal: bool,
     /// Whether a person can answer.
@@ -33,6 +39,14 @@ pub(crate) struct Environment {
 )]
 fn var(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// Returns the columns to write in: those of the terminal, those that `COLUMNS` says, or 100.
+fn width() -> usize {
+    let of_terminal =
+        || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
+    let told = || var("COLUMNS").and_then(|text| text.parse().ok());
+    of_terminal().or_else(told).filter(|width| *width > 0).unwrap_or(100).min(120)
 }
 
 /// Returns the value of an environment variable that a manifest names (`key: env:NAME`).
@@ -59,13 +73,16 @@ impl Environment {
         }
         bundles.push(folder("XDG_DATA_HOME", ".local/share").join("bramble/bundles"));
         Self {
+            home: home.clone(),
             state: folder("XDG_STATE_HOME", ".local/state").join("bramble"),
             bundles,
             brambled,
             known_hosts: var("BRAMBLE_KNOWN_HOSTS").map(PathBuf::from),
             runtime: var("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from),
             operator: format!("{user}@{machine}"),
+            machine,
             style: Style { is_coloured: std::io::stdout().is_terminal() && !no_colour },
+            width: width(),
             is_terminal: std::io::stderr().is_terminal(),
             can_ask: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
         }

@@ -10,7 +10,8 @@ pub(crate) enum Exit {
     Done,
     /// 1: it failed, or the command line is wrong.
     Failed,
-    /// 2: changes are pending (`plan --exit-code`), or were made in part (`apply`).
+    /// 2: changes are pending (`plan --exit-code`), were made in part (`apply`), or something is in Bramble's way on
+    /// a host (`doctor`).
     Partly,
     /// 3: refused before anything was changed.
     Refused,

@@ -96,6 +96,28 @@ impl<'a> Fleet<'a> {
         Ok(Self { manifest, lock, lock_path, bundles, environment, is_new_host_key_accepted, sudo })
     }
 
+    /// Does as [`Self::open`]; where there is no manifest and none was named, takes a fleet without hosts.
+    pub(crate) fn open_or_bare(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
+        if global.file != Path::new(DEFAULT_MANIFEST) || global.file.exists() {
+            return Self::open(global, environment);
+        }
+        Self::bare(global, environment)
+    }
+
+    /// Takes a fleet without hosts.
+    pub(crate) fn bare(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
+        let manifest = Manifest::without_hosts("home".parse()?);
+        Ok(Self {
+            lock: Lock::new(manifest.fleet.clone()),
+            lock_path: Environment::lock_path(&global.file),
+            bundles: bundle::find(&environment.bundles)?,
+            environment,
+            is_new_host_key_accepted: global.accept_new_host_keys,
+            sudo: SudoPasswords::default(),
+            manifest,
+        })
+    }
+
     /// Returns the hosts that Bramble is installed on.
     pub(crate) fn ours(&self) -> impl Iterator<Item = (&HostName, &HostSpec)> {
         self.manifest.hosts.iter().filter(|(_, spec)| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. }))

@@ -2,22 +2,28 @@
 //!
 //! Results go to standard output, progress and errors to standard error.
 
+mod address;
 mod apply;
 mod arguments;
 mod bench;
 mod catalog;
 mod chat;
 mod check;
+mod completions;
 mod convert;
 mod cordon;
+mod doctor;
 mod doors;
 mod environment;
+mod examples;
 mod exit;
 mod fetch;
 mod fit;
 mod fleet;
+mod init;
 mod keys;
 mod logs;
+mod man;
 mod output;
 mod passwords;
 mod plan;
@@ -33,7 +39,7 @@ mod store;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::FromArgMatches as _;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use arguments::{Arguments, Verb};
@@ -44,7 +50,8 @@ use crate::manifest::Problems;
 
 /// Runs the command and returns its exit code ([`Exit`]).
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let parsed = examples::command().try_get_matches();
+    let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error).into(),
     };
@@ -95,6 +102,7 @@ fn usage(error: &clap::Error) -> Exit {
 async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<Exit> {
     let global = &arguments.global;
     match arguments.verb {
+        Verb::Init(verb) => init::run(&verb, global, environment).await,
         Verb::Check(verb) => check::run(&verb, global, environment),
         Verb::Plan(verb) => plan::run(&verb, global, environment).await,
         Verb::Fetch(verb) => fetch::run(&verb, global, environment).await,
@@ -103,6 +111,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Push(verb) => push::run(&verb, global, environment).await,
         Verb::Apply(verb) => apply::run(&verb, global, environment).await,
         Verb::Status(verb) => status::run(&verb, global, environment).await,
+        Verb::Doctor(verb) => doctor::run(&verb, global, environment).await,
         Verb::Chat(verb) => chat::run(&verb, global, environment).await,
         Verb::Logs(verb) => logs::run(&verb, global, environment).await,
         Verb::Restart(verb) => restart::run(&verb, global, environment).await,
@@ -117,5 +126,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Bench(verb) => bench::run(&verb, global, environment).await,
         Verb::Fit(verb) => fit::run(&verb, global, environment).await,
         Verb::Schema => schema::run(),
+        Verb::Completions(verb) => completions::run(&verb),
+        Verb::Man(verb) => man::run(&verb, global),
     }
 }

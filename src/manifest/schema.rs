@@ -306,6 +306,21 @@ pub struct Selector {
     pub labels: Vec<String>,
 }
 
+impl Manifest {
+    /// Returns a manifest with no models and no hosts, and every default: for what is asked before there is one.
+    pub fn without_hosts(fleet: FleetName) -> Self {
+        Self {
+            fleet,
+            serve: Serve { port: 8443, tls: Tls::Fleet },
+            rollout: Rollout { max_parallel: 4, max_unavailable: 1, bandwidth: Caps::default() },
+            models: BTreeMap::new(),
+            hosts: BTreeMap::new(),
+            deploy: Vec::new(),
+            routes: BTreeMap::new(),
+        }
+    }
+}
+
 impl HostSpec {
     /// Returns whether Bramble runs there, or will: everything but an upstream.
     pub fn is_ours(&self) -> bool {

@@ -5,6 +5,7 @@
 
 mod apply;
 mod bench;
+mod doctor;
 mod fit;
 mod html;
 mod logs;
@@ -16,9 +17,11 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wrap;
 
 pub use apply::{Deed, report};
 pub use bench::bench;
+pub use doctor::diagnosis;
 pub use fit::fit;
 pub use html::html;
 pub use logs::log_line;

@@ -321,3 +321,59 @@ fn what_was_pruned_is_shown_by_host_and_in_all() {
         "- attic: 1 generation, 2 files of weights, 1.5 GiB\n- shed: nothing that is not needed\nx desk: it is asleep\nWould free 1.5 GiB on 2 hosts.\n"
     );
 }
+
+#[test]
+fn a_diagnosis_has_a_line_for_each_finding_and_keeps_to_the_width() {
+    use crate::doctor::{About, Diagnosis, Finding, HostDiagnosis, Level};
+    let finding = |about, level, what: &str, advice: Option<&str>| Finding {
+        about,
+        level,
+        what: what.to_owned(),
+        advice: advice.map(str::to_owned),
+    };
+    let hosts = vec![
+        HostDiagnosis {
+            host: "kitchen".to_owned(),
+            machine: Some("Raspberry Pi 5 Model B Rev 1.0, Debian GNU/Linux 12 (bookworm)".to_owned()),
+            findings: vec![
+                finding(About::Userland, Level::Ok, "aarch64, 64 bits, glibc 2.36", None),
+                finding(
+                    About::Power,
+                    Level::Warning,
+                    "its voltage has been too low since it was started: the processor is slowed, and a card may be damaged",
+                    Some(
+                        "take a supply for 5 V and 5 A, and a short cable; nothing that draws much on its USB ports",
+                    ),
+                ),
+                finding(
+                    About::Link,
+                    Level::Note,
+                    "Wi-Fi (wlan0)",
+                    Some("a cable, at least while weights come"),
+                ),
+                finding(
+                    About::Port,
+                    Level::Error,
+                    "8443 is taken by nginx",
+                    Some("say another `serve.port`"),
+                ),
+            ],
+        },
+        HostDiagnosis {
+            host: "shed".to_owned(),
+            machine: None,
+            findings: vec![crate::doctor::unreachable(
+                "shed cannot be reached: No route to host; check its power",
+            )],
+        },
+    ];
+    let diagnosis = Diagnosis { hosts };
+    let narrow = super::diagnosis(&diagnosis, PLAIN, 60);
+    insta::assert_snapshot!(narrow);
+    assert!(narrow.lines().skip(1).all(|line| line.chars().count() <= 60), "{narrow}");
+    assert_eq!(plain(&super::diagnosis(&diagnosis, Style { is_coloured: true }, 60)), narrow);
+    assert!(
+        super::diagnosis(&Diagnosis { hosts: diagnosis.hosts[..0].to_vec() }, PLAIN, 9)
+            .ends_with("nothing to do.\n")
+    );
+}

@@ -1,0 +1,272 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{self, BufRead as _, Write as _};
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::address::{by_address, plain_host};
+use super::arguments::{Global, Init};
+use super::environment::Environment;
+use super::exit::{Exit, Expected};
+use super::fleet::Fleet;
+use super::output;
+use crate::connect::Connection;
+use crate::discover::{self, Candidate, Place};
+use crate::draft::{self, Ask, Draft, Here, Seen, Told};
+use crate::facts::HostFacts;
+use crate::ids::HostName;
+use crate::manifest::{self, SshOptions, Via};
+use crate::probe;
+use crate::view::{self, count};
+
+/// Machines that are looked at together.
+const LOOKED_AT_TOGETHER: usize = 16;
+
+/// A person at the terminal.
+struct Terminal;
+
+impl Ask for Terminal {
+    fn ask(&mut self, question: &str) -> io::Result<String> {
+        let mut out = io::stderr().lock();
+        write!(out, "{}", view::plain(question))?;
+        out.flush()?;
+        let mut answer = String::new();
+        if io::stdin().lock().read_line(&mut answer)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(answer)
+    }
+
+    fn say(&mut self, text: &str) {
+        output::say(&view::plain(text));
+    }
+}
+
+/// Writes a first manifest from what is found. No host is changed.
+pub(crate) async fn run(verb: &Init, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let path = &global.file;
+    if path.exists() && !verb.force {
+        let next = "say --force to write over it, or --file for another";
+        return Err(Expected::Refused(format!("{} is there already: {next}", path.display())).into());
+    }
+    let told = told(verb)?;
+    let found = find(verb, environment).await?;
+    // an address that a manifest would not take cannot be one of its hosts
+    let found: Vec<Candidate> = found.into_iter().filter(|one| draft::is_address(&one.address)).collect();
+    let read = |word: &str| candidate(word).ok();
+    let mut terminal = Terminal;
+    let ask: Option<&mut dyn Ask> = if environment.can_ask && !verb.yes { Some(&mut terminal) } else { None };
+    let (chosen, left, is_here) =
+        draft::interview(found, &told, &read, ask).context("the manifest was not written")?;
+    let draft = look(verb, global, environment, chosen, left, is_here).await?;
+    let text = draft::manifest_of(&draft);
+    let checked = manifest::parse(&path.display().to_string(), &text)
+        .context("this is a fault of bramble, please report it: it made a manifest that it does not take")?;
+    write(path, &text, verb.force)?;
+    if global.json {
+        let hosts: BTreeMap<&HostName, serde_json::Value> =
+            draft.hosts.iter().map(|seen| (&seen.host, of_host(seen))).collect();
+        let left: Vec<&Candidate> = draft.left_out.iter().map(|(_, one)| one).collect();
+        output::json(&json!({
+            "file": path, "hosts": hosts, "here": draft.here.as_ref().map(|here| &here.host),
+            "model": draft.model.name, "why": draft.model.why, "left_out": left, "next": next(&draft, path),
+        }))?;
+    } else {
+        output::result(&said(&draft, path, checked.hosts.len()))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn told(verb: &Init) -> anyhow::Result<Told> {
+    let named = verb.hosts.iter().map(|text| candidate(text)).collect::<anyhow::Result<Vec<_>>>()?;
+    let here = if verb.no_desktop { Some(false) } else { None };
+    Ok(Told { named: discover::merge(named), here })
+}
+
+/// Reads `[USER@]ADDRESS[:PORT]`.
+fn candidate(text: &str) -> anyhow::Result<Candidate> {
+    let Via::Ssh { address, ssh } = by_address(text)? else { anyhow::bail!("{text:?} is no host") };
+    anyhow::ensure!(
+        draft::is_address(&address),
+        "a manifest does not take the address {address:?}: say a host's name or its IPv4 address"
+    );
+    Ok(Candidate {
+        name: address.clone(),
+        user: ssh.user,
+        port: ssh.port.filter(|port| *port != 22),
+        identity: None,
+        place: Place::Named,
+        is_pi: false,
+        seen_at: address.parse().into_iter().collect(),
+        address,
+    })
+}
+
+async fn find(verb: &Init, environment: &Environment) -> anyhow::Result<Vec<Candidate>> {
+    if verb.offline {
+        return Ok(Vec::new());
+    }
+    if environment.is_terminal {
+        output::say("Looking for machines…");
+    }
+    let home = environment.home.clone();
+    Ok(tokio::task::spawn_blocking(move || discover::discover(&home)).await?)
+}
+
+/// Looks at the machines that were chosen, and at this one.
+async fn look(
+    verb: &Init,
+    global: &Global,
+    environment: &Environment,
+    chosen: Vec<Candidate>,
+    left: Vec<Candidate>,
+    is_here: bool,
+) -> anyhow::Result<Draft> {
+    let here_name = draft::names(std::slice::from_ref(&environment.machine), &BTreeSet::new()).remove(0);
+    let first = chosen.iter().flat_map(|one| &one.seen_at).find(|address| address.is_ipv4()).copied();
+    let own = discover::own_address(first);
+    // this machine may have announced itself
+    let is_self = |one: &Candidate| own.is_some_and(|own: IpAddr| one.seen_at.contains(&own));
+    let (chosen, left): (Vec<Candidate>, Vec<Candidate>) = if is_here {
+        let others = |all: Vec<Candidate>| all.into_iter().filter(|one| !is_self(one)).collect();
+        (others(chosen), others(left))
+    } else {
+        (chosen, left)
+    };
+    let wishes: Vec<String> = chosen.iter().chain(&left).map(|one| one.name.clone()).collect();
+    let names = draft::names(&wishes, &[here_name.clone(), "next".parse()?].into());
+
+    let mut fleet = Fleet::bare(global, environment)?;
+    for (name, one) in names.iter().zip(&chosen) {
+        fleet.manifest.hosts.insert(name.clone(), plain_host(ssh(one)));
+    }
+    let address = own.map_or_else(|| format!("{here_name}.local"), |own| own.to_string());
+    if is_here {
+        fleet.manifest.hosts.insert(here_name.clone(), plain_host(Via::Local { address: address.clone() }));
+    }
+    if environment.is_terminal && !chosen.is_empty() {
+        output::say(&format!("Looking at {}…", count(chosen.len(), "machine")));
+    }
+    let targets: Vec<probe::Target> = fleet
+        .connections()?
+        .into_iter()
+        .map(|(host, connection): (HostName, Arc<dyn Connection>)| (host, String::new(), connection))
+        .collect();
+    let mut inventory = probe::gather(&targets, LOOKED_AT_TOGETHER).await;
+    let mut facts = |host: &HostName| match inventory.hosts.remove(host) {
+        Some(Ok(facts)) => Ok(facts),
+        Some(Err(failure)) => Err(failure.message),
+        None => Err("nobody looked".to_owned()),
+    };
+    let here = is_here.then(|| Here {
+        facts: facts(&here_name).ok(),
+        host: here_name.clone(),
+        address: address.clone(),
+    });
+    let left_names = names.iter().skip(chosen.len()).cloned();
+    let left_out = left_names.zip(left).collect();
+    let hosts: Vec<Seen> = names
+        .iter()
+        .zip(chosen)
+        .map(|(host, candidate)| Seen { facts: facts(host), host: host.clone(), candidate })
+        .collect();
+    let model = model(&hosts, here.as_ref());
+    Ok(Draft { fleet: verb.fleet.clone(), hosts, here, left_out, model })
+}
+
+/// Takes a model for the Pis that were seen; where there is none, for whatever was.
+fn model(hosts: &[Seen], here: Option<&Here>) -> draft::Pick {
+    let seen = |host: &HostName, facts: &HostFacts| (host.to_string(), facts.clone());
+    let mut all: Vec<(String, HostFacts)> =
+        hosts.iter().filter_map(|one| Some(seen(&one.host, one.facts.as_ref().ok()?))).collect();
+    let is_unseen = hosts.iter().any(|one| one.facts.is_err()) || hosts.is_empty();
+    all.extend(here.and_then(|here| Some(seen(&here.host, here.facts.as_ref()?))));
+    all.retain(|(_, facts)| facts.board.is_some());
+    // of a Pi that was not seen, nothing is known: the model has to be small
+    if is_unseen && all.is_empty() { draft::pick(&[]) } else { draft::pick(&all) }
+}
+
+fn ssh(one: &Candidate) -> Via {
+    let ssh = SshOptions { user: one.user.clone(), port: one.port, identity: one.identity.clone() };
+    Via::Ssh { address: one.address.clone(), ssh }
+}
+
+/// Writes the manifest, whole or not at all, and over another only where that is wanted.
+fn write(path: &Path, text: &str, is_over: bool) -> anyhow::Result<()> {
+    let doing = || format!("cannot write {}", path.display());
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if is_over {
+        let mut file = tempfile::NamedTempFile::new_in(folder).with_context(doing)?;
+        file.write_all(text.as_bytes()).with_context(doing)?;
+        std::fs::set_permissions(file.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+            .with_context(doing)?;
+        file.persist(path).with_context(doing)?;
+        return Ok(());
+    }
+    // somebody else may have written one since it was looked for
+    let mut file = OpenOptions::new().write(true).create_new(true).open(path).with_context(doing)?;
+    let written = file.write_all(text.as_bytes());
+    if written.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    written.with_context(doing)
+}
+
+fn of_host(seen: &Seen) -> serde_json::Value {
+    let (machine, failure) = match &seen.facts {
+        Ok(facts) => (Some(facts.board_name.as_ref().unwrap_or(&facts.machine)), None),
+        Err(why) => (None, Some(why)),
+    };
+    json!({ "address": seen.candidate.address, "place": seen.candidate.place, "machine": machine, "failure": failure })
+}
+
+/// Returns the commands to run next, each with what it does.
+fn next(draft: &Draft, path: &Path) -> Vec<(String, &'static str)> {
+    let file = if path == Path::new(super::arguments::DEFAULT_MANIFEST) {
+        String::new()
+    } else {
+        format!(" -f {}", path.display())
+    };
+    let mut next = vec![(format!("bramble check{file}"), "hold it to the rules, after a change")];
+    if let Some(lost) = draft.hosts.iter().find(|seen| seen.facts.is_err()) {
+        next.push((format!("bramble doctor {}{file}", lost.host), "what keeps us from it"));
+    } else if !draft.hosts.is_empty() || draft.here.is_some() {
+        next.push((format!("bramble doctor --all{file}"), "what to do about the hosts first"));
+    }
+    next.push((format!("bramble plan{file}"), "what would run where, and why"));
+    next.push((format!("bramble apply{file}"), "do it"));
+    next
+}
+
+/// Says what was done, and what to do next.
+fn said(draft: &Draft, path: &Path, hosts: usize) -> String {
+    let mut text =
+        format!("{}: {}, and chat is {}.\n", path.display(), count(hosts, "host"), draft.model.name);
+    for seen in &draft.hosts {
+        let said = match &seen.facts {
+            Ok(facts) => facts.board_name.as_ref().unwrap_or(&facts.machine).clone(),
+            Err(why) => format!("not looked at: {}", view::plain(why).replace('\n', " ")),
+        };
+        let _ = writeln!(text, "  {}  {said}", seen.host);
+    }
+    if draft.hosts.is_empty() {
+        text.push_str(
+            "  no Raspberry Pi was found: the manifest plans for one; say its address with --host\n",
+        );
+    }
+    if !draft.left_out.is_empty() {
+        let _ = writeln!(text, "  {} left out, in comments", count(draft.left_out.len(), "machine"));
+    }
+    let next = next(draft, path);
+    let width = next.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
+    text.push_str("\nNext:\n");
+    for (line, says) in next {
+        let _ = writeln!(text, "  {line:width$}  {says}");
+    }
+    text
+}

@@ -1,0 +1,66 @@
+use std::fmt::Write as _;
+
+use super::wrap::wrap;
+use super::{Style, count};
+use crate::doctor::{Diagnosis, Finding, HostDiagnosis, Level};
+
+/// Columns before what was found: the sign, the word, and spaces.
+const MARGIN: usize = 16;
+/// Lines are not made narrower than this.
+const NARROWEST: usize = 24;
+
+/// Returns what was found on hosts, in lines of at most `width` columns, with what to do below each.
+pub fn diagnosis(diagnosis: &Diagnosis, style: Style, width: usize) -> String {
+    let mut text = String::new();
+    for host in &diagnosis.hosts {
+        on_host(host, style, width, &mut text);
+        text.push('\n');
+    }
+    text.push_str(&sum(diagnosis, style));
+    text
+}
+
+fn on_host(host: &HostDiagnosis, style: Style, width: usize, text: &mut String) {
+    let machine = host.machine.as_ref().map_or_else(String::new, |machine| format!("  {machine}"));
+    let _ = writeln!(text, "{}{machine}", style.bold(&host.host));
+    for finding in &host.findings {
+        of_finding(finding, style, width, text);
+    }
+}
+
+fn of_finding(finding: &Finding, style: Style, width: usize, text: &mut String) {
+    let room = width.saturating_sub(MARGIN).max(NARROWEST);
+    let sign = match finding.level {
+        Level::Ok => style.good("ok"),
+        Level::Note => style.dim("- "),
+        Level::Warning => style.warn("! "),
+        Level::Error => style.bad("x "),
+    };
+    let mut lines = wrap(&finding.what, room).into_iter();
+    let first = lines.next().unwrap_or_default();
+    let _ = writeln!(text, "  {sign} {:<10} {first}", finding.about);
+    for line in lines {
+        let _ = writeln!(text, "{:MARGIN$}{line}", "");
+    }
+    for (number, line) in wrap(finding.advice.as_deref().unwrap_or_default(), room - 2).iter().enumerate() {
+        let sign = if number == 0 { style.bold(">") } else { " ".to_owned() };
+        let _ = writeln!(text, "{:MARGIN$}{sign} {line}", "");
+    }
+}
+
+fn sum(diagnosis: &Diagnosis, style: Style) -> String {
+    let hosts = count(diagnosis.hosts.len(), "host");
+    let (errors, warnings) = (diagnosis.count(Level::Error), diagnosis.count(Level::Warning));
+    let mut parts = Vec::new();
+    if errors > 0 {
+        parts.push(style.bad(&format!("{errors} in Bramble's way")));
+    }
+    if warnings > 0 {
+        parts.push(style.warn(&count(warnings, "warning")));
+    }
+    if parts.is_empty() {
+        format!("{hosts}: nothing to do.\n")
+    } else {
+        format!("{hosts}: {}.\n", parts.join(", "))
+    }
+}
