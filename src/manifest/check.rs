@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::schema::{
-    Caps, Deploy, Floor, HostSpec, Imatrix, Manifest, ModelSpec, On, QuantChoice, Role, Rollout, RouteMode,
-    RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via, Wake,
+    Caps, Deploy, Floor, HostSpec, Imatrix, MAX_PARALLEL, MAX_UNAVAILABLE, Manifest, ModelSpec, On, PORT,
+    QuantChoice, Role, Rollout, RouteMode, RoutePolicy, Selector, Serve, SshOptions, Supervisor, Tls, Via,
+    Wake,
 };
 use super::written;
 use crate::catalog;
@@ -57,12 +58,12 @@ pub(super) fn manifest(fleet: written::Root, faults: &mut Faults) -> Option<Mani
     Some(Manifest {
         fleet: fleet.fleet?.value.0,
         serve: Serve {
-            port: port(serve.port.unwrap_or(Whole(8443))),
+            port: serve.port.map_or(PORT, port),
             tls: serve.tls.map_or(Tls::Fleet, |tls| tls.value),
         },
         rollout: Rollout {
-            max_parallel: rollout.max_parallel.unwrap_or(Whole(4)).0,
-            max_unavailable: rollout.max_unavailable.unwrap_or(Whole(1)).0,
+            max_parallel: rollout.max_parallel.map_or(MAX_PARALLEL, |hosts| hosts.0),
+            max_unavailable: rollout.max_unavailable.map_or(MAX_UNAVAILABLE, |hosts| hosts.0),
             bandwidth: caps(rollout.bandwidth.unwrap_or_default()),
         },
         models,

@@ -40,6 +40,13 @@ pub struct SshOptions {
     pub identity: Option<String>,
 }
 
+/// The port of doors where the manifest names none.
+pub(super) const PORT: u16 = 8443;
+
+/// How many hosts programs are brought to together, and may be without their engine, where the manifest does not say.
+pub(super) const MAX_PARALLEL: u32 = 4;
+pub(super) const MAX_UNAVAILABLE: u32 = 1;
+
 /// `serve: { port, tls }`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Serve {
@@ -311,8 +318,12 @@ impl Manifest {
     pub fn without_hosts(fleet: FleetName) -> Self {
         Self {
             fleet,
-            serve: Serve { port: 8443, tls: Tls::Fleet },
-            rollout: Rollout { max_parallel: 4, max_unavailable: 1, bandwidth: Caps::default() },
+            serve: Serve { port: PORT, tls: Tls::Fleet },
+            rollout: Rollout {
+                max_parallel: MAX_PARALLEL,
+                max_unavailable: MAX_UNAVAILABLE,
+                bandwidth: Caps::default(),
+            },
             models: BTreeMap::new(),
             hosts: BTreeMap::new(),
             deploy: Vec::new(),

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
-use super::schema::{GpuMode, Prefer, Role, RouteMode, Supervisor, Tls};
+use super::schema::{GpuMode, MAX_PARALLEL, MAX_UNAVAILABLE, PORT, Prefer, Role, RouteMode, Supervisor, Tls};
 use crate::generation::Capability;
 use crate::ids::{FleetName, HostName, ModelName, is_name};
 use crate::quant::Quant;
@@ -67,7 +67,7 @@ record! {
     /// How the doors of hosts are opened.
     Serve: "`serve`" {
         /// The TCP port of every door. Daemons are not root: 1024 or more.
-        may port: Whole<1024, 65535> = Whole(8443);
+        may port: Whole<1024, 65535> = Whole(u32::from(PORT));
         /// How the doors are secured: certificates of the fleet's own CA, certificates from files, or plain HTTP.
         may tls: Spanned<Tls>;
     }
@@ -77,9 +77,9 @@ record! {
     /// How fast changes spread.
     Rollout: "`rollout`" {
         /// Hosts that programs are brought to, and laid out on, at the same time. Weights go to all at once.
-        may max_parallel: Whole<1, 256> = Whole(4);
+        may max_parallel: Whole<1, 256> = Whole(MAX_PARALLEL);
         /// Hosts that may be without their local engine at the same time.
-        may max_unavailable: Whole<1, 256> = Whole(1);
+        may max_unavailable: Whole<1, 256> = Whole(MAX_UNAVAILABLE);
         /// How fast weights move. Without it: as fast as they can.
         may bandwidth: Caps;
     }
