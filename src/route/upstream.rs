@@ -215,12 +215,7 @@ impl Body for Driven {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Self { body, connection } = &mut *self;
-        // it says to the connection that more is wanted
-        let polled = Pin::new(&mut *body).poll_frame(context);
-        if polled.is_ready() || !drive(connection, context) {
-            return polled;
-        }
-        Pin::new(body).poll_frame(context)
+        drive(connection, context, |context| Pin::new(&mut *body).poll_frame(context))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -232,13 +227,19 @@ impl Body for Driven {
     }
 }
 
-/// Moves a connection along, if there is one. What goes wrong with it is seen by the reader of the answer as well.
-fn drive(connection: &mut Option<Connection>, context: &mut Context<'_>) -> bool {
-    let Some(running) = connection else { return false };
+/// Polls what comes by a connection, and moves that along where it has not come yet: the first asking says to the
+/// connection that it is wanted. What goes wrong with it is seen by who is polled as well.
+fn drive<T>(
+    connection: &mut Option<Connection>,
+    context: &mut Context<'_>,
+    mut wanted: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
+    let polled = wanted(context);
+    let Some(running) = connection.as_mut().filter(|_| polled.is_pending()) else { return polled };
     if Pin::new(running).poll(context).is_ready() {
         *connection = None;
     }
-    true
+    wanted(context)
 }
 
 /// Connects within `connect`, asks, and waits for the head of the answer.
@@ -256,13 +257,8 @@ pub(super) async fn send(
     let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await.map_err(|_| Reason::Died)?;
     let mut connection = Some(connection);
     let mut response = pin!(sender.send_request(request));
-    let response = poll_fn(|context| {
-        let polled = response.as_mut().poll(context);
-        if polled.is_ready() || !drive(&mut connection, context) {
-            return polled;
-        }
-        response.as_mut().poll(context)
-    });
+    let response =
+        poll_fn(|context| drive(&mut connection, context, |context| response.as_mut().poll(context)));
     let response = response.await.map_err(|e| if e.is_parse() { Reason::Malformed } else { Reason::Died })?;
     Ok(response.map(|body| Driven { body, connection }))
 }
