@@ -2,7 +2,6 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -14,6 +13,7 @@ use super::fleet::Fleet;
 use super::output;
 use crate::connect::Connection;
 use crate::doctor::{self, Diagnosis, HostDiagnosis, Level, Other, Patient};
+use crate::draft;
 use crate::facts::{Answer, HostFacts};
 use crate::ids::HostName;
 use crate::manifest::{HostSpec, Via};
@@ -75,14 +75,14 @@ fn asked(verb: &Doctor, fleet: &mut Fleet<'_>) -> anyhow::Result<Vec<(HostName, 
             return Ok(vec![(host.clone(), host.to_string())]);
         }
         let spec = plain_host(Via::Local { address: "127.0.0.1".to_owned() });
-        return Ok(vec![(add(fleet, "this-machine", spec)?, HERE.to_owned())]);
+        return Ok(vec![(add(fleet, "this-machine", spec), HERE.to_owned())]);
     }
     let mut asked = Vec::new();
     for text in &verb.hosts {
         let named = text.parse::<HostName>().ok().filter(|host| fleet.manifest.hosts.contains_key(host));
         let host = match named {
             Some(host) => host,
-            None => add(fleet, text, plain_host(by_address(text)?))?,
+            None => add(fleet, text, plain_host(by_address(text)?)),
         };
         asked.push((host, text.clone()));
     }
@@ -90,14 +90,11 @@ fn asked(verb: &Doctor, fleet: &mut Fleet<'_>) -> anyhow::Result<Vec<(HostName, 
 }
 
 /// Adds a host under a name that is like `wish`.
-fn add(fleet: &mut Fleet<'_>, wish: &str, spec: HostSpec) -> anyhow::Result<HostName> {
-    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
-    let base: String = format!("x{}", wish.chars().map(plain).take(50).collect::<String>());
-    let is_new = |name: &HostName| !fleet.manifest.hosts.contains_key(name);
-    let name = (0..1_000_000).filter_map(|n| format!("{base}-{n}").parse::<HostName>().ok()).find(is_new);
-    let name = name.context("no name is left")?;
+fn add(fleet: &mut Fleet<'_>, wish: &str, spec: HostSpec) -> HostName {
+    let taken = fleet.manifest.hosts.keys().cloned().collect();
+    let name = draft::names(&[wish.to_owned()], &taken).remove(0);
     fleet.manifest.hosts.insert(name.clone(), spec);
-    Ok(name)
+    name
 }
 
 /// Returns where other hosts find this one.
