@@ -2,23 +2,12 @@
 # 32 MiB are read. $1 is Bramble's folder here, $2 the folder above it that is there already, $3 the door's port;
 # after them an address and a port for each place that this host shall reach. POSIX sh; every tool that may be
 # missing is allowed to be.
-LC_ALL=C
-export LC_ALL
-PATH="$PATH:/usr/sbin:/sbin:/usr/bin:/bin"
+# shellcheck disable=SC2154 # look.sh, which stands before this, sets line
 root=$1
 place=$2
 port=$3
 shift 3
 
-say() { printf '%s=%s\n' "$1" "$2"; }
-section() {
-    printf '\n@@ begin %s\n' "$1"
-    shift
-    "$@" 2>/dev/null
-    printf '\n@@ end\n'
-}
-# Sets line to the first one of a file; empty: there is none.
-first_line() { line= && [ -r "$1" ] && IFS= read -r line <"$1"; } 2>/dev/null
 if [ "$(id -u)" = 0 ]; then
     as_root() { "$@"; }
 elif sudo -n true </dev/null >/dev/null 2>&1; then

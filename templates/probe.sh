@@ -1,20 +1,9 @@
 # Prints what this host is, for Bramble. Changes nothing.
 # $1 is Bramble's folder here; empty: the usual one. POSIX sh; every tool that may be missing is allowed to be.
 # A program, or a shell more, takes longer than all that the shell does by itself, which is why it does most.
-LC_ALL=C
-export LC_ALL
-PATH="$PATH:/usr/sbin:/sbin:/usr/bin:/bin"
+# shellcheck disable=SC2154 # look.sh, which stands before this, sets line
 root=$1
 
-say() { printf '%s=%s\n' "$1" "$2"; }
-section() {
-    printf '\n@@ begin %s\n' "$1"
-    shift
-    "$@" 2>/dev/null
-    printf '\n@@ end\n'
-}
-# Sets line to the first one of a file; empty: there is none.
-first_line() { line= && [ -r "$1" ] && IFS= read -r line <"$1"; } 2>/dev/null
 # Prints a file that is short: the shell reads it byte by byte.
 lines() {
     [ -r "$1" ] || return 0

@@ -19,11 +19,13 @@ mod tests;
 
 /// The script that prints what a host is. Its only argument is Bramble's folder there, empty for the
 /// usual one, which depends on whether the login may become root.
-pub const SCRIPT: &str = include_str!("../../templates/probe.sh");
+pub const SCRIPT: &str =
+    concat!(include_str!("../../templates/look.sh"), include_str!("../../templates/probe.sh"));
 
 /// The script of a checkup. Its arguments are Bramble's folder there, the folder above it that is there already, the
 /// port of the door, and an address and a port for each place that the host shall reach.
-pub const CHECKUP: &str = include_str!("../../templates/checkup.sh");
+pub const CHECKUP: &str =
+    concat!(include_str!("../../templates/look.sh"), include_str!("../../templates/checkup.sh"));
 
 /// The most places that one host is asked whether it reaches them: it asks them all at once.
 const MOST_PLACES: usize = 32;
