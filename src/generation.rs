@@ -200,6 +200,9 @@ pub struct Pace {
     pub answer: TokensPerSec,
     /// Seconds to load the weights.
     pub load_seconds: f64,
+    /// Whether nothing is known of such a host: these are the slowest to expect then, and foretell nothing.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_guess: bool,
 }
 
 /// What the router on a host does.

@@ -79,7 +79,12 @@ impl Host {
             kv: KvType::F16,
             need: Bytes::ZERO,
             keep_prompts: false,
-            pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 1.0 },
+            pace: Pace {
+                prompt: TokensPerSec(10.0),
+                answer: TokensPerSec(2.0),
+                load_seconds: 1.0,
+                is_guess: false,
+            },
         };
         Definition {
             format: FORMAT,

@@ -25,6 +25,8 @@ pub(crate) struct Environment {
     pub(crate) operator: String,
     /// Whether a person reads standard output.
     pub(crate) style: Style,
+    /// Whether standard output is a terminal whose lines can be written over.
+    pub(crate) is_screen: bool,
     /// Columns of what standard output is read on: 100 where that is no terminal.
     pub(crate) width: usize,
     /// Whether a person reads standard error.
@@ -59,7 +61,7 @@ impl Environment {
         let home = PathBuf::from(var("HOME").unwrap_or_else(|| "/".to_owned()));
         let folder =
             |name: &str, fallback: &str| var(name).map_or_else(|| home.join(fallback), PathBuf::from);
-        let no_colour = var("NO_COLOR").is_some() || var("TERM").is_some_and(|term| term == "dumb");
+        let is_screen = std::io::stdout().is_terminal() && var("TERM").is_none_or(|term| term != "dumb");
         let user = var("USER").or_else(|| var("LOGNAME")).unwrap_or_else(|| "unknown".to_owned());
         let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let mut bundles: Vec<PathBuf> = var("BRAMBLE_BUNDLES").map(PathBuf::from).into_iter().collect();
@@ -81,7 +83,8 @@ impl Environment {
             runtime: var("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from),
             operator: format!("{user}@{machine}"),
             machine,
-            style: Style { is_coloured: std::io::stdout().is_terminal() && !no_colour },
+            style: Style { is_coloured: is_screen && var("NO_COLOR").is_none() },
+            is_screen,
             width: width(),
             is_terminal: std::io::stderr().is_terminal(),
             can_ask: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),

@@ -1,4 +1,6 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::arguments::{Global, Status};
 use super::environment::Environment;
@@ -6,8 +8,10 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{doors, output};
 use crate::clock;
+use crate::connect::Connection;
 use crate::ids::HostName;
-use crate::status::{self, Door};
+use crate::keys::Safe;
+use crate::status::{self, Door, Snapshot};
 use crate::view;
 
 /// Shows what the hosts run, and how they are.
@@ -18,8 +22,50 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
     if !verb.hosts.is_empty() {
         connections.retain(|host, _| verb.hosts.contains(host));
     }
-    let inventory = fleet.inventory(&connections).await;
     let safe = fleet.safe()?;
+    let look = || look(verb, &fleet, &connections, &safe);
+    let Some(seconds) = verb.watch else {
+        let snapshot = look().await;
+        if global.json {
+            output::json(&snapshot)?;
+        } else {
+            output::result(&view::status(&snapshot, environment.style))?;
+        }
+        return Ok(Exit::Done);
+    };
+    let mut rounds = tokio::time::interval(Duration::from_secs(seconds));
+    // a look that took longer is not made up for
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    loop {
+        let next = async {
+            rounds.tick().await;
+            look().await
+        };
+        let snapshot = tokio::select! {
+            snapshot = next => snapshot,
+            _ = &mut interrupted => return Ok(Exit::Interrupted),
+        };
+        let text = if global.json {
+            format!("{}\n", serde_json::to_string(&snapshot)?)
+        } else {
+            let at = format!("{}, every {seconds} s, Ctrl-C ends it", clock::now_utc());
+            let text =
+                format!("{}\n\n{}", environment.style.dim(&at), view::status(&snapshot, environment.style));
+            if environment.is_screen { view::redrawn(&text) } else { format!("{text}\n") }
+        };
+        output::result(&text)?;
+    }
+}
+
+async fn look(
+    verb: &Status,
+    fleet: &Fleet<'_>,
+    connections: &BTreeMap<HostName, Arc<dyn Connection>>,
+    safe: &Safe,
+) -> Snapshot {
+    let inventory = fleet.inventory(connections).await;
     let doors: BTreeMap<HostName, Door> = fleet
         .ours()
         .filter_map(|(host, spec)| {
@@ -27,17 +73,12 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
             let facts = inventory.hosts.get(host)?.as_ref().ok()?;
             let (_, running) = facts.installed.as_ref()?.current.as_ref()?;
             let serve = (running.door.port, running.door.tls);
-            Some((host.clone(), doors::door(&safe, host, spec.via.address()?, serve).ok()?))
+            Some((host.clone(), doors::door(safe, host, spec.via.address()?, serve).ok()?))
         })
         .collect();
     let mut snapshot = status::gather(&inventory, &doors, clock::unix_seconds()).await;
     let mut orphans = fleet.orphans();
     orphans.retain(|host| verb.hosts.is_empty() || verb.hosts.contains(host));
     snapshot.add_orphans(&orphans);
-    if global.json {
-        output::json(&snapshot)?;
-    } else {
-        output::result(&view::status(&snapshot, environment.style))?;
-    }
-    Ok(Exit::Done)
+    snapshot
 }

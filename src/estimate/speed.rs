@@ -122,6 +122,7 @@ impl Speed {
             prompt: TokensPerSec(two_digits(of(self.prompt).0)),
             answer: TokensPerSec(two_digits(of(self.answer).0)),
             load_seconds: two_digits(self.load_seconds),
+            is_guess: self.basis == Basis::Unknown,
         }
     }
 }

@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::facts::Measured;
 use crate::ids::{Digest, Generation, HostName};
-use crate::install::Measured;
 use crate::units::Bytes;
 
 /// What a run of `apply` did.

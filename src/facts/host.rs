@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::bench::Bench;
 use super::health::{Gpu, Health, Link, Medium};
+use super::measured::Measured;
 use crate::generation::Definition;
 use crate::ids::{Digest, Generation, HostName};
 use crate::units::{Bytes, BytesPerSec};
@@ -227,6 +228,9 @@ pub struct Installed {
     /// What the host was measured at, where it was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bench: Option<Bench>,
+    /// What the engines in force were measured at as they were started; their memory as of now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub measured: Vec<Measured>,
     /// Who wants its engines to take no new work, where somebody does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cordon: Option<Cordon>,

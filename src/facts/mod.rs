@@ -8,6 +8,7 @@ mod board;
 mod checkup;
 mod health;
 mod host;
+mod measured;
 mod parse;
 mod rates;
 mod table;
@@ -23,6 +24,7 @@ pub use host::{
     Board, Cordon, Cpu, Disk, HostFacts, Installed, Inventory, Lingering, Memory, Privilege, ProbeFailure,
     ServiceState, Supervision, UserManager,
 };
+pub use measured::{Foretold, Measured};
 pub use parse::{Error, meminfo, parse_probe, probe_clock};
 pub use rates::{Basis, Rates};
 pub use table::{Constant, Constants, Ground, Spread, Table};

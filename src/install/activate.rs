@@ -10,11 +10,11 @@ use super::stand::{self, Stand};
 use super::{Arming, Changes, Error, Service, Supervisor, ask, files, guard, lay_out, process};
 use crate::causes::with_causes;
 use crate::clock;
-use crate::facts::ServiceState;
+use crate::facts::{Measured, ServiceState};
 use crate::generation::Layout;
 use crate::ids::{Generation, ModelName};
 use crate::unit::{BOOT_GUARD, ROUTE, engine_service};
-use crate::units::TokensPerSec;
+use crate::units::{Bytes, TokensPerSec};
 
 /// The activation itself gives up after this part of the deadline, in percent: the rest
 /// is for going back, or for the operator to confirm, before the guard acts.
@@ -98,19 +98,6 @@ pub struct Activated {
     pub measured: Vec<Measured>,
     /// Why the host went back, where it did.
     pub rolled_back: Option<String>,
-}
-
-/// What the probe measured of one model.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Measured {
-    /// The model.
-    pub model: ModelName,
-    /// Answer tokens per second; none when the answer was too short to tell.
-    pub tokens_per_second: Option<TokensPerSec>,
-    /// Milliseconds to the first token, where the engine says so.
-    pub first_token_ms: Option<f64>,
-    /// Seconds from the start to ready.
-    pub load_seconds: f64,
 }
 
 /// A moment of an activation after which a test pulls the plug.
@@ -418,9 +405,16 @@ impl Activation<'_> {
                 tokens_per_second: answer.speed,
                 first_token_ms: answer.first_token_ms,
                 load_seconds: ready.get(&name).copied().unwrap_or_default(),
+                memory: self.memory(&name).await,
             });
         }
         Ok(measured)
+    }
+
+    /// Returns the most memory that a service has held, where the system tells.
+    async fn memory(&self, name: &str) -> Option<Bytes> {
+        let found = self.supervisor.services(&[name.to_owned()]).await.ok()?;
+        process::peak_memory(found.get(name)?.pid?)
     }
 
     async fn unhealthy(&self, service: &str, said: &str) -> Error {

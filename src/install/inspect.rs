@@ -2,14 +2,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::bench::kept_bench;
-use super::record::Pending;
+use super::record::{Pending, Receipt};
 use super::stand::{self, Stand};
-use super::{Error, Supervisor, cordon, files, process};
+use super::{Error, Service, Supervisor, cordon, files, process};
 use crate::causes::with_causes;
-use crate::facts::{Installed, ServiceState};
+use crate::facts::{Installed, Measured, ServiceState};
 use crate::generation::Layout;
 use crate::ids::Digest;
 use crate::store;
+use crate::unit::engine_service;
 use crate::units::Bytes;
 
 /// Looks at what of ours is on this host, and how it differs from what was applied.
@@ -54,8 +55,9 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         reserved: reserved(layout)?,
         partials: partials(layout)?,
         services: found.iter().map(|(name, service)| (name.clone(), service.state)).collect(),
-        memory: found.values().filter_map(|service| anonymous_memory(service.pid?)).sum(),
+        memory: found.values().filter_map(|service| process::anonymous_memory(service.pid?)).sum(),
         bench: kept_bench(layout),
+        measured: current.as_ref().map(|stand| measured(layout, stand, &found)).unwrap_or_default(),
         cordon: cordon::kept(layout),
         secrets: current.as_ref().and_then(|stand| Some(stand.secrets.as_ref()?.digest())),
         current: current.map(|stand| (stand.number, stand.definition)),
@@ -63,6 +65,20 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         programs,
         drift,
     })
+}
+
+/// Returns what the diary knows of the engines in force, with the memory that they have held until now.
+fn measured(layout: &Layout, stand: &Stand, found: &BTreeMap<String, Service>) -> Vec<Measured> {
+    let receipt = Receipt::read(layout);
+    let Some(entry) = receipt.entries.into_iter().rev().find(|entry| entry.generation == stand.number) else {
+        return Vec::new();
+    };
+    let is_ours = |known: &Measured| stand.definition.engines.iter().any(|spec| spec.model == known.model);
+    let until_now = |known: Measured| {
+        let pid = found.get(&engine_service(&known.model)).and_then(|service| service.pid);
+        Measured { memory: pid.and_then(process::peak_memory).or(known.memory), ..known }
+    };
+    entry.measured.into_iter().filter(is_ours).map(until_now).collect()
 }
 
 fn contents_drift(
@@ -129,12 +145,4 @@ fn reserved(layout: &Layout) -> Result<BTreeMap<Digest, Bytes>, Error> {
 
 pub(super) fn digests(dir: &std::path::Path) -> Result<BTreeSet<Digest>, Error> {
     Ok(files::names(dir)?.iter().filter_map(|name| name.parse().ok()).collect())
-}
-
-/// Returns `RssAnon` of a process: what would be free without it. Mapped weights are page
-/// cache and count as available already.
-fn anonymous_memory(pid: u32) -> Option<Bytes> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
 }

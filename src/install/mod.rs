@@ -34,8 +34,8 @@ mod systemd;
 mod verb;
 
 pub use activate::{
-    ActivateRequest, Activated, Measured, ProbeSpec, RestartRequest, Restarted, RollbackRequest, activate,
-    restart, rollback,
+    ActivateRequest, Activated, ProbeSpec, RestartRequest, Restarted, RollbackRequest, activate, restart,
+    rollback,
 };
 pub use ask::time;
 pub use bench::{current_definition, keep_bench};

@@ -18,6 +18,7 @@ use crate::causes::with_causes;
 use crate::facts::ServiceState;
 use crate::generation::Layout;
 use crate::unit::Unit;
+use crate::units::Bytes;
 
 /// How long our supervisor may take to come up, or to have read a new definition.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -97,6 +98,23 @@ pub(super) fn runs(pid: u32, program: &Path) -> Option<bool> {
     }
     let file = |path: &Path| std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
     Some(file(Path::new(&format!("/proc/{pid}/exe")))? == file(program)?)
+}
+
+/// Returns the most memory that a process has held, mapped files included.
+pub(super) fn peak_memory(pid: u32) -> Option<Bytes> {
+    memory(pid, "VmHWM")
+}
+
+/// Returns `RssAnon` of a process: what would be free without it. Mapped weights are page
+/// cache and count as available already.
+pub(super) fn anonymous_memory(pid: u32) -> Option<Bytes> {
+    memory(pid, "RssAnon")
+}
+
+fn memory(pid: u32, key: &str) -> Option<Bytes> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
+    line.trim().strip_suffix("kB")?.trim().parse().ok().map(Bytes::kib)
 }
 
 pub(super) fn signal(pid: u32, signal: Signal) -> bool {

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
-use super::{Error, Measured, Supervisor, files, stand};
-use crate::generation::Layout;
-use crate::ids::{Generation, ModelName};
-use crate::units::TokensPerSec;
+use super::{Error, Supervisor, files, stand};
+use crate::facts::{Foretold, Measured};
+use crate::generation::{EngineSpec, Layout};
+use crate::ids::Generation;
 
 /// The diary keeps this many entries: years of weekly applies.
 const MAX_ENTRIES: usize = 100;
@@ -79,9 +79,9 @@ pub struct ReceiptEntry {
     pub at: String,
     /// By whom: `user@machine`.
     pub by: String,
-    /// The answer speed that the plan expected.
-    pub predicted: Vec<(ModelName, TokensPerSec)>,
-    /// What the probe measured.
+    /// What the plan foretold of each engine.
+    pub predicted: Vec<Foretold>,
+    /// What the probe measured of each engine: now, or as it was started, where that was before and it runs on.
     pub measured: Vec<Measured>,
 }
 
@@ -159,10 +159,28 @@ fn enter(layout: &Layout, request: ConfirmRequest) -> Result<(), Error> {
         plan: cut(request.plan),
         at: cut(request.at),
         by: cut(request.by),
-        predicted: definition.engines.into_iter().map(|spec| (spec.model, spec.pace.answer)).collect(),
-        measured: request.measured,
+        predicted: definition.engines.iter().map(Foretold::from).collect(),
+        measured: with_those_that_run_on(layout, &receipt, &definition.engines, request.measured),
     });
     let surplus = receipt.entries.len().saturating_sub(MAX_ENTRIES);
     receipt.entries.drain(..surplus);
     files::write(&layout.receipt(), &files::json("the diary", &receipt)?, 0o644)
+}
+
+/// Adds to what was measured now what is known of engines that were not started anew, since nothing about them changed.
+fn with_those_that_run_on(
+    layout: &Layout,
+    receipt: &Receipt,
+    engines: &[EngineSpec],
+    mut measured: Vec<Measured>,
+) -> Vec<Measured> {
+    let Some(last) = receipt.entries.last() else { return measured };
+    // one that was pruned meanwhile tells nothing any more
+    let Ok(before) = stand::Stand::read(layout, last.generation) else { return measured };
+    for spec in engines.iter().filter(|spec| before.definition.engines.contains(spec)) {
+        if measured.iter().all(|known| known.model != spec.model) {
+            measured.extend(last.measured.iter().find(|known| known.model == spec.model).cloned());
+        }
+    }
+    measured
 }

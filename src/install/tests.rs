@@ -19,7 +19,7 @@ use super::activate::{Moment, activate_with};
 use super::record::Pending;
 use super::stand::Stand;
 use super::*;
-use crate::facts::{Lingering, ServiceState, Supervision};
+use crate::facts::{Foretold, Lingering, ServiceState, Supervision};
 use crate::generation::{
     Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets,
     Weights,
@@ -33,6 +33,7 @@ use crate::units::{Bytes, TokensPerSec};
 
 mod cordon;
 mod credentials;
+mod measured;
 mod prune;
 mod restart;
 mod without_root;
@@ -98,7 +99,12 @@ impl Host {
                 quant: Some(Quant::Q4KM),
                 architecture: "llama".to_owned(),
             };
-            let pace = Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 1.0 };
+            let pace = Pace {
+                prompt: TokensPerSec(10.0),
+                answer: TokensPerSec(2.0),
+                load_seconds: 1.0,
+                is_guess: false,
+            };
             EngineSpec {
                 model: model.parse().unwrap(),
                 weights,
@@ -142,7 +148,8 @@ impl Host {
         self.lay_out(number, engines).await;
         let activated = self.activate(number).await;
         assert!(activated.activated, "{activated:?}");
-        self.confirm(number).await;
+        let request = ConfirmRequest { measured: activated.measured, ..confirmation(number) };
+        confirm(&self.layout, LEASE, self, request).await.unwrap();
     }
 
     async fn cut_power(&self) {

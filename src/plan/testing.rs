@@ -245,6 +245,7 @@ impl Fleet {
                 drift: Vec::new(),
                 bench: None,
                 secrets: None,
+                measured: Vec::new(),
                 cordon: None,
             });
             // what our engines hold is no longer available to others

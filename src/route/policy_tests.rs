@@ -5,7 +5,7 @@ use crate::generation::Hop;
 use crate::units::TokensPerSec;
 
 fn pace(prompt: f64, answer: f64) -> Pace {
-    Pace { prompt: TokensPerSec(prompt), answer: TokensPerSec(answer), load_seconds: 10.0 }
+    Pace { prompt: TokensPerSec(prompt), answer: TokensPerSec(answer), load_seconds: 10.0, is_guess: false }
 }
 
 fn route(upstreams: &[&str]) -> RouteSpec {

@@ -5,7 +5,8 @@ use rustls::ClientConfig;
 
 use super::snapshot::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
 use crate::authority::RENEWAL;
-use crate::facts::{HostFacts, Installed, Inventory, ServiceState};
+use crate::facts::{EngineBench, Foretold, HostFacts, Installed, Inventory, Measured, ServiceState};
+use crate::generation::EngineSpec;
 use crate::ids::HostName;
 
 /// How long a door may take to say that it lives.
@@ -80,10 +81,12 @@ fn of_facts(host: &HostName, facts: &HostFacts, door: DoorState) -> HostStatus {
     let installed = facts.installed.as_ref();
     let current = installed.and_then(|installed| installed.current.as_ref());
     let models = current.map(|(_, definition)| {
-        let model = |engine: &crate::generation::EngineSpec| ModelStatus {
+        let model = |engine: &EngineSpec| ModelStatus {
             model: engine.model.clone(),
             quant: engine.weights.quant_name().to_owned(),
             state: state_of(installed, &format!("engine-{}", engine.model)),
+            foretold: Foretold::from(engine),
+            measured: installed.and_then(|installed| measured(installed, engine)),
         };
         definition.engines.iter().map(model).collect()
     });
@@ -101,6 +104,15 @@ fn of_facts(host: &HostName, facts: &HostFacts, door: DoorState) -> HostStatus {
         drift: installed.map(|installed| installed.drift.clone()).unwrap_or_default(),
         warnings: Vec::new(),
     }
+}
+
+/// Returns what an engine was measured at: its speed by the longer measurement, where one was made with these weights.
+fn measured(installed: &Installed, engine: &EngineSpec) -> Option<Measured> {
+    let started = installed.measured.iter().find(|known| known.model == engine.model)?;
+    let bench = installed.bench.iter().flat_map(|bench| &bench.engines);
+    let same = |bench: &&EngineBench| bench.model == engine.model && bench.recipe == engine.weights.recipe;
+    let speed = bench.filter(same).map(|bench| bench.answer).next_back();
+    Some(Measured { tokens_per_second: speed.or(started.tokens_per_second), ..started.clone() })
 }
 
 /// Says what will matter to clients that go by dates. No host stops serving for it.

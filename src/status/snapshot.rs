@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use crate::facts::Cordon;
+use crate::facts::{Cordon, Foretold, Measured};
 use crate::ids::{Generation, HostName, ModelName};
 
 /// The whole fleet at one moment.
@@ -95,4 +95,9 @@ pub struct ModelStatus {
     pub quant: String,
     /// The state of its engine, in a word: `running`, `starting`, `failed`, `stopped`, `unknown`.
     pub state: String,
+    /// What its plan foretold.
+    pub foretold: Foretold,
+    /// What it was measured at: by `bramble bench` since, else as it came into force; its memory is the most that it has held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<Measured>,
 }

@@ -29,7 +29,7 @@ fn definition(models: &[(&str, f64)]) -> Definition {
         kv: KvType::F16,
         need: Bytes::ZERO,
         keep_prompts: false,
-        pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds },
+        pace: Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds, is_guess: false },
     };
     Definition {
         format: FORMAT,

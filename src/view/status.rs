@@ -3,6 +3,9 @@ use std::fmt::Write as _;
 use super::{NO_HOST, Style, Table};
 use crate::status::{DoorState, HostStatus, Reach, Snapshot};
 
+/// Below this share of the planned speed, a measured one is marked. Hosts of one board differ by less.
+const SLOW: f64 = 0.7;
+
 /// Returns the fleet as a table, with what is wrong below it.
 pub fn status(snapshot: &Snapshot, style: Style) -> String {
     if snapshot.hosts.is_empty() {
@@ -19,6 +22,7 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
         ]);
     }
     let mut text = table.render(0);
+    text.push_str(&figures(snapshot, style));
     for host in &snapshot.hosts {
         if let Reach::Failed { why } = &host.reach {
             let _ = writeln!(text, "{} {}: {why}", style.bad("x"), host.host);
@@ -51,6 +55,47 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
         }
     }
     text
+}
+
+/// Returns what engines were measured at, beside what was planned; nothing where none was.
+fn figures(snapshot: &Snapshot, style: Style) -> String {
+    let mut table =
+        Table::new(["HOST", "MODEL", "SPEED", "PLANNED", "MEMORY", "PLANNED", "LOADED IN", "PLANNED"]);
+    let mut is_empty = true;
+    for host in &snapshot.hosts {
+        let mut name = host.host.to_string();
+        for model in &host.models {
+            let Some(measured) = &model.measured else { continue };
+            let foretold = &model.foretold;
+            let seconds = |seconds: f64| format!("{seconds:.1} s");
+            let [speed, memory] = [
+                measured.tokens_per_second.map(|speed| {
+                    // a host that is this much slower than its plan is worth a look
+                    let is_slow =
+                        foretold.tokens_per_second.is_some_and(|planned| speed.0 < planned.0 * SLOW);
+                    if is_slow { style.warn(&speed.to_string()) } else { speed.to_string() }
+                }),
+                measured.memory.map(|memory| {
+                    let is_over = foretold.memory.is_some_and(|planned| memory > planned);
+                    if is_over { style.warn(&memory.to_string()) } else { memory.to_string() }
+                }),
+            ];
+            let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+            let planned = |text: Option<String>| style.dim(&or_none(text));
+            table.row([
+                std::mem::take(&mut name),
+                model.model.to_string(),
+                or_none(speed),
+                planned(foretold.tokens_per_second.map(|speed| speed.to_string())),
+                or_none(memory),
+                planned(foretold.memory.map(|memory| memory.to_string())),
+                seconds(measured.load_seconds),
+                planned(foretold.load_seconds.map(seconds)),
+            ]);
+            is_empty = false;
+        }
+    }
+    if is_empty { String::new() } else { format!("\n{}\n", table.render(0)) }
 }
 
 fn generation(host: &HostStatus, style: Style) -> String {

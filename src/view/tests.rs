@@ -2,9 +2,8 @@ use std::collections::BTreeMap;
 
 use super::{Deed, Style, log_line, plan, pruned, report, status};
 use crate::execute::{Left, LogLine, Outcome, Pruned, Report, State};
-use crate::facts::{Cordon, Inventory, ServiceState};
+use crate::facts::{Cordon, Foretold, Inventory, Measured, ServiceState};
 use crate::ids::{Digest, Generation, HostName};
-use crate::install::Measured;
 use crate::plan::testing::{Fleet, name};
 use crate::status::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
 use crate::units::{Bytes, TokensPerSec};
@@ -121,6 +120,7 @@ fn a_report_tells_what_became_of_each_host_and_what_serves_now() {
         tokens_per_second: Some(TokensPerSec(21.34)),
         first_token_ms: None,
         load_seconds: 1.5,
+        memory: None,
     });
     let all_well = reported(&[("attic", done.clone()), ("shed", outcome(State::Done, Some(1)))]);
     insta::assert_snapshot!("all_well", report(&all_well, Deed::Apply, PLAIN));
@@ -228,6 +228,19 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
             model: "chat".parse().unwrap(),
             quant: "Q8_0".to_owned(),
             state: "running".to_owned(),
+            foretold: Foretold {
+                model: "chat".parse().unwrap(),
+                tokens_per_second: Some(TokensPerSec(20.0)),
+                load_seconds: None,
+                memory: Some(Bytes::mib(160)),
+            },
+            measured: Some(Measured {
+                model: "chat".parse().unwrap(),
+                tokens_per_second: Some(TokensPerSec(21.34)),
+                first_token_ms: None,
+                load_seconds: 1.5,
+                memory: Some(Bytes::mib(150)),
+            }),
         }],
         drift: Vec::new(),
         cordon: None,

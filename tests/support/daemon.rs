@@ -52,7 +52,12 @@ pub(crate) fn spec(bytes: u64) -> EngineSpec {
         kv: KvType::F16,
         need: Amount::ZERO,
         keep_prompts: false,
-        pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
+        pace: Pace {
+            prompt: TokensPerSec(1.0),
+            answer: TokensPerSec(1.0),
+            load_seconds: 1.0,
+            is_guess: false,
+        },
     }
 }
 

@@ -26,7 +26,12 @@ pub(crate) fn definition(program: Digest, weights: Digest, bytes: u64) -> Defini
         kv: KvType::F16,
         need: Bytes::ZERO,
         keep_prompts: false,
-        pace: Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0 },
+        pace: Pace {
+            prompt: TokensPerSec(1.0),
+            answer: TokensPerSec(1.0),
+            load_seconds: 1.0,
+            is_guess: false,
+        },
     };
     Definition {
         format: FORMAT,

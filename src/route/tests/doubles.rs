@@ -274,7 +274,8 @@ pub(crate) fn secrets() -> Secrets {
 ///
 /// For a prompt of no length, the first token may take 20 + 5 s; between tokens 15 + 20 / 2 s.
 pub(crate) fn definition() -> Definition {
-    let planned = Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 9.0 };
+    let planned =
+        Pace { prompt: TokensPerSec(10.0), answer: TokensPerSec(2.0), load_seconds: 9.0, is_guess: false };
     let hop = |upstream: &str, model: &str, quant: Option<&str>| Hop {
         upstream: upstream.to_owned(),
         model: model.to_owned(),
