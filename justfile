@@ -47,6 +47,11 @@ demo:
 arm-story kind="arm":
     source scripts/lib.sh && build_programs && scripts/bundle aarch64-unknown-linux-gnu && tests/e2e/host {{ kind }}
 
+# A bare machine from `bramble sdcard` to its first login; `arm`: an emulated Pi, `ct`: a container
+[group('by hand')]
+card-story kind="arm":
+    source scripts/lib.sh && build_programs && tests/e2e/sdcard {{ kind }}
+
 # Hold the engine on a graphics processor to the CPU, with Mesa's software driver in place of a card; half an hour of C++ the first time
 [group('by hand')]
 gpu:

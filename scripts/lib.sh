@@ -149,7 +149,7 @@ checkpoint_packages=(python3 python3-venv)
 
 # The operator's program, the bundles that it sends, which go beside the clone and not into the
 # user's own folder, and where the real checkpoint is kept.
-bramble=$CARGO_TARGET_DIR/release/bramble
+bramble=${BRAMBLE_PROGRAM:-$CARGO_TARGET_DIR/release/bramble}
 export BRAMBLE_DIST=${BRAMBLE_DIST:-$repo/dist}
 export BRAMBLE_BUNDLES=$BRAMBLE_DIST/bundles
 checkpoints=${XDG_CACHE_HOME:-$HOME/.cache}/bramble/checkpoints

@@ -32,6 +32,7 @@ pub mod lock;
 pub mod manifest;
 pub mod placement;
 pub mod plan;
+pub mod sdcard;
 pub mod unit;
 
 // doors

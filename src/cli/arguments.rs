@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -38,6 +39,8 @@ pub(crate) struct Global {
 pub(crate) enum Verb {
     /// Write a first manifest from what is found here and on the network
     Init(Init),
+    /// Give a flashed SD card a name, a login and a network, so that its Pi can be reached from its first boot on
+    Sdcard(Sdcard),
     /// Check the manifest, without asking any host
     Check(Check),
     /// Show what apply would do, and why
@@ -113,6 +116,63 @@ pub(crate) struct Init {
     /// Do not ask: take what looks like a Raspberry Pi, and this machine
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sdcard {
+    /// The folder that the card's first partition is mounted at (bootfs, system-boot)
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// The host's name, in the manifest and on the network: NAME.local
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: HostName,
+    /// Who logs in, with sudo; the manifest's for this host, or pi, where it is not given
+    #[arg(long, value_name = "USER")]
+    pub(crate) user: Option<String>,
+    /// The public key that logs in, in place of the one that ssh would offer; may be given more than once
+    #[arg(long = "key", value_name = "FILE")]
+    pub(crate) keys: Vec<PathBuf>,
+    /// A Wi-Fi to join; its password is asked for, and is not on the card
+    #[arg(long, value_name = "SSID", requires = "country")]
+    pub(crate) wifi: Option<String>,
+    /// Where the Wi-Fi is, in two letters
+    #[arg(long, value_name = "COUNTRY", requires = "wifi")]
+    pub(crate) country: Option<String>,
+    /// Read the Wi-Fi's password from a file
+    #[arg(long, value_name = "FILE", requires = "wifi")]
+    pub(crate) wifi_password_file: Option<PathBuf>,
+    /// A fixed address with its network's length, in place of DHCP's
+    #[arg(long, value_name = "ADDRESS/LENGTH", value_parser = fixed_address)]
+    pub(crate) address: Option<String>,
+    /// Who leads out of the network, with a fixed address
+    #[arg(long, value_name = "ADDRESS", requires = "address")]
+    pub(crate) gateway: Option<IpAddr>,
+    /// Who knows names, with a fixed address; may be given more than once
+    #[arg(long, value_name = "ADDRESS", requires = "address")]
+    pub(crate) dns: Vec<IpAddr>,
+    /// Such as Europe/Berlin
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) timezone: Option<String>,
+    /// Let the host make its own host key, which nobody knows at the first login
+    #[arg(long)]
+    pub(crate) no_host_key: bool,
+    /// Take the place of a host of that name whose host key is known
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// Reads `192.168.1.20/24`.
+fn fixed_address(text: &str) -> anyhow::Result<String> {
+    let read = || {
+        let (address, length) = text.split_once('/')?;
+        let address: IpAddr = address.parse().ok()?;
+        let length: u8 = length.parse().ok()?;
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        (1..=most).contains(&length).then(|| format!("{address}/{length}"))
+    };
+    read().ok_or_else(|| {
+        anyhow::anyhow!("expected an address with its network's length, such as 192.168.1.20/24")
+    })
 }
 
 #[derive(Debug, Args)]

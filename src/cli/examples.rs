@@ -29,6 +29,14 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         ],
     ),
     (
+        "sdcard",
+        &[
+            ("bramble sdcard /media/me/bootfs --name kitchen", "on the cable, with your SSH key"),
+            ("bramble sdcard /media/me/bootfs --name shed --wifi Home --country DE", "asks for its password"),
+            ("bramble sdcard /media/me/bootfs --name robot --address 10.0.0.5/24", "without DHCP"),
+        ],
+    ),
+    (
         "check",
         &[("bramble check", "is fleet.yaml right?"), ("bramble check -f office.yaml", "or another one?")],
     ),

@@ -33,6 +33,7 @@ mod remove;
 mod restart;
 mod rollback;
 mod schema;
+mod sdcard;
 mod status;
 mod store;
 
@@ -103,6 +104,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
     let global = &arguments.global;
     match arguments.verb {
         Verb::Init(verb) => init::run(&verb, global, environment).await,
+        Verb::Sdcard(verb) => sdcard::run(&verb, global, environment).await,
         Verb::Check(verb) => check::run(&verb, global, environment),
         Verb::Plan(verb) => plan::run(&verb, global, environment).await,
         Verb::Fetch(verb) => fetch::run(&verb, global, environment).await,

@@ -1,16 +1,12 @@
 //! A host that takes no key of ours yet: with its password, once, a key is installed there.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::process::Command;
 
-use super::process::{self, End, Io};
+use super::process::{self, End, Io, look};
 use super::ssh::Ssh;
 use super::{Error, Password, Stdin, diagnosis, quote};
-
-/// Programs of this machine that look something up or make a key.
-const LOOKING: Duration = Duration::from_secs(20);
 
 /// Adds the line on standard input to the keys that the login takes, as `ssh-copy-id` does.
 const ADD_KEY: &str = r#"umask 077; cd && mkdir -p .ssh && {
@@ -130,6 +126,24 @@ impl Resolved {
 }
 
 impl PublicKey {
+    /// Reads the file of a public key.
+    ///
+    /// # Errors
+    /// [`Error::Here`] when it cannot be read, or is none.
+    pub fn of_file(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::Here { doing: format!("{} is no public key", path.display()), source };
+        let text = std::fs::read_to_string(path).map_err(failed)?;
+        // a private key begins so, and has several lines
+        let is_one = ["ssh-", "ecdsa-", "sk-"].iter().any(|kind| text.starts_with(kind));
+        let key = is_one.then(|| Self::new(&text, &path.display().to_string())).flatten();
+        key.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Returns its line, as `authorized_keys` has it.
+    pub fn line(&self) -> &str {
+        &self.line
+    }
+
     fn new(line: &str, origin: &str) -> Option<Self> {
         let line = line.trim();
         let is_one = !line.is_empty() && !line.chars().any(char::is_control) && line.split(' ').count() > 1;
@@ -161,16 +175,6 @@ pub async fn make_key() -> Result<PublicKey, Error> {
     look(keygen).await.map_err(failed)?;
     let made = PublicKey::read(&path.with_added_extension("pub"));
     made.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
-}
-
-/// Runs a program of this machine that needs no input, and returns what it prints.
-async fn look(command: Command) -> std::io::Result<String> {
-    let (end, left) = process::run(command, None, Io::Whole(Stdin::Empty), LOOKING).await;
-    match end {
-        End::Status(0) => Ok(String::from_utf8_lossy(&left.stdout).into_owned()),
-        End::Here(_, source) => Err(source),
-        _ => Err(std::io::Error::other(left.stderr.text().trim().to_owned())),
-    }
 }
 
 /// What answers `ssh` when it asks for a password, once, and only for the login that it was given for: a jump

@@ -9,6 +9,7 @@
 
 mod diagnosis;
 pub mod fake;
+mod host_key;
 mod local;
 mod login;
 mod master;
@@ -18,6 +19,7 @@ mod shell;
 mod socket_dir;
 mod ssh;
 
+pub use host_key::{KnownHosts, NewHostKey, make_host_key};
 pub use local::Local;
 pub use login::{PublicKey, make_key};
 pub use password::{Password, SudoPassword};

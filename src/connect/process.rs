@@ -383,3 +383,16 @@ fn tell(file: &File, begun: u64, on_progress: &Arc<dyn Fn(u64) + Send + Sync>) {
         on_progress(position.saturating_sub(begun));
     }
 }
+
+/// How long that may take.
+const LOOKING: Duration = Duration::from_secs(20);
+
+/// Runs a program of this machine that needs no input, and returns what it prints.
+pub(super) async fn look(command: Command) -> io::Result<String> {
+    let (end, left) = run(command, None, Io::Whole(Stdin::Empty), LOOKING).await;
+    match end {
+        End::Status(0) => Ok(String::from_utf8_lossy(&left.stdout).into_owned()),
+        End::Here(_, source) => Err(source),
+        _ => Err(io::Error::other(left.stderr.text().trim().to_owned())),
+    }
+}

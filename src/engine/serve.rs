@@ -300,3 +300,23 @@ impl Place {
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{install, spec};
+    use super::*;
+
+    #[test]
+    fn a_definition_that_cannot_be_served_is_refused_with_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = |name: &str| Setup::read(folder.path(), &name.parse().unwrap()).unwrap_err();
+        assert!(matches!(read("parrot"), Error::FindGeneration { .. }));
+        install(folder.path(), vec![EngineSpec { micro_batch: 0, ..spec(1) }]);
+        assert!(read("crow").to_string().contains("has no model 'crow'; it has: parrot"));
+        assert!(read("parrot").to_string().contains("micro_batch is 0"));
+        let definition = Layout::definition(&Layout::new(folder.path()).current());
+        let text = std::fs::read_to_string(&definition).unwrap().replace("\"format\":1", "\"format\":9");
+        std::fs::write(&definition, text).unwrap();
+        assert!(matches!(read("parrot"), Error::Format { found: 9, .. }));
+    }
+}

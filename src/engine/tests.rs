@@ -28,6 +28,9 @@ use crate::units::{Bytes as Amount, TokensPerSec};
 
 pub(crate) const CHAT: &str = "{% for m in messages %}[{{ m.role }}:{{ m.content }}]{% endfor %}";
 
+const PACE: Pace =
+    Pace { prompt: TokensPerSec(1.0), answer: TokensPerSec(1.0), load_seconds: 1.0, is_guess: false };
+
 pub(super) fn spec(slots: u32) -> EngineSpec {
     EngineSpec {
         model: "parrot".parse().unwrap(),
@@ -47,17 +50,12 @@ pub(super) fn spec(slots: u32) -> EngineSpec {
         kv: KvType::F16,
         need: Amount::ZERO,
         keep_prompts: false,
-        pace: Pace {
-            prompt: TokensPerSec(1.0),
-            answer: TokensPerSec(1.0),
-            load_seconds: 1.0,
-            is_guess: false,
-        },
+        pace: PACE,
     }
 }
 
 /// Lays out generation 3 under `root` and makes it the current one.
-fn install(root: &Path, engines: Vec<EngineSpec>) {
+pub(super) fn install(root: &Path, engines: Vec<EngineSpec>) {
     let layout = Layout::new(root);
     let folder = layout.generation("3".parse().unwrap());
     std::fs::create_dir_all(folder.join("models")).unwrap();
@@ -788,18 +786,4 @@ async fn a_living_engine_keeps_its_socket_and_a_dead_one_leaves_it() {
     std::fs::create_dir_all(setup.layout.run_dir()).unwrap();
     drop(std::os::unix::net::UnixListener::bind(setup.layout.engine_socket(&setup.spec.model)).unwrap());
     assert!(host(&setup, Notify::default(), load, std::future::pending()).await.is_ok());
-}
-
-#[test]
-fn a_definition_that_cannot_be_served_is_refused_with_the_reason() {
-    let folder = tempfile::tempdir().unwrap();
-    let read = |name: &str| Setup::read(folder.path(), &name.parse().unwrap()).unwrap_err();
-    assert!(matches!(read("parrot"), Error::FindGeneration { .. }));
-    install(folder.path(), vec![EngineSpec { micro_batch: 0, ..spec(1) }]);
-    assert!(read("crow").to_string().contains("has no model 'crow'; it has: parrot"));
-    assert!(read("parrot").to_string().contains("micro_batch is 0"));
-    let definition = Layout::definition(&Layout::new(folder.path()).current());
-    let text = std::fs::read_to_string(&definition).unwrap().replace("\"format\":1", "\"format\":9");
-    std::fs::write(&definition, text).unwrap();
-    assert!(matches!(read("parrot"), Error::Format { found: 9, .. }));
 }
