@@ -4,6 +4,7 @@
 //! themselves; `transfer` brings them to hosts.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::generation::Bundle;
@@ -44,8 +45,16 @@ pub enum Error {
         /// The archive.
         archive: PathBuf,
     },
+    /// A description that came in a file names what is no file of a bundle.
+    #[error("the bundle for {target} names the archive {file}, which is no plain name of a file")]
+    Name {
+        /// The target.
+        target: String,
+        /// The archive's name.
+        file: String,
+    },
     /// The bundle cannot be unpacked here.
-    #[error("cannot unpack a bundle to {path}")]
+    #[error("cannot put a bundle into {path}")]
     Write {
         /// The folder.
         path: PathBuf,
@@ -122,6 +131,37 @@ pub fn unpack(found: &Found, folder: &Path) -> Result<PathBuf, Error> {
     Ok(program)
 }
 
+/// Keeps a bundle in `folder`, where [`find`] finds it: a copy of `archive`, which was proven to be it, and its description.
+///
+/// # Errors
+/// [`Error::Name`] for a description that names no plain file, and [`Error::Write`].
+pub fn keep(folder: &Path, bundle: &Bundle, archive: &Path) -> Result<(), Error> {
+    let is_plain = |name: &str| {
+        let inner = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        !name.is_empty() && !name.starts_with('.') && name.len() < 128 && name.bytes().all(inner)
+    };
+    if !is_plain(&bundle.file)
+        || !is_plain(&bundle.target)
+        || Path::new(&bundle.file).extension().is_some_and(|end| end == "json")
+    {
+        return Err(Error::Name { target: bundle.target.clone(), file: bundle.file.clone() });
+    }
+    let write = |source| Error::Write { path: folder.to_owned(), source };
+    fs::create_dir_all(folder).map_err(write)?;
+    let put = |name: &str, fill: &dyn Fn(&Path) -> std::io::Result<()>| {
+        let new = folder.join(format!(".new-{name}"));
+        fill(&new).and_then(|()| fs::rename(&new, folder.join(name))).map_err(write)
+    };
+    // the archive first: a description never names what is not there
+    put(&bundle.file, &|new| {
+        drop(fs::remove_file(new));
+        fs::copy(archive, new)?;
+        fs::set_permissions(new, fs::Permissions::from_mode(0o644))
+    })?;
+    let gpu = bundle.gpu.map(|gpu| format!("-{}", gpu.name())).unwrap_or_default();
+    put(&format!("{}{gpu}.json", bundle.target), &|new| fs::write(new, serde_json::to_vec_pretty(bundle)?))
+}
+
 fn descriptions(folder: &Path) -> Result<Vec<PathBuf>, Error> {
     let failed = |source| Error::Read { path: folder.to_owned(), source };
     let entries = match fs::read_dir(folder) {
@@ -188,6 +228,24 @@ mod tests {
         let archives: Vec<_> = found.iter().map(|found| found.archive.clone()).collect();
         assert_eq!(archives, [a.join("x.tar.gz"), b.join("y.tar.gz")]);
         assert_eq!(found[0].bundle.glibc_version(), Some((2, 36)));
+    }
+
+    #[test]
+    fn what_came_in_a_file_is_kept_where_it_is_found_and_nowhere_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let (from, to) = (dir.path().join("from"), dir.path().join("to"));
+        describe(&from, "x", b"first", 5);
+        let found = find(std::slice::from_ref(&from)).unwrap().remove(0);
+        keep(&to, &found.bundle, &found.archive).unwrap();
+        keep(&to, &found.bundle, &found.archive).unwrap();
+        let kept = find(std::slice::from_ref(&to)).unwrap();
+        assert_eq!((kept.len(), &kept[0].bundle), (1, &found.bundle));
+        for name in ["../evil", "/etc/x", ".hidden", "a/b", "x.json", "a\nb", ""] {
+            let bundle = Bundle { file: name.to_owned(), ..found.bundle.clone() };
+            assert!(matches!(keep(&to, &bundle, &found.archive), Err(Error::Name { .. })), "{name}");
+            let bundle = Bundle { target: name.to_owned(), ..found.bundle.clone() };
+            assert_eq!(keep(&to, &bundle, &found.archive).is_ok(), name == "x.json", "{name}");
+        }
     }
 
     #[test]

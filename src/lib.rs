@@ -19,6 +19,7 @@ pub mod convert;
 pub mod gguf;
 pub mod openai;
 pub mod quant;
+pub mod signature;
 pub mod yaml;
 
 // deciders
@@ -36,6 +37,7 @@ pub mod sdcard;
 pub mod unit;
 
 // doors
+pub mod airgap;
 pub mod bundle;
 pub mod connect;
 pub mod discover;

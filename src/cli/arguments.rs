@@ -6,6 +6,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::ids::{FleetName, Generation, HostName, ModelName};
 use crate::quant::Quant;
+use crate::signature::PublicKey;
 use crate::source::SourceRef;
 use crate::units::Bytes;
 
@@ -83,6 +84,9 @@ pub(crate) enum Verb {
     /// Look after the weights on this machine
     #[command(subcommand)]
     Store(StoreVerb),
+    /// Carry what a site without the internet needs, in one signed file
+    #[command(subcommand)]
+    Bundle(BundleVerb),
     /// List the well-known models, and what they take
     Catalog,
     /// Show how a model would do on boards, before there is a manifest
@@ -403,6 +407,43 @@ pub(crate) enum KeyScope {
     Infer,
     /// Read status and metrics
     Status,
+}
+
+/// Programs for hosts, weights, manifest and lock, with every digest and licence.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BundleVerb {
+    /// Write what the manifest's site needs into one file, and sign it
+    Export(BundleExport),
+    /// Take in what another machine has exported: nothing of it is fetched again
+    Import(BundleImport),
+    /// Print the key that this machine's files are verified with, here or by minisign
+    Key,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleExport {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
+    /// Also the files that weights are made of, so that every quant can be made at the site
+    #[arg(long)]
+    pub(crate) sources: bool,
+    /// Write over a file that is there
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BundleImport {
+    /// The file
+    #[arg(value_name = "FILE")]
+    pub(crate) path: PathBuf,
+    /// Whose files are taken in, from now on: what `bundle key` prints on the machine that exports
+    #[arg(long, value_name = "KEY")]
+    pub(crate) key: Option<PublicKey>,
+    /// Take the file's manifest in the place of another one
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 #[derive(Debug, Args)]

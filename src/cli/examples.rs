@@ -138,6 +138,25 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "remove",
         &[("bramble remove shed", "one host"), ("bramble remove --all", "every host of the manifest")],
     ),
+    (
+        "bundle",
+        &[
+            ("bramble bundle export site.bramble", "on a machine with the internet"),
+            ("bramble bundle import site.bramble", "on one without"),
+        ],
+    ),
+    (
+        "bundle export",
+        &[
+            ("bramble bundle export site.bramble", "what was made of the models, or their sources"),
+            ("bramble bundle export site.bramble --sources", "both"),
+        ],
+    ),
+    (
+        "bundle import",
+        &[("bramble bundle import site.bramble", "of a key that was named before, with --key")],
+    ),
+    ("bundle key", &[("bramble bundle key", "to be compared there")]),
     ("keys", &[("bramble keys list", "which are there?"), ("bramble keys add phone", "one more")]),
     ("keys list", &[("bramble keys list", "")]),
     (

@@ -521,6 +521,14 @@ async fn describe_one(
     Ok(facts)
 }
 
+/// Keeps what a model is, for plans to find.
+pub(crate) fn keep_facts(store: &Store, facts: &ModelFacts) -> anyhow::Result<()> {
+    let path = facts_path(store, &facts.source)?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let kept = fs::create_dir_all(folder).and_then(|()| fs::write(&path, serde_json::to_vec(facts)?));
+    kept.with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// Reads what a pinned source is, from its headers, or from what was kept of them.
 pub(crate) async fn read_facts(pinned: &Pinned, fetcher: &Fetcher) -> anyhow::Result<ModelFacts> {
     let kept = facts_path(fetcher.store(), pinned)?;
@@ -538,10 +546,8 @@ pub(crate) async fn read_facts(pinned: &Pinned, fetcher: &Fetcher) -> anyhow::Re
         }
         RawHeader::Gguf { header } => ModelFacts::from_gguf(pinned.clone(), header)?,
     };
-    if let Some(folder) = kept.parent() {
-        // only a cache: a run that cannot write it is slower, not wrong
-        let _ = fs::create_dir_all(folder).and_then(|()| fs::write(&kept, serde_json::to_vec(&facts)?));
-    }
+    // only a cache: a run that cannot write it is slower, not wrong
+    drop(keep_facts(fetcher.store(), &facts));
     Ok(facts)
 }
 

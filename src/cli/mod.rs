@@ -6,6 +6,7 @@ mod address;
 mod apply;
 mod arguments;
 mod bench;
+mod bundle;
 mod catalog;
 mod chat;
 mod check;
@@ -124,6 +125,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,
         Verb::Keys(verb) => keys::run(&verb, global, environment),
         Verb::Store(verb) => store::run(&verb, global, environment),
+        Verb::Bundle(verb) => bundle::run(&verb, global, environment).await,
         Verb::Catalog => catalog::run(global),
         Verb::Bench(verb) => bench::run(&verb, global, environment).await,
         Verb::Fit(verb) => fit::run(&verb, global, environment).await,

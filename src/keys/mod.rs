@@ -12,12 +12,14 @@ mod clients;
 mod file;
 mod safe;
 mod sealed;
+mod signers;
 
 use std::path::PathBuf;
 
 pub use certificates::Certificates;
 pub use clients::{ClientKey, FleetKeys, NewKey};
 pub use safe::Safe;
+pub use signers::Signers;
 
 use crate::ids::{FleetName, HostName};
 
@@ -51,6 +53,14 @@ pub enum Error {
         found: u32,
         /// The format that is known.
         known: u32,
+    },
+    /// The key that signs cannot be used.
+    #[error("cannot sign with the key in {path}")]
+    Sign {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: crate::signature::Error,
     },
     /// The file could not be written.
     #[error("cannot keep the fleet's keys in {path}")]

@@ -33,7 +33,7 @@ pub(super) fn quants(facts: &ModelFacts, spec: &ModelSpec) -> Quants {
 }
 
 /// Returns how a form is made.
-pub(super) fn recipe(facts: &ModelFacts, form: Option<Quant>, converter: u32) -> Recipe {
+pub fn recipe(facts: &ModelFacts, form: Option<Quant>, converter: u32) -> Recipe {
     let quant = match &facts.stored {
         Stored::Checkpoint { .. } => form,
         Stored::Gguf { quant: own, .. } => form.filter(|_| form != *own),

@@ -21,6 +21,7 @@ mod wishes;
 
 pub use check::check;
 pub use door::{door_tls, door_url};
+pub use forms::recipe;
 pub use make::{Inputs, fingerprint, make, manifest_digest};
 pub use suit::{is_root, root, suit};
 pub use types::{
