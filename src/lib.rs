@@ -34,6 +34,7 @@ pub mod manifest;
 pub mod placement;
 pub mod plan;
 pub mod sdcard;
+pub mod tune;
 pub mod unit;
 
 // doors

@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::Read as _;
 
+use super::{BenchRequest, text};
 use crate::catalog::ModelFacts;
 use crate::estimate::{self, Candidate, Serving};
 use crate::facts::{Cpu, EngineBench, Work};
@@ -21,14 +22,28 @@ const LEAST_TOKENS: u32 = 8;
 const LONGEST_HEADER: u64 = 24 << 20;
 
 /// Lets every engine that runs answer a prompt; says which ones did not.
-pub(super) async fn measure(layout: &Layout) -> Result<(Vec<EngineBench>, Vec<String>), install::Error> {
+pub(super) async fn measure(
+    layout: &Layout,
+    request: BenchRequest,
+) -> Result<(Vec<EngineBench>, Vec<String>), install::Error> {
     let (mut measured, mut notes) = (Vec::new(), Vec::new());
     let Some(definition) = install::current_definition(layout)? else {
         return Ok((measured, vec!["no engine runs here".to_owned()]));
     };
     for spec in &definition.engines {
         match one(layout, spec).await {
-            Ok(engine) => measured.push(engine),
+            Ok(mut engine) => {
+                if request.text {
+                    let socket = layout.engine_socket(&spec.model);
+                    match text::measure(&socket, spec).await {
+                        Ok(text) => engine.text = Some(text),
+                        Err(why) => {
+                            notes.push(format!("{} was not asked to foretell a text: {why}", spec.model));
+                        }
+                    }
+                }
+                measured.push(engine);
+            }
             Err(why) => notes.push(format!("{} was not measured: {why}", spec.model)),
         }
     }
@@ -57,6 +72,7 @@ async fn one(layout: &Layout, spec: &EngineSpec) -> Result<EngineBench, String> 
         answer_tokens: timings.predicted_n,
         answer: TokensPerSec(timings.predicted_per_second),
         work,
+        text: None,
     })
 }
 

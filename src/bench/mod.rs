@@ -7,24 +7,38 @@
 mod engine;
 mod memory;
 mod storage;
+mod text;
+
+use serde::{Deserialize, Serialize};
 
 use crate::causes::with_causes;
 use crate::facts::Bench;
 use crate::generation::Layout;
 use crate::install;
 
-/// Measures this host and keeps what was found.
+/// What is to be measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BenchRequest {
+    /// Also how well each engine foretells a text, which takes as long as an answer of some 170 tokens.
+    #[serde(default)]
+    pub text: bool,
+    /// Whether plans are not to count with it: an engine is only being tried.
+    #[serde(default)]
+    pub is_trial: bool,
+}
+
+/// Measures this host and keeps what was found, but for a trial.
 ///
 /// # Errors
 /// When what was found cannot be written down.
-pub async fn bench(layout: &Layout) -> Result<Bench, install::Error> {
+pub async fn bench(layout: &Layout, request: BenchRequest) -> Result<Bench, install::Error> {
     let mut notes = Vec::new();
     let mut keep = |found: Result<Vec<String>, String>| match found {
         Ok(more) => notes.extend(more),
         Err(note) => notes.push(note),
     };
     // the engines first: filling memory would push their mapped weights out
-    let engines = match engine::measure(layout).await {
+    let engines = match engine::measure(layout, request).await {
         Ok((engines, more)) => {
             keep(Ok(more));
             engines
@@ -56,6 +70,8 @@ pub async fn bench(layout: &Layout) -> Result<Bench, install::Error> {
         Err(_) => None,
     };
     let bench = Bench { format: Bench::FORMAT, memory, storage, engines, notes };
-    install::keep_bench(layout, &bench)?;
+    if !request.is_trial {
+        install::keep_bench(layout, &bench)?;
+    }
     Ok(bench)
 }

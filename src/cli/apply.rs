@@ -13,12 +13,14 @@ use super::fleet::Fleet;
 use super::output;
 use super::plan::show;
 use crate::clock;
+use crate::connect::Connection;
 use crate::events::Events;
 use crate::execute::{self, Doors, Outcome, Report, State};
 use crate::facts::{HostFacts, Inventory};
+use crate::fetch::Fetcher;
 use crate::generation::DoorTls;
 use crate::ids::HostName;
-use crate::keys::Safe;
+use crate::keys::{NewKey, Safe};
 use crate::lock::Made;
 use crate::manifest::{Manifest, Tls};
 use crate::plan::{self, Plan};
@@ -81,27 +83,9 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         return Ok(Exit::Refused);
     }
 
-    let connections =
-        if plan.has_pushes() { fleet.for_weights(connections, &inventory)? } else { connections };
-    let foreign = fleet.foreign_keys()?;
-    let tls = plan::door_tls(&fleet.manifest);
-    let hosts = || plan.hosts.iter().map(|host| &host.host);
-    let new_key = safe.complete(hosts(), tls, clock::unix_seconds())?;
-    let secrets = |host: &HostName| Some((host.clone(), safe.secrets(host, tls, foreign.clone())?));
-    let doors = Doors {
-        secrets: hosts().filter_map(secrets).collect(),
-        reconnect: fleet.reconnect(),
-        connections,
-        links: Fleet::links(&inventory),
-        limits: fleet.limits(),
-        brambled: fleet.brambled(fetcher.store())?,
-        fetcher,
-        bundles: fleet.bundles.clone(),
-        operator: environment.operator.clone(),
-        now: clock::now_utc(),
-    };
     let cancel = cancel_on_interrupt();
-    let report = execute::apply(&plan, &doors, &events, &cancel).await;
+    let (report, new_key) =
+        carry_out(&fleet, &plan, (connections, &inventory), fetcher, &mut safe, (&events, &cancel)).await?;
 
     remember(&mut fleet, &plan, &report);
     fleet.save_lock()?;
@@ -115,6 +99,38 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     // only after the key, which is shown once
     printed?;
     Ok(exit_of(&report))
+}
+
+/// Carries a plan out on the hosts that were looked at. Returns what became of them, and the key for clients where one
+/// was made.
+pub(super) async fn carry_out(
+    fleet: &Fleet<'_>,
+    plan: &Plan,
+    (connections, inventory): (BTreeMap<HostName, Arc<dyn Connection>>, &Inventory),
+    fetcher: Fetcher,
+    safe: &mut Safe,
+    (events, cancel): (&Events, &CancellationToken),
+) -> anyhow::Result<(Report, Option<NewKey>)> {
+    let connections =
+        if plan.has_pushes() { fleet.for_weights(connections, inventory)? } else { connections };
+    let foreign = fleet.foreign_keys()?;
+    let tls = plan::door_tls(&fleet.manifest);
+    let hosts = || plan.hosts.iter().map(|host| &host.host);
+    let new_key = safe.complete(hosts(), tls, clock::unix_seconds())?;
+    let secrets = |host: &HostName| Some((host.clone(), safe.secrets(host, tls, foreign.clone())?));
+    let doors = Doors {
+        secrets: hosts().filter_map(secrets).collect(),
+        reconnect: fleet.reconnect(),
+        connections,
+        links: Fleet::links(inventory),
+        limits: fleet.limits(),
+        brambled: fleet.brambled(fetcher.store())?,
+        fetcher,
+        bundles: fleet.bundles.clone(),
+        operator: fleet.environment.operator.clone(),
+        now: clock::now_utc(),
+    };
+    Ok((execute::apply(plan, &doors, events, cancel).await, new_key))
 }
 
 /// Refuses to make keys and an authority where the fleet's hosts have some that another machine made: its clients would
@@ -221,7 +237,7 @@ fn may_apply(plan: &Plan, environment: &Environment) -> anyhow::Result<bool> {
 }
 
 /// Puts what was decided once into the lock.
-fn remember(fleet: &mut Fleet<'_>, plan: &Plan, report: &Report) {
+pub(super) fn remember(fleet: &mut Fleet<'_>, plan: &Plan, report: &Report) {
     for (recipe, made) in &report.made {
         let quant = plan.artifact(recipe).and_then(|artifact| artifact.recipe.quant);
         fleet.lock.made.insert(*recipe, Made { digest: made.digest, bytes: made.bytes, quant });
@@ -236,7 +252,7 @@ fn remember(fleet: &mut Fleet<'_>, plan: &Plan, report: &Report) {
 }
 
 /// Returns a token that the first Ctrl-C cancels.
-fn cancel_on_interrupt() -> CancellationToken {
+pub(super) fn cancel_on_interrupt() -> CancellationToken {
     let cancel = CancellationToken::new();
     let token = cancel.clone();
     tokio::spawn(async move {

@@ -62,6 +62,8 @@ pub(crate) enum Verb {
     Doctor(Doctor),
     /// Measure what hosts can do, for the plans to come
     Bench(Bench),
+    /// Try other quants on hosts, and say which does best there
+    Tune(Tune),
     /// Ask a host's model, and say who answered
     Chat(Chat),
     /// Show what the services of hosts say
@@ -482,6 +484,22 @@ pub(crate) struct Bench {
     /// Only these hosts
     #[arg(value_name = "HOST")]
     pub(crate) hosts: Vec<HostName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Tune {
+    /// Only these hosts
+    #[arg(value_name = "HOST")]
+    pub(crate) hosts: Vec<HostName>,
+    /// Only this model; may be given more than once
+    #[arg(short, long = "model", value_name = "MODEL")]
+    pub(crate) models: Vec<ModelName>,
+    /// These quants, in place of a step better and a step smaller
+    #[arg(short, long = "quant", value_name = "QUANT", value_delimiter = ',')]
+    pub(crate) quants: Vec<Quant>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Args)]

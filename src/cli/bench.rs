@@ -36,7 +36,10 @@ pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment
         }
     }
     let mut measured = BTreeMap::new();
-    let mut all = subjects.iter().map(measure).collect::<futures_util::stream::FuturesUnordered<_>>();
+    let mut all = subjects
+        .iter()
+        .map(|subject| measure(subject, false))
+        .collect::<futures_util::stream::FuturesUnordered<_>>();
     while let Some((host, outcome)) = all.next().await {
         match outcome {
             Ok(bench) => {
@@ -56,8 +59,10 @@ pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment
     Ok(if all.failed.is_empty() { Exit::Done } else { Exit::Failed })
 }
 
-async fn measure(subject: &Subject) -> (HostName, Result<facts::Bench, String>) {
+/// Has a host measure itself; in a trial also how well its engines foretell a text, which plans do not count with.
+pub(super) async fn measure(subject: &Subject, is_trial: bool) -> (HostName, Result<facts::Bench, String>) {
     let verbs = Verbs::of_current(subject.connection.as_ref(), &subject.layout, subject.is_root);
-    let asked = verbs.run("bench", &serde_json::json!({}), LIMIT).await;
+    let asked =
+        verbs.run("bench", &serde_json::json!({ "text": is_trial, "is_trial": is_trial }), LIMIT).await;
     (subject.host.clone(), asked.map_err(|error| with_causes(&error)))
 }

@@ -100,6 +100,13 @@ const EXAMPLES: &[(&str, &[Example])] = &[
     ),
     ("bench", &[("bramble bench", "all hosts"), ("bramble bench kitchen", "one")]),
     (
+        "tune",
+        &[
+            ("bramble tune kitchen", "a step better, and a step smaller"),
+            ("bramble tune -m chat -q Q4_0,Q4_K_M", "these, on every host that serves it"),
+        ],
+    ),
+    (
         "chat",
         &[
             ("bramble chat kitchen 'What is a bramble?'", ""),

@@ -37,6 +37,7 @@ mod schema;
 mod sdcard;
 mod status;
 mod store;
+mod tune;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -128,6 +129,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Bundle(verb) => bundle::run(&verb, global, environment).await,
         Verb::Catalog => catalog::run(global),
         Verb::Bench(verb) => bench::run(&verb, global, environment).await,
+        Verb::Tune(verb) => tune::run(&verb, global, environment).await,
         Verb::Fit(verb) => fit::run(&verb, global, environment).await,
         Verb::Schema => schema::run(),
         Verb::Completions(verb) => completions::run(&verb),

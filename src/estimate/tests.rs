@@ -347,6 +347,7 @@ fn a_figure_of_these_very_weights_wins_over_the_formula() {
         answer_tokens: 20,
         answer: TokensPerSec(4.0),
         work: work(&llama, &weights(b"this"), &serving(4096, 1, 512), &host.cpu),
+        text: None,
     });
     host.installed = Some(installed);
     // measured 64 tokens deep, which is what the figure is for

@@ -67,6 +67,21 @@ pub struct EngineBench {
     pub answer: TokensPerSec,
     /// What these tokens cost in work: what makes one model's figure tell of another's.
     pub work: Work,
+    /// How well it foretells a text, where that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextBench>,
+}
+
+/// How well a model foretells a text that it has not seen: less is better, and of quants of one model the one that
+/// has lost less foretells it better.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TextBench {
+    /// Bits that it takes for a byte of the text: the mean negative logarithm, base 2, of what it gave the text.
+    pub bits_per_byte: f64,
+    /// Bytes of the text.
+    pub bytes: u32,
+    /// The tokens that it took.
+    pub tokens: u32,
 }
 
 impl EngineBench {

@@ -16,7 +16,7 @@ mod table;
 mod tests;
 mod work;
 
-pub use bench::{Bench, EngineBench, MemoryBench, StorageBench};
+pub use bench::{Bench, EngineBench, MemoryBench, StorageBench, TextBench};
 pub use board::{Stated, board_names, planned, planned_names};
 pub use checkup::{Answer, Checkup, Firewall, FirewallKind, Process, parse_checkup};
 pub use health::{Gpu, Health, Link, Medium, Throttled};

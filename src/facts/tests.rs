@@ -306,6 +306,7 @@ fn an_engine_that_was_measured_scales_every_model_and_narrows_the_range() {
         // a fifth slower than the board's
         answer: rate(1.25 * plain.seconds(Phase::Answer, &reading())),
         work,
+        text: None,
     };
     host.installed = Some(bench(None, vec![engine]));
     let scaled = Rates::of(&host);

@@ -141,13 +141,19 @@ fn judge(body: &[u8], took: Duration) -> Result<Answer, String> {
 /// Lets an engine go on with `prompt` for `max_tokens`, and returns how long that took it.
 pub async fn time(socket: &Path, model: &str, prompt: &str, max_tokens: u32) -> Result<Timings, String> {
     let plain = json!({ "model": model, "max_tokens": max_tokens, "temperature": 0.0, "prompt": prompt });
-    let reply = ask_unix(socket, post("/v1/completions", &plain)).await?;
+    let reply = call(socket, "/v1/completions", &plain).await?;
+    let whole: TextReply =
+        serde_json::from_value(reply).map_err(|error| format!("answers what cannot be read: {error}"))?;
+    whole.timings.ok_or_else(|| "does not say how long it took".to_owned())
+}
+
+/// Asks an engine something, and returns its answer if that is a good one.
+pub async fn call(socket: &Path, path: &str, request: &Value) -> Result<Value, String> {
+    let reply = ask_unix(socket, post(path, request)).await?;
     if !reply.status.is_success() {
         return Err(format!("{} {}", reply.status, tame(&String::from_utf8_lossy(&reply.body), 300)));
     }
-    let whole: TextReply = serde_json::from_slice(&reply.body)
-        .map_err(|error| format!("answers what cannot be read: {error}"))?;
-    whole.timings.ok_or_else(|| "does not say how long it took".to_owned())
+    serde_json::from_slice(&reply.body).map_err(|error| format!("answers what cannot be read: {error}"))
 }
 
 async fn ask_unix(socket: &Path, request: Result<Request<Full<Bytes>>, String>) -> Result<Reply, String> {

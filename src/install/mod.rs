@@ -37,7 +37,7 @@ pub use activate::{
     ActivateRequest, Activated, ProbeSpec, RestartRequest, Restarted, RollbackRequest, activate, restart,
     rollback,
 };
-pub use ask::time;
+pub use ask::{call, time};
 pub use bench::{current_definition, keep_bench};
 pub use change::Changes;
 pub use cordon::{CordonRequest, Cordoned, cordon};
