@@ -44,6 +44,7 @@ pub mod connect;
 pub mod discover;
 pub mod fetch;
 pub mod store;
+pub mod vitals;
 
 // doers
 pub mod bench;
@@ -57,6 +58,7 @@ pub mod weights;
 
 // daemons
 pub mod engine;
+pub mod page;
 pub mod route;
 
 // faces

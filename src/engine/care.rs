@@ -1,13 +1,13 @@
 //! How the host is: whether there is memory for a model before it is loaded, and whether memory, voltage and heat hold
 //! while it is served.
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Error;
-use crate::facts::{self, Throttled};
+use crate::facts::Throttled;
 use crate::generation::EngineSpec;
 use crate::units::Bytes;
+pub(super) use crate::vitals::{Host, State};
 
 /// How often the host is looked at.
 pub(super) const LOOK: Duration = Duration::from_secs(5);
@@ -15,56 +15,6 @@ pub(super) const LOOK: Duration = Duration::from_secs(5);
 /// With less memory than this the kernel drops pages of the weights that the next token reads again: an answer from
 /// elsewhere is sooner there. Nothing is planned so tightly.
 const SCARCE: Bytes = Bytes::mib(48);
-
-/// How the host is. What it does not tell is none.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct State {
-    /// Memory that programs can still have.
-    pub(super) memory: Option<Bytes>,
-    /// What can be moved out of it.
-    pub(super) swap: Option<Bytes>,
-    /// What a Pi's firmware says.
-    pub(super) throttled: Option<Throttled>,
-}
-
-/// Where the host tells how it is.
-#[derive(Debug, Clone)]
-pub(super) struct Host {
-    meminfo: PathBuf,
-    throttled: Option<PathBuf>,
-}
-
-impl Host {
-    /// Finds the files of this machine.
-    pub(super) fn new() -> Self {
-        Self {
-            meminfo: PathBuf::from("/proc/meminfo"),
-            throttled: firmware(Path::new("/sys/devices/platform")),
-        }
-    }
-
-    pub(super) fn look(&self) -> State {
-        let meminfo = std::fs::read_to_string(&self.meminfo).unwrap_or_default();
-        let bits = self.throttled.as_ref().and_then(|path| std::fs::read_to_string(path).ok());
-        State {
-            memory: facts::meminfo(&meminfo, "MemAvailable"),
-            swap: facts::meminfo(&meminfo, "SwapFree"),
-            throttled: bits.and_then(|bits| u32::from_str_radix(bits.trim(), 16).ok()).map(Throttled),
-        }
-    }
-}
-
-/// Finds the file of a Pi's firmware: `soc/soc:firmware/get_throttled`, whose numbers differ by the board.
-fn firmware(platform: &Path) -> Option<PathBuf> {
-    let named = |folder: &Path, start: &str| -> Vec<PathBuf> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let starts =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start));
-        entries.map(|entry| entry.path()).filter(starts).collect()
-    };
-    let firmwares = named(platform, "soc").into_iter().flat_map(|soc| named(&soc, "soc"));
-    firmwares.map(|folder| folder.join("get_throttled")).find(|path| path.exists())
-}
 
 impl State {
     /// Refuses to load what has no room.
@@ -107,28 +57,12 @@ mod tests {
     use crate::engine::tests::spec;
 
     #[test]
-    fn a_host_is_read_off_its_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let firmware_folder = folder.path().join("soc@107c000000").join("soc@107c000000:firmware");
-        std::fs::create_dir_all(&firmware_folder).unwrap();
-        std::fs::write(firmware_folder.join("get_throttled"), "50005\n").unwrap();
-        let meminfo = folder.path().join("meminfo");
-        std::fs::write(&meminfo, "MemTotal: 999 kB\nMemAvailable:   2048 kB\nSwapFree: 1024 kB\n").unwrap();
-        let host = Host { meminfo, throttled: firmware(folder.path()) };
-        let (memory, swap) = (Some(Bytes::mib(2)), Some(Bytes::mib(1)));
-        assert_eq!(host.look(), State { memory, swap, throttled: Some(Throttled(0x5_0005)) });
-        assert_eq!(firmware(&folder.path().join("none")), None);
-        let nowhere = Host { meminfo: folder.path().join("nothing"), throttled: None };
-        assert_eq!(nowhere.look(), State::default());
-    }
-
-    #[test]
     fn what_has_no_room_is_refused_with_the_numbers() {
         let spec = EngineSpec { need: Bytes::mib(900), ..spec(1) };
         let with = |memory, swap| State {
             memory: Some(Bytes::mib(memory)),
             swap: Some(Bytes::mib(swap)),
-            throttled: None,
+            ..State::default()
         };
         assert!(with(900, 0).check_room(&spec).is_ok() && with(500, 400).check_room(&spec).is_ok());
         let words = with(500, 399).check_room(&spec).unwrap_err().to_string();
@@ -141,8 +75,11 @@ mod tests {
 
     #[test]
     fn what_changes_is_said_once() {
-        let with =
-            |mib, bits| State { memory: Some(Bytes::mib(mib)), swap: None, throttled: Some(Throttled(bits)) };
+        let with = |mib, bits| State {
+            memory: Some(Bytes::mib(mib)),
+            throttled: Some(Throttled(bits)),
+            ..State::default()
+        };
         let (good, short, hot) = (with(900, 0), with(40, 0), with(900, 0x4_0000));
         assert!(short.news(&good).unwrap().contains("40.0 MiB"));
         assert_eq!(short.news(&short), None);

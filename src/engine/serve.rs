@@ -47,7 +47,7 @@ pub(super) type Work<'a> = dyn FnMut(&mut dyn Engine, Loaded) -> Result<(), Erro
 pub async fn serve(root: &Path, model: &ModelName) -> Result<(), Error> {
     let mut setup = Setup::read(root, model)?;
     setup.known = gate::check(&setup.weights, &setup.spec.weights)?;
-    Host::new().look().check_room(&setup.spec)?;
+    Host::default().look().check_room(&setup.spec)?;
     if cfg!(not(feature = "llama")) {
         return Err(Error::NoLlama);
     }
@@ -160,7 +160,7 @@ pub(super) async fn host(
         let mut is_told = false;
         let mut deadline: Option<Instant> = None;
         let mut watchdog = notify.watchdog().map(tokio::time::interval);
-        let (machine, mut look) = (Host::new(), tokio::time::interval(care::LOOK));
+        let (machine, mut look) = (Host::default(), tokio::time::interval(care::LOOK));
         let mut seen = shared.beats();
         tokio::pin!(stop);
         loop {

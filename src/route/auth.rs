@@ -50,7 +50,17 @@ impl Keys {
         if !scheme.eq_ignore_ascii_case(b"Bearer ") || key.is_empty() {
             return None;
         }
-        let shown = Digest::of(key).to_string();
+        self.shown(key)
+    }
+
+    /// Returns whose key this is; none where it is nobody's.
+    pub(super) fn shown(&self, key: &[u8]) -> Option<Visitor> {
+        self.hashed(&Digest::of(key))
+    }
+
+    /// Returns whose key has this hash, which opens nothing where it is shown itself.
+    pub(super) fn hashed(&self, hash: &Digest) -> Option<Visitor> {
+        let shown = hash.to_string();
         let mut found = None;
         for (entry, hash) in &self.0 {
             if bool::from(hash.as_bytes().ct_eq(shown.as_bytes())) {

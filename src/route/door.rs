@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use super::auth::Visitor;
+use super::front;
 use super::health;
 use super::hold::{self, Places};
 use super::journey::Journey;
@@ -25,15 +26,19 @@ use super::limits::{Leave, Meters};
 use super::magic::Rouse;
 use super::metrics::{self, Metrics};
 use super::proxy::HOP;
+use super::recent::Recent;
 use super::reply::{self, Reply};
 use super::request::{Call, Endpoint};
 use super::rouse::Dormitory;
 use super::state::{self, Kind, State};
+use super::status;
 use super::upstream::Dial;
 use crate::authority::Member;
-use crate::generation::Scope;
+use crate::generation::{Layout, Scope};
 use crate::ids::Digest;
 use crate::openai::{Begun, WITH_PROGRESS};
+use crate::page::Front;
+use crate::vitals;
 
 /// The largest request. A context of 128 Ki tokens is half a MiB of English.
 const LARGEST_REQUEST: usize = 8 << 20;
@@ -42,7 +47,7 @@ const LARGEST_REQUEST: usize = 8 << 20;
 const REQUESTS_KIB: usize = 64 << 10;
 
 /// How long a client may take to send its request.
-const REQUEST_PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const REQUEST_PATIENCE: Duration = Duration::from_mins(1);
 
 /// What outlives a reload.
 pub(super) struct Shared {
@@ -56,6 +61,12 @@ pub(super) struct Shared {
     pub(super) meters: Meters,
     /// Where requests wait for who is expected back.
     pub(super) places: Places,
+    /// The last requests.
+    pub(super) recent: Recent,
+    /// The sessions of browsers.
+    pub(super) front: Front,
+    /// Where this machine tells how it is.
+    pub(super) vitals: vitals::Host,
     /// The machines that may be asleep.
     pub(super) dormitory: Dormitory,
     started: Instant,
@@ -102,6 +113,9 @@ impl Door {
             stop: CancellationToken::new(),
             meters: Meters::default(),
             places: Places::default(),
+            recent: Recent::default(),
+            front: Front::default(),
+            vitals: vitals::Host::default(),
             dormitory: Dormitory::new(rouse),
             started: Instant::now(),
             memory: Arc::new(Semaphore::new(REQUESTS_KIB)),
@@ -134,16 +148,27 @@ impl Door {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let path = request.uri().path();
-        if path == "/healthz" && request.method() == Method::GET {
+        if request.uri().path() == "/healthz" && request.method() == Method::GET {
             return reply::bytes(StatusCode::OK, "text/plain", "ok");
         }
         let state = self.state();
+        let (head, body) = match front::answer(self, &state, request).await {
+            Ok(reply) => return reply,
+            Err(request) => request.into_parts(),
+        };
+        let path = head.uri.path();
         // who came in by certificate may have been revoked since
-        let member = request.extensions().get::<Arc<Member>>();
+        let member = head.extensions.get::<Arc<Member>>();
         let trusted = member.filter(|member| state.tls.as_ref().is_some_and(|tls| tls.trust.holds(member)));
         let visitor = trusted.map(|member| Visitor::host(member));
-        let Some(visitor) = visitor.or_else(|| state.keys.admit(request.headers())) else {
+        let visitor = match visitor.or_else(|| state.keys.admit(&head.headers)) {
+            None => match front::visitor(self, &state, &head) {
+                Ok(visitor) => visitor,
+                Err(refusal) => return *refusal,
+            },
+            shown => shown,
+        };
+        let Some(visitor) = visitor else {
             let message = "this needs a key: send it as Authorization: Bearer KEY";
             let mut reply = reply::refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -156,14 +181,14 @@ impl Door {
             "/tokenize" | "/v1/tokenize" => (Method::POST, INFER, Some(Endpoint::Tokenize)),
             "/detokenize" | "/v1/detokenize" => (Method::POST, INFER, Some(Endpoint::Detokenize)),
             "/v1/models" => (Method::GET, INFER, None),
-            "/health" | "/metrics" => (Method::GET, STATUS, None),
+            "/status" | "/health" | "/metrics" => (Method::GET, STATUS, None),
             _ => return reply::refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
         };
         if !scopes.iter().any(|scope| visitor.may(*scope)) {
             let message = format!("the key {:?} is not for this path", visitor.key_id);
             return reply::refuse(StatusCode::FORBIDDEN, "scope_missing", &message);
         }
-        if request.method() != method {
+        if head.method != method {
             let message = format!("this path takes {method}");
             let mut reply = reply::refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &message);
             let allowed = if method == Method::POST { "POST" } else { "GET" };
@@ -177,13 +202,17 @@ impl Door {
             },
             None => None,
         };
-        let is_hop = visitor.may(Scope::Peer) || request.headers().contains_key(HOP);
+        let is_hop = visitor.may(Scope::Peer) || head.headers.contains_key(HOP);
         match (endpoint, path) {
             (Some(endpoint), _) => {
-                let reply = self.infer(&visitor, endpoint, is_hop, request).await;
+                let reply = self.infer(&visitor, endpoint, is_hop, Request::from_parts(head, body)).await;
                 leave.into_iter().fold(reply, |reply, leave| leave.watch(reply))
             }
             (None, "/v1/models") => models(&state, is_hop),
+            (None, "/status") => {
+                let report = status::report(&self.shared, &state, &Layout::new(&self.root)).await;
+                reply::json(StatusCode::OK, &report)
+            }
             (None, "/health") => reply::json(StatusCode::OK, &health::report(&self.shared, &state).await),
             (None, _) => {
                 let engines = health::metrics(&self.shared, &state).await;
@@ -207,7 +236,7 @@ impl Door {
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn StdError + Send + Sync>>,
     {
-        let mut journey = Journey::begin(&self.shared, endpoint.path(), &visitor.key_id);
+        let mut journey = Journey::begin(&self.shared, endpoint.path(), &visitor.key_id, is_hop);
         let wants_progress = is_hop && request.headers().contains_key(WITH_PROGRESS);
         let body = self.read(request.into_body()).await;
         let call = body.and_then(|(body, room)| match Call::parse(endpoint, body, is_hop) {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::door::Shared;
 use super::metrics::{Continuation, Kind};
 use super::policy::Reason;
+use super::recent::Past;
 
 /// Kept as long as the request is; dropping it is the end of the request.
 pub(super) struct Journey {
@@ -15,6 +16,7 @@ pub(super) struct Journey {
     started: Instant,
     path: &'static str,
     key_id: String,
+    is_hop: bool,
     model: String,
     upstream: String,
     continued: String,
@@ -23,17 +25,21 @@ pub(super) struct Journey {
     /// What was in `why` before the request waited.
     first_why: Option<String>,
     status: Option<u16>,
+    /// When the first of the answer came.
+    first: Option<Instant>,
+    tokens: Option<u32>,
 }
 
 impl Journey {
-    /// Begins a request on `path` with the key of that name.
-    pub(super) fn begin(shared: &Arc<Shared>, path: &'static str, key_id: &str) -> Self {
+    /// Begins a request on `path` with the key of that name; `is_hop` where another door has passed it on.
+    pub(super) fn begin(shared: &Arc<Shared>, path: &'static str, key_id: &str, is_hop: bool) -> Self {
         shared.metrics.begin();
         Self {
             shared: Arc::clone(shared),
             started: Instant::now(),
             path,
             key_id: key_id.to_owned(),
+            is_hop,
             model: "-".to_owned(),
             upstream: "-".to_owned(),
             continued: String::new(),
@@ -41,6 +47,8 @@ impl Journey {
             why: String::new(),
             first_why: None,
             status: None,
+            first: None,
+            tokens: None,
         }
     }
 
@@ -96,7 +104,13 @@ impl Journey {
     /// Notes who answers, and when the first of the answer came.
     pub(super) fn answered_by(&mut self, upstream: &str, began: Instant) {
         upstream.clone_into(&mut self.upstream);
+        self.first = Some(began);
         self.shared.metrics.first_token(&self.model, upstream, began - self.started);
+    }
+
+    /// Notes how many tokens the answer has so far.
+    pub(super) fn tokens(&mut self, tokens: u32) {
+        self.tokens = Some(tokens);
     }
 
     /// Notes what the client was told in the end. Without it, the client went away.
@@ -127,5 +141,19 @@ impl Drop for Journey {
             seconds = self.started.elapsed().as_secs_f64(),
             "request"
         );
+        self.shared.recent.add(Past {
+            at: self.shared.now(),
+            path: self.path,
+            key: std::mem::take(&mut self.key_id),
+            is_hop: self.is_hop,
+            model: std::mem::take(&mut self.model),
+            upstream: std::mem::take(&mut self.upstream),
+            continued: std::mem::take(&mut self.continued),
+            why: std::mem::take(&mut self.why),
+            status,
+            took: self.started.elapsed(),
+            first: self.first.map(|first| first.saturating_duration_since(self.started)),
+            tokens: self.tokens,
+        });
     }
 }

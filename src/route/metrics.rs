@@ -77,6 +77,11 @@ impl Metrics {
         *counts.requests.entry(kind).or_default() += 1;
     }
 
+    /// Returns how many requests are under way.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.counts().in_flight
+    }
+
     /// Counts an answer that somebody else went on with.
     pub(super) fn continued(&self, continuation: Continuation) {
         *self.counts().continuations.entry(continuation).or_default() += 1;

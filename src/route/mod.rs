@@ -1,8 +1,8 @@
 //! The one door of a host: takes requests in OpenAI's form, and has them answered by the
 //! first upstream of the route that can.
 //!
-//! Invariants: nothing but `/healthz` answers without a key, or the certificate of a host of
-//! the fleet; what a client sent as credentials never leaves this process; a model's name selects a route and nothing
+//! Invariants: nothing but `/healthz` and the page, which says nothing of the fleet, answers without a key, the
+//! session that a key was exchanged for, or the certificate of a host of the fleet; what a client sent as credentials never leaves this process; a model's name selects a route and nothing
 //! else; a client gets a whole answer, an error, or a stream that says that it broke,
 //! never half an answer that looks whole.
 //!
@@ -20,6 +20,7 @@ mod auth;
 mod breaker;
 mod door;
 mod flow;
+mod front;
 mod gate;
 mod gather;
 mod health;
@@ -31,6 +32,7 @@ mod magic;
 mod metrics;
 mod policy;
 mod proxy;
+mod recent;
 mod relay;
 mod reply;
 mod request;
@@ -38,6 +40,7 @@ mod rouse;
 mod serve;
 mod source;
 mod state;
+mod status;
 #[cfg(test)]
 mod tests;
 mod told;

@@ -11,6 +11,7 @@ use hyper::header::{
     USER_AGENT,
 };
 use hyper::{HeaderMap, Request, Response, StatusCode};
+use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
@@ -553,6 +554,17 @@ fn retry_after(headers: &HeaderMap) -> Option<u64> {
     Some(seconds.clamp(1, 60))
 }
 
+/// What an answer says of itself where it came at once.
+#[derive(Deserialize)]
+struct Whole {
+    usage: Option<Used>,
+}
+
+#[derive(Deserialize)]
+struct Used {
+    completion_tokens: Option<u32>,
+}
+
 fn answered(
     state: &State,
     answer: Answer,
@@ -568,6 +580,11 @@ fn answered(
         Content::Whole(body) => {
             // not what the upstream calls it: a browser shall not take it for a page
             let is_json = serde_json::from_slice::<IgnoredAny>(&body).is_ok();
+            if let Ok(Whole { usage: Some(Used { completion_tokens: Some(tokens) }) }) =
+                serde_json::from_slice(&body)
+            {
+                journey.tokens(tokens);
+            }
             journey.ended(answer.status.as_u16());
             let kind = if is_json { "application/json" } else { "text/plain; charset=utf-8" };
             reply::bytes(answer.status, kind, body)

@@ -134,6 +134,7 @@ impl Relay {
     /// Takes note of what the client is told, as long as there is room for that.
     fn tell(&mut self, event: Event) -> Option<String> {
         let data = self.told.tell(event);
+        self.journey.tokens(self.told.tokens());
         while let Some(rest) = self.rest.as_mut().filter(|rest| rest.kept < self.told.kept()) {
             let Some(more) = self.shared.room(KEPT_STEP) else {
                 self.rest = None;

@@ -18,8 +18,8 @@ use super::breaker::{Breaker, Outcome, Ticket};
 use super::upstream::{Address, Target, Tls};
 use crate::authority::{self, Trust};
 use crate::generation::{
-    Definition, DoorTls, FORMAT, Hop, Identity, Layout, Program, RouteSpec, Secrets, UpstreamKind,
-    UpstreamSpec, WakeSpec,
+    Definition, DoorTls, EngineSpec, FORMAT, Hop, Identity, Layout, Program, RouteSpec, Secrets,
+    UpstreamKind, UpstreamSpec, WakeSpec,
 };
 use crate::ids::{Digest, Generation, ModelName, is_name};
 
@@ -28,6 +28,12 @@ use crate::ids::{Digest, Generation, ModelName, is_name};
 pub(super) struct State {
     /// This host's name.
     pub(super) host: String,
+    /// The fleet's name.
+    pub(super) fleet: String,
+    /// What browsers may call this host, beside its addresses.
+    pub(super) names: Vec<String>,
+    /// What runs beside the door.
+    pub(super) engines: Vec<EngineSpec>,
     /// The number of the generation.
     pub(super) generation: Generation,
     /// The program that serves it.
@@ -152,6 +158,9 @@ impl State {
         }
         Ok(Self {
             host: definition.host.to_string(),
+            fleet: definition.fleet.to_string(),
+            names: names(definition),
+            engines: definition.engines.clone(),
             generation,
             program: definition.program.digest,
             port: definition.door.port,
@@ -161,6 +170,12 @@ impl State {
             routes,
         })
     }
+}
+
+/// Returns the names that certificates have for this host, and its bare one.
+fn names(definition: &Definition) -> Vec<String> {
+    let Definition { host, fleet, .. } = definition;
+    vec![host.to_string(), format!("{host}.local"), format!("{host}.{fleet}.internal")]
 }
 
 /// Returns the generation in force, its folder, and its definition.

@@ -8,6 +8,7 @@ mod gate;
 mod guard;
 mod held;
 mod limits;
+mod page;
 mod streams;
 mod tls;
 mod wake;

@@ -11,6 +11,8 @@ use crate::plan::{Chosen, Plan, Problem};
 use crate::units::Bytes;
 
 const TEMPLATE: &str = include_str!("../../templates/plan.html.j2");
+/// What it has in common with the page of a fleet.
+const LOOK: &str = include_str!("../../templates/look.css");
 
 /// Colours that the page has for models; more of them begin again.
 const COLOURS: usize = 6;
@@ -71,6 +73,7 @@ pub fn html(plan: &Plan, problems: &[Problem], left: Option<Left>) -> Result<Str
     let mut environment = Environment::new();
     // names that end so are escaped: nothing of a manifest or a host becomes markup
     environment.add_template("plan.html", TEMPLATE)?;
+    environment.add_template("look", LOOK)?;
     environment.get_template("plan.html")?.render(minijinja::value::Serde(page))
 }
 

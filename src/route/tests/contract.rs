@@ -265,9 +265,16 @@ async fn each_reply_names_who_answered_and_why_it_was_not_the_first_choice() {
 #[tokio::test(start_paused = true)]
 async fn nothing_listens_without_a_key() {
     let house = House::new();
-    let paths =
-        ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/health", "/metrics"];
-    for path in paths.into_iter().chain(["/tokenize", "/detokenize", "/", "/v1/anything"]) {
+    let paths = [
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/models",
+        "/health",
+        "/metrics",
+        "/status",
+    ];
+    for path in paths.into_iter().chain(["/tokenize", "/detokenize", "/index.html", "/v1/anything"]) {
         for method in [Method::GET, Method::POST, Method::DELETE] {
             let told = Told::read(house.send(method, path, "a-wrong-key", &prompt(false)).await).await;
             assert_eq!(told.status, 401, "{path}");

@@ -9,7 +9,7 @@ use super::{CHAT, Door, House, Told, prompt};
 use crate::generation::Secrets;
 
 #[tokio::test]
-async fn nothing_but_liveness_answers_without_a_good_key() {
+async fn nothing_but_liveness_and_the_empty_page_answers_without_a_good_key() {
     let house = House::new();
     for path in [
         CHAT,
@@ -18,7 +18,7 @@ async fn nothing_but_liveness_answers_without_a_good_key() {
         "/v1/models",
         "/health",
         "/metrics",
-        "/",
+        "/status",
         "/x",
         "/healthz/",
     ] {
