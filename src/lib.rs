@@ -52,6 +52,7 @@ pub mod execute;
 pub mod install;
 pub mod keys;
 pub mod lease;
+pub mod live;
 pub mod probe;
 pub mod transfer;
 pub mod weights;
@@ -64,4 +65,5 @@ pub mod route;
 // faces
 pub mod cli;
 pub mod status;
+pub mod ui;
 pub mod view;

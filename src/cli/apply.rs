@@ -21,6 +21,7 @@ use crate::fetch::Fetcher;
 use crate::generation::DoorTls;
 use crate::ids::HostName;
 use crate::keys::{NewKey, Safe};
+use crate::live::Recorder;
 use crate::lock::Made;
 use crate::manifest::{Manifest, Tls};
 use crate::plan::{self, Plan};
@@ -30,7 +31,12 @@ use crate::view::{self, Deed, Progress};
 pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let mut fleet = Fleet::open(global, environment)?;
     let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let live = Recorder::default();
+    let recorder = live.clone();
+    let events = Events::new(move |event| {
+        recorder.take(&event);
+        progress.show(event);
+    });
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
     let mut safe = fleet.safe()?;
@@ -84,8 +90,12 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     }
 
     let cancel = cancel_on_interrupt();
-    let (report, new_key) =
-        carry_out(&fleet, &plan, (connections, &inventory), fetcher, &mut safe, (&events, &cancel)).await?;
+    live.begin(&safe.folder(), "apply", &environment.operator, clock::unix_seconds()).await;
+    let carried =
+        carry_out(&fleet, &plan, (connections, &inventory), fetcher, &mut safe, (&events, &cancel)).await;
+    let is_well = carried.as_ref().is_ok_and(|(report, _)| report.is_complete());
+    live.end(is_well, clock::unix_seconds());
+    let (report, new_key) = carried?;
 
     remember(&mut fleet, &plan, &report);
     fleet.save_lock()?;

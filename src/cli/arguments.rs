@@ -66,6 +66,8 @@ pub(crate) enum Verb {
     Tune(Tune),
     /// Ask a host's model, and say who answered
     Chat(Chat),
+    /// Show the fleet in a browser, with a chat
+    Ui(Ui),
     /// Show what the services of hosts say
     Logs(Logs),
     /// Start engines anew, and prove that they work
@@ -522,6 +524,13 @@ pub(crate) struct Chat {
     /// 0 always gives the likeliest answer
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub(crate) temperature: f32,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ui {
+    /// The port on this machine, which nobody else's can reach; 0 takes one that is free
+    #[arg(long, value_name = "PORT", default_value_t = 4178)]
+    pub(crate) port: u16,
 }
 
 #[derive(Debug, Args)]

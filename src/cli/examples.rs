@@ -113,6 +113,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("bramble chat kitchen -m writer < letter.txt", ""),
         ],
     ),
+    ("ui", &[("bramble ui", "prints a link for a browser"), ("bramble ui --port 0", "any free port")]),
     (
         "logs",
         &[

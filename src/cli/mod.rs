@@ -38,6 +38,7 @@ mod sdcard;
 mod status;
 mod store;
 mod tune;
+mod ui;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -116,6 +117,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Apply(verb) => apply::run(&verb, global, environment).await,
         Verb::Status(verb) => status::run(&verb, global, environment).await,
         Verb::Doctor(verb) => doctor::run(&verb, global, environment).await,
+        Verb::Ui(verb) => ui::run(&verb, global, environment).await,
         Verb::Chat(verb) => chat::run(&verb, global, environment).await,
         Verb::Logs(verb) => logs::run(&verb, global, environment).await,
         Verb::Restart(verb) => restart::run(&verb, global, environment).await,

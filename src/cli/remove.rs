@@ -5,9 +5,11 @@ use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
+use crate::clock;
 use crate::events::Events;
 use crate::execute::{self, Outcome, State};
 use crate::ids::HostName;
+use crate::live::Recorder;
 use crate::view::{Deed, Progress};
 
 /// Takes everything of Bramble off hosts.
@@ -25,8 +27,15 @@ pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environmen
         return Ok(Exit::Refused);
     }
     let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let live = Recorder::default();
+    let recorder = live.clone();
+    let events = Events::new(move |event| {
+        recorder.take(&event);
+        progress.show(event);
+    });
+    live.begin(&fleet.safe()?.folder(), "remove", &environment.operator, clock::unix_seconds()).await;
     let mut report = execute::remove(&subjects, &fleet.manifest.fleet, &environment.operator, &events).await;
+    live.end(report.is_complete(), clock::unix_seconds());
     for host in &hosts {
         let is_gone = match report.hosts.get(host) {
             Some(outcome) => outcome.state == State::Done,

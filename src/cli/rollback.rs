@@ -8,6 +8,7 @@ use super::{apply, output};
 use crate::clock;
 use crate::events::Events;
 use crate::execute::{self, Author};
+use crate::live::Recorder;
 use crate::view::{self, Deed, Progress};
 
 /// Makes hosts run the generation before.
@@ -25,9 +26,16 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
         return Ok(Exit::Refused);
     }
     let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let live = Recorder::default();
+    let recorder = live.clone();
+    let events = Events::new(move |event| {
+        recorder.take(&event);
+        progress.show(event);
+    });
+    live.begin(&fleet.safe()?.folder(), "rollback", &environment.operator, clock::unix_seconds()).await;
     let author = Author { operator: environment.operator.clone(), now: clock::now_utc() };
     let report = execute::roll_back(&subjects, verb.to, &author, &events).await;
+    live.end(report.is_complete(), clock::unix_seconds());
     let report = apply::with_failures(report, failures);
     output::report(&report, Deed::RollBack, global, environment)?;
     Ok(apply::exit_of(&report))

@@ -42,6 +42,11 @@ impl Safe {
         })
     }
 
+    /// Returns the folder of this fleet on this machine.
+    pub fn folder(&self) -> PathBuf {
+        FleetKeys::path(&self.state, &self.fleet).with_file_name("")
+    }
+
     /// Returns the fleet's keys; none if it was never applied from here.
     pub fn keys(&self) -> Option<&FleetKeys> {
         self.keys.as_ref()

@@ -1,0 +1,52 @@
+use std::net::Ipv4Addr;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+
+use super::arguments::{Global, Ui};
+use super::environment::Environment;
+use super::exit::Exit;
+use super::{doors, fleet, output};
+use crate::keys::Safe;
+use crate::plan::door_tls;
+use crate::ui;
+
+/// Shows the fleet in a browser, until it is interrupted.
+pub(crate) async fn run(verb: &Ui, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let manifest = fleet::load(&global.file)?;
+    let safe = Safe::open(&environment.state, &manifest.fleet)?;
+    let keys =
+        safe.keys().with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
+    let serve = (manifest.serve.port, door_tls(&manifest));
+    let addresses = manifest.hosts.iter().filter_map(|(host, spec)| Some((host, spec.via.address()?)));
+    let doors =
+        addresses.map(|(host, address)| Ok((host.clone(), doors::door(&safe, host, address, serve)?)));
+    let shown = ui::Fleet {
+        name: manifest.fleet.clone(),
+        doors: doors.collect::<anyhow::Result<_>>()?,
+        key: keys.operator_key().to_owned().into(),
+        folder: safe.folder(),
+    };
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, verb.port))
+        .await
+        .with_context(|| format!("cannot listen on port {}: choose another with --port", verb.port))?;
+    let is_json = global.json;
+    let name = manifest.fleet.clone();
+    let invite = move |link: &str| {
+        let text = if is_json {
+            format!("{}\n", serde_json::json!({ "url": link }))
+        } else {
+            format!("The fleet {name}, for one browser on this machine:\n  {link}\n")
+        };
+        // where nobody reads, nobody is let in
+        let _ = output::result(&text);
+    };
+    if !is_json {
+        output::say("Ctrl-C ends it. Each link is good once; when it was used, the next is printed.");
+    }
+    let end = async {
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    ui::serve(listener, shown, invite, end).await.context("cannot serve the page")?;
+    Ok(Exit::Done)
+}
