@@ -86,6 +86,13 @@ faults:
 figures area *mode:
     scripts/figures {{ area }} {{ mode }}
 
+# Drive the page in a browser, and keep pictures of what it looked like in FOLDER
+[group('by hand')]
+page folder="target/page":
+    source scripts/lib.sh && need_cargo && cargo build --quiet --no-default-features --bins --example fleet_keys && \
+        tools=${XDG_CACHE_HOME:-$HOME/.cache}/bramble/reference/page && tests/page/prepare "$tools" && \
+        PYTHONDONTWRITEBYTECODE=1 "$tools/bin/python" tests/page/suite.py "$CARGO_TARGET_DIR/debug" "$tools/axe.min.js" {{ folder }}
+
 # Bring hosts on this machine up or down: `just lab up`
 [group('by hand')]
 lab *arguments:

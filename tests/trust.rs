@@ -144,6 +144,13 @@ fn keys_and_certificates_change_by_applies_and_only_by_them() {
     assert!(fleet.ends(0, &["chat", "desk", "Hello"]).contains("Yes."));
     let status: Value = serde_json::from_str(&fleet.ends(0, &["status", "--json"])).unwrap();
     assert_eq!(status["hosts"][0]["door"], "open");
+    // what was done was told to whoever looked, and is told no more as something that runs
+    let doing = fs::read(fleet.desk.path("state/bramble/fleets/home/doing.json")).unwrap();
+    let doing: Value = serde_json::from_slice(&doing).unwrap();
+    assert_eq!((&doing["verb"], &doing["state"]), (&"apply".into(), &"done".into()));
+    let works: Vec<&Value> = doing["works"].as_array().unwrap().iter().collect();
+    assert!(works.iter().any(|work| work["what"] == "activating generation 1"), "{doing}");
+    assert!(works.iter().all(|work| work["state"] == "done"), "{doing}");
     // applying again changes nothing
     fleet.apply(&[]);
     assert_eq!(fleet.generation(), "1");

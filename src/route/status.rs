@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use super::door::Shared;
 use super::health;
 use super::state::{Kind, State};
+use crate::facts::{Foretold, Measured};
 use crate::generation::{EngineSpec, Layout};
-use crate::ids::ModelName;
 
 /// Returns the fleet as far as this door knows it: itself.
 pub(super) async fn report(shared: &Shared, state: &State, layout: &Layout) -> Value {
@@ -89,7 +89,8 @@ fn engine(spec: &EngineSpec, measured: Option<&Measured>, told: Option<Value>) -
         "quant": spec.weights.quant_name(),
         "context": spec.context,
         "need": spec.need,
-        "predicted": { "answer": spec.pace.answer, "prompt": spec.pace.prompt },
+        // of a host of whose kind nothing is known, nothing is foretold
+        "predicted": Foretold::from(spec).tokens_per_second,
         "measured": measured.and_then(|measured| measured.tokens_per_second),
         "status": health.get("status"),
         "error": health.get("error"),
@@ -101,13 +102,6 @@ fn engine(spec: &EngineSpec, measured: Option<&Measured>, told: Option<Value>) -
         "cpu": health.get("cpu"),
         "gpu": health.get("gpu"),
     })
-}
-
-/// What the diary says of an engine, as far as it matters here.
-#[derive(Deserialize)]
-struct Measured {
-    model: ModelName,
-    tokens_per_second: Option<f64>,
 }
 
 /// Returns what the engines of the generation in force were measured at as it was activated. The diary is read each

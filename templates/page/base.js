@@ -54,6 +54,7 @@ function span(seconds) {
 const ago = seconds => !isNumber(seconds) ? "" : seconds < 1.5 ? "now" : seconds < 60 ? `${Math.round(seconds)} s ago` : `${span(seconds)} ago`;
 // A door calls its own engine `local`.
 const named = (why, host) => why.replace(/(^|; |\()local:/g, `$1${host}:`);
+const sentence = words => `${words.charAt(0).toUpperCase()}${words.slice(1)}${/[.!?]$/.test(words) ? "" : "."}`;
 const count = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 // A reply that is no success, in the words that came with it.

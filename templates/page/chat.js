@@ -56,8 +56,8 @@ class Answer {
     clearInterval(this.timer);
     this.waiting.remove();
     const why = header("fallback-reason");
-    if (why) this.turn(`Not the first choice. ${named(why, this.asked)}`);
     this.host = header("host");
+    if (why) this.turn(`${named(why, this.asked)}. ${this.host} answers in its place.`);
     this.who = [header("model"), header("quant")].filter(Boolean).join(" ");
     this.generation = header("generation");
     this.open(false);
@@ -86,7 +86,7 @@ class Answer {
   }
   continued(words) {
     const [, to, why] = /^continued on (\S+) \((.*)\)$/.exec(words) || [null, null, words];
-    this.turn(to ? `${to} goes on from here. ${named(why, this.asked)}` : words);
+    this.turn(to ? `${named(why, this.asked)}. ${to} goes on from here.` : words);
     this.after = to;
     this.open(true);
   }

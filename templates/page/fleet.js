@@ -21,13 +21,13 @@ function lately(host, model) {
 
 function engines(host) {
   const rows = list(host.engines).map(engine => {
-    const predicted = engine.predicted || {}, queued = engine.queued || 0;
+    const queued = engine.queued || 0;
     const cell = (what, value, title) => h("td", { class: "n", "data-what": what, title }, value ?? "–");
     return h("tr", {},
       h("td", {}, text(engine.model, 80), h("span", { class: "quant" }, text(engine.quant, 40))),
       h("td", { title: text(engine.error) || null }, stateOf(engine)),
-      cell("predicted", speed(predicted.answer)), cell("measured", speed(engine.measured)), cell("lately", speed(lately(host, engine.model))),
-      h("td", { class: "n", "data-what": "at work" }, isNumber(engine.running) ? `${engine.running} of ${engine.slots}` : "–", queued ? h("span", { class: "warn-ink" }, `, ${queued} wait`) : null));
+      cell("predicted", speed(engine.predicted)), cell("measured", speed(engine.measured)), cell("lately", speed(lately(host, engine.model))),
+      h("td", { class: "n", "data-what": "at work" }, isNumber(engine.running) ? `${engine.running} of ${engine.slots}` : "–", queued ? h("span", { class: "warn-ink" }, `, ${queued} waiting`) : null));
   });
   if (!rows.length) return h("p", { class: "note" }, "No model of its own.");
   const head = (words, title) => h("th", { class: "n", scope: "col", title }, words);
@@ -78,7 +78,7 @@ function memory(host) {
 
 function work(host) {
   const running = isNumber(host.in_flight) ? host.in_flight : 0, held = host.held || 0;
-  return vital("asked", "Requests", running ? `${running} under way` : "none under way", held ? `, ${held} wait` : "");
+  return vital("asked", "Requests", `${running || "none"} under way${held ? `, ${held} waiting` : ""}`);
 }
 
 function hostCard(host) {

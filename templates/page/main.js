@@ -59,7 +59,7 @@ async function showKey(key, isLink) {
     await begin(await (await post("/session", { key })).json());
     $("key-field").value = "";
   } catch (error) {
-    const words = !error.status ? "There is no connection." : isLink && error.status === 401 ? "This link was used before. `bramble ui` prints another each time one is used." : `${error.message}.`;
+    const words = !error.status ? "There is no connection." : isLink && error.status === 401 ? "This link was used before. `bramble ui` prints another each time one is used." : sentence(error.message);
     showSignIn(words);
   }
 }
@@ -87,5 +87,5 @@ else {
   try {
     const session = await (await ask("/session")).json();
     if (session.key) await begin(session); else showSignIn("");
-  } catch (error) { showSignIn(error.status ? `${error.message}.` : "There is no connection."); }
+  } catch (error) { showSignIn(error.status ? sentence(error.message) : "There is no connection."); }
 }

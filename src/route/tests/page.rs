@@ -208,7 +208,7 @@ async fn the_status_tells_of_engines_upstreams_and_the_last_requests_but_not_a_w
     let health = r#"{"status":"ready","model":"chat","loaded":1.0,"running":0,"queued":2,"slots":1}"#;
     house.universe.health(health);
     let receipt = json!({ "entries": [
-        { "generation": 6, "measured": [{ "model": "chat", "tokens_per_second": 9.0 }] },
+        { "generation": 6, "measured": [{ "model": "chat", "tokens_per_second": 9.0, "load_seconds": 1.0 }] },
         { "generation": 7, "measured": [{ "model": "chat", "tokens_per_second": 2.5, "load_seconds": 1.0 }] },
     ]});
     std::fs::write(house.root.path().join("receipt.json"), receipt.to_string()).unwrap();
@@ -250,7 +250,7 @@ async fn the_status_tells_of_engines_upstreams_and_the_last_requests_but_not_a_w
         (&engine["quant"], &engine["status"], &engine["queued"]),
         (&"Q4_0".into(), &"ready".into(), &2.into())
     );
-    assert_eq!((&engine["predicted"]["answer"], &engine["measured"]), (&2.0.into(), &2.5.into()));
+    assert_eq!((&engine["predicted"], &engine["measured"]), (&2.0.into(), &2.5.into()));
     assert_eq!(host["upstreams"].as_array().unwrap().len(), 4);
     assert_eq!(
         host["upstreams"][1],
@@ -264,6 +264,18 @@ async fn the_status_tells_of_engines_upstreams_and_the_last_requests_but_not_a_w
     assert!(request["why"].as_str().unwrap().starts_with("local: "), "{request}");
     assert_eq!((&request["tokens"], request["ago_seconds"].as_f64().unwrap() >= 60.0), (&3.into(), true));
     assert_eq!(request["tokens_per_second"], 0.5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_speed_that_is_no_forecast_is_not_shown_as_one() {
+    let mut definition = definition();
+    definition.engines[0].pace.is_guess = true;
+    let house = House::with(&definition);
+    house.universe.on("local", [answer(503, "")]);
+    let mut reader = Browser::new(&house);
+    reader.show(READER).await;
+    let engine = &reader.get("/status").await.json()["hosts"][0]["engines"][0];
+    assert_eq!((&engine["predicted"], &engine["measured"]), (&Value::Null, &Value::Null));
 }
 
 #[test]
