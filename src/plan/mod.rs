@@ -31,6 +31,8 @@ pub use types::{
 #[cfg(test)]
 mod bad_tests;
 #[cfg(test)]
+mod examples_tests;
+#[cfg(test)]
 mod gpu_tests;
 #[cfg(test)]
 pub(crate) mod testing;
