@@ -96,7 +96,7 @@ pub(crate) enum Verb {
     /// Show how a model would do on boards, before there is a manifest
     Fit(Fit),
     /// Print the manifest's JSON Schema, for editors
-    Schema,
+    Schema(Schema),
     /// Print what completes words of the command line in a shell
     Completions(Completions),
     /// Write a manual page for each command
@@ -569,6 +569,13 @@ impl FromStr for AnySource {
         };
         Ok(Self(format!("{scheme}{text}").parse()?))
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Schema {
+    /// Print the same as a page for people, docs/manifest.md
+    #[arg(long)]
+    pub(crate) markdown: bool,
 }
 
 #[derive(Debug, Args)]

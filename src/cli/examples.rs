@@ -202,7 +202,13 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("bramble fit hf:org/model -b pi5-16gb -c 8192", ""),
         ],
     ),
-    ("schema", &[("bramble schema > fleet.schema.json", "for the editor")]),
+    (
+        "schema",
+        &[
+            ("bramble schema > fleet.schema.json", "for the editor"),
+            ("bramble schema --markdown", "every key, for people"),
+        ],
+    ),
     (
         "completions",
         &[
@@ -240,6 +246,23 @@ fn text(examples: &[Example]) -> String {
     format!("Examples:{}", lines.collect::<String>())
 }
 
+/// Cuts a command line as a shell would, up to what the shell does with it.
+#[cfg(test)]
+pub(super) fn words(line: &str) -> Vec<String> {
+    let (mut words, mut word, mut is_quoted) = (Vec::new(), String::new(), false);
+    for c in line.chars() {
+        match c {
+            '\'' => is_quoted = !is_quoted,
+            '>' | '<' | '|' if !is_quoted => break,
+            ' ' if !is_quoted => words.push(std::mem::take(&mut word)),
+            c => word.push(c),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use clap::FromArgMatches as _;
@@ -250,22 +273,6 @@ mod tests {
         let below = command.get_subcommands().filter(|sub| sub.get_name() != "help");
         let below = below.flat_map(|sub| paths(sub, format!("{path} {}", sub.get_name()).trim_start()));
         std::iter::once(path.to_owned()).chain(below).collect()
-    }
-
-    /// Cuts a command line as a shell would, up to what the shell does with it.
-    fn words(line: &str) -> Vec<String> {
-        let (mut words, mut word, mut is_quoted) = (Vec::new(), String::new(), false);
-        for c in line.chars() {
-            match c {
-                '\'' => is_quoted = !is_quoted,
-                '>' | '<' | '|' if !is_quoted => break,
-                ' ' if !is_quoted => words.push(std::mem::take(&mut word)),
-                c => word.push(c),
-            }
-        }
-        words.push(word);
-        words.retain(|word| !word.is_empty());
-        words
     }
 
     #[test]

@@ -13,6 +13,8 @@ mod check;
 mod completions;
 mod convert;
 mod cordon;
+#[cfg(test)]
+mod docs_tests;
 mod doctor;
 mod doors;
 mod environment;
@@ -133,7 +135,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Bench(verb) => bench::run(&verb, global, environment).await,
         Verb::Tune(verb) => tune::run(&verb, global, environment).await,
         Verb::Fit(verb) => fit::run(&verb, global, environment).await,
-        Verb::Schema => schema::run(),
+        Verb::Schema(verb) => schema::run(&verb),
         Verb::Completions(verb) => completions::run(&verb),
         Verb::Man(verb) => man::run(&verb, global),
     }

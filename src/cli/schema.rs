@@ -1,8 +1,14 @@
+use super::arguments::Schema;
 use super::exit::Exit;
 use super::output;
-use crate::manifest;
+use crate::{manifest, view};
 
-pub(crate) fn run() -> anyhow::Result<Exit> {
-    output::json(&manifest::json_schema())?;
+pub(crate) fn run(verb: &Schema) -> anyhow::Result<Exit> {
+    let schema = manifest::json_schema();
+    if verb.markdown {
+        output::result(&view::schema(&schema))?;
+    } else {
+        output::json(&schema)?;
+    }
     Ok(Exit::Done)
 }

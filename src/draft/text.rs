@@ -13,7 +13,7 @@ const LONGEST: usize = 150;
 pub fn manifest_of(draft: &Draft) -> String {
     let mut text = format!(
         "# The fleet, as `bramble init` found it. `bramble check` holds it to the rules, `bramble schema` helps editors,
-# and README.md has every key under \"The manifest\".
+# and `bramble schema --markdown` has every key.
 bramble: 1
 fleet: {}                            # whose hosts these are: one that another fleet has is refused
 serve: {{ port: 8443, tls: fleet }}      # the door of every host: https with certificates that the fleet makes itself

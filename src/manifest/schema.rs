@@ -62,7 +62,7 @@ pub struct Serve {
 pub enum Tls {
     /// Certificates of the fleet's own CA.
     Fleet,
-    /// Certificates from files.
+    /// Certificates from files. Not yet: refused.
     Files,
     /// Plain HTTP; keys and prompts are readable on the network.
     Off,

@@ -68,7 +68,7 @@ record! {
     Serve: "`serve`" {
         /// The TCP port of every door. Daemons are not root: 1024 or more.
         may port: Whole<1024, 65535> = Whole(u32::from(PORT));
-        /// How the doors are secured: certificates of the fleet's own CA, certificates from files, or plain HTTP.
+        /// How the doors are secured. Without it: `fleet`.
         may tls: Spanned<Tls>;
     }
 }
@@ -343,7 +343,7 @@ impl<T> JsonSchema for Name<T> {
         "Name".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,62}$" })
+        json_schema!({ "title": "a name", "type": "string", "pattern": "^[a-z0-9][a-z0-9-]{0,62}$" })
     }
 }
 
@@ -478,7 +478,7 @@ impl JsonSchema for SourceText {
         "SourceText".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^(hf:|https://|file:|catalog:)." })
+        json_schema!({ "title": "a source such as `hf:ORG/REPO`", "type": "string", "pattern": "^(hf:|https://|file:|catalog:)." })
     }
 }
 
@@ -731,6 +731,6 @@ impl JsonSchema for KeyName {
         "KeyName".into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "pattern": "^env:[A-Za-z_][A-Za-z0-9_]{0,127}$" })
+        json_schema!({ "title": "`env:NAME`", "type": "string", "pattern": "^env:[A-Za-z_][A-Za-z0-9_]{0,127}$" })
     }
 }

@@ -13,6 +13,7 @@ mod plan;
 mod progress;
 mod prune;
 mod push;
+mod schema;
 mod status;
 mod table;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use plan::plan;
 pub use progress::Progress;
 pub use prune::pruned;
 pub use push::delivery;
+pub use schema::schema;
 pub use status::status;
 pub use table::{Style, Table};
 

@@ -363,9 +363,9 @@ impl Fields {
         }
     }
 
-    pub(crate) fn finish(self, doc: &str) -> Schema {
+    pub(crate) fn finish(self, noun: &str, doc: &str) -> Schema {
         let mut schema = json_schema!({
-            "type": "object", "description": doc.trim(), "additionalProperties": false, "properties": self.properties
+            "title": noun, "type": "object", "description": doc.trim(), "additionalProperties": false, "properties": self.properties
         });
         if !self.required.is_empty() {
             schema.insert("required".to_owned(), self.required.into());
@@ -425,7 +425,7 @@ macro_rules! record {
                     let is_needed = $crate::yaml::record!(@is_needed $kind);
                     fields.add(parts::bare(stringify!($field)), concat!($($doc),+), is_needed, default, schema);
                 )+
-                let schema = fields.finish(concat!($($about),+));
+                let schema = fields.finish($noun, concat!($($about),+));
                 $(let schema = $adjust(schema);)?
                 schema
             }
@@ -494,7 +494,7 @@ macro_rules! text {
                 stringify!($name).into()
             }
             fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-                schemars::json_schema!({ "type": "string", "pattern": $pattern })
+                schemars::json_schema!({ "title": $noun, "type": "string", "pattern": $pattern })
             }
         }
     };
