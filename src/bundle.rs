@@ -196,6 +196,9 @@ fn read(path: &Path) -> Result<Found, Error> {
 }
 
 #[cfg(test)]
+mod texts_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -16,10 +16,10 @@ pub enum Error {
     #[error("{0:?} is not a name: use a-z, 0-9 and '-', at most 63 characters, not starting with '-'")]
     Name(String),
     /// The text is not 64 lower-case hexadecimal digits.
-    #[error("{0:?} is not a SHA-256 digest: 64 digits of 0-9a-f")]
+    #[error("{0:?} is not a SHA-256 digest: use 64 digits of 0-9a-f")]
     Digest(String),
     /// The text is not a generation number.
-    #[error("{0:?} is not a generation number: 1 or more")]
+    #[error("{0:?} is not a generation number: use 1 or more")]
     Generation(String),
     /// The text is not six pairs of hexadecimal digits.
     #[error("{0:?} is not a hardware address such as aa:bb:cc:dd:ee:ff")]
@@ -232,6 +232,9 @@ impl From<Mac> for String {
         mac.to_string()
     }
 }
+
+#[cfg(test)]
+mod texts_tests;
 
 #[cfg(test)]
 mod tests {

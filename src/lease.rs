@@ -266,6 +266,9 @@ fn write(path: &Path, lease: &Lease) -> Result<(), Error> {
 }
 
 #[cfg(test)]
+mod texts_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

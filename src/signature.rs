@@ -25,16 +25,16 @@ const LONGEST_COMMENT: usize = 300;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// A text is no public key.
-    #[error("{0:?} is no public key of minisign's form: it begins with RW and has 56 characters")]
+    #[error("{0:?} is no public key of minisign's form: use one that begins with RW and has 56 characters")]
     Key(String),
     /// A kept key cannot be used.
-    #[error("the signing key is damaged")]
+    #[error("the signing key is damaged: restore it from a copy, or move it away to have another made")]
     Kept,
     /// A text is no signature.
-    #[error("its signature is not of minisign's form")]
+    #[error("its signature is not of minisign's form: get the file again from where it was made")]
     Form,
     /// Another key has signed it.
-    #[error("it is signed by another key, {by}")]
+    #[error("it is signed by another key, {by}: ask whose that is before you trust it")]
     OtherKey {
         /// The other key's number, as minisign shows it.
         by: String,
@@ -43,7 +43,7 @@ pub enum Error {
     #[error("it is not what was signed: get it again from where it was made")]
     Changed,
     /// The system gives no random numbers.
-    #[error("the system gives no random numbers")]
+    #[error("the system gives no random numbers: run again")]
     Random,
 }
 
@@ -189,6 +189,9 @@ impl fmt::Debug for SigningKey {
         write!(f, "SigningKey({})", shown(self.number))
     }
 }
+
+#[cfg(test)]
+mod texts_tests;
 
 #[cfg(test)]
 mod tests {

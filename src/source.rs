@@ -275,6 +275,9 @@ impl Recipe {
 }
 
 #[cfg(test)]
+mod texts_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -63,7 +63,7 @@ impl fmt::Display for Bytes {
 
 /// A text that is no amount of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an amount is a number and MiB, GiB, MB or GB: `7.2 GiB`")]
+#[error("an amount is a number and MiB, GiB, MB or GB: write it as `7.2 GiB`")]
 pub struct NoAmount;
 
 impl std::str::FromStr for Bytes {
@@ -166,6 +166,12 @@ mod tests {
         let shown: Vec<String> =
             [0, 512, 1536, 1_048_575, 230_686_720, 4_831_838_208].map(|n| Bytes(n).to_string()).into();
         assert_eq!(shown, ["0 B", "512 B", "1.5 KiB", "1.0 MiB", "220 MiB", "4.5 GiB"]);
+    }
+
+    #[test]
+    fn what_is_no_amount_is_told_what_one_is() {
+        let told = "7.2".parse::<Bytes>().unwrap_err().to_string();
+        assert_eq!(told, "an amount is a number and MiB, GiB, MB or GB: write it as `7.2 GiB`");
     }
 
     #[test]

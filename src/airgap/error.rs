@@ -70,3 +70,7 @@ pub enum Error {
         source: store::Error,
     },
 }
+
+#[cfg(test)]
+#[path = "error_texts_tests.rs"]
+mod texts_tests;

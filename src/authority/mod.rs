@@ -52,7 +52,7 @@ pub enum Error {
     #[error("the host's certificate and its key cannot be used; apply again")]
     Unusable(#[source] rustls::Error),
     /// A host's name is no name in DNS.
-    #[error("{0:?} is no name for a certificate: a name must not end with `-`")]
+    #[error("{0:?} is no name for a certificate: choose one that does not end with `-`")]
     Name(String),
 }
 
@@ -63,3 +63,6 @@ pub fn full_name(fleet: &FleetName, host: &HostName) -> String {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod texts_tests;

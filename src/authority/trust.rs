@@ -117,3 +117,7 @@ impl Trust {
         verified.map_err(Refusal::Foreign)
     }
 }
+
+#[cfg(test)]
+#[path = "trust_texts_tests.rs"]
+mod texts_tests;

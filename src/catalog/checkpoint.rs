@@ -264,7 +264,7 @@ mod tests {
         let error = ModelFacts::from_checkpoint(source(), &smol(), vec![tensor("blk.0", &[1 << 45])], false);
         assert_eq!(
             error.expect_err("too large").to_string(),
-            "tensor \"blk.0\" has a shape that cannot be: [35184372088832]"
+            "tensor \"blk.0\" has a shape that cannot be: [35184372088832]; take the file from another publisher"
         );
     }
 }

@@ -38,7 +38,7 @@ pub enum Error {
         key: String,
     },
     /// Figures that do not go together.
-    #[error("the weights are described as of {what}, which cannot be")]
+    #[error("the weights are described as of {what}, which cannot be: take another checkpoint of the model")]
     Disagree {
         /// The figures.
         what: String,
@@ -47,7 +47,7 @@ pub enum Error {
     #[error("{0}")]
     Convert(String),
     /// A header is not what it should be.
-    #[error("the header of the weights cannot be read: {0}")]
+    #[error("the header of the weights cannot be read: {0}; fetch it again, or take another publisher's")]
     Header(String),
     /// A key of a GGUF is missing or not to be believed.
     #[error("the GGUF has no usable `{key}`: take the file from another publisher")]
@@ -84,7 +84,7 @@ pub enum Error {
         expected: crate::units::Bytes,
     },
     /// A tensor that cannot be.
-    #[error("tensor {name:?} has a shape that cannot be: {shape:?}")]
+    #[error("tensor {name:?} has a shape that cannot be: {shape:?}; take the file from another publisher")]
     Tensor {
         /// Its name.
         name: String,
@@ -102,3 +102,6 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod texts_tests;

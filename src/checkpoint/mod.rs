@@ -117,7 +117,7 @@ pub enum Error {
         source: Box<Self>,
     },
     /// The index of shards is not understood.
-    #[error("{name} is not an index of shards: {reason}")]
+    #[error("{name} is not an index of shards: {reason}; fetch it again")]
     Index {
         /// Its name.
         name: &'static str,
@@ -164,7 +164,7 @@ pub enum Error {
     },
     /// There are no weights.
     #[error(
-        "{} has neither .safetensors files nor pytorch_model.bin, and no .index.json of such", .0.display()
+        "{} has neither .safetensors files nor pytorch_model.bin, and no .index.json of such: name a folder with a checkpoint, or a .gguf", .0.display()
     )]
     NoWeights(PathBuf),
     /// A piece was asked for that is not in the tensor.
@@ -181,3 +181,6 @@ pub enum Error {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod texts_tests;

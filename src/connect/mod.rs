@@ -176,7 +176,9 @@ pub enum Error {
         after: Duration,
     },
     /// The script wrote more to standard output than any script of ours does.
-    #[error("{host} wrote more than 16 MiB where a short answer was expected")]
+    #[error(
+        "{host} wrote more than 16 MiB where a short answer was expected: check what its shell prints at login"
+    )]
     TooMuch {
         /// The host.
         host: String,
@@ -220,3 +222,6 @@ impl Error {
 pub fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod texts_tests;

@@ -49,7 +49,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file is not the JSON that it should be.
-    #[error("{} is not JSON", path.display())]
+    #[error("{} is not JSON: fetch it again", path.display())]
     Json {
         /// The file.
         path: PathBuf,
@@ -69,7 +69,7 @@ pub enum Error {
         near: String,
     },
     /// The architecture is known, this variant of it is not.
-    #[error("this variant of {architecture} cannot be converted: {reason}")]
+    #[error("this variant of {architecture} cannot be converted: {reason}; or use a GGUF of the model")]
     Variant {
         /// The architecture as GGUF names it.
         architecture: &'static str,
@@ -80,10 +80,12 @@ pub enum Error {
     #[error("config.json: {0}")]
     Config(String),
     /// The tokenizer can not be carried over exactly.
-    #[error("the tokenizer cannot be converted: {0}")]
+    #[error("the tokenizer cannot be converted: {0}; use a GGUF of the model, or another model")]
     Tokenizer(String),
     /// A tensor is missing.
-    #[error("the checkpoint has no tensor {0:?}, which config.json calls for")]
+    #[error(
+        "the checkpoint has no tensor {0:?}, which config.json calls for: take another revision of the model"
+    )]
     MissingTensor(String),
     /// A tensor is not understood.
     #[error("tensor {name:?}: {reason}")]
@@ -100,3 +102,6 @@ pub enum Error {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod texts_tests;

@@ -16,7 +16,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The folder that `current` leads to is not numbered.
-    #[error("{path} is not a generation: its name is no number")]
+    #[error("{path} is not a generation: its name is no number; apply again")]
     NameGeneration {
         /// The folder.
         path: PathBuf,
@@ -30,7 +30,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The definition is not what this program understands.
-    #[error("{path} is not a definition that this brambled understands")]
+    #[error("{path} is not a definition that this brambled understands: apply again")]
     ParseDefinition {
         /// The file.
         path: PathBuf,
@@ -59,7 +59,7 @@ pub enum Error {
         known: String,
     },
     /// The definition asks for what cannot be.
-    #[error("the definition of '{model}' cannot be served: {reason}")]
+    #[error("the definition of '{model}' cannot be served: {reason}; change the manifest, and apply again")]
     Spec {
         /// The model.
         model: ModelName,
@@ -97,7 +97,9 @@ pub enum Error {
         swap: Bytes,
     },
     /// The CPU libraries are missing.
-    #[error("cannot load llama.cpp's CPU libraries from {path}: {reason}")]
+    #[error(
+        "cannot load llama.cpp's CPU libraries from {path}: {reason}; apply again, with a bundle for this kind of host"
+    )]
     LoadBackends {
         /// The folder.
         path: PathBuf,
@@ -105,7 +107,7 @@ pub enum Error {
         reason: String,
     },
     /// llama.cpp did not take the model.
-    #[error("llama.cpp cannot {what}: {reason}; its own words are in the log above")]
+    #[error("llama.cpp cannot {what}: {reason}; look at its own words in the log above")]
     Load {
         /// What it was to do.
         what: &'static str,
@@ -113,7 +115,9 @@ pub enum Error {
         reason: String,
     },
     /// This program was built without llama.cpp.
-    #[error("this brambled was built without llama.cpp (feature `llama`), it cannot serve models")]
+    #[error(
+        "this brambled was built without llama.cpp (feature `llama`), it cannot serve models: take the one of a bundle that `scripts/bundle` makes"
+    )]
     NoLlama,
     /// The socket cannot be made.
     #[error("cannot {what} the socket {path}")]
@@ -126,7 +130,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Another engine serves this model already.
-    #[error("another engine listens on {path}")]
+    #[error("another engine listens on {path}: stop that one first")]
     Running {
         /// The socket.
         path: PathBuf,
@@ -140,10 +144,10 @@ pub enum Error {
         source: io::Error,
     },
     /// The thread that owns the model died.
-    #[error("the engine's worker died; the log says why")]
+    #[error("the engine's worker died: look into the log for why")]
     WorkerDied,
     /// The model failed again and again.
-    #[error("the model failed {times} times in a row, at last: {reason}")]
+    #[error("the model failed {times} times in a row, at last: {reason}; look into the log above")]
     Failing {
         /// How often.
         times: u32,
@@ -165,3 +169,7 @@ impl Error {
         )
     }
 }
+
+#[cfg(test)]
+#[path = "error_texts_tests.rs"]
+mod texts_tests;

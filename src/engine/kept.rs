@@ -221,3 +221,7 @@ fn hash(path: &Path) -> Result<Digest, Error> {
 #[cfg(test)]
 #[path = "kept_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "kept_texts_tests.rs"]
+mod texts_tests;

@@ -236,3 +236,7 @@ fn called(call: &ToolCall) -> Value {
 #[cfg(test)]
 #[path = "template_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "template_texts_tests.rs"]
+mod texts_tests;

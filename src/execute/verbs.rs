@@ -52,7 +52,9 @@ pub enum VerbError {
         said: String,
     },
     /// What it printed is not what this version understands.
-    #[error("`brambled {verb}` on the host printed something that this version does not understand")]
+    #[error(
+        "`brambled {verb}` on the host printed something that this version does not understand: use the version of `bramble` that applied it, or apply again"
+    )]
     Answer {
         /// The verb.
         verb: &'static str,
@@ -138,3 +140,7 @@ impl<'a> Verbs<'a> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "verbs_texts_tests.rs"]
+mod texts_tests;

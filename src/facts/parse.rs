@@ -391,3 +391,7 @@ fn clean_json(value: &mut Value) {
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
+
+#[cfg(test)]
+#[path = "parse_texts_tests.rs"]
+mod texts_tests;

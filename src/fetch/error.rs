@@ -15,7 +15,7 @@ pub enum Error {
     NotYet { what: String, instead: &'static str },
     #[error("{text:?} is no source: {why}")]
     BadSource { text: String, why: &'static str },
-    #[error("{what} holds nothing to convert: {why}")]
+    #[error("{what} holds nothing to convert: {why}; name a checkpoint, or one .gguf file")]
     NotACheckpoint { what: String, why: String },
     #[error("{what} names a file {path:?}, which could lead outside its folder: do not trust this source")]
     UnsafePath { what: String, path: String },
@@ -75,7 +75,9 @@ pub enum Error {
     LinkRefused { what: String, status: u16 },
     #[error("the server failed on {what} (HTTP {status}{said}): run again later")]
     Server { what: String, status: u16, said: String },
-    #[error("the hub's answer about {what} cannot be used: {why}")]
+    #[error(
+        "the hub's answer about {what} cannot be used: {why}; run again, or fetch it by hand and name it with file:PATH"
+    )]
     BadAnswer { what: String, why: String },
 
     // licences
@@ -93,7 +95,7 @@ pub enum Error {
     Mismatch { what: String, expected: Digest, got: Digest },
     #[error("{what} is offered with {got}, not {expected} as pinned: run again, or pin it anew")]
     WrongLength { what: String, expected: Bytes, got: Bytes },
-    #[error("{what} has no usable header: {why}")]
+    #[error("{what} has no usable header: {why}; take it from another publisher")]
     BadHeader { what: String, why: String },
     #[error("{} has {free} free, and {need} are needed for {what}: free {}, or choose another cache folder", folder.display(), *need - *free)]
     NoSpace { folder: PathBuf, what: String, need: Bytes, free: Bytes },
@@ -113,7 +115,7 @@ pub enum Error {
         #[source]
         source: store::Error,
     },
-    #[error("the work on {what} was cut off inside the program")]
+    #[error("the work on {what} was cut off inside the program: run again")]
     Cut { what: String },
 }
 
@@ -140,3 +142,7 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "error_texts_tests.rs"]
+mod texts_tests;

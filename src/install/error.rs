@@ -18,7 +18,9 @@ pub enum Error {
     #[error(transparent)]
     Lease(lease::Error),
     /// The host belongs to another fleet.
-    #[error("this host belongs to the fleet {found}, not {wanted}: use --adopt to take it over")]
+    #[error(
+        "this host belongs to the fleet {found}, not {wanted}: take it off there first, by `bramble remove` with that fleet's manifest"
+    )]
     OtherFleet {
         /// Whose it is.
         found: FleetName,
@@ -92,10 +94,14 @@ pub enum Error {
     #[error("generation {0} is not on this host: install it first")]
     NoGeneration(Generation),
     /// There is nothing to roll back to.
-    #[error("there is no earlier generation on this host to go back to")]
+    #[error(
+        "there is no earlier generation on this host to go back to: change the manifest and apply instead"
+    )]
     NothingEarlier,
     /// The generation is not waiting to be confirmed.
-    #[error("generation {0} is not waiting to be confirmed: it was taken back, or never activated")]
+    #[error(
+        "generation {0} is not waiting to be confirmed: it was taken back, or never activated; apply again"
+    )]
     NotPending(Generation),
     /// A generation waits to be confirmed: the guard may take it back at any moment.
     #[error("generation {0} waits to be confirmed: wait until it is, or was taken back, then run again")]
@@ -104,7 +110,7 @@ pub enum Error {
     #[error("no generation is in force on this host: apply first")]
     NothingInForce,
     /// No engine serves the model here.
-    #[error("no engine on this host serves {model}")]
+    #[error("no engine on this host serves {model}: `bramble status` shows what each host serves")]
     NoModel {
         /// The model.
         model: String,
@@ -123,7 +129,7 @@ pub enum Error {
         said: String,
     },
     /// systemd does not accept the units.
-    #[error("systemd does not accept the units: {said}")]
+    #[error("systemd does not accept the units: {said}; its journal there says more")]
     Units {
         /// What it said.
         said: String,
@@ -213,3 +219,7 @@ pub(super) fn tame(text: &str, limit: usize) -> String {
     let start = (clean.len().saturating_sub(limit)..=clean.len()).find(|&at| clean.is_char_boundary(at));
     clean[start.unwrap_or(0)..].trim().to_owned()
 }
+
+#[cfg(test)]
+#[path = "error_texts_tests.rs"]
+mod texts_tests;

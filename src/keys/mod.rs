@@ -121,22 +121,24 @@ pub enum Error {
         known: Vec<String>,
     },
     /// A passphrase is too easy to guess.
-    #[error("the passphrase is too short: at least {least} characters keep those out who guess")]
+    #[error("the passphrase is too short: use at least {least} characters, which keep those out who guess")]
     ShortPassphrase {
         /// The fewest characters.
         least: usize,
     },
     /// The passphrase does not open it.
-    #[error("the passphrase does not open it")]
+    #[error("the passphrase does not open it: try again, or export it again")]
     Passphrase,
     /// What should be sealed is damaged, or something else.
-    #[error("it is damaged, or not what `bramble keys ca export` or age seals with a passphrase")]
+    #[error(
+        "it is damaged, or not what `bramble keys ca export` or age seals with a passphrase: export it again"
+    )]
     Sealed,
     /// What was sealed is no fleet's keys.
-    #[error("what is sealed in it are no fleet's keys of this version")]
+    #[error("what is sealed in it are no fleet's keys of this version: use the version that sealed it")]
     Unsealed(#[source] serde_json::Error),
     /// It belongs to another fleet.
-    #[error("it belongs to the fleet {found}, and the manifest is of {fleet}")]
+    #[error("it belongs to the fleet {found}, and the manifest is of {fleet}: name the other with --file")]
     OtherFleet {
         /// The fleet that is sealed in it.
         found: FleetName,
@@ -152,7 +154,7 @@ pub enum Error {
         fleet: FleetName,
     },
     /// The operating system gave no random bytes.
-    #[error("the operating system gave no random bytes for a key: {0}")]
+    #[error("the operating system gave no random bytes for a key: {0}; run again")]
     Random(getrandom::Error),
     /// A certificate could not be made or read.
     #[error(transparent)]
@@ -163,3 +165,6 @@ pub enum Error {
 mod sealed_tests;
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod texts_tests;

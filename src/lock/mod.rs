@@ -138,6 +138,9 @@ impl Lock {
 }
 
 #[cfg(test)]
+mod texts_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::PinnedFile;

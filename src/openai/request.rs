@@ -376,6 +376,10 @@ pub(super) fn required<T: DeserializeOwned>(
 }
 
 #[cfg(test)]
+#[path = "request_texts_tests.rs"]
+mod texts_tests;
+
+#[cfg(test)]
 mod tests {
     use serde_json::json;
 

@@ -110,6 +110,10 @@ impl Scanner {
 }
 
 #[cfg(test)]
+#[path = "sse_texts_tests.rs"]
+mod texts_tests;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -19,13 +19,15 @@ pub enum Fault {
         kind: TensorType,
     },
     /// A block came out with a scale that is not finite.
-    #[error("its values are too large for {0}")]
+    #[error("its values are too large for {0}: take F32, BF16 or a quant")]
     NotFinite(TensorType),
     /// The type is llama.cpp's, which this program was built without.
-    #[error("{0} needs llama.cpp, and this program was built without it")]
+    #[error(
+        "{0} needs llama.cpp, and this program was built without it: take Q8_0, or build it with llama.cpp"
+    )]
     WithoutLlama(TensorType),
     /// The values are no whole rows, or a row is no whole number of blocks.
-    #[error("rows of {row} values can not be {kind}")]
+    #[error("rows of {row} values can not be {kind}: take another quant")]
     Shape {
         /// Values in a row.
         row: usize,
@@ -191,6 +193,10 @@ fn q4_0(block: &[f32; 32], out: &mut Vec<u8>) -> Result<(), Fault> {
     out.extend((0..16).map(|at| level(block[at]) | level(block[at + 16]) << 4));
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "kernel_texts_tests.rs"]
+mod texts_tests;
 
 #[cfg(test)]
 mod tests {

@@ -89,5 +89,16 @@ impl FromStr for Quant {
 
 /// A text that names no quant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a quant that Bramble knows")]
+#[error("{0:?} is not a quant that Bramble knows: use one such as Q4_K_M")]
 pub struct UnknownQuant(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_quant_is_told_what_one_is() {
+        let told = "Q4_K_XXL".parse::<Quant>().unwrap_err().to_string();
+        assert_eq!(told, "\"Q4_K_XXL\" is not a quant that Bramble knows: use one such as Q4_K_M");
+    }
+}

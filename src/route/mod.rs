@@ -65,7 +65,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The generation's folder is not named by a number.
-    #[error("{path} is not a generation: its name is not a number")]
+    #[error("{path} is not a generation: its name is not a number; apply again")]
     NotAGeneration {
         /// The folder.
         path: PathBuf,
@@ -117,3 +117,6 @@ impl Error {
         matches!(self, Self::Listen { source, .. } if source.kind() == io::ErrorKind::AddrInUse)
     }
 }
+
+#[cfg(test)]
+mod texts_tests;

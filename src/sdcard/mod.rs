@@ -43,10 +43,10 @@ pub enum Error {
         user: String,
     },
     /// A network's name that no access point has.
-    #[error("a Wi-Fi's name has 1 to 32 bytes, and no control characters; {0:?} has not")]
+    #[error("{0:?} is no Wi-Fi's name: use 1 to 32 bytes without control characters")]
     Ssid(String),
     /// A password that no WPA2 network has.
-    #[error("a Wi-Fi's password has 8 to 63 characters of ASCII; this has not")]
+    #[error("this is no Wi-Fi's password: use 8 to 63 characters of ASCII")]
     Passphrase,
     /// A country that is none.
     #[error("{0:?} is no country: its two letters, such as DE or GB, since radio rules differ")]
@@ -117,3 +117,6 @@ pub struct Wifi {
 
 #[cfg(test)]
 mod tests;
+
+#[cfg(test)]
+mod texts_tests;

@@ -58,7 +58,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The bytes are not those that the digest names.
-    #[error("{} has SHA-256 {got}, not {expected}", path.display())]
+    #[error("{} has SHA-256 {got}, not {expected}: fetch or make it again", path.display())]
     Mismatch {
         /// The file.
         path: PathBuf,
@@ -68,7 +68,7 @@ pub enum Error {
         got: Digest,
     },
     /// The blob is not here.
-    #[error("there is no blob {digest}")]
+    #[error("there is no blob {digest}: fetch or make it again")]
     Missing {
         /// The blob.
         digest: Digest,
@@ -93,3 +93,7 @@ impl Error {
         matches!(self, Self::Busy { .. } | Self::InUse { .. })
     }
 }
+
+#[cfg(test)]
+#[path = "error_texts_tests.rs"]
+mod texts_tests;

@@ -321,6 +321,10 @@ fn ended() -> io::Error {
 }
 
 #[cfg(test)]
+#[path = "chunks_texts_tests.rs"]
+mod texts_tests;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

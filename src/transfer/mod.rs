@@ -112,7 +112,7 @@ pub enum Error {
         message: String,
     },
     /// The host's answer makes no sense.
-    #[error("{host} gave no answer that makes sense to the push of {what}: {said}")]
+    #[error("{host} gave no answer that makes sense to the push of {what}: {said}; apply again")]
     Answer {
         /// What was pushed.
         what: String,
@@ -163,3 +163,6 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod texts_tests;

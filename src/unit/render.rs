@@ -183,3 +183,7 @@ fn templates() -> Result<Environment<'static>, Error> {
     }
     Ok(environment)
 }
+
+#[cfg(test)]
+#[path = "render_texts_tests.rs"]
+mod texts_tests;

@@ -34,7 +34,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The program can not be told or heard.
-    #[error("lost sight of the program that makes weights")]
+    #[error("lost sight of the program that makes weights: run again")]
     Watch(#[source] io::Error),
     /// The program says why.
     #[error("{error}")]
@@ -47,7 +47,7 @@ pub enum Error {
         is_transient: bool,
     },
     /// The program ended and said nothing.
-    #[error("the program that makes weights {}, last saying: {log}", how(*status))]
+    #[error("the program that makes weights {}: stop other programs, and run again; it said last: {log}", how(*status))]
     Ended {
         /// How the program ended.
         status: ExitStatus,
@@ -187,6 +187,10 @@ async fn last_lines(log: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
     }
     Ok(Vec::from(last).join("\n"))
 }
+
+#[cfg(test)]
+#[path = "child_texts_tests.rs"]
+mod texts_tests;
 
 #[cfg(test)]
 mod tests {

@@ -33,7 +33,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The source is a GGUF of a kind that is not quantized here.
-    #[error("{} cannot be quantized: {reason}", path.display())]
+    #[error("{} cannot be quantized: {reason}; take another GGUF of the model", path.display())]
     Unsupported {
         /// The file.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum Error {
         reason: String,
     },
     /// The importance matrix can not be used.
-    #[error("{} is no importance matrix for these weights: {reason}", path.display())]
+    #[error("{} is no importance matrix for these weights: {reason}; make one of this model, or leave it out", path.display())]
     Imatrix {
         /// The file.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub enum Error {
         source: gguf::Error,
     },
     /// It was asked to stop.
-    #[error("stopped before it was done; nothing was kept")]
+    #[error("stopped before it was done; nothing was kept: run it again")]
     Stopped,
 }
 
@@ -133,3 +133,7 @@ impl Error {
         matches!(self, Self::Busy { .. } | Self::Stopped)
     }
 }
+
+#[cfg(test)]
+#[path = "error_texts_tests.rs"]
+mod texts_tests;

@@ -227,3 +227,6 @@ pub(super) fn working(model: &ModelFacts, serving: &Serving) -> Parts {
         ..Parts::default()
     }
 }
+
+#[cfg(test)]
+mod texts_tests;

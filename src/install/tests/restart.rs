@@ -60,7 +60,10 @@ async fn what_cannot_be_started_anew_is_refused_before_anything_changes() {
     assert_eq!(refused(&[]).await, "no generation is in force on this host: apply first");
     host.bring_in(1, &[("chat", 512)]).await;
     host.done.lock().unwrap().clear();
-    assert_eq!(refused(&["writer"]).await, "no engine on this host serves writer");
+    assert_eq!(
+        refused(&["writer"]).await,
+        "no engine on this host serves writer: `bramble status` shows what each host serves"
+    );
     host.lay_out(2, &[("chat", 1024)]).await;
     host.activate(2).await;
     host.done.lock().unwrap().clear();

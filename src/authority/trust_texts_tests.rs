@@ -1,0 +1,10 @@
+//! What each error says to a person, with what to do.
+
+use super::*;
+
+#[test]
+fn each_error_says_what_was_wrong() {
+    let errors = [Refusal::Foreign(webpki::Error::BadDer), Refusal::Revoked, Refusal::Nameless];
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(texts.join("\n"));
+}

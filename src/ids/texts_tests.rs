@@ -1,0 +1,15 @@
+//! What each error says to a person, with what to do.
+
+use super::*;
+
+#[test]
+fn each_error_says_what_was_wrong() {
+    let errors = [
+        Error::Name("something".to_owned()),
+        Error::Digest("something".to_owned()),
+        Error::Generation("something".to_owned()),
+        Error::Mac("something".to_owned()),
+    ];
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(texts.join("\n"));
+}

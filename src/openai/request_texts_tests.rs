@@ -1,0 +1,14 @@
+//! What each error says to a person, with what to do.
+
+use super::*;
+
+#[test]
+fn each_error_says_what_was_wrong() {
+    let errors = [
+        Malformed::Json(serde_json::from_str::<u8>("x").unwrap_err()),
+        Malformed::NotAnObject,
+        Malformed::Missing("something"),
+    ];
+    let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    insta::assert_snapshot!(texts.join("\n"));
+}
