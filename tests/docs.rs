@@ -1,7 +1,8 @@
 //! The README and docs/ against the program: commands that need no Pi are run, manifests are read, links lead somewhere, and
 //! messages are those of the source.
 //!
-//! `src/cli/docs_tests.rs` reads every command line by the program's own parser.
+//! `src/cli/docs_tests.rs` reads every command line by the program's own parser; `tests/e2e/stories/92-tutorial.sh` runs the
+//! tutorial on hosts.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
