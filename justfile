@@ -70,11 +70,10 @@ release:
 interrupted what="plug" count="200":
     source scripts/lib.sh && build_programs && tests/e2e/interrupted {{ what }} {{ count }}
 
-# Fuzz a reader of foreign bytes (safetensors, pickle, gguf, tokenizer); needs `cargo install cargo-fuzz`
+# Fuzz every reader of foreign bytes for SECONDS, or those that are named, and note it in fuzz/RUNS.csv; needs `cargo install cargo-fuzz`
 [group('by hand')]
-fuzz target seconds="60":
-    mkdir -p fuzz/corpus/{{ target }}
-    RUSTC_BOOTSTRAP=1 cargo fuzz run {{ target }} fuzz/corpus/{{ target }} tests/reference/golden/torch -- -max_total_time={{ seconds }} -rss_limit_mb=1024 -timeout=10
+fuzz seconds="60" *targets:
+    scripts/fuzz {{ seconds }} {{ targets }}
 
 # Let links, disks, bytes and clocks fail in the middle of pushes, many times: minutes, and disks need root
 [group('by hand')]

@@ -7,8 +7,11 @@ use std::fs;
 use std::path::Path;
 
 use bramble_fleet::convert::Conversion;
-use bramble_fleet::quant::Quant;
-use bramble_fleet::weights::{self, Control, Order};
+use bramble_fleet::generation::{Definition, Secrets};
+use bramble_fleet::install::Receipt;
+use bramble_fleet::lock::Lock;
+use bramble_fleet::openai::{ChatReply, ChatRequest, EmbeddingRequest, ErrorBody, TextRequest};
+use bramble_fleet::{facts, gguf, manifest, weights};
 
 #[path = "support/foreign.rs"]
 mod foreign;
@@ -74,7 +77,29 @@ fn damage(good: &[u8], numbers: &mut Numbers) -> Vec<u8> {
     bytes
 }
 
-fn batter(good: &[Vec<u8>], seed: u64, read: fn(&[u8])) {
+/// The reader of that name, and what it is tried with: `fuzz/seeds` has sound files, `fuzz/regressions` has what
+/// once broke it.
+fn reader(name: &str) -> foreign::Reader {
+    foreign::READERS.iter().find(|(known, _)| *known == name).unwrap().1
+}
+
+fn files(folder: &str, name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder).join(name);
+    let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
+    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    // in the same order on every run
+    paths.sort();
+    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+}
+
+fn seed(path: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(path)).unwrap()
+}
+
+fn batter(name: &str, seed: u64) {
+    let (read, good) = (reader(name), files("seeds", name));
+    assert!(!good.is_empty(), "there is no file to damage");
+    good.iter().chain(&files("regressions", name)).for_each(|file| read(file));
     let mut numbers = Numbers(seed);
     for _ in 0..RUNS {
         let file = &good[numbers.below(good.len())];
@@ -82,74 +107,64 @@ fn batter(good: &[Vec<u8>], seed: u64, read: fn(&[u8])) {
     }
 }
 
-fn golden(name: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/golden/torch").join(name)).unwrap()
+/// A test for each reader.
+macro_rules! damaged {
+    ($($name:ident)*) => {
+        mod damaged {
+            $(#[test]
+            fn $name() {
+                super::batter(stringify!($name), stringify!($name).len() as u64);
+            })*
+        }
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
+    };
 }
-
-fn bpe() -> Vec<u8> {
-    serde_json::json!({
-        "added_tokens": [
-            {"id": 0, "content": "<|end|>", "special": true}, {"id": 1, "content": "<|start|>", "special": true}],
-        "normalizer": null,
-        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "use_regex": true},
-        "post_processor": {"type": "TemplateProcessing", "single": [
-            {"SpecialToken": {"id": "<|start|>"}}, {"Sequence": {"id": "A"}}]},
-        "model": {"type": "BPE", "vocab": {"<|end|>": 0, "<|start|>": 1, "a": 2, "b": 3, "ab": 4, "abb": 5},
-            "merges": ["a b", ["ab", "b"]]},
-    })
-    .to_string()
-    .into_bytes()
-}
-
-fn sentencepiece() -> Vec<u8> {
-    serde_json::json!({
-        "added_tokens": [
-            {"id": 0, "content": "<unk>", "special": true}, {"id": 1, "content": "<s>", "special": true},
-            {"id": 2, "content": "</s>", "special": true}],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": null,
-        "model": {"type": "BPE", "byte_fallback": true, "fuse_unk": true, "unk_token": "<unk>",
-            "vocab": {"<unk>": 0, "<s>": 1, "</s>": 2, "<0x00>": 3, "▁": 4, "a": 5, "▁a": 6}, "merges": ["▁ a"]},
-    })
-    .to_string()
-    .into_bytes()
-}
+damaged!(config frame gguf host imatrix manifest openai pickle probe safetensors sentencepiece sse tokenizer);
 
 #[test]
-fn damaged_safetensors_are_refused_or_sound() {
-    let dir = tempfile::tempdir().unwrap();
-    foreign::model(dir.path());
-    let good = fs::read(dir.path().join("model.safetensors")).unwrap();
-    let index =
-        br#"{"metadata":{"total_size":8},"weight_map":{"a":"x-1.safetensors","b":"x-2.safetensors"}}"#;
-    batter(&[good, index.to_vec()], 1, foreign::safetensors);
-}
-
-#[test]
-fn damaged_torch_files_are_refused_or_sound() {
-    let good = ["zip.bin", "legacy.bin", "vicuna/delta/pytorch_model.bin"].map(golden);
-    for file in &good {
-        foreign::pickle(file);
+fn every_reader_is_tested_and_fuzzed() {
+    let names: Vec<&str> = foreign::READERS.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, TESTED);
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
+    let cargo = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    for name in names {
+        let target = fs::read_to_string(fuzz.join("fuzz_targets").join(name).with_extension("rs")).unwrap();
+        assert!(target.contains(&format!("foreign::{name}(bytes)")), "{name}");
+        assert!(cargo.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
     }
-    batter(&good, 2, foreign::pickle);
 }
 
+/// Damage says little where what is damaged was never sound.
 #[test]
-fn damaged_gguf_headers_are_refused_or_sound() {
+fn what_is_damaged_is_sound_before() {
     let dir = tempfile::tempdir().unwrap();
-    foreign::model(dir.path());
-    fs::write(dir.path().join("tokenizer.json"), bpe()).unwrap();
-    let out = dir.path().join("model.gguf");
-    weights::run(&Order::single(dir.path(), Quant::F16, &out), &Control::none()).unwrap();
-    batter(&[fs::read(out).unwrap()], 3, foreign::gguf);
-}
-
-#[test]
-fn damaged_tokenizers_are_refused_or_sound() {
-    let dir = tempfile::tempdir().unwrap();
-    foreign::model(dir.path());
-    fs::write(dir.path().join("tokenizer.json"), bpe()).unwrap();
-    Conversion::open(dir.path(), None).unwrap();
-    batter(&[bpe(), sentencepiece()], 4, foreign::tokenizer);
+    let opens = |file: &str, text: &[u8]| {
+        foreign::model(dir.path());
+        fs::write(dir.path().join(file), text).unwrap();
+        Conversion::open(dir.path(), None).unwrap();
+        fs::remove_file(dir.path().join(file)).unwrap();
+    };
+    opens("tokenizer.json", &seed("tokenizer/bpe.json"));
+    opens("tokenizer.json", &seed("tokenizer/sentencepiece.json"));
+    opens("tokenizer.model", &seed("sentencepiece/tiny.model"));
+    fs::write(dir.path().join("tokenizer.json"), seed("tokenizer/bpe.json")).unwrap();
+    opens("config.json", &seed("config/llama.json"));
+    gguf::Header::read(seed("gguf/llama.gguf").as_slice()).unwrap();
+    let matrix = dir.path().join("imatrix");
+    fs::write(&matrix, seed("imatrix/old")).unwrap();
+    weights::check_imatrix(&matrix, [("blk.0.attn_q.weight", &[256_u64, 4][..])].into_iter()).unwrap();
+    for name in ["full.yaml", "home.yaml", "two-pis.yaml"] {
+        manifest::parse_bytes(name, &seed(&format!("manifest/{name}"))).unwrap();
+    }
+    ChatRequest::parse(&seed("openai/chat.json")).unwrap();
+    TextRequest::parse(&seed("openai/text.json")).unwrap();
+    EmbeddingRequest::parse(&seed("openai/embedding.json")).unwrap();
+    serde_json::from_slice::<ChatReply>(&seed("openai/reply.json")).unwrap();
+    serde_json::from_slice::<ErrorBody>(&seed("openai/error.json")).unwrap();
+    facts::parse_probe(&seed("probe/pi4")).unwrap();
+    assert!(facts::parse_checkup(&seed("probe/checkup")).unwrap().listening.len() > 1);
+    serde_json::from_slice::<Definition>(&seed("host/definition.json")).unwrap();
+    serde_json::from_slice::<Secrets>(&seed("host/secrets.json")).unwrap();
+    serde_json::from_slice::<Receipt>(&seed("host/receipt.json")).unwrap();
+    Lock::parse(str::from_utf8(&seed("host/lock.json")).unwrap()).unwrap();
 }

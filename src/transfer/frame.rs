@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::chunks::ChunkList;
 use super::{Answer, packing};
 use crate::ids::Digest;
 use crate::units::Bytes;
@@ -18,6 +19,8 @@ use crate::units::Bytes;
 pub(super) const MOST_MESSAGE: u64 = 4 << 20;
 /// The longest message of a guest: its token and the blob that it wants.
 pub(super) const MOST_GUEST_MESSAGE: u64 = 1 << 10;
+/// The length of the chunk that [`hear_anything`] asks for.
+pub const LARGEST_TRIED: u64 = 64 << 10;
 
 const MESSAGE: u8 = b'm';
 const DATA: u8 = b'd';
@@ -260,6 +263,27 @@ pub(super) fn reply(from: &mut impl Read, length: u64, data: &mut Vec<u8>) -> io
             return Ok(Reply::Chunk);
         }
     }
+}
+
+/// Reads bytes as each end of a transfer reads what the other says, and keeps nothing. Returns the most bytes that
+/// were set aside for one chunk, of those that have [`LARGEST_TRIED`]. For those who look for what it does not withstand.
+pub fn hear_anything(bytes: &[u8]) -> usize {
+    let mut decoder = Decoder::default();
+    decoder.push(bytes);
+    while let Ok(Some(_)) = decoder.next::<Word>() {}
+    let mut host = bytes;
+    while let Ok(Some(_)) = hear::<Said>(&mut host, MOST_MESSAGE) {}
+    let mut guest = bytes;
+    while let Ok(Some(_)) = hear::<Guest>(&mut guest, MOST_GUEST_MESSAGE) {}
+    // the list of chunks comes as data
+    if let Ok(Ok(list)) = data(&mut &*bytes, MOST_MESSAGE).map(String::from_utf8) {
+        drop(ChunkList::parse(&list));
+    }
+    let (mut chunk, mut most, mut source) = (Vec::new(), 0, bytes);
+    while reply(&mut source, LARGEST_TRIED, &mut chunk).is_ok() {
+        most = most.max(chunk.len());
+    }
+    most.max(chunk.len())
 }
 
 /// Reads exactly `length` bytes. Nothing is set aside for what does not come.

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 pub use bundle::push_bundle;
 pub use chunks::{CHUNK, Chunk, ChunkList};
 pub use course::Link;
+pub use frame::{LARGEST_TRIED, hear_anything};
 pub use push::{Cargo, Limits, Pushed, Target, Way, push};
 pub use receive::{KeeperArgs, Order, ReceiveArgs, receive, run_keeper, run_receive};
 

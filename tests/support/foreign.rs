@@ -7,7 +7,35 @@ use std::sync::OnceLock;
 
 use bramble_fleet::checkpoint::{Checkpoint, Header, Index, torch};
 use bramble_fleet::convert::Conversion;
-use bramble_fleet::gguf;
+use bramble_fleet::generation::{Definition, Secrets};
+use bramble_fleet::install::Receipt;
+use bramble_fleet::lock::Lock;
+use bramble_fleet::openai::sse::{self, Scanner};
+use bramble_fleet::openai::{
+    ChatReply, ChatRequest, DetokenizeRequest, EmbeddingRequest, ErrorBody, TextReply, TextRequest,
+    TokenizeRequest,
+};
+use bramble_fleet::{facts, gguf, manifest, transfer, weights};
+
+/// A reader of foreign bytes. It panics where it does more than refuse them.
+pub(crate) type Reader = fn(&[u8]);
+
+/// All of them, by the name of the fuzz target and of its folder of seeds.
+pub(crate) const READERS: [(&str, Reader); 13] = [
+    ("config", config),
+    ("frame", frame),
+    ("gguf", gguf),
+    ("host", host),
+    ("imatrix", imatrix),
+    ("manifest", manifest),
+    ("openai", openai),
+    ("pickle", pickle),
+    ("probe", probe),
+    ("safetensors", safetensors),
+    ("sentencepiece", sentencepiece),
+    ("sse", sse),
+    ("tokenizer", tokenizer),
+];
 
 /// A header of safetensors, and an index of shards.
 pub(crate) fn safetensors(bytes: &[u8]) {
@@ -66,6 +94,119 @@ pub(crate) fn tokenizer(bytes: &[u8]) {
     });
     fs::write(dir.path().join("tokenizer.json"), bytes).unwrap();
     drop(Conversion::open(dir.path(), None));
+}
+
+/// SentencePiece's own file, of a model that is otherwise sound.
+pub(crate) fn sentencepiece(bytes: &[u8]) {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = FOLDER.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        model(dir.path());
+        dir
+    });
+    fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();
+    drop(Conversion::open(dir.path(), None));
+}
+
+/// `config.json`, of a model that is otherwise sound.
+pub(crate) fn config(bytes: &[u8]) {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let dir = FOLDER.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        model(dir.path());
+        dir
+    });
+    fs::write(dir.path().join("config.json"), bytes).unwrap();
+    drop(Conversion::open(dir.path(), None));
+}
+
+/// A file that says which columns matter, of llama.cpp's `imatrix`.
+pub(crate) fn imatrix(bytes: &[u8]) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("imatrix");
+    fs::write(&path, bytes).unwrap();
+    drop(weights::check_imatrix(&path, [("blk.0.attn_q.weight", &[256_u64, 4][..])].into_iter()));
+}
+
+/// A manifest. What it refuses is said with places that are in the text, and drives no terminal.
+pub(crate) fn manifest(bytes: &[u8]) {
+    if let Err(problems) = manifest::parse_bytes("fleet.yaml", bytes) {
+        let said = problems.to_string();
+        assert!(!said.is_empty() && !said.chars().any(|c| c.is_control() && c != '\n'), "{said:?}");
+    }
+}
+
+/// What the other end of a transfer says.
+pub(crate) fn frame(bytes: &[u8]) {
+    assert!(
+        transfer::hear_anything(bytes) as u64 <= transfer::LARGEST_TRIED,
+        "more than a chunk was set aside"
+    );
+}
+
+/// An event stream. In whatever pieces it comes, it says the same.
+pub(crate) fn sse(bytes: &[u8]) {
+    let read = |size: usize| {
+        let (mut scanner, mut events) = (Scanner::default(), Vec::new());
+        for piece in bytes.chunks(size) {
+            scanner.push(piece);
+            loop {
+                match scanner.next() {
+                    Ok(Some(event)) => events.push(event),
+                    Ok(None) => break,
+                    Err(_) => return (events, None),
+                }
+            }
+        }
+        (events, Some(scanner.ends_with_done()))
+    };
+    let whole = read(bytes.len().max(1));
+    assert_eq!(whole, read(1));
+    for event in whole.0 {
+        // what is passed on is read as what was passed on
+        let mut scanner = Scanner::default();
+        scanner.push(&sse::encode(&event));
+        assert!(matches!(scanner.next(), Ok(Some(again)) if again == event.replace('\r', "\n")), "{event:?}");
+    }
+}
+
+/// What clients ask and what servers answer, as OpenAI has it.
+pub(crate) fn openai(bytes: &[u8]) {
+    drop(ChatRequest::parse(bytes));
+    drop(TextRequest::parse(bytes));
+    drop(EmbeddingRequest::parse(bytes));
+    drop(TokenizeRequest::parse(bytes));
+    drop(DetokenizeRequest::parse(bytes));
+    drop(serde_json::from_slice::<ChatReply>(bytes));
+    drop(serde_json::from_slice::<TextReply>(bytes));
+    drop(serde_json::from_slice::<ErrorBody>(bytes));
+}
+
+/// What the scripts print that look at a host. No fact drives a terminal.
+pub(crate) fn probe(bytes: &[u8]) {
+    let is_plain = |said: &str| assert!(!said.chars().any(char::is_control), "{said:?}");
+    if let Ok(facts) = facts::parse_probe(bytes) {
+        let known = [Some(&facts.machine), facts.os.as_ref(), facts.board_name.as_ref(), facts.root.as_ref()];
+        for text in known.into_iter().flatten() {
+            is_plain(text);
+        }
+    }
+    let _ = facts::probe_clock(bytes);
+    if let Ok(found) = facts::parse_checkup(bytes) {
+        found.processes.iter().for_each(|process| is_plain(&process.name));
+    }
+}
+
+/// What a host keeps, as a damaged card or a stranger with it gives it back; and the lock beside a manifest.
+pub(crate) fn host(bytes: &[u8]) {
+    drop(serde_json::from_slice::<Receipt>(bytes));
+    drop(serde_json::from_slice::<Secrets>(bytes));
+    drop(str::from_utf8(bytes).map(Lock::parse));
+    if let Ok(definition) = serde_json::from_slice::<Definition>(bytes) {
+        // names that were read are names still
+        let again = serde_json::to_vec(&definition).unwrap();
+        assert_eq!(serde_json::from_slice::<Definition>(&again).unwrap(), definition);
+    }
 }
 
 /// Writes a llama of one layer, without a tokenizer.
