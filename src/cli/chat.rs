@@ -11,6 +11,7 @@ use super::{doors, fleet, output};
 use crate::keys::Safe;
 use crate::manifest::Via;
 use crate::plan::door_tls;
+use crate::terminal;
 use crate::units::TokensPerSec;
 
 /// A Pi may rightly need minutes for a long prompt; the door's own deadlines are shorter.
@@ -86,7 +87,7 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
         .with_context(|| format!("{} does not answer at {url}", verb.host))?;
     let header = |name: &str| {
         let value = reply.headers().get(name)?.to_str().ok()?;
-        Some(value.chars().filter(|c| !c.is_control()).collect::<String>())
+        Some(terminal::line(value))
     };
     let mut answer = Reply {
         answer: String::new(),
@@ -107,17 +108,17 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
     answer.seconds = started.elapsed().as_secs_f64();
     if !status.is_success() {
         let message = value["error"]["message"].as_str().unwrap_or("no reason was given");
-        anyhow::bail!("{} answered {status}: {message}", verb.host);
+        anyhow::bail!("{} answered {status}: {}", verb.host, terminal::text(message));
     }
     let text = value["choices"][0]["message"]["content"].as_str().context("the answer has no text")?;
-    // a model may say anything, also what would steer a terminal
-    answer.answer = text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect();
+    text.clone_into(&mut answer.answer);
     answer.tokens = value["usage"]["completion_tokens"].as_u64();
     answer.tokens_per_second = value["timings"]["predicted_per_second"].as_f64();
     if global.json {
         output::json(&answer)?;
     } else {
-        output::result(&format!("{}\n", answer.answer.trim_end()))?;
+        // a model may say anything, also what would steer a terminal
+        output::result(&format!("{}\n", terminal::text(answer.answer.trim_end())))?;
         output::say(&environment.style.dim(&who(&answer)));
     }
     Ok(Exit::Done)

@@ -22,7 +22,8 @@ use crate::facts::HostFacts;
 use crate::ids::HostName;
 use crate::manifest::{self, SshOptions, Via};
 use crate::probe;
-use crate::view::{self, count};
+use crate::terminal;
+use crate::view::count;
 
 /// Machines that are looked at together.
 const LOOKED_AT_TOGETHER: usize = 16;
@@ -33,7 +34,7 @@ struct Terminal;
 impl Ask for Terminal {
     fn ask(&mut self, question: &str) -> io::Result<String> {
         let mut out = io::stderr().lock();
-        write!(out, "{}", view::plain(question))?;
+        write!(out, "{}", terminal::text(question))?;
         out.flush()?;
         let mut answer = String::new();
         if io::stdin().lock().read_line(&mut answer)? == 0 {
@@ -43,7 +44,7 @@ impl Ask for Terminal {
     }
 
     fn say(&mut self, text: &str) {
-        output::say(&view::plain(text));
+        output::say(&terminal::text(text));
     }
 }
 
@@ -250,7 +251,7 @@ fn said(draft: &Draft, path: &Path, hosts: usize) -> String {
     for seen in &draft.hosts {
         let said = match &seen.facts {
             Ok(facts) => facts.board_name.as_ref().unwrap_or(&facts.machine).clone(),
-            Err(why) => format!("not looked at: {}", view::plain(why).replace('\n', " ")),
+            Err(why) => format!("not looked at: {}", terminal::line(why)),
         };
         let _ = writeln!(text, "  {}  {said}", seen.host);
     }

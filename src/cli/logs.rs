@@ -13,6 +13,7 @@ use super::{output, restart};
 use crate::causes::with_causes;
 use crate::execute::{self, LogLine, LogsRequest};
 use crate::ids::HostName;
+use crate::terminal;
 use crate::view;
 
 /// A line with the host it is of.
@@ -41,8 +42,7 @@ pub(crate) async fn run(verb: &Logs, global: &Global, environment: &Environment)
     let width = subjects.iter().map(|subject| subject.host.as_str().len()).max().unwrap_or(0);
     let show = |host: &HostName, line: &LogLine| {
         if global.json {
-            let line = serde_json::to_string(&Line { host, line })?;
-            return output::result(&format!("{line}\n"));
+            return output::json_line(&Line { host, line });
         }
         output::result(&view::log_line(host, width, line, environment.style))
     };
@@ -88,7 +88,7 @@ pub(crate) async fn run(verb: &Logs, global: &Global, environment: &Environment)
         lines.iter().try_for_each(|line| show(host, line))?;
     }
     for (host, why) in &failed {
-        output::say(&view::plain(&format!("{host}: {why}")));
+        output::say(&terminal::text(&format!("{host}: {why}")));
     }
     Ok(match (failed.is_empty(), failed.len() < hosts.len()) {
         (true, _) => Exit::Done,

@@ -1,4 +1,5 @@
-//! The only place of the operator's command that prints.
+//! The only place of the operator's command that prints. What hosts, hubs and models say drives no terminal, whoever
+//! forgot to take it out before (`terminal`).
 //!
 //! Where nobody reads any more (`bramble plan | head -n 1`), nothing more is printed, and the command goes on to
 //! its end and its own exit code: an apply must not stop in its middle. A disk that is full under
@@ -13,10 +14,20 @@ use serde::Serialize;
 use super::arguments::Global;
 use super::environment::Environment;
 use crate::execute::Report;
+use crate::terminal;
 use crate::view::{self, Deed};
 
 /// Prints a result.
 pub(crate) fn result(text: &str) -> anyhow::Result<()> {
+    raw(&terminal::coloured(text))
+}
+
+/// Shows a result in the place of what the terminal shows.
+pub(crate) fn redraw(text: &str) -> anyhow::Result<()> {
+    raw(&view::redrawn(&terminal::coloured(text)))
+}
+
+fn raw(text: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -28,7 +39,12 @@ pub(crate) fn result(text: &str) -> anyhow::Result<()> {
 
 /// Prints a result as JSON, followed by a line's end.
 pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    result(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    raw(&format!("{}\n", terminal::json(&serde_json::to_string_pretty(value)?)))
+}
+
+/// Prints one value of many as a line of JSON.
+pub(crate) fn json_line(value: &impl Serialize) -> anyhow::Result<()> {
+    raw(&format!("{}\n", terminal::json(&serde_json::to_string(value)?)))
 }
 
 /// Prints what became of hosts.
@@ -46,13 +62,13 @@ pub(crate) fn report(
 
 /// Says something beside the result.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", terminal::coloured(text));
 }
 
 /// Prints an error with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
     if let Some(problems) = error.downcast_ref::<crate::manifest::Problems>() {
-        let _ = write!(std::io::stderr(), "{problems}");
+        let _ = write!(std::io::stderr(), "{}", terminal::text(&problems.to_string()));
         return;
     }
     let mut text = format!("error: {error}");
@@ -60,13 +76,13 @@ pub(crate) fn error(error: &anyhow::Error) {
         // writing to a String cannot fail
         let _ = write!(text, ": {cause}");
     }
-    say(&view::plain(&text));
+    say(&terminal::text(&text));
 }
 
 /// Asks a question that wants `yes`.
 pub(crate) fn ask(question: &str) -> std::io::Result<bool> {
     let mut out = std::io::stderr().lock();
-    write!(out, "{question} Only `yes` does it: ")?;
+    write!(out, "{} Only `yes` does it: ", terminal::text(question))?;
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

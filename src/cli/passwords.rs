@@ -11,6 +11,7 @@ use crate::facts::{HostFacts, Inventory, Privilege};
 use crate::ids::HostName;
 use crate::plan;
 use crate::probe;
+use crate::terminal;
 
 /// How often a password may be mistyped, as with sudo.
 const TRIES: usize = 3;
@@ -109,7 +110,7 @@ impl Fleet<'_> {
                 Err(connect::Error::Sudo { said, .. }) => {
                     sudo.set(None);
                     if typed > 0 {
-                        output::say(&format!("sudo says: {said}"));
+                        output::say(&format!("sudo says: {}", terminal::text(&said)));
                     }
                 }
                 Err(error) => {
@@ -124,7 +125,8 @@ impl Fleet<'_> {
 
 /// Asks for a password on the terminal, without showing it. None: nothing was typed.
 async fn ask(question: String) -> anyhow::Result<Option<Password>> {
-    let typed = tokio::task::spawn_blocking(move || rpassword::prompt_password(question)).await?;
+    let typed =
+        tokio::task::spawn_blocking(move || rpassword::prompt_password(terminal::line(&question))).await?;
     let typed = typed.context("no password can be asked for")?;
     Ok(if typed.is_empty() { None } else { Some(Password::new(typed)) })
 }

@@ -47,15 +47,14 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
             snapshot = next => snapshot,
             _ = &mut interrupted => return Ok(Exit::Interrupted),
         };
-        let text = if global.json {
-            format!("{}\n", serde_json::to_string(&snapshot)?)
+        if global.json {
+            output::json_line(&snapshot)?;
         } else {
             let at = format!("{}, every {seconds} s, Ctrl-C ends it", clock::now_utc());
             let text =
                 format!("{}\n\n{}", environment.style.dim(&at), view::status(&snapshot, environment.style));
-            if environment.is_screen { view::redrawn(&text) } else { format!("{text}\n") }
-        };
-        output::result(&text)?;
+            if environment.is_screen { output::redraw(&text)? } else { output::result(&format!("{text}\n"))? }
+        }
     }
 }
 

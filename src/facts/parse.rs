@@ -9,6 +9,7 @@ use super::health::{Gpu, Health, Link, Medium, Throttled};
 use super::host::{
     Board, Cpu, Disk, HostFacts, Installed, Lingering, Memory, Privilege, Supervision, UserManager,
 };
+use crate::terminal::is_plain;
 use crate::units::Bytes;
 
 /// The most that is read of a probe's output. A real one has 10 to 100 KiB.
@@ -169,13 +170,6 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 pub fn meminfo(text: &str, key: &str) -> Option<Bytes> {
     let value = field(text, key)?;
     kib(value.strip_suffix("kB").unwrap_or(value).trim())
-}
-
-/// Returns whether `c` may stand in a fact: no control characters, none that turn the
-/// direction of text or are invisible.
-fn is_plain(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 pub(super) fn clean(text: &str) -> String {

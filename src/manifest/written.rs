@@ -12,6 +12,7 @@ use crate::generation::Capability;
 use crate::ids::{FleetName, HostName, ModelName, is_name};
 use crate::quant::Quant;
 use crate::source::SourceRef;
+use crate::terminal;
 use crate::units::{Bytes, BytesPerSec};
 use crate::yaml::record_parts::read_word;
 use crate::yaml::{
@@ -467,7 +468,7 @@ impl Read for SourceText {
 
 /// Foreign text inside a message of ours, harmless to a terminal.
 fn shown(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if terminal::is_plain(c) { c } else { '\u{fffd}' }).collect()
 }
 
 impl JsonSchema for SourceText {

@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 
 use super::{Style, count};
 use crate::execute::{Outcome, Report, State};
+use crate::terminal::text as plain;
 use crate::units::Bytes;
 
 /// What was done to hosts.
@@ -25,7 +26,7 @@ pub enum Deed {
 pub fn report(report: &Report, deed: Deed, style: Style) -> String {
     let mut text = String::new();
     for failure in &report.failures {
-        let _ = writeln!(text, "{} {failure}", style.bad("x"));
+        let _ = writeln!(text, "{} {}", style.bad("x"), plain(failure));
     }
     let width = report.hosts.keys().map(|host| host.as_str().len()).max().unwrap_or(0);
     for (host, outcome) in &report.hosts {
@@ -64,27 +65,32 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             }
             State::Unchanged => format!("{} {name}  {generation}, as it was", style.good("ok")),
             State::WentBack { why } => {
-                format!("{} {name}  went back to {generation}: {why}", style.bad("x "))
+                format!("{} {name}  went back to {generation}: {}", style.bad("x "), plain(why))
             }
             // what was started anew is what serves
             State::Failed { step, error } if deed == Deed::Restart => {
-                format!("{} {name}  {step} failed: {error}; {generation} stays in force", style.bad("x "))
+                format!(
+                    "{} {name}  {step} failed: {}; {generation} stays in force",
+                    style.bad("x "),
+                    plain(error)
+                )
             }
             State::Failed { step, error } => {
                 let still = outcome.generation.map_or("nothing serves there".to_owned(), |generation| {
                     format!("generation {generation} still serves")
                 });
-                format!("{} {name}  {step} failed: {error}; {still}", style.bad("x "))
+                format!("{} {name}  {step} failed: {}; {still}", style.bad("x "), plain(error))
             }
             State::Locked { said } => {
                 format!(
-                    "{} {name}  not changed ({generation}): locked by somebody else: {said}",
-                    style.bad("x ")
+                    "{} {name}  not changed ({generation}): locked by somebody else: {}",
+                    style.bad("x "),
+                    plain(said)
                 )
             }
             State::NotStarted { why } => {
                 let still = outcome.generation.map_or_else(String::new, |_| format!(" ({generation})"));
-                format!("{} {name}  not changed{still}: {why}", style.warn("! "))
+                format!("{} {name}  not changed{still}: {}", style.warn("! "), plain(why))
             }
         };
         let _ = writeln!(text, "{line}");

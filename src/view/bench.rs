@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use super::{NO_HOST, Style, Table};
 use crate::facts::Bench;
 use crate::ids::HostName;
+use crate::terminal;
 
 /// Returns what hosts were measured at as tables, with what could not be measured below.
 pub fn bench(
@@ -38,11 +39,11 @@ pub fn bench(
     }
     for (host, bench) in measured {
         for note in &bench.notes {
-            let _ = writeln!(text, "{} {host}: {note}", style.warn("!"));
+            let _ = writeln!(text, "{} {host}: {}", style.warn("!"), terminal::text(note));
         }
     }
     for (host, why) in failed {
-        let _ = writeln!(text, "{} {host}: {why}", style.bad("x"));
+        let _ = writeln!(text, "{} {host}: {}", style.bad("x"), terminal::text(why));
     }
     if !measured.is_empty() {
         text.push_str("The next `bramble plan` counts with these.\n");

@@ -3,6 +3,7 @@ use std::fmt::Write as _;
 use super::wrap::wrap;
 use super::{Style, count};
 use crate::doctor::{Diagnosis, Finding, HostDiagnosis, Level};
+use crate::terminal::line;
 
 /// Columns before what was found: the sign, the word, and spaces.
 const MARGIN: usize = 16;
@@ -21,8 +22,8 @@ pub fn diagnosis(diagnosis: &Diagnosis, style: Style, width: usize) -> String {
 }
 
 fn on_host(host: &HostDiagnosis, style: Style, width: usize, text: &mut String) {
-    let machine = host.machine.as_ref().map_or_else(String::new, |machine| format!("  {machine}"));
-    let _ = writeln!(text, "{}{machine}", style.bold(&host.host));
+    let machine = host.machine.as_ref().map_or_else(String::new, |machine| format!("  {}", line(machine)));
+    let _ = writeln!(text, "{}{machine}", style.bold(&line(&host.host)));
     for finding in &host.findings {
         of_finding(finding, style, width, text);
     }
@@ -36,15 +37,17 @@ fn of_finding(finding: &Finding, style: Style, width: usize, text: &mut String) 
         Level::Warning => style.warn("! "),
         Level::Error => style.bad("x "),
     };
-    let mut lines = wrap(&finding.what, room).into_iter();
+    let mut lines = wrap(&line(&finding.what), room).into_iter();
     let first = lines.next().unwrap_or_default();
     let _ = writeln!(text, "  {sign} {:<10} {first}", finding.about);
-    for line in lines {
-        let _ = writeln!(text, "{:MARGIN$}{line}", "");
+    for more in lines {
+        let _ = writeln!(text, "{:MARGIN$}{more}", "");
     }
-    for (number, line) in wrap(finding.advice.as_deref().unwrap_or_default(), room - 2).iter().enumerate() {
+    for (number, more) in
+        wrap(&line(finding.advice.as_deref().unwrap_or_default()), room - 2).iter().enumerate()
+    {
         let sign = if number == 0 { style.bold(">") } else { " ".to_owned() };
-        let _ = writeln!(text, "{:MARGIN$}{sign} {line}", "");
+        let _ = writeln!(text, "{:MARGIN$}{sign} {more}", "");
     }
 }
 

@@ -4,12 +4,13 @@ use super::{Style, Table};
 use crate::estimate::Interval;
 use crate::facts::Basis;
 use crate::fit::{Fit, Form, OnBoard, RULE, Verdict};
+use crate::terminal;
 
 /// Returns how a model would do on boards: a table for each, with what `auto` picks.
 pub fn fit(fit: &Fit, style: Style) -> String {
     let mut text = format!(
         "{}  {} parameters, context {}",
-        style.bold(&fit.model),
+        style.bold(&terminal::line(&fit.model)),
         parameters(fit.parameters),
         fit.context
     );
@@ -18,7 +19,7 @@ pub fn fit(fit: &Fit, style: Style) -> String {
     }
     text.push('\n');
     for note in &fit.notes {
-        let _ = writeln!(text, "{} {note}", style.warn("!"));
+        let _ = writeln!(text, "{} {}", style.warn("!"), terminal::text(note));
     }
     for board in &fit.boards {
         text.push('\n');

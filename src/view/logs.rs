@@ -1,17 +1,18 @@
-use super::{Style, plain};
+use super::Style;
 use crate::execute::LogLine;
 use crate::ids::HostName;
+use crate::terminal;
 
 /// Returns a line of a service's log with the host and the service that said it, and when, where the line
 /// does not begin with that itself.
 pub fn log_line(host: &HostName, width: usize, line: &LogLine, style: Style) -> String {
     let name = style.bold(&format!("{host:width$}"));
-    let text = plain(&line.text).replace('\n', " ");
+    let text = terminal::line(&line.text);
     let at = match &line.at {
-        Some(at) if !is_dated(&text) => format!("{at} "),
+        Some(at) if !is_dated(&text) => format!("{} ", terminal::line(at)),
         _ => String::new(),
     };
-    format!("{name} {} | {at}{text}\n", line.service)
+    format!("{name} {} | {at}{text}\n", terminal::line(&line.service))
 }
 
 /// Returns whether a text begins with a date, as `2026-11-23T`.

@@ -42,13 +42,8 @@ pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }
 }
 
-/// Returns what writes `text` over what a terminal shows, without a flicker between.
+/// Returns what writes `text`, of which nothing foreign drives a terminal any more, over what a terminal shows, without a flicker between.
 pub fn redrawn(text: &str) -> String {
     // home; the rest of each line; what is below
     format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"))
-}
-
-/// Takes out of foreign text what could drive the terminal. Lines stay lines.
-pub fn plain(text: &str) -> String {
-    text.chars().filter(|c| matches!(c, '\n' | '\t') || !c.is_control()).collect()
 }

@@ -4,6 +4,7 @@ use super::{Style, Table, count};
 use crate::execute::Left;
 use crate::generation::{Definition, EngineSpec, RouteSpec};
 use crate::plan::{Action, Chosen, HostPlan, Plan, Problem};
+use crate::terminal::{line as one_line, text as said};
 use crate::units::Bytes;
 
 /// Returns the plan as a page: hosts with their changes, what was left out, what is wrong.
@@ -42,7 +43,7 @@ pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style)
             "{} {}: left out: {}\n",
             style.warn("!"),
             style.bold(skipped.host.as_str()),
-            skipped.why
+            said(&skipped.why)
         );
     }
     for orphan in &plan.orphans {
@@ -54,7 +55,7 @@ pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style)
         );
     }
     for problem in problems {
-        let _ = writeln!(text, "{} {}\n", style.bad("refused:"), problem.message);
+        let _ = writeln!(text, "{} {}\n", style.bad("refused:"), said(&problem.message));
     }
     text.push_str(&totals(plan, problems, left));
     text
@@ -78,10 +79,10 @@ fn host_block(host: &HostPlan, style: Style) -> String {
         (Some(new), Some(old)) => format!("{} {name}  generation {old} -> {new}\n", style.warn("~")),
     };
     for reason in &host.reasons {
-        let _ = writeln!(text, "      {}", style.dim(reason));
+        let _ = writeln!(text, "      {}", style.dim(&said(reason)));
     }
     for note in &host.notes {
-        let _ = writeln!(text, "      {} {note}", style.warn("!"));
+        let _ = writeln!(text, "      {} {}", style.warn("!"), said(note));
     }
     for line in changes(host.before.as_ref(), &host.definition, style) {
         let _ = writeln!(text, "    {line}");
@@ -99,15 +100,15 @@ fn choices(all: &[Chosen], room: Bytes, style: Style) -> String {
     for chosen in all {
         table.row([
             chosen.model.to_string(),
-            chosen.quant.clone(),
+            one_line(&chosen.quant),
             chosen.file.to_string(),
             format!("{} of {room}", chosen.memory),
-            chosen.speed.clone(),
+            one_line(&chosen.speed),
         ]);
     }
     let mut text = table.render(6);
     for chosen in all {
-        let _ = writeln!(text, "      {}", style.dim(&format!("{}: {}", chosen.model, chosen.why)));
+        let _ = writeln!(text, "      {}", style.dim(&format!("{}: {}", chosen.model, said(&chosen.why))));
     }
     text
 }
@@ -166,16 +167,16 @@ pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: St
         Some(before) if before.program != after.program => lines.push(format!(
             "{} program {} ({}) -> {} ({})",
             style.warn("~"),
-            before.program.version,
+            one_line(&before.program.version),
             before.program.digest.short(),
-            after.program.version,
+            one_line(&after.program.version),
             after.program.digest.short()
         )),
         Some(_) => {}
         None => lines.push(format!(
             "{} program {} ({})",
             style.good("+"),
-            after.program.version,
+            one_line(&after.program.version),
             after.program.digest.short()
         )),
     }

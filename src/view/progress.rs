@@ -4,9 +4,9 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::plain;
 use crate::events::Event;
 use crate::ids::HostName;
+use crate::terminal;
 
 /// Shows events on standard error: bars on a terminal, a line per beginning and end elsewhere.
 pub struct Progress {
@@ -77,12 +77,12 @@ impl Progress {
 
     fn line(&self, text: &str) {
         // what is being done goes on where nobody reads how it goes
-        let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{}", plain(text)));
+        let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{}", terminal::text(text)));
     }
 }
 
 fn label(host: Option<&HostName>, what: &str) -> String {
-    let what = plain(what).replace('\n', " ");
+    let what = terminal::line(what);
     host.map_or_else(|| what.clone(), |host| format!("{host}: {what}"))
 }
 

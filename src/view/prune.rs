@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::{Style, count, plain};
+use super::{Style, count};
 use crate::execute::Pruned;
 use crate::ids::HostName;
+use crate::terminal;
 use crate::units::Bytes;
 
 /// Returns what was removed from hosts, or would be, a line for each host, and how much that is in all.
@@ -29,7 +30,7 @@ pub fn pruned(
         let _ = writeln!(text, "{} {host}: {what}", style.good(if is_dry { "-" } else { "ok" }));
     }
     for (host, why) in failed {
-        let _ = writeln!(text, "{} {host}: {}", style.bad("x"), plain(why));
+        let _ = writeln!(text, "{} {host}: {}", style.bad("x"), terminal::text(why));
     }
     let freed: Bytes = pruned.values().map(|pruned| pruned.freed).sum();
     let verb = if is_dry { "Would free" } else { "Freed" };

@@ -1,7 +1,8 @@
 use std::fmt::Write as _;
 
-use super::{Style, count, plain};
+use super::{Style, count};
 use crate::execute::Delivery;
+use crate::terminal;
 use crate::units::Bytes;
 
 /// Returns what became of a push, a line for each host, and what it was in all.
@@ -24,7 +25,7 @@ pub fn delivery(delivery: &Delivery, style: Style) -> String {
         );
     }
     for (host, why) in &delivery.failed {
-        let _ = writeln!(text, "{} {host}: {}", style.bad("x"), plain(why));
+        let _ = writeln!(text, "{} {host}: {}", style.bad("x"), terminal::text(why));
     }
     let sent: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_sent).sum();
     let between: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_from_hosts).sum();

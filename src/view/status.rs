@@ -2,6 +2,7 @@ use std::fmt::Write as _;
 
 use super::{NO_HOST, Style, Table};
 use crate::status::{DoorState, HostStatus, Reach, Snapshot};
+use crate::terminal::{line, text as said};
 
 /// Below this share of the planned speed, a measured one is marked. Hosts of one board differ by less.
 const SLOW: f64 = 0.7;
@@ -15,7 +16,7 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
     for host in &snapshot.hosts {
         table.row([
             host.host.to_string(),
-            host.machine.clone().unwrap_or_else(|| "-".to_owned()),
+            host.machine.as_deref().map_or_else(|| "-".to_owned(), line),
             generation(host, style),
             door(host, style),
             models(host, style),
@@ -25,7 +26,7 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
     text.push_str(&figures(snapshot, style));
     for host in &snapshot.hosts {
         if let Reach::Failed { why } = &host.reach {
-            let _ = writeln!(text, "{} {}: {why}", style.bad("x"), host.host);
+            let _ = writeln!(text, "{} {}: {}", style.bad("x"), host.host, said(why));
         }
         if host.is_orphan {
             let _ = writeln!(
@@ -42,16 +43,22 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
                 "{} {}: takes no new work since {} (by {}); `bramble uncordon {}` ends that",
                 style.warn("!"),
                 host.host,
-                cordon.at,
-                cordon.by,
+                line(&cordon.at),
+                line(&cordon.by),
                 host.host
             );
         }
         for warning in &host.warnings {
-            let _ = writeln!(text, "{} {}: {warning}", style.warn("!"), host.host);
+            let _ = writeln!(text, "{} {}: {}", style.warn("!"), host.host, said(warning));
         }
         for drift in &host.drift {
-            let _ = writeln!(text, "{} {}: {drift}; `bramble apply` mends it", style.warn("!"), host.host);
+            let _ = writeln!(
+                text,
+                "{} {}: {}; `bramble apply` mends it",
+                style.warn("!"),
+                host.host,
+                said(drift)
+            );
         }
     }
     text
@@ -121,9 +128,9 @@ fn models(host: &HostStatus, style: Style) -> String {
         .iter()
         .map(|model| {
             let state = match model.state.as_str() {
-                "running" => style.good(&model.state),
-                "failed" => style.bad(&model.state),
-                _ => style.warn(&model.state),
+                "running" => style.good("running"),
+                "failed" => style.bad("failed"),
+                other => style.warn(&line(other)),
             };
             format!("{} {} {state}", model.model, model.quant)
         })

@@ -1,5 +1,7 @@
 use std::fmt::Write as _;
 
+use crate::terminal::COLOURS;
+
 /// How text is dressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Style {
@@ -9,6 +11,7 @@ pub struct Style {
 
 impl Style {
     fn dress(self, code: &str, text: &str) -> String {
+        debug_assert!(COLOURS.contains(&code), "it would not reach the terminal");
         if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 

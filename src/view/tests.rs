@@ -390,3 +390,69 @@ fn a_diagnosis_has_a_line_for_each_finding_and_keeps_to_the_width() {
             .ends_with("nothing to do.\n")
     );
 }
+
+/// What hosts, hubs and models say in our colours is not in our colours.
+#[test]
+fn what_is_foreign_has_no_colours_and_drives_no_terminal() {
+    const EVIL: &str = "\x1b[32mok\x1b]0;owned\x07\u{9b}2J\u{202e}";
+    let style = Style { is_coloured: true };
+    let evil = || EVIL.to_owned();
+    let mut fleet = Fleet::new();
+    fleet.lose("shed");
+    let mut made = fleet.plan();
+    for skipped in &mut made.skipped {
+        skipped.why = evil();
+    }
+    for host in &mut made.hosts {
+        host.notes = vec![evil()];
+        host.reasons = vec![evil()];
+        host.choices.iter_mut().for_each(|chosen| chosen.why = evil());
+    }
+    let problems = [crate::plan::Problem { host: None, model: None, message: evil() }];
+    let host = HostStatus {
+        host: name("shed"),
+        is_orphan: false,
+        machine: Some(evil()),
+        reach: Reach::Failed { why: evil() },
+        generation: None,
+        pending: None,
+        door: DoorState::Unknown,
+        cordon: Some(Cordon { at: evil(), by: evil() }),
+        models: vec![ModelStatus {
+            model: "chat".parse().unwrap(),
+            quant: "Q8_0".to_owned(),
+            state: evil(),
+            foretold: Foretold {
+                model: "chat".parse().unwrap(),
+                tokens_per_second: Some(TokensPerSec(20.0)),
+                load_seconds: None,
+                memory: Some(Bytes::mib(160)),
+            },
+            measured: None,
+        }],
+        drift: vec![evil()],
+        warnings: vec![evil()],
+    };
+    let mut failed = Report::default();
+    failed.failures.push(evil());
+    failed.hosts.insert(
+        name("shed"),
+        Outcome::without_generation(State::Failed { step: "activating".to_owned(), error: evil() }),
+    );
+    failed.hosts.insert(name("attic"), Outcome::without_generation(State::WentBack { why: evil() }));
+    let line = LogLine { service: evil(), at: Some(evil()), text: evil() };
+    let lost = BTreeMap::from([(name("shed"), evil())]);
+    let said = [
+        plan(&made, &problems, None, style),
+        status(&Snapshot { hosts: vec![host] }, style),
+        report(&failed, Deed::Apply, style),
+        log_line(&name("shed"), 4, &line, style),
+        pruned(&BTreeMap::new(), &lost, false, style),
+        super::bench(&BTreeMap::new(), &lost, style),
+    ];
+    for said in said {
+        assert!(said.contains("[32mok]0;owned2J"), "{said}");
+        assert!(!said.contains("\x1b[32mok") && !said.contains(['\x07', '\u{9b}', '\u{202e}']), "{said:?}");
+        assert_eq!(crate::terminal::coloured(&said), said, "{said:?}");
+    }
+}

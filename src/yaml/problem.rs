@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use serde::Serialize;
 
 use super::node::Span;
+use crate::terminal;
 
 /// The most problems that are kept; the rest is counted.
 pub const MAX_KEPT: usize = 200;
@@ -226,11 +227,7 @@ fn place(text: &str, problem: Problem) -> Place {
 fn visible(c: char) -> char {
     match c {
         '\t' => ' ',
-        c if c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
-        {
-            '\u{fffd}'
-        }
+        c if !terminal::is_plain(c) => '\u{fffd}',
         c => c,
     }
 }
