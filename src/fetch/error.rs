@@ -1,4 +1,5 @@
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub enum Error {
         #[source]
         source: reqwest::Error,
     },
+    #[error(
+        "{what} is said to be at {host}, which is {address}, on a network of this machine's own: nobody on the internet has to send it there; do not trust this source"
+    )]
+    Astray { what: String, host: String, address: IpAddr },
     #[error("the connection broke while fetching {what}: run again, it goes on from there")]
     Broken {
         what: String,

@@ -6,7 +6,7 @@
 //!
 //! Invariants: bytes are hashed while they arrive, and only what matches gets a name in
 //! the store; a byte that arrived is not fetched again; the hub's token goes to the hub's
-//! own address and nowhere else; what is here needs no network.
+//! own address and nowhere else; nobody on the internet sends us to this machine's own networks (`guard`); what is here needs no network.
 //!
 //! It does not convert, has never heard of hosts, and does not speak the hub's Xet
 //! protocol: the plain addresses serve the same bytes.
@@ -17,6 +17,7 @@ mod choose;
 mod describe;
 mod download;
 mod error;
+mod guard;
 mod header;
 mod hub;
 mod lanes;

@@ -2,12 +2,16 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use reqwest::Url;
+use zeroize::Zeroizing;
 
+use super::guard;
 use crate::units::Bytes;
 
 /// Where things are fetched from and kept, with the hub's own environment variables.
@@ -18,6 +22,8 @@ pub struct Settings {
     /// `HF_TOKEN`, or what stands in `HF_TOKEN_PATH` or `$HF_HOME/token`. Never leaves for
     /// another host than the endpoint.
     pub token: Option<Token>,
+    /// Hosts of the proxies that the environment names: they may be on a network of this machine's own.
+    pub proxies: Vec<String>,
     /// Our cache, the root of the store: `$XDG_CACHE_HOME/bramble` or `~/.cache/bramble`.
     pub cache: PathBuf,
     /// The cache of the hub's Python client, looked at and never changed: `HF_HUB_CACHE` or `$HF_HOME/hub`.
@@ -88,13 +94,13 @@ impl Default for Patience {
 
 /// A secret. Its `Debug` shows nothing of it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Token(String);
+pub struct Token(Zeroizing<String>);
 
 impl Token {
     /// Takes `text` without the white space around it; nothing is no token.
     pub fn new(text: &str) -> Option<Self> {
         let text = text.trim();
-        (!text.is_empty()).then(|| Self(text.to_owned()))
+        (!text.is_empty()).then(|| Self(Zeroizing::new(text.to_owned())))
     }
 
     pub(super) fn reveal(&self) -> &str {
@@ -127,6 +133,7 @@ impl Settings {
         let token_path = path("HF_TOKEN_PATH").unwrap_or_else(|| hub_home.join("token"));
         let is_true = |value: String| ["1", "on", "yes", "true"].contains(&value.to_lowercase().as_str());
         Self {
+            proxies: PROXIES.iter().filter_map(|name| host(&text(name)?)).collect(),
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
             token: text("HF_TOKEN").and_then(|text| Token::new(&text)).or_else(|| token_file(&token_path)),
             cache: caches.join("bramble"),
@@ -140,14 +147,26 @@ impl Settings {
     }
 }
 
+/// The variables that name proxies, in the forms that are in use.
+const PROXIES: [&str; 6] =
+    ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"];
+
+/// The host of a proxy's address, which may stand there without its scheme.
+fn host(proxy: &str) -> Option<String> {
+    let url =
+        Url::parse(proxy).ok().filter(Url::has_host).or_else(|| Url::parse(&format!("http://{proxy}")).ok());
+    url?.host_str().map(str::to_owned)
+}
+
 fn token_file(path: &Path) -> Option<Token> {
-    let mut text = String::new();
+    let mut text = Zeroizing::new(String::new());
     // a token has some 40 bytes; whatever is longer is something else
     fs::File::open(path).ok()?.take(4096).read_to_string(&mut text).ok()?;
     Token::new(&text)
 }
 
 type FreeSpace = Arc<dyn Fn(&Path) -> io::Result<Bytes> + Send + Sync>;
+type Lookup = Arc<dyn Fn(String) -> BoxFuture<'static, io::Result<Vec<IpAddr>>> + Send + Sync>;
 type Pause = Arc<dyn Fn(Duration) -> BoxFuture<'static, ()> + Send + Sync>;
 
 /// What fetching asks of the machine, to be answered differently by tests.
@@ -157,6 +176,10 @@ pub struct Machine {
     pub free_space: FreeSpace,
     /// Waits.
     pub pause: Pause,
+    /// Returns the addresses of a name.
+    pub lookup: Lookup,
+    /// Tells whether an address is one of the internet, and not of this machine's own networks.
+    pub is_public: fn(IpAddr) -> bool,
 }
 
 impl Default for Machine {
@@ -167,6 +190,13 @@ impl Default for Machine {
                 Ok(Bytes(answer.f_bavail.saturating_mul(answer.f_frsize)))
             }),
             pause: Arc::new(|wait| Box::pin(tokio::time::sleep(wait))),
+            lookup: Arc::new(|name| {
+                Box::pin(async move {
+                    let found = tokio::net::lookup_host((name, 0)).await?;
+                    Ok(found.map(|address| address.ip()).collect())
+                })
+            }),
+            is_public: guard::is_public,
         }
     }
 }

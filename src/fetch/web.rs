@@ -10,6 +10,7 @@ use reqwest::{Response, StatusCode, Url};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::error::Error;
+use super::guard::{Guard, Inside};
 use super::pace::Pace;
 use super::settings::{Lanes, Machine, Patience, Settings};
 use super::waits::{Backoff, random, text, used_up, wait_of};
@@ -33,6 +34,7 @@ pub(super) struct Web {
     /// Seconds that the hub asked to wait before the next question.
     rest: Arc<AtomicU64>,
     machine: Machine,
+    guard: Guard,
     events: Events,
 }
 
@@ -86,8 +88,10 @@ impl Web {
             value.set_sensitive(true);
             Ok(value)
         });
+        let guard = Guard::new(machine.clone(), &settings.proxies);
+        guard.name(&endpoint);
         Ok(Self {
-            client: client(&endpoint, &settings.patience)?,
+            client: client(&endpoint, &settings.patience, &guard)?,
             bearer: bearer.transpose()?,
             endpoint,
             is_offline: settings.is_offline,
@@ -97,6 +101,7 @@ impl Web {
             pace: settings.limit_rate.map(|rate| Arc::new(Pace::new(rate))),
             rest: Arc::default(),
             machine,
+            guard,
             events,
         })
     }
@@ -196,17 +201,25 @@ impl Web {
         }
     }
 
-    /// Asks once, following redirects. The token goes to the endpoint and nowhere else.
+    /// Asks once, following redirects. The token goes to the endpoint and nowhere else, and not there either once
+    /// somebody else has sent us.
     pub(super) async fn ask_once(&self, ask: &Ask) -> Result<Answer, Error> {
         if self.is_offline {
             return Err(Error::Offline { what: ask.what.clone() });
         }
         let bad = |why: &str| Error::BadAnswer { what: ask.what.clone(), why: why.to_owned() };
         let named = || self.endpoint.join(&ask.path).map_err(|_| bad("its address is malformed"));
-        let mut url = ask.at.clone().map_or_else(named, Ok)?;
+        let mut url = if let Some(at) = &ask.at {
+            at.clone()
+        } else {
+            let url = named()?;
+            self.guard.name(&url);
+            url
+        };
+        let mut is_hub = true;
         let (mut commit, mut linked_etag, mut linked_size) = (None, None, None);
         for _ in 0..=REDIRECTS_MAX {
-            let is_hub = url.origin() == self.endpoint.origin();
+            is_hub &= url.origin() == self.endpoint.origin();
             if is_hub {
                 self.rest().await;
             }
@@ -228,9 +241,7 @@ impl Web {
                 let next = place
                     .and_then(|place| url.join(place).ok())
                     .ok_or_else(|| bad("it redirects to nowhere"))?;
-                if !matches!((url.scheme(), next.scheme()), ("https" | "http", "https") | ("http", "http")) {
-                    return Err(bad("it redirects to an unencrypted address"));
-                }
+                self.guard.check(&url, &next).map_err(bad)?;
                 url = next;
                 continue;
             }
@@ -259,6 +270,9 @@ impl Web {
         }
         // a signed address is a secret for as long as it is valid: it stays out of messages
         request.send().await.map_err(|error| {
+            if let Some(Inside { host, address }) = Inside::among(&error) {
+                return Error::Astray { what: ask.what.clone(), host: host.clone(), address: *address };
+            }
             let endpoint =
                 if is_hub { self.endpoint().to_owned() } else { url.origin().ascii_serialization() };
             Error::Unreachable { endpoint, source: error.without_url() }
@@ -310,7 +324,7 @@ fn is_decided_by_owner(message: &str) -> bool {
     ["awaiting a review", "rejected"].iter().any(|words| message.contains(words))
 }
 
-fn client(endpoint: &Url, patience: &Patience) -> Result<reqwest::Client, Error> {
+fn client(endpoint: &Url, patience: &Patience, guard: &Guard) -> Result<reqwest::Client, Error> {
     // reqwest is built without a provider of its own; installing twice is no harm
     drop(rustls::crypto::ring::default_provider().install_default());
     let is_here = match endpoint.host_str() {
@@ -322,6 +336,7 @@ fn client(endpoint: &Url, patience: &Patience) -> Result<reqwest::Client, Error>
             .user_agent(concat!("bramble/", env!("CARGO_PKG_VERSION")))
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
+            .dns_resolver(Arc::new(guard.clone()))
             .connect_timeout(patience.connect)
             .read_timeout(patience.idle);
         // a proxy cannot reach what listens on this machine only

@@ -68,6 +68,7 @@ impl Bench {
                 pauses.lock().unwrap().push(wait);
                 Box::pin(tokio::task::yield_now())
             }),
+            ..Machine::default()
         }
     }
 

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
 
 mod arrive;
+mod astray;
 mod bench;
 mod command;
 mod disk;

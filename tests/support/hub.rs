@@ -69,6 +69,8 @@ pub(crate) enum Fault {
     Gated(&'static str),
     /// From now on the file has another `ETag`.
     NewEtag,
+    /// A redirect to this address.
+    Lead(String),
 }
 
 /// A fault, where it happens, and how often.
@@ -271,6 +273,9 @@ async fn serve_one(mut stream: TcpStream, shared: &Shared, is_cdn: bool) -> io::
             body: Body::Text(String::new()),
         },
         Some(Fault::Refuse(status, code)) => Reply::refuse(*status, code),
+        Some(Fault::Lead(to)) => {
+            Reply { status: 302, headers: vec![("Location", to.clone())], body: Body::Text(String::new()) }
+        }
         Some(Fault::Gated(message)) => {
             let mut reply = Reply::refuse(403, "GatedRepo");
             reply.headers =
