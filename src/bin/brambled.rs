@@ -54,6 +54,9 @@ enum Plain {
     /// Seal what a receiver that has given its rights up has received: it starts this itself
     #[command(hide = true)]
     Keeper(transfer::KeeperArgs),
+    /// Make GGUFs: an order comes from standard input, and its end stops the work
+    #[command(hide = true)]
+    Weights,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,9 +79,6 @@ enum Verb {
     },
     /// Run the services of a host without systemd
     Supervise(Root),
-    /// Make GGUFs: an order comes from standard input, and its end stops the work
-    #[command(hide = true)]
-    Weights,
     /// Show what of Bramble is here, and how it differs from what was applied
     Inspect(Root),
     /// Show what the services here say, each line as JSON
@@ -117,6 +117,9 @@ fn main() -> ExitCode {
     let verb = match program {
         Program::Plain(Plain::Receive(arguments)) => return transfer::run_receive(arguments),
         Program::Plain(Plain::Keeper(arguments)) => return transfer::run_keeper(arguments),
+        Program::Plain(Plain::Weights) => {
+            return if weights::serve() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+        }
         Program::Verb(verb) => verb,
     };
     // before there is a second thread
@@ -136,13 +139,6 @@ fn main() -> ExitCode {
             Verb::Engine { root, model } => ended(engine::serve(&root.root, &model).await),
             Verb::Route { root, .. } => ended(route::serve(&root.root, credentials(), entrance).await),
             Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
-            Verb::Weights => {
-                if weights::serve() {
-                    ExitCode::SUCCESS
-                } else {
-                    ExitCode::FAILURE
-                }
-            }
             Verb::Inspect(root) => told(install::inspection(&Layout::new(root.root)).await),
             Verb::Logs(arguments) => ended(install::run_logs(arguments).await),
             Verb::Bench(root) => measure(root).await,

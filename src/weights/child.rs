@@ -1,6 +1,7 @@
 //! The side that asks: `brambled weights` as a child that can be watched, stopped, and survived.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,14 @@ use crate::units::Bytes;
 
 /// Lines of the log that an error repeats.
 const LAST_LINES: usize = 8;
+
+/// What the child gets of the environment: where its libraries are, and what it shall say.
+const KEPT: [&str; 4] = ["LD_LIBRARY_PATH", "PATH", "RUST_BACKTRACE", "RUST_LOG"];
+
+#[expect(clippy::disallowed_methods, reason = "nothing is decided by it: it is handed on")]
+fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
 
 /// How long the child may take to stop: it finishes its piece, and what it is bringing to the disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -104,6 +113,9 @@ pub async fn run(
     let command = std::process::Command::new(program);
     let mut child = Command::from(command)
         .arg("weights")
+        // tokens and keys are no business of what reads a stranger's files
+        .env_clear()
+        .envs(KEPT.iter().filter_map(|name| Some((name, environment(name)?))))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -248,6 +260,17 @@ mod tests {
         let made = Made { quant: Quant::Q4_0, path: "/x".into(), bytes: Bytes(31) };
         assert_eq!(result.unwrap(), [made]);
         assert_eq!(seen, [(0, 30), (10, 30), (30, 30)].map(|(done, all)| (Bytes(done), Bytes(all))));
+    }
+
+    #[tokio::test]
+    async fn the_child_gets_nothing_of_the_environment_but_what_it_needs() {
+        // cargo sets the one, and PATH is where `env` is found
+        let (result, ..) = with_program(
+            r#"[ -z "${CARGO_MANIFEST_DIR+x}${HOME+x}" ] && [ -n "$PATH" ] || exit 9
+               echo '{"made":[]}'"#,
+        )
+        .await;
+        assert_eq!(result.unwrap(), []);
     }
 
     #[tokio::test]

@@ -10,9 +10,10 @@
 //! `NAME.partial`, which the next pass to the same name takes over.
 //!
 //! llama.cpp ends the process where it finds something wrong, so a pass runs in a process
-//! of its own: [`child`] is the side that asks, [`serve`] the side that works.
+//! of its own: [`child`] is the side that asks, [`serve`] the side that works, and may do little else (`confine`).
 
 pub mod child;
+mod confine;
 mod error;
 mod gguf_file;
 mod imatrix;

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use super::confine;
 use super::message::Message;
 use super::{Control, Error, Made, Order, run};
 use crate::causes::with_causes;
@@ -21,7 +22,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Works for [`super::child::run`]: an order, as a line of JSON, comes from standard input, and
 /// lines of JSON go to standard output. The end of standard input stops the work.
 ///
-/// Returns whether all files were made. What went wrong has been told by then.
+/// Wants to be called while the process has one thread: what it gives up, each thread gives up for itself. Returns whether all files were made. What went wrong has been told by then.
 pub fn serve() -> bool {
     let say = |message: &Message| -> bool {
         // enums of texts and numbers always become JSON
@@ -39,6 +40,15 @@ pub fn serve() -> bool {
             return false;
         }
     };
+    match confine::confine(&order) {
+        Ok(true) => {}
+        Ok(false) => tracing::info!("this kernel has no Landlock: it could read other files of its user"),
+        Err(error) => {
+            let error = format!("cannot give up what making weights does not need: {error}");
+            say(&Message::Failed { error, is_refusal: false, is_transient: false });
+            return false;
+        }
+    }
     // it waits for the end of its input, and ends with the process
     let (ended, input) = mpsc::channel::<()>();
     std::thread::spawn(move || {
@@ -54,7 +64,10 @@ pub fn serve() -> bool {
     };
     let control = Control {
         stop: &STOP,
-        begun: &|bytes| told(Message::Begun(bytes)),
+        begun: &|bytes| {
+            confine::allow_time_for(bytes.0);
+            told(Message::Begun(bytes));
+        },
         progress: &|bytes| told(Message::Progress(bytes)),
     };
     match patiently(&order, &control, &input) {

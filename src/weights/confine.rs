@@ -1,0 +1,197 @@
+//! What the process that makes weights may do: read the source, write its files, and nothing else.
+//!
+//! Checkpoints, tokenizers and GGUFs are made by strangers, and llama.cpp, which makes some of the blocks, is C. So before the
+//! first of their bytes is read, the process gives up what it does not need, for good: other files, the network, new programs, signals
+//! to others, more memory and time than such work takes, and a core dump. Kernels before 5.13 have no Landlock and give only the rest.
+
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
+    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::Order;
+
+/// Addresses that the process may take, beside those of each thread. A vocabulary of 256,000 tokens with all that is made
+/// of it takes less than one GiB.
+const MOST_MEMORY: u64 = 8 << 30;
+/// A stack, an arena of the allocator, and what is read and made of a piece.
+const MOST_MEMORY_OF_THREAD: u64 = 512 << 20;
+
+/// Seconds of processor until it is known how much there is to make: headers and vocabularies are read by then.
+const MOST_SECONDS: u64 = 600;
+/// The fewest bytes a second that one core makes; the slowest that was seen is a hundred times as fast.
+const LEAST_RATE: u64 = 20_000;
+
+/// How deep a source's folder is looked through for links, and how many entries are looked at.
+const DEEPEST: u32 = 4;
+const MOST_ENTRIES: usize = 100_000;
+
+/// Gives up, for good, what the order does not need. Wants to be called while there is one thread.
+///
+/// Returns whether this kernel keeps it from other files.
+///
+/// # Errors
+/// A limit cannot be set, or a folder of the order is not there.
+pub(super) fn confine(order: &Order) -> io::Result<bool> {
+    rustix::thread::set_no_new_privs(true)?;
+    limit(Resource::Core, 0)?;
+    let threads = match order.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from) as u64,
+        threads => u64::from(threads),
+    };
+    limit(Resource::As, MOST_MEMORY + threads.saturating_mul(MOST_MEMORY_OF_THREAD))?;
+    limit_time(MOST_SECONDS)?;
+    let abi = ABI::V6;
+    let failed = |error: landlock::RulesetError| io::Error::other(error);
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))
+        .map_err(failed)?
+        .handle_access(AccessNet::from_all(abi))
+        .map_err(failed)?
+        .scope(Scope::from_all(abi))
+        .map_err(failed)?
+        .create()
+        .map_err(failed)?;
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut links = Vec::new();
+    find_links(&order.source, 0, &mut links);
+    for path in [&order.source].into_iter().chain(&order.imatrix).chain(&links) {
+        rules = allow(rules, path, read)?;
+    }
+    for output in &order.outputs {
+        let folder = output.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let write = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
+        rules = allow(rules, folder, write | AccessFs::ReadDir)?;
+    }
+    // how many cores there are, as limits of a container have it
+    for path in ["/proc/self", "/sys/fs/cgroup", "/sys/devices/system/cpu"] {
+        rules = allow(rules, Path::new(path), read)?;
+    }
+    let status = rules.restrict_self().map_err(failed)?;
+    Ok(status.ruleset != RulesetStatus::NotEnforced)
+}
+
+/// Allows more time, now that it is known how many bytes are to be made.
+pub(super) fn allow_time_for(bytes: u64) {
+    // less time is no harm to anybody else
+    drop(limit_time(MOST_SECONDS.saturating_add(bytes / LEAST_RATE)));
+}
+
+/// Allows what is beneath a path, if there is such a path: what reads it says what is missing.
+fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> io::Result<RulesetCreated> {
+    let Ok(opened) = PathFd::new(path) else { return Ok(rules) };
+    let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V6) };
+    rules.add_rule(PathBeneath::new(opened, access)).map_err(io::Error::other)
+}
+
+/// Finds what links in a folder lead to: in the store, a checkpoint is a folder of links to blobs.
+fn find_links(folder: &Path, depth: u32, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().take(MOST_ENTRIES) {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_symlink() && found.len() < MOST_ENTRIES {
+            // one that leads nowhere is found by whoever reads it
+            found.extend(fs::canonicalize(entry.path()).ok().filter(|target| target.is_file()));
+        } else if kind.is_dir() && depth < DEEPEST {
+            find_links(&entry.path(), depth + 1, found);
+        }
+    }
+}
+
+/// Lowers a limit to `most`. One that is lower already stays.
+fn limit(resource: Resource, most: u64) -> io::Result<()> {
+    let lower = |now: Option<u64>| Some(now.map_or(most, |now| now.min(most)));
+    let Rlimit { current, maximum } = getrlimit(resource);
+    setrlimit(resource, Rlimit { current: lower(current), maximum: lower(maximum) })?;
+    Ok(())
+}
+
+/// Sets the time of processor that may be used in all, which can be raised again.
+fn limit_time(seconds: u64) -> io::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Cpu);
+    let current = Some(maximum.map_or(seconds, |maximum| maximum.min(seconds)));
+    setrlimit(Resource::Cpu, Rlimit { current, maximum })?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::unix::fs::symlink;
+
+    use super::super::Output;
+    use super::*;
+    use crate::quant::Quant;
+
+    /// A thread stands for the process: what is given up is each thread's own, but for limits, which are raised again.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "it tries to start a program, in vain")]
+    fn who_makes_weights_reads_the_source_writes_its_files_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for folder in ["in", "in/sub", "out", "blobs", "home"] {
+            fs::create_dir(path(folder)).unwrap();
+        }
+        for file in
+            ["in/config.json", "in/sub/a", "blobs/weights", "imatrix", "home/id_ed25519", "out/theirs"]
+        {
+            fs::write(path(file), file).unwrap();
+        }
+        symlink(path("blobs/weights"), path("in/model.safetensors")).unwrap();
+        let order = Order {
+            source: path("in"),
+            outputs: vec![Output { quant: Quant::Q8_0, path: path("out/chat.gguf") }],
+            imatrix: Some(path("imatrix")),
+            may_requantize: false,
+            prompt_style: None,
+            threads: 2,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let confined = || {
+            if !confine(&order).unwrap() {
+                // nothing can be shown on a kernel without it, as in some containers
+                return false;
+            }
+            for file in ["in/config.json", "in/sub/a", "in/model.safetensors", "imatrix"] {
+                fs::read(path(file)).unwrap();
+            }
+            fs::write(path("out/chat.gguf.partial"), b"x").unwrap();
+            fs::rename(path("out/chat.gguf.partial"), path("out/chat.gguf")).unwrap();
+            fs::File::open(path("out")).unwrap().sync_all().unwrap();
+            fs::remove_file(path("out/chat.gguf")).unwrap();
+            let denied = |what: &str, tried: Option<ErrorKind>| {
+                assert_eq!(tried, Some(ErrorKind::PermissionDenied), "{what}");
+            };
+            denied("a key", fs::read(path("home/id_ed25519")).err().map(|e| e.kind()));
+            denied("a folder", fs::read_dir(path("home")).err().map(|e| e.kind()));
+            denied("accounts", fs::read("/etc/passwd").err().map(|e| e.kind()));
+            denied("reading there", fs::read(path("out/theirs")).err().map(|e| e.kind()));
+            denied("the source", fs::write(path("in/config.json"), b"x").err().map(|e| e.kind()));
+            denied("a way out", symlink("/etc", path("out/link")).err().map(|e| e.kind()));
+            denied("a new place", fs::write(path("home/x"), b"x").err().map(|e| e.kind()));
+            denied("a program", std::process::Command::new("/bin/true").status().err().map(|e| e.kind()));
+            denied("the network", TcpStream::connect(address).err().map(|e| e.kind()));
+            denied("a port", TcpListener::bind("127.0.0.1:0").err().map(|e| e.kind()));
+            true
+        };
+        let is_kept = std::thread::scope(|scope| scope.spawn(confined).join().unwrap());
+        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
+        assert!(
+            getrlimit(Resource::As)
+                .maximum
+                .is_some_and(|most| most <= MOST_MEMORY + 2 * MOST_MEMORY_OF_THREAD)
+        );
+        assert!(getrlimit(Resource::Cpu).current.is_some_and(|most| most <= MOST_SECONDS));
+        allow_time_for(u64::MAX);
+        assert!(getrlimit(Resource::Cpu).current.is_none_or(|most| most > MOST_SECONDS));
+        eprintln!("kept by the kernel: {is_kept}");
+    }
+}
