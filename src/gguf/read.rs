@@ -217,6 +217,10 @@ impl<R: Read> Source<R> {
                 "tensor {name:?} starts at {offset}, which is not aligned"
             )));
         }
+        // with the header before it, too, that is a number that nobody's sum overflows
+        if offset.checked_add(bytes).is_none_or(|end| i64::try_from(end).is_err()) {
+            return Err(Error::Malformed(format!("tensor {name:?} ends beyond the end of every file")));
+        }
         Ok(TensorInfo { name, shape, tensor_type, offset, bytes })
     }
 }
