@@ -6,9 +6,12 @@
     reason = "a test may fail loudly, and starts the program"
 )]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
@@ -269,4 +272,126 @@ fn a_machine_that_never_applied_says_what_is_missing() {
     let added = fleet.run(&["keys", "add", "phone"]);
     let said = String::from_utf8_lossy(&added.stderr).into_owned();
     assert!(said.contains("the fleet home was never applied from here"), "{said}");
+}
+
+/// What is in a folder, by its path; links are not followed.
+fn all(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let entry = entry.unwrap();
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            all(&entry.path(), found);
+        } else if kind.is_file() {
+            found.push(entry.path());
+        }
+    }
+}
+
+fn has(text: &[u8], word: &str) -> bool {
+    text.windows(word.len()).any(|part| part == word.as_bytes())
+}
+
+/// The hub's token, a foreign server's key, the operator's and the client's key, and all private keys are searched for in
+/// everything that an apply says and leaves behind: files, arguments, environments, sockets' folders, logs, plans.
+#[test]
+fn canaries_are_in_the_files_of_their_owner_and_nowhere_else() {
+    const TOKEN: &str = "hf_canaryCANARYcanaryCANARY";
+    const FOREIGN: &str = "sk-canary-of-a-foreign-server";
+    let fleet = Fleet::new("");
+    let gaming = "hosts:\n  gaming: { upstream: \"http://127.0.0.1:1/v1\", key: env:GAMING_KEY, models: { chat: m } }\n";
+    let routes = "routes:\n  chat: { order: [local, gaming] }\n";
+    // with another host beside it, this machine wants an address that is not the loopback's, and this one leads here
+    let text = manifest(fleet.port, "")
+        .replace("hosts:\n", gaming)
+        .replace("127.0.0.1, connect", "0.0.0.0, connect");
+    fleet.desk.write(&(text + routes));
+    let run = |arguments: &[&str]| {
+        let mut command = fleet.desk.command(arguments);
+        let ended =
+            command.env("HF_TOKEN", TOKEN).env("GAMING_KEY", FOREIGN).env("RUST_LOG", "trace").output();
+        let ended = ended.unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        [ended.stdout, ended.stderr].concat()
+    };
+    let planned = [run(&["plan", "--json"]), run(&["plan", "--out", "kept.json"])].concat();
+    let applied = run(&["apply", "--yes"]);
+    let client = shown(&String::from_utf8_lossy(&applied));
+    let asked =
+        [run(&["chat", "desk", "Hello"]), run(&["status", "--json"]), run(&["logs", "--json"])].concat();
+    let listed = [run(&["keys", "list", "--json"]), run(&["doctor", "--json"])].concat();
+    let keys = fs::read_to_string(fleet.desk.path("state/bramble/fleets/home/keys.json")).unwrap();
+    let operator: Value = serde_json::from_str(&keys).unwrap();
+    let operator = operator["operator_key"].as_str().unwrap().to_owned();
+    let secrets = fs::read_to_string(fleet.desk.path("root/current/secrets.json")).unwrap();
+    let secrets: Value = serde_json::from_str(&secrets).unwrap();
+    // a line of the key itself, as it stands in no certificate
+    let private = secrets["identity"]["key"].as_str().unwrap().lines().nth(1).unwrap().to_owned();
+    assert!(secrets.to_string().contains(FOREIGN), "the door needs it");
+
+    let canaries = [TOKEN, FOREIGN, &client, &operator, &private, "PRIVATE KEY"];
+    for (what, said) in [("plan", &planned), ("apply", &applied), ("chat", &asked), ("list", &listed)] {
+        for canary in canaries.iter().filter(|canary| what != "apply" || **canary != client) {
+            assert!(!has(said, canary), "{canary} is in what {what} said");
+        }
+    }
+    let mut files = Vec::new();
+    all(&fleet.desk.path(""), &mut files);
+    let mut owners = 0;
+    for file in files {
+        let Some(canary) = canaries.iter().find(|canary| has(&fs::read(&file).unwrap_or_default(), canary))
+        else {
+            continue;
+        };
+        let name = file.strip_prefix(fleet.desk.path("")).unwrap();
+        let is_owners =
+            ["state/bramble/fleets/home", "root/generations"].iter().any(|at| name.starts_with(at))
+                && ["secrets.json", "keys.json", "authority.json"].iter().any(|end| name.ends_with(end));
+        // the program that plays an engine has these words in it
+        assert!(
+            is_owners || has(&fs::read(&file).unwrap(), "\u{7f}ELF"),
+            "{canary} is in {}",
+            name.display()
+        );
+        let mode = fs::metadata(&file).unwrap().permissions().mode();
+        assert!(!is_owners || mode.trailing_zeros() >= 6, "{} has mode {mode:o}", name.display());
+        owners += usize::from(is_owners);
+    }
+    assert!(owners >= 3, "the canaries were not found where they live: {owners}");
+    let (mut seen, mut sockets) = (0, Vec::new());
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
+        let (words, environment) = (read("cmdline"), read("environ"));
+        if !has(&words, &fleet.desk.path("root").display().to_string()) {
+            continue;
+        }
+        seen += 1;
+        let descriptors = fs::read_dir(entry.path().join("fd")).into_iter().flatten().flatten();
+        sockets
+            .extend(descriptors.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.to_str()?.to_owned())));
+        for canary in canaries {
+            assert!(!has(&words, canary) && !has(&environment, canary), "{canary} in {entry:?}");
+        }
+    }
+    assert!(seen >= 2, "the door and the engine run: {seen}");
+    println!("secrets_in_argv_env_logs_plans = 0");
+
+    // what these processes listen on, and what says who has no key
+    let ports: BTreeSet<u16> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .flat_map(|table| {
+            fs::read_to_string(table).unwrap_or_default().lines().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .filter_map(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let is_theirs = |inode: &&str| sockets.contains(&format!("socket:[{inode}]"));
+            words.get(9).filter(|inode| words[3] == "0A" && is_theirs(inode))?;
+            u16::from_str_radix(words[1].rsplit_once(':')?.1, 16).ok()
+        })
+        .collect();
+    assert_eq!(ports, BTreeSet::from([fleet.port]), "nothing but the door listens");
+    let authority = fleet.authority();
+    let wrong = "bramble-0000000000000000000000000000000000000000000000000000000000000000";
+    assert_eq!(fleet.asks(&authority, NAME, wrong), Some(401));
+    assert_eq!(fleet.asks(&authority, NAME, &client), Some(200));
+    println!("open_ports_without_key = 0");
 }

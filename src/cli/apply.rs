@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,8 +9,8 @@ use super::arguments::{Apply, Global};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
-use super::output;
 use super::plan::show;
+use super::{files, output};
 use crate::clock;
 use crate::connect::Connection;
 use crate::events::Events;
@@ -201,7 +200,8 @@ pub(crate) fn exit_of(report: &Report) -> Exit {
 
 /// Reads a plan that was kept, and refuses one whose hosts have changed since.
 fn saved(path: &Path, inventory: &Inventory) -> anyhow::Result<Plan> {
-    let text = fs::read(path).with_context(|| format!("cannot read the plan {}", path.display()))?;
+    let text = files::read(path, files::LONGEST_PLAN)
+        .with_context(|| format!("cannot read the plan {}", path.display()))?;
     let plan: Plan = serde_json::from_slice(&text)
         .with_context(|| format!("{} is not a plan of this version", path.display()))?;
     if plan.inventory != plan::fingerprint(inventory) {

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 
 use super::arguments::{DEFAULT_MANIFEST, Global};
 use super::environment::{self, Environment};
+use super::files::{self, LONGEST_MANIFEST};
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
 use crate::causes::with_causes;
@@ -32,9 +33,6 @@ use crate::probe;
 use crate::source::{Pinned, SourceRef};
 use crate::store::{Store, User};
 use crate::weights;
-
-/// The largest manifest that is read; a thousand hosts need a tenth of it.
-const LONGEST_MANIFEST: u64 = 1 << 20;
 
 /// Hosts that are looked at together: a probe is one short login.
 const PROBED_TOGETHER: usize = 16;
@@ -74,7 +72,8 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<Manifest> {
         "{} has {size} bytes, and a manifest has at most {LONGEST_MANIFEST}",
         path.display()
     );
-    let bytes = fs::read(path).with_context(|| format!("cannot read the manifest {}", path.display()))?;
+    let bytes = files::read(path, LONGEST_MANIFEST)
+        .with_context(|| format!("cannot read the manifest {}", path.display()))?;
     Ok(manifest::parse_bytes(&path.display().to_string(), &bytes)?)
 }
 
@@ -83,7 +82,7 @@ impl<'a> Fleet<'a> {
     pub(crate) fn open(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
         let manifest = load(&global.file)?;
         let lock_path = Environment::lock_path(&global.file);
-        let lock = match fs::read_to_string(&lock_path) {
+        let lock = match files::read_text(&lock_path, files::LONGEST_LOCK) {
             Ok(text) => Lock::parse(&text).with_context(|| format!("cannot use {}", lock_path.display()))?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::new(manifest.fleet.clone()),
             Err(error) => {

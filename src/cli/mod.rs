@@ -21,6 +21,7 @@ mod environment;
 mod examples;
 mod exit;
 mod fetch;
+mod files;
 mod fit;
 mod fleet;
 mod init;

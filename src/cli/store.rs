@@ -1,7 +1,6 @@
 //! Looks after the store of weights on this machine.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -12,7 +11,7 @@ use serde_json::json;
 use super::arguments::{Global, StorePrune, StoreVerb};
 use super::environment::Environment;
 use super::exit::Exit;
-use super::{apply, output};
+use super::{apply, files, output};
 use crate::causes::with_causes;
 use crate::fetch;
 use crate::ids::Digest;
@@ -157,7 +156,7 @@ fn needed(store: &Store, global: &Global) -> anyhow::Result<(BTreeSet<Digest>, V
 
 /// Returns what one lock file names; none where it is not there.
 fn named(lock: &Path) -> anyhow::Result<Option<BTreeSet<Digest>>> {
-    match fs::read_to_string(lock) {
+    match files::read_text(lock, files::LONGEST_LOCK) {
         Ok(text) => {
             let lock = Lock::parse(&text).with_context(|| format!("cannot use {}", lock.display()))?;
             Ok(Some(lock.digests()))

@@ -1,5 +1,7 @@
 //! This machine as a host: the same scripts, without a network.
 
+use std::ffi::OsString;
+
 use async_trait::async_trait;
 use tokio::process::Command;
 
@@ -8,6 +10,37 @@ use super::shell::{KILLING, Wrapped};
 use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk};
 
 const HERE: &str = "this machine";
+
+/// What a script gets of the environment: as much as a login over SSH has. Services that it starts live on with it, and
+/// the hub's token or the key of a foreign server, which are the operator's, are no business of a door.
+const KEPT: [&str; 14] = [
+    "DBUS_SESSION_BUS_ADDRESS",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LD_LIBRARY_PATH",
+    "LOGNAME",
+    "PATH",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "XDG_RUNTIME_DIR",
+];
+
+#[expect(clippy::disallowed_methods, reason = "nothing is decided by it: it is handed on")]
+fn environment(name: &str) -> Option<OsString> {
+    std::env::var_os(name)
+}
+
+/// A shell that has nothing else of this program's environment.
+fn shell() -> Command {
+    let mut command = Command::new("sh");
+    command.env_clear().envs(KEPT.iter().filter_map(|name| Some((name, environment(name)?))));
+    command
+}
 
 /// Runs scripts on this machine.
 #[derive(Debug, Clone, Default)]
@@ -48,7 +81,7 @@ impl Connection for Local {
 impl Local {
     async fn start(&self, script: &Script, io: Io) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
-        let mut command = Command::new("sh");
+        let mut command = shell();
         command.args(wrapped.args());
         if let Some(path) = &self.search_path {
             command.env("PATH", path);
@@ -64,7 +97,7 @@ impl Local {
                 if script.is_root
                     && let Some(kill) = wrapped.killer(&stderr)
                 {
-                    let mut sh = Command::new("sh");
+                    let mut sh = shell();
                     sh.args(kill.args());
                     process::run(sh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
                 }

@@ -182,3 +182,18 @@ fn an_arrival_goes_on_after_its_threads_have_rested() {
     arrival.write_at(2 * STEP as u64, &data[2 * STEP..]).unwrap();
     assert_eq!(arrival.seal().unwrap().digest, digest);
 }
+
+#[test]
+fn a_link_that_somebody_laid_in_the_place_of_a_file_is_not_followed() {
+    let dir = tempfile::tempdir().unwrap();
+    let theirs = dir.path().join("theirs");
+    fs::write(&theirs, b"precious").unwrap();
+    for target in [theirs.as_path(), &dir.path().join("nowhere")] {
+        let place = dir.path().join("partial");
+        std::os::unix::fs::symlink(target, &place).unwrap();
+        assert!(super::write::open_locked(&place).is_err());
+        fs::remove_file(&place).unwrap();
+    }
+    assert_eq!(fs::read(&theirs).unwrap(), b"precious");
+    assert!(!dir.path().join("nowhere").exists());
+}

@@ -1,10 +1,13 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::Error;
 use crate::units::Bytes;
+
+/// Of `open(2)`.
+const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
 /// A file that is being made, under another name than it will have. Dropped before
 /// [`Self::finish`], it is removed.
@@ -94,7 +97,10 @@ pub fn begun(path: &Path) -> Bytes {
 fn open_locked(path: &Path) -> Result<File, Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };
     loop {
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        // in a folder that others write to, a link that was laid there is not followed
+        options.write(true).create(true).truncate(false).custom_flags(NOFOLLOW);
+        let file = options.open(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(Error::Busy { path: path.to_owned() }),
