@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files whose texts stand inside another text, or are told to a program.
-const INSIDE: [(&str, &str); 13] = [
+const INSIDE: [(&str, &str); 14] = [
     ("authority/trust.rs", "why a connection is refused: the other end is told, by TLS"),
     (
         "checkpoint/mod.rs",
@@ -22,6 +22,7 @@ const INSIDE: [(&str, &str); 13] = [
     ("engine/kept.rs", "in the log of a service, which goes on without"),
     ("engine/template.rs", "the client's own messages, told by the API"),
     ("estimate/memory/mod.rs", "in a refusal of the plan, which names what would fit"),
+    ("fetch/guard.rs", "found in a chain of causes, and told as an error of `fetch`"),
     ("gguf/mod.rs", "below the file that is read"),
     ("install/error.rs", "below the step that failed, and before what the host goes on with"),
     ("openai/request.rs", "the client's own request, told by the API"),

@@ -71,6 +71,11 @@ fn each_error_says_what_was_wrong() {
         Error::LayOut { path: PathBuf::from("/srv/file"), source: io::Error::other("the disk says no") },
         Error::Store { what: "chat".to_owned(), source: store::Error::Missing { digest: Digest::of(b"x") } },
         Error::Cut { what: "chat".to_owned() },
+        Error::Astray {
+            what: "chat".to_owned(),
+            host: "files.example".to_owned(),
+            address: [169, 254, 169, 254].into(),
+        },
     ];
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
     insta::assert_snapshot!(texts.join("\n"));
