@@ -63,7 +63,8 @@ wants 1 'bramble apply' 'Applied: 3 hosts.'
 wants 1 'bramble chat' 'answered by kitchen'
 wants 1 'bramble chat' Paris
 wants 2 'bramble chat' 'answered by shed'
-wants 1 'curl' Paris
+# it samples, so what it says is another thing each time
+wants 1 'curl' '"object":"chat.completion"'
 wants 2 'bramble plan' 'context 768'
 wants 2 'bramble apply' 'Applied: 3 hosts.'
 wants 3 'bramble apply' 'Nothing to do.'
