@@ -506,10 +506,10 @@ pub(crate) struct Tune {
 
 #[derive(Debug, Args)]
 pub(crate) struct Chat {
-    /// The host to ask
+    /// The host to ask; the first one of the manifest where it is not given
     #[arg(value_name = "HOST")]
-    pub(crate) host: HostName,
-    /// What to ask; read from standard input where it is not given
+    pub(crate) host: Option<HostName>,
+    /// What to ask; where it is not given, a conversation on the terminal, or what standard input has
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: Option<String>,
     /// The model; the first one by name where it is not given

@@ -1,15 +1,18 @@
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::arguments::{Chat, Global};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::{doors, fleet, output};
+use crate::ids::HostName;
 use crate::keys::Safe;
-use crate::manifest::Via;
+use crate::manifest::{Manifest, Via};
+use crate::openai::{ChatChunk, sse};
 use crate::plan::door_tls;
 use crate::terminal;
 use crate::units::TokensPerSec;
@@ -24,7 +27,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 const LONGEST_PROMPT: u64 = 1 << 20;
 
 /// An answer, and who gave it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Reply {
     answer: String,
     host: Option<String>,
@@ -32,28 +35,24 @@ struct Reply {
     quant: Option<String>,
     generation: Option<String>,
     fallback_reason: Option<String>,
+    /// Who went on with it, and why, where it broke off elsewhere.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    continued: Vec<String>,
     tokens: Option<u64>,
     tokens_per_second: Option<f64>,
+    /// Seconds to the first of the answer.
+    first_token_seconds: Option<f64>,
     seconds: f64,
 }
 
-/// Asks a model at a host's door and prints the answer with who gave it.
+/// Asks a model at a host's door and shows the answer as it comes, with who gave it.
 pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let manifest = fleet::load(&global.file)?;
-    let spec =
-        manifest.hosts.get(&verb.host).with_context(|| format!("the manifest has no host {}", verb.host))?;
-    let address = spec.via.address().with_context(|| match &spec.via {
-        Via::Board(stated) => fleet::not_bought(&verb.host, &stated.board),
-        _ => format!("{} is not a host of ours: ask it through another host's route", verb.host),
-    })?;
-    let model = match &verb.model {
-        Some(model) => model,
-        None => manifest.models.keys().next().context("the manifest has no model")?,
-    };
-    let safe = Safe::open(&environment.state, &manifest.fleet)?;
-    let keys =
-        safe.keys().with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
-    let serve = (manifest.serve.port, door_tls(&manifest));
+    let mut talk = Talk::open(verb, &manifest, global, environment)?;
+    let is_conversation = verb.prompt.is_none() && environment.can_ask && !global.json;
+    if is_conversation {
+        return talk.converse().await;
+    }
     let prompt = if let Some(prompt) = &verb.prompt {
         prompt.clone()
     } else {
@@ -65,63 +64,198 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
         !prompt.trim().is_empty(),
         "there is nothing to ask: give a prompt, or write it to standard input"
     );
-    let system = verb.system.iter().map(|text| serde_json::json!({ "role": "system", "content": text }));
-    let question = serde_json::json!({ "role": "user", "content": prompt });
-    let messages: Vec<serde_json::Value> = system.chain([question]).collect();
-    let body = serde_json::json!({
-        "model": model,
-        "messages": messages,
-        "max_tokens": verb.max_tokens,
-        "temperature": verb.temperature,
-    });
-    let door = doors::door(&safe, &verb.host, address, serve)?;
-    let url = format!("{}/v1/chat/completions", door.url);
-    let started = Instant::now();
-    let client = door.client(CONNECT_PATIENCE, PATIENCE)?;
-    let reply = client
-        .post(&url)
-        .bearer_auth(keys.operator_key())
-        .json(&body)
-        .send()
-        .await
-        .with_context(|| format!("{} does not answer at {url}", verb.host))?;
-    let header = |name: &str| {
-        let value = reply.headers().get(name)?.to_str().ok()?;
-        Some(terminal::line(value))
-    };
-    let mut answer = Reply {
-        answer: String::new(),
-        host: header("x-bramble-host"),
-        model: header("x-bramble-model"),
-        quant: header("x-bramble-quant"),
-        generation: header("x-bramble-generation"),
-        fallback_reason: header("x-bramble-fallback-reason"),
-        tokens: None,
-        tokens_per_second: None,
-        seconds: 0.0,
-    };
-    let status = reply.status();
-    let value: serde_json::Value = reply
-        .json()
-        .await
-        .with_context(|| format!("{} answered with something that is not JSON", verb.host))?;
-    answer.seconds = started.elapsed().as_secs_f64();
-    if !status.is_success() {
-        let message = value["error"]["message"].as_str().unwrap_or("no reason was given");
-        anyhow::bail!("{} answered {status}: {}", verb.host, terminal::text(message));
-    }
-    let text = value["choices"][0]["message"]["content"].as_str().context("the answer has no text")?;
-    text.clone_into(&mut answer.answer);
-    answer.tokens = value["usage"]["completion_tokens"].as_u64();
-    answer.tokens_per_second = value["timings"]["predicted_per_second"].as_f64();
+    let answer = talk.ask(&prompt).await?;
     if global.json {
         output::json(&answer)?;
-    } else {
-        // a model may say anything, also what would steer a terminal
-        output::result(&format!("{}\n", terminal::text(answer.answer.trim_end())))?;
-        output::say(&environment.style.dim(&who(&answer)));
     }
     Ok(Exit::Done)
+}
+
+/// Returns the host that is asked where none is named: the first that is ours.
+fn first(manifest: &Manifest) -> anyhow::Result<HostName> {
+    let mut ours = manifest.hosts.iter().filter(|(_, spec)| spec.via.address().is_some());
+    let (host, _) =
+        ours.next().context("the manifest has no host that could be asked: name one under `hosts`")?;
+    Ok(host.clone())
+}
+
+/// What has been said at one door.
+struct Talk<'a> {
+    verb: &'a Chat,
+    environment: &'a Environment,
+    is_shown: bool,
+    host: HostName,
+    model: String,
+    url: String,
+    key: zeroize::Zeroizing<String>,
+    client: reqwest::Client,
+    messages: Vec<Value>,
+}
+
+impl<'a> Talk<'a> {
+    fn open(
+        verb: &'a Chat,
+        manifest: &Manifest,
+        global: &Global,
+        environment: &'a Environment,
+    ) -> anyhow::Result<Self> {
+        let host = verb.host.clone().map_or_else(|| first(manifest), Ok)?;
+        let spec = manifest.hosts.get(&host).with_context(|| format!("the manifest has no host {host}"))?;
+        let address = spec.via.address().with_context(|| match &spec.via {
+            Via::Board(stated) => fleet::not_bought(&host, &stated.board),
+            _ => format!("{host} is not a host of ours: ask it through another host's route"),
+        })?;
+        let model = match &verb.model {
+            Some(model) => model,
+            None => manifest.models.keys().next().context("the manifest has no model")?,
+        };
+        let safe = Safe::open(&environment.state, &manifest.fleet)?;
+        let keys = safe
+            .keys()
+            .with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
+        let door = doors::door(&safe, &host, address, (manifest.serve.port, door_tls(manifest)))?;
+        let system = verb.system.iter().map(|text| json!({ "role": "system", "content": text }));
+        Ok(Self {
+            verb,
+            environment,
+            is_shown: !global.json,
+            model: model.to_string(),
+            url: format!("{}/v1/chat/completions", door.url),
+            key: keys.operator_key().to_owned().into(),
+            client: door.client(CONNECT_PATIENCE, PATIENCE)?,
+            messages: system.collect(),
+            host,
+        })
+    }
+
+    /// Asks what a person types, line by line, until the end of the input. Ctrl-C ends an answer, and the second one the
+    /// conversation.
+    async fn converse(&mut self) -> anyhow::Result<Exit> {
+        output::say(&self.environment.style.dim(&format!("{} at {}; Ctrl-D ends", self.model, self.host)));
+        loop {
+            let read = tokio::task::spawn_blocking(|| {
+                let mut line = String::new();
+                let mut out = std::io::stderr().lock();
+                write!(out, "> ").and_then(|()| out.flush())?;
+                std::io::stdin().read_line(&mut line).map(|bytes| (bytes > 0).then_some(line))
+            });
+            let line = tokio::select! {
+                line = read => line??,
+                _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+            };
+            let Some(line) = line else { return Ok(Exit::Done) };
+            if line.trim().is_empty() {
+                continue;
+            }
+            tokio::select! {
+                answered = self.ask(line.trim()) => {
+                    if let Err(error) = answered {
+                        output::error(&error);
+                    }
+                }
+                _ = tokio::signal::ctrl_c() => output::say("\n  (broken off)"),
+            }
+        }
+    }
+
+    /// Asks, and shows the answer as it comes. What was said stays with what was asked.
+    async fn ask(&mut self, prompt: &str) -> anyhow::Result<Reply> {
+        let before = self.messages.len();
+        self.messages.push(json!({ "role": "user", "content": prompt }));
+        let answered = self.answer().await;
+        match &answered {
+            Ok(reply) => self.messages.push(json!({ "role": "assistant", "content": reply.answer })),
+            // what was not answered is not there the next time
+            Err(_) => self.messages.truncate(before),
+        }
+        answered
+    }
+
+    async fn answer(&self) -> anyhow::Result<Reply> {
+        let body = json!({
+            "model": self.model, "messages": self.messages, "max_tokens": self.verb.max_tokens,
+            "temperature": self.verb.temperature, "stream": true, "stream_options": { "include_usage": true },
+        });
+        let started = Instant::now();
+        let sent = self.client.post(&self.url).bearer_auth(&*self.key).json(&body).send().await;
+        let mut reply = sent.with_context(|| format!("{} does not answer at {}", self.host, self.url))?;
+        let status = reply.status();
+        if !status.is_success() {
+            let value: Value = reply.json().await.unwrap_or_default();
+            let message = value["error"]["message"].as_str().unwrap_or("no reason was given");
+            anyhow::bail!("{} answered {status}: {}", self.host, terminal::text(message));
+        }
+        let header = |name: &str| Some(terminal::line(reply.headers().get(name)?.to_str().ok()?));
+        let mut answer = Reply {
+            host: header("x-bramble-host"),
+            model: header("x-bramble-model"),
+            quant: header("x-bramble-quant"),
+            generation: header("x-bramble-generation"),
+            fallback_reason: header("x-bramble-fallback-reason"),
+            ..Reply::default()
+        };
+        let mut scanner = sse::Scanner::with_comments();
+        let mut is_whole = false;
+        let lost = || format!("the answer of {} broke off, and nobody could go on with it", self.host);
+        while let Some(bytes) = reply.chunk().await.with_context(lost)? {
+            scanner.push(&bytes);
+            while let Some(event) = scanner.next()? {
+                self.tell_of(&mut answer, &scanner.take_comments())?;
+                if event == sse::DONE {
+                    is_whole = true;
+                } else {
+                    self.take(&mut answer, &event, started)?;
+                }
+            }
+        }
+        anyhow::ensure!(is_whole || scanner.ends_with_done(), "{}", lost());
+        answer.seconds = started.elapsed().as_secs_f64();
+        if self.is_shown {
+            output::result("\n")?;
+            output::say(&self.environment.style.dim(&who(&answer)));
+        }
+        Ok(answer)
+    }
+
+    /// Takes one event of the stream.
+    fn take(&self, answer: &mut Reply, event: &str, started: Instant) -> anyhow::Result<()> {
+        let Ok(chunk) = serde_json::from_str::<ChatChunk>(event) else {
+            let value: Value = serde_json::from_str(event)
+                .with_context(|| format!("{} answered with something that is not JSON", self.host))?;
+            let message = value["error"]["message"].as_str().unwrap_or("it says what cannot be read");
+            anyhow::bail!("the answer ended before its time: {}", terminal::text(message));
+        };
+        if let Some(usage) = chunk.usage {
+            answer.tokens = Some(u64::from(usage.completion_tokens));
+        }
+        if let Some(timings) = chunk.timings {
+            answer.tokens_per_second = Some(timings.predicted_per_second);
+        }
+        for text in chunk.choices.iter().filter_map(|choice| choice.delta.content.as_deref()) {
+            if text.is_empty() {
+                continue;
+            }
+            answer.first_token_seconds.get_or_insert_with(|| started.elapsed().as_secs_f64());
+            answer.answer.push_str(text);
+            if self.is_shown {
+                // a model may say anything, also what would steer a terminal
+                output::result(&terminal::text(text))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says who goes on with the answer, where it broke off elsewhere.
+    fn tell_of(&self, answer: &mut Reply, comments: &[String]) -> anyhow::Result<()> {
+        for comment in comments.iter().filter(|comment| comment.starts_with("continued on ")) {
+            let comment = terminal::line(comment);
+            if self.is_shown && self.environment.is_screen {
+                output::result(&self.environment.style.dim(&format!("[{comment}]")))?;
+            }
+            answer.continued.push(comment);
+        }
+        Ok(())
+    }
 }
 
 fn who(answer: &Reply) -> String {
@@ -138,6 +272,10 @@ fn who(answer: &Reply) -> String {
     if let Some(speed) = answer.tokens_per_second {
         text.push_str(", ");
         text.push_str(&TokensPerSec(speed).to_string());
+    }
+    for continued in &answer.continued {
+        text.push_str("\n  ");
+        text.push_str(continued);
     }
     if let Some(reason) = &answer.fallback_reason {
         text.push_str("\n  not the first choice: ");

@@ -109,6 +109,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
     (
         "chat",
         &[
+            ("bramble chat", "talk with the first host"),
             ("bramble chat kitchen 'What is a bramble?'", ""),
             ("bramble chat kitchen -m writer < letter.txt", ""),
         ],

@@ -48,9 +48,24 @@ pub struct Scanner {
     seen: usize,
     /// The data lines of the event that has not ended yet.
     data: Option<String>,
+    /// Comments that nobody has taken yet, where they are wanted.
+    comments: Option<Vec<String>>,
 }
 
+/// So many comments are kept until they are taken, and so many bytes of each.
+const KEPT_COMMENTS: (usize, usize) = (16, 1024);
+
 impl Scanner {
+    /// Returns one that keeps comments, too.
+    pub fn with_comments() -> Self {
+        Self { comments: Some(Vec::new()), ..Self::default() }
+    }
+
+    /// Takes the comments out that stood before the events that were returned.
+    pub fn take_comments(&mut self) -> Vec<String> {
+        self.comments.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
     /// Takes the next bytes of the stream.
     pub fn push(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
@@ -82,6 +97,11 @@ impl Scanner {
                     }
                     none => *none = Some(text.to_owned()),
                 }
+            } else if let (Some(text), Some(comments)) = (line.strip_prefix(b":"), &mut self.comments)
+                && comments.len() < KEPT_COMMENTS.0
+            {
+                let text = &text[..text.len().min(KEPT_COMMENTS.1)];
+                comments.push(String::from_utf8_lossy(text).trim().to_owned());
             }
             if self.data.as_ref().is_some_and(|data| data.len() > MAX_EVENT) {
                 return Err(Error::TooLong);
@@ -133,6 +153,21 @@ mod tests {
 
     const STREAM: &str =
         ": hi\n\ndata: {\"a\":1}\n\nevent: x\r\ndata:two\r\ndata: lines é🦀\r\n\r\n\n\ndata: [DONE]\n\n";
+
+    #[test]
+    fn comments_are_kept_where_they_are_wanted() {
+        let stream = b": continued on desk (local: gone)\ndata: a\n\n:\n: ping\n\ndata: b\n\n";
+        let mut scanner = Scanner::with_comments();
+        scanner.push(stream);
+        assert_eq!(scanner.next().unwrap().as_deref(), Some("a"));
+        assert_eq!(scanner.take_comments(), ["continued on desk (local: gone)"]);
+        assert_eq!(scanner.next().unwrap().as_deref(), Some("b"));
+        assert_eq!(scanner.take_comments(), ["", "ping"]);
+        let mut plain = Scanner::default();
+        plain.push(stream);
+        assert_eq!(plain.next().unwrap().as_deref(), Some("a"));
+        assert!(plain.take_comments().is_empty());
+    }
 
     #[test]
     fn events_are_found_between_comments_names_and_empty_lines() {
