@@ -6,10 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bramble_fleet::generation::{Definition, Layout};
-use serde_json::json;
+use bramble_fleet::openai::sse;
+use serde_json::{Value, json};
 
 /// The context by which an engine is told to end at once.
 pub(crate) const CRASHES: u32 = 15;
@@ -62,14 +65,41 @@ async fn plays_a_service() {
         "choices": [{ "message": { "content": "Yes." } }], "usage": { "completion_tokens": 8 },
         "timings": { "prompt_ms": 120.0, "predicted_per_second": SPEED },
     });
-    let engine = Router::new()
-        .route("/health", get(|| async { StatusCode::OK }))
-        .route("/v1/chat/completions", post(|| async { Json(reply) }));
+    let engine = Router::new().route("/health", get(|| async { StatusCode::OK })).route(
+        "/v1/chat/completions",
+        post(|Json(asked): Json<Value>| async move {
+            if asked["stream"] == true {
+                streamed(&reply).into_response()
+            } else {
+                Json(reply).into_response()
+            }
+        }),
+    );
     let socket = layout.engine_socket(&spec.model);
     let _ = fs::remove_file(&socket);
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     ready();
     axum::serve(listener, engine).await.unwrap();
+}
+
+/// Gives the same answer as a stream: its text, its end, and what it took.
+fn streamed(reply: &Value) -> impl IntoResponse {
+    let chunk = |choices: Value| {
+        json!({
+            "id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 0, "model": "chat", "choices": choices,
+        })
+    };
+    let content = &reply["choices"][0]["message"]["content"];
+    let mut end = chunk(json!([]));
+    end["usage"] = json!({ "prompt_tokens": 4, "completion_tokens": 8, "total_tokens": 12 });
+    let chunks = [
+        chunk(json!([{ "index": 0, "delta": { "content": content }, "finish_reason": null }])),
+        chunk(json!([{ "index": 0, "delta": {}, "finish_reason": "stop" }])),
+        end,
+    ];
+    let events = chunks.iter().map(Value::to_string).chain([sse::DONE.to_owned()]);
+    let body: Vec<u8> = events.flat_map(|event| sse::encode(&event)).collect();
+    ([(CONTENT_TYPE, "text/event-stream")], body)
 }
 
 /// Tells systemd, where that listens.
