@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 
 use bramble_fleet::convert::Conversion;
+use bramble_fleet::facts::Receipt;
 use bramble_fleet::generation::{Definition, Secrets};
-use bramble_fleet::install::Receipt;
 use bramble_fleet::lock::Lock;
 use bramble_fleet::openai::{ChatReply, ChatRequest, EmbeddingRequest, ErrorBody, TextRequest};
 use bramble_fleet::{facts, gguf, manifest, weights};

@@ -11,6 +11,7 @@ mod host;
 mod measured;
 mod parse;
 mod rates;
+mod receipt;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -27,5 +28,6 @@ pub use host::{
 pub use measured::{Foretold, Measured};
 pub use parse::{Error, meminfo, parse_probe, probe_clock};
 pub use rates::{Basis, Rates};
+pub use receipt::{Receipt, ReceiptEntry};
 pub use table::{Constant, Constants, Ground, Spread, Table};
 pub use work::{Phase, Term, Terms, Work};

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::lock::Lock;
-use super::record::{Pending, Receipt};
+use super::record::Pending;
 use super::stand::{self, Stand};
 use super::{Arming, Changes, Error, Service, Supervisor, ask, files, guard, lay_out, process};
 use crate::causes::with_causes;
 use crate::clock;
-use crate::facts::{Measured, ServiceState};
+use crate::facts::{Measured, Receipt, ServiceState};
 use crate::generation::Layout;
 use crate::ids::{Generation, ModelName};
 use crate::unit::{BOOT_GUARD, ROUTE, engine_service};

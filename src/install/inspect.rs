@@ -2,11 +2,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use super::bench::kept_bench;
-use super::record::{Pending, Receipt};
+use super::record::Pending;
 use super::stand::{self, Stand};
 use super::{Error, Service, Supervisor, cordon, files, process};
 use crate::causes::with_causes;
-use crate::facts::{Installed, Measured, ServiceState};
+use crate::facts::{Installed, Measured, Receipt, ServiceState};
 use crate::generation::Layout;
 use crate::ids::Digest;
 use crate::store;
@@ -70,15 +70,13 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
 /// Returns what the diary knows of the engines in force, with the memory that they have held until now.
 fn measured(layout: &Layout, stand: &Stand, found: &BTreeMap<String, Service>) -> Vec<Measured> {
     let receipt = Receipt::read(layout);
-    let Some(entry) = receipt.entries.into_iter().rev().find(|entry| entry.generation == stand.number) else {
-        return Vec::new();
-    };
+    let entry = receipt.of(stand.number);
     let is_ours = |known: &Measured| stand.definition.engines.iter().any(|spec| spec.model == known.model);
     let until_now = |known: Measured| {
         let pid = found.get(&engine_service(&known.model)).and_then(|service| service.pid);
         Measured { memory: pid.and_then(process::peak_memory).or(known.memory), ..known }
     };
-    entry.measured.into_iter().filter(is_ours).map(until_now).collect()
+    entry.into_iter().flat_map(|entry| entry.measured.clone()).filter(is_ours).map(until_now).collect()
 }
 
 fn contents_drift(

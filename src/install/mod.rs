@@ -49,7 +49,7 @@ pub use logs::{LogLine, LogsArgs, run_logs};
 pub use process::Process;
 pub(crate) use program::Lines;
 pub use prune::{PruneRequest, Pruned, prune};
-pub use record::{ConfirmRequest, Receipt, ReceiptEntry, confirm};
+pub use record::{ConfirmRequest, confirm};
 pub use remove::{RemoveRequest, Removed, remove};
 pub use supervise::supervise;
 pub use supervisor::{Service, Supervisor};

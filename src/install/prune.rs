@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::inspect::digests;
 use super::lock::Lock;
-use super::record::{Pending, Receipt};
+use super::record::Pending;
 use super::stand::{self, Stand};
 use super::{Error, files};
+use crate::facts::Receipt;
 use crate::generation::Layout;
 use crate::ids::{Digest, Generation};
 use crate::store;

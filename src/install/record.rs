@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::lock::Lock;
 use super::{Error, Supervisor, files, stand};
-use crate::facts::{Foretold, Measured};
+use crate::facts::{Foretold, Measured, Receipt, ReceiptEntry};
 use crate::generation::{EngineSpec, Layout};
 use crate::ids::Generation;
 
@@ -59,30 +59,6 @@ impl Pending {
         );
         files::write(&Self::path(layout), text.as_bytes(), 0o644)
     }
-}
-
-/// The diary of a host: which plan was applied, when, by whom, and how it came out.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Receipt {
-    /// One for each confirmed generation, oldest first; the last hundred.
-    pub entries: Vec<ReceiptEntry>,
-}
-
-/// One confirmed generation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReceiptEntry {
-    /// The generation.
-    pub generation: Generation,
-    /// The fingerprint of the plan.
-    pub plan: String,
-    /// When, as the operator's clock says: hosts may have none.
-    pub at: String,
-    /// By whom: `user@machine`.
-    pub by: String,
-    /// What the plan foretold of each engine.
-    pub predicted: Vec<Foretold>,
-    /// What the probe measured of each engine: now, or as it was started, where that was before and it runs on.
-    pub measured: Vec<Measured>,
 }
 
 impl Receipt {

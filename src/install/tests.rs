@@ -19,7 +19,7 @@ use super::activate::{Moment, activate_with};
 use super::record::Pending;
 use super::stand::Stand;
 use super::*;
-use crate::facts::{Foretold, Lingering, ServiceState, Supervision};
+use crate::facts::{Foretold, Lingering, Receipt, ReceiptEntry, ServiceState, Supervision};
 use crate::generation::{
     Definition, DoorSpec, DoorTls, EngineSpec, FORMAT, KvType, Layout, LoadMode, Pace, Program, Secrets,
     Weights,

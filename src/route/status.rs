@@ -2,13 +2,12 @@
 
 use std::fs;
 
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::door::Shared;
 use super::health;
 use super::state::{Kind, State};
-use crate::facts::{Foretold, Measured};
+use crate::facts::{Foretold, Measured, Receipt};
 use crate::generation::{EngineSpec, Layout};
 
 /// Returns the fleet as far as this door knows it: itself.
@@ -107,17 +106,8 @@ fn engine(spec: &EngineSpec, measured: Option<&Measured>, told: Option<Value>) -
 /// Returns what the engines of the generation in force were measured at as it was activated. The diary is read each
 /// time: it is written after the door has read its generation.
 fn measured(layout: &Layout, state: &State) -> Vec<Measured> {
-    #[derive(Deserialize)]
-    struct Entry {
-        generation: u64,
-        measured: Vec<Measured>,
-    }
-    #[derive(Deserialize)]
-    struct Diary {
-        entries: Vec<Entry>,
-    }
-    let diary = fs::read(layout.receipt()).ok().and_then(|text| serde_json::from_slice::<Diary>(&text).ok());
-    let entries = diary.map(|diary| diary.entries).unwrap_or_default();
-    let mut of_this = entries.into_iter().rev().filter(|entry| entry.generation == state.generation.number());
-    of_this.next().map(|entry| entry.measured).unwrap_or_default()
+    let diary =
+        fs::read(layout.receipt()).ok().and_then(|text| serde_json::from_slice::<Receipt>(&text).ok());
+    let entry = diary.as_ref().and_then(|diary| diary.of(state.generation));
+    entry.map(|entry| entry.measured.clone()).unwrap_or_default()
 }

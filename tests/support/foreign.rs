@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use bramble_fleet::checkpoint::{Checkpoint, Header, Index, torch};
 use bramble_fleet::convert::Conversion;
+use bramble_fleet::facts::Receipt;
 use bramble_fleet::generation::{Definition, Secrets};
-use bramble_fleet::install::Receipt;
 use bramble_fleet::lock::Lock;
 use bramble_fleet::openai::sse::{self, Scanner};
 use bramble_fleet::openai::{
@@ -84,40 +84,33 @@ pub(crate) fn gguf(bytes: &[u8]) {
     }
 }
 
-/// `tokenizer.json`, of a model that is otherwise sound.
-pub(crate) fn tokenizer(bytes: &[u8]) {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = FOLDER.get_or_init(|| {
+/// Opens a model that is sound but for one file of it; `folder` is that file's own, since the others have to be sound.
+fn open_with(folder: &OnceLock<tempfile::TempDir>, name: &str, bytes: &[u8]) {
+    let dir = folder.get_or_init(|| {
         let dir = tempfile::tempdir().unwrap();
         model(dir.path());
         dir
     });
-    fs::write(dir.path().join("tokenizer.json"), bytes).unwrap();
+    fs::write(dir.path().join(name), bytes).unwrap();
     drop(Conversion::open(dir.path(), None));
+}
+
+/// `tokenizer.json`, of a model that is otherwise sound.
+pub(crate) fn tokenizer(bytes: &[u8]) {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    open_with(&FOLDER, "tokenizer.json", bytes);
 }
 
 /// SentencePiece's own file, of a model that is otherwise sound.
 pub(crate) fn sentencepiece(bytes: &[u8]) {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = FOLDER.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        model(dir.path());
-        dir
-    });
-    fs::write(dir.path().join("tokenizer.model"), bytes).unwrap();
-    drop(Conversion::open(dir.path(), None));
+    open_with(&FOLDER, "tokenizer.model", bytes);
 }
 
 /// `config.json`, of a model that is otherwise sound.
 pub(crate) fn config(bytes: &[u8]) {
     static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let dir = FOLDER.get_or_init(|| {
-        let dir = tempfile::tempdir().unwrap();
-        model(dir.path());
-        dir
-    });
-    fs::write(dir.path().join("config.json"), bytes).unwrap();
-    drop(Conversion::open(dir.path(), None));
+    open_with(&FOLDER, "config.json", bytes);
 }
 
 /// A file that says which columns matter, of llama.cpp's `imatrix`.

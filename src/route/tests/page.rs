@@ -207,10 +207,13 @@ async fn the_status_tells_of_engines_upstreams_and_the_last_requests_but_not_a_w
     let house = House::new();
     let health = r#"{"status":"ready","model":"chat","loaded":1.0,"running":0,"queued":2,"slots":1}"#;
     house.universe.health(health);
-    let receipt = json!({ "entries": [
-        { "generation": 6, "measured": [{ "model": "chat", "tokens_per_second": 9.0, "load_seconds": 1.0 }] },
-        { "generation": 7, "measured": [{ "model": "chat", "tokens_per_second": 2.5, "load_seconds": 1.0 }] },
-    ]});
+    let entry = |generation: u64, speed: f64| {
+        json!({
+            "generation": generation, "plan": "p", "at": "2026-11-28T12:00:00Z", "by": "ada@desk", "predicted": [],
+            "measured": [{ "model": "chat", "tokens_per_second": speed, "load_seconds": 1.0 }],
+        })
+    };
+    let receipt = json!({ "entries": [entry(6, 9.0), entry(7, 2.5)] });
     std::fs::write(house.root.path().join("receipt.json"), receipt.to_string()).unwrap();
     house.universe.on(
         "local",
