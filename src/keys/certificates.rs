@@ -41,13 +41,7 @@ impl Certificates {
 
     /// Reads them at `path`; none if the fleet never had any from here.
     pub fn load(path: &Path) -> Result<Option<Self>, Error> {
-        let certificates: Option<Self> = file::load(path)?;
-        match certificates {
-            Some(found) if found.format != FORMAT => {
-                Err(Error::Format { path: path.to_owned(), found: found.format, known: FORMAT })
-            }
-            certificates => Ok(certificates),
-        }
+        file::load_as(path, FORMAT, |kept: &Self| kept.format)
     }
 
     /// Makes an authority that has signed nothing yet, at `now` in seconds since 1970.

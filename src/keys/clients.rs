@@ -61,13 +61,7 @@ impl FleetKeys {
 
     /// Reads the keys at `path`; none if the fleet was never applied from here.
     pub fn load(path: &Path) -> Result<Option<Self>, Error> {
-        let keys: Option<Self> = file::load(path)?;
-        match keys {
-            Some(keys) if keys.format != FORMAT => {
-                Err(Error::Format { path: path.to_owned(), found: keys.format, known: FORMAT })
-            }
-            keys => Ok(keys),
-        }
+        file::load_as(path, FORMAT, |kept: &Self| kept.format)
     }
 
     /// Makes the keys of a fleet, with a first client key to show.

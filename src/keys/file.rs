@@ -19,6 +19,20 @@ pub(super) fn load<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error>
     serde_json::from_slice(&text).map(Some).map_err(|source| Error::Parse { path: path.to_owned(), source })
 }
 
+/// Reads what is kept at `path` in the form `known`, of which `format` tells.
+pub(super) fn load_as<T: DeserializeOwned>(
+    path: &Path,
+    known: u32,
+    format: impl Fn(&T) -> u32,
+) -> Result<Option<T>, Error> {
+    match load(path)? {
+        Some(kept) if format(&kept) != known => {
+            Err(Error::Format { path: path.to_owned(), found: format(&kept), known })
+        }
+        kept => Ok(kept),
+    }
+}
+
 /// Keeps a value at `path` for its owner alone, whole or not at all.
 pub(super) fn save(path: &Path, value: &impl Serialize) -> Result<(), Error> {
     let failed = |source| Error::Write { path: path.to_owned(), source };

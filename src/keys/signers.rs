@@ -22,10 +22,16 @@ struct Own {
     key: Zeroizing<String>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 struct Trusted {
     format: u32,
     keys: BTreeSet<String>,
+}
+
+impl Default for Trusted {
+    fn default() -> Self {
+        Self { format: FORMAT, keys: BTreeSet::new() }
+    }
 }
 
 impl Signers {
@@ -40,8 +46,7 @@ impl Signers {
     /// [`Error::Read`], [`Error::Parse`], [`Error::Format`], [`Error::Write`], and [`Error::Sign`] for a key that is damaged.
     pub fn own(&self) -> Result<SigningKey, Error> {
         let path = self.state.join("signing.json");
-        if let Some(own) = file::load::<Own>(&path)? {
-            check(own.format, &path)?;
+        if let Some(own) = file::load_as(&path, FORMAT, |own: &Own| own.format)? {
             return SigningKey::from_kept(&own.key).map_err(|source| Error::Sign { path, source });
         }
         let (key, kept) =
@@ -60,9 +65,7 @@ impl Signers {
             let source = |source| Error::Sign { path: self.state.join("signing.json"), source };
             keys.push(self.own()?.public().map_err(source)?);
         }
-        let path = self.path();
-        if let Some(trusted) = file::load::<Trusted>(&path)? {
-            check(trusted.format, &path)?;
+        if let Some(trusted) = self.load()? {
             keys.extend(trusted.keys.iter().filter_map(|key| key.parse::<PublicKey>().ok()));
         }
         Ok(keys)
@@ -73,22 +76,20 @@ impl Signers {
     /// # Errors
     /// As for [`Self::own`].
     pub fn trust(&self, key: &PublicKey) -> Result<(), Error> {
-        let path = self.path();
-        let mut trusted: Trusted = file::load(&path)?.unwrap_or_default();
-        trusted.format = FORMAT;
+        let mut trusted = self.load()?.unwrap_or_default();
         if trusted.keys.insert(key.to_string()) {
-            file::save(&path, &trusted)?;
+            file::save(&self.path(), &trusted)?;
         }
         Ok(())
+    }
+
+    fn load(&self) -> Result<Option<Trusted>, Error> {
+        file::load_as(&self.path(), FORMAT, |trusted: &Trusted| trusted.format)
     }
 
     fn path(&self) -> PathBuf {
         self.state.join("signers.json")
     }
-}
-
-fn check(found: u32, path: &Path) -> Result<(), Error> {
-    if found == FORMAT { Ok(()) } else { Err(Error::Format { path: path.to_owned(), found, known: FORMAT }) }
 }
 
 #[cfg(test)]
