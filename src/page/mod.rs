@@ -14,4 +14,5 @@ mod tests;
 mod text;
 
 pub use front::{Account, Accounts, Front, LARGEST_KEY, SESSION, Site};
+pub use sessions::secret;
 pub use text::{guard, page};

@@ -36,13 +36,7 @@ pub(super) struct Sessions {
 impl Sessions {
     /// Begins a session for the key with this hash. Returns the cookie's value; none where there is no chance to be had.
     pub(super) fn begin(&mut self, key: Digest, now: Duration) -> Option<String> {
-        let mut bytes = [0; 32];
-        getrandom::fill(&mut bytes).ok()?;
-        let value = bytes.iter().fold(String::new(), |mut text, byte| {
-            // writing to a string does not fail
-            write!(text, "{byte:02x}").ok();
-            text
-        });
+        let value = secret()?;
         self.open.retain(|session| is_alive(session, now));
         if self.open.len() >= MOST
             && let Some(oldest) = (0..self.open.len()).min_by_key(|nth| self.open[*nth].used)
@@ -80,6 +74,17 @@ impl Sessions {
     pub(super) fn wrong(&mut self, now: Duration) {
         self.wrong_until = self.wrong_until.max(now) + WRONG_LASTS;
     }
+}
+
+/// Returns 256 random bits as text, to be shown by who was given it; none where there is no chance to be had.
+pub fn secret() -> Option<String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(bytes.iter().fold(String::new(), |mut text, byte| {
+        // writing to a string does not fail
+        write!(text, "{byte:02x}").ok();
+        text
+    }))
 }
 
 fn is_alive(session: &Session, now: Duration) -> bool {

@@ -1,4 +1,3 @@
-use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,7 +64,9 @@ pub async fn serve(
         front: Front::default(),
         port: listener.local_addr()?.port(),
         started: Instant::now(),
-        token: Mutex::new(random()?),
+        token: Mutex::new(
+            page::secret().ok_or_else(|| io::Error::other("the system gives no random bytes"))?,
+        ),
         invite: Box::new(invite),
     });
     let link = shared.link(&shared.token());
@@ -76,16 +77,6 @@ pub async fn serve(
         served = axum::serve(listener, router) => served,
         () = end => Ok(()),
     }
-}
-
-fn random() -> io::Result<String> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes.iter().fold(String::new(), |mut text, byte| {
-        // writing to a string does not fail
-        write!(text, "{byte:02x}").ok();
-        text
-    }))
 }
 
 impl Shared {
@@ -113,7 +104,7 @@ impl Accounts for Shared {
             return None;
         }
         // used up, also where there is no chance for another
-        *token = random().unwrap_or_default();
+        *token = page::secret().unwrap_or_default();
         let link = (!token.is_empty()).then(|| self.link(&token));
         drop(token);
         if let Some(link) = link {
