@@ -579,10 +579,9 @@ fn answered(
     let mut reply = match answer.content {
         Content::Whole(body) => {
             // not what the upstream calls it: a browser shall not take it for a page
-            let is_json = serde_json::from_slice::<IgnoredAny>(&body).is_ok();
-            if let Ok(Whole { usage: Some(Used { completion_tokens: Some(tokens) }) }) =
-                serde_json::from_slice(&body)
-            {
+            let whole = serde_json::from_slice::<Whole>(&body);
+            let is_json = whole.is_ok() || serde_json::from_slice::<IgnoredAny>(&body).is_ok();
+            if let Ok(Whole { usage: Some(Used { completion_tokens: Some(tokens) }) }) = whole {
                 journey.tokens(tokens);
             }
             journey.ended(answer.status.as_u16());
