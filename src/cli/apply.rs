@@ -20,22 +20,15 @@ use crate::fetch::Fetcher;
 use crate::generation::DoorTls;
 use crate::ids::HostName;
 use crate::keys::{NewKey, Safe};
-use crate::live::Recorder;
 use crate::lock::Made;
 use crate::manifest::{Manifest, Tls};
 use crate::plan::{self, Plan};
-use crate::view::{self, Deed, Progress};
+use crate::view::{self, Deed};
 
 /// Makes the hosts run what the manifest says.
 pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let mut fleet = Fleet::open(global, environment)?;
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let live = Recorder::default();
-    let recorder = live.clone();
-    let events = Events::new(move |event| {
-        recorder.take(&event);
-        progress.show(event);
-    });
+    let (events, live) = output::recorded_events(environment);
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
     let mut safe = fleet.safe()?;

@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -10,7 +9,7 @@ use super::arguments::{BundleExport, BundleImport, BundleVerb, Global};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::{self, Fleet};
-use super::output;
+use super::{files, output};
 use crate::airgap::{self, Blob, Index, Model, Opened, Weights};
 use crate::bundle;
 use crate::catalog::ModelFacts;
@@ -29,7 +28,7 @@ use crate::signature::PublicKey;
 use crate::source::Pinned;
 use crate::store::{Made, Store};
 use crate::units::Bytes;
-use crate::view::{Progress, count};
+use crate::view::count;
 
 /// What the progress of the one long step is known by.
 const KEY: &str = "bundle";
@@ -54,11 +53,6 @@ pub(crate) async fn run(
     }
 }
 
-fn events(environment: &Environment) -> Events {
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    Events::new(move |event| progress.show(event))
-}
-
 /// Does `work`, which says how many bytes it has come, with a bar for it.
 fn shown<T, E: std::error::Error>(
     events: &Events,
@@ -81,10 +75,10 @@ async fn export(verb: &BundleExport, global: &Global, environment: &Environment)
         let next = "say --force to write over it, or another name";
         return Err(Expected::Refused(format!("{} is there already: {next}", verb.path.display())).into());
     }
-    let events = events(environment);
+    let events = output::events(environment);
     let mut fleet = Fleet::open(global, environment)?;
-    let manifest =
-        fs::read_to_string(&global.file).with_context(|| format!("cannot read {}", global.file.display()))?;
+    let manifest = files::read_text(&global.file, files::LONGEST_MANIFEST)
+        .with_context(|| format!("cannot read {}", global.file.display()))?;
     let fetcher = Fetcher::new(fleet.settings_of_fetch()?, events.clone())?;
     anyhow::ensure!(
         !fleet.bundles.is_empty(),
@@ -183,7 +177,7 @@ async fn import(verb: &BundleImport, global: &Global, environment: &Environment)
     if let Some(key) = &verb.key {
         signers.trust(key)?;
     }
-    let events = events(environment);
+    let events = output::events(environment);
     let store = Store::open(fetch::Settings::from_env().cache)?;
     let total = opened.index.bytes();
     let what = format!("reading {}", verb.path.display());
@@ -238,7 +232,7 @@ enum Kept {
 fn keep_manifest(opened: &Opened, path: &Path, is_forced: bool) -> anyhow::Result<Kept> {
     let text = &opened.index.manifest;
     manifest::parse(&path.display().to_string(), text).context("the manifest in the file is wrong")?;
-    match fs::read_to_string(path) {
+    match files::read_text(path, files::LONGEST_MANIFEST) {
         Ok(old) if old == *text => return Ok(Kept::Same),
         Ok(_) if !is_forced => return Ok(Kept::Theirs),
         _ => {}
@@ -269,11 +263,7 @@ fn keep_models(opened: &Opened, store: &Store) -> anyhow::Result<()> {
 /// Takes over what was decided there; which hosts there are is known here.
 fn merge_lock(opened: &Opened, path: &Path) -> anyhow::Result<()> {
     let theirs = Lock::parse(&opened.index.lock)?;
-    let mut lock = match fs::read_to_string(path) {
-        Ok(text) => Lock::parse(&text).with_context(|| format!("cannot use {}", path.display()))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::new(theirs.fleet.clone()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
+    let mut lock = fleet::lock(path, &theirs.fleet)?;
     lock.sources.extend(theirs.sources);
     lock.made.extend(theirs.made);
     fs::write(path, lock.render()).with_context(|| format!("cannot write {}", path.display()))

@@ -158,22 +158,19 @@ impl<'a> Talk<'a> {
         }
     }
 
-    /// Asks, and shows the answer as it comes. What was said stays with what was asked.
+    /// Asks, and shows the answer as it comes. Once that is whole, both stay with what was said before.
     async fn ask(&mut self, prompt: &str) -> anyhow::Result<Reply> {
-        let before = self.messages.len();
-        self.messages.push(json!({ "role": "user", "content": prompt }));
-        let answered = self.answer().await;
-        match &answered {
-            Ok(reply) => self.messages.push(json!({ "role": "assistant", "content": reply.answer })),
-            // what was not answered is not there the next time
-            Err(_) => self.messages.truncate(before),
-        }
-        answered
+        let question = json!({ "role": "user", "content": prompt });
+        let reply = self.answer(&question).await?;
+        let answer = json!({ "role": "assistant", "content": reply.answer });
+        self.messages.extend([question, answer]);
+        Ok(reply)
     }
 
-    async fn answer(&self) -> anyhow::Result<Reply> {
+    async fn answer(&self, question: &Value) -> anyhow::Result<Reply> {
+        let messages: Vec<&Value> = self.messages.iter().chain([question]).collect();
         let body = json!({
-            "model": self.model, "messages": self.messages, "max_tokens": self.verb.max_tokens,
+            "model": self.model, "messages": messages, "max_tokens": self.verb.max_tokens,
             "temperature": self.verb.temperature, "stream": true, "stream_options": { "include_usage": true },
         });
         let started = Instant::now();

@@ -1,6 +1,5 @@
 use std::cell::Cell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::Context as _;
 
@@ -17,7 +16,6 @@ use crate::events::{Event, Events};
 use crate::fetch::{self, Fetcher};
 use crate::source::SourceRef;
 use crate::units::Bytes;
-use crate::view::Progress;
 use crate::weights::{self, Order, Output, child};
 
 /// Makes GGUFs of a checkpoint that is here or on the hub.
@@ -62,8 +60,7 @@ struct Work<'a> {
 
 impl<'a> Work<'a> {
     fn new(environment: &'a Environment) -> anyhow::Result<Self> {
-        let progress = Arc::new(Progress::new(environment.is_terminal));
-        let events = Events::new(move |event| progress.show(event));
+        let events = output::events(environment);
         let folder = std::path::absolute(".")?;
         let settings = fetch::Settings { folder, ..fetch::Settings::from_env() };
         let fetcher = Fetcher::new(settings, events.clone())?;

@@ -1,12 +1,9 @@
-use std::sync::Arc;
-
 use super::arguments::{Cordon, Global};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
-use crate::events::Events;
-use crate::view::{Deed, Progress};
+use crate::view::Deed;
 use crate::{clock, execute, facts};
 
 /// Has hosts take no new work, or take it again where they are not to be cordoned.
@@ -22,8 +19,7 @@ pub(crate) async fn run(
         !subjects.is_empty() || !failures.is_empty(),
         "nothing of Bramble is on these hosts: run `bramble apply` first"
     );
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let events = output::events(environment);
     let by = facts::Cordon { by: environment.operator.clone(), at: clock::now_utc() };
     let (cordon, deed) = if is_cordon { (Some(&by), Deed::Cordon) } else { (None, Deed::Uncordon) };
     let report = execute::cordon(&subjects, cordon, &environment.operator, &events).await;

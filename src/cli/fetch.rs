@@ -1,5 +1,4 @@
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -11,18 +10,15 @@ use super::exit::Exit;
 use super::fleet::{self, Fleet};
 use super::output;
 use crate::causes::with_causes;
-use crate::events::Events;
 use crate::fetch::{Fetcher, Settings};
 use crate::ids::ModelName;
 use crate::source::{Pinned, SourceRef};
 use crate::units::Bytes;
-use crate::view::Progress;
 
 /// Brings weights to this machine: those of the manifest's models, pinned in the lock, or those of
 /// sources that are named, which need no manifest.
 pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let events = output::events(environment);
     let has_name = verb.wanted.iter().any(|wanted| matches!(wanted, Wanted::Name(_)));
     let mut fleet = if verb.wanted.is_empty() || (has_name && global.file.exists()) {
         Some(Fleet::open(global, environment)?)

@@ -22,7 +22,7 @@ use crate::facts::Inventory;
 use crate::fetch;
 use crate::fetch::{Fetcher, RawHeader};
 use crate::generation::{Bundle, Layout};
-use crate::ids::{HostName, ModelName};
+use crate::ids::{FleetName, HostName, ModelName};
 use crate::keys::Safe;
 use crate::lock::{Lock, LockedHost};
 use crate::manifest::{
@@ -77,18 +77,21 @@ pub(crate) fn load(path: &Path) -> anyhow::Result<Manifest> {
     Ok(manifest::parse_bytes(&path.display().to_string(), &bytes)?)
 }
 
+/// Reads the lock of `fleet`; an empty one where there is none yet.
+pub(crate) fn lock(path: &Path, fleet: &FleetName) -> anyhow::Result<Lock> {
+    match files::read_text(path, files::LONGEST_LOCK) {
+        Ok(text) => Lock::parse(&text).with_context(|| format!("cannot use {}", path.display())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Lock::new(fleet.clone())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 impl<'a> Fleet<'a> {
     /// Reads the manifest, its lock and the bundles of this machine.
     pub(crate) fn open(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
         let manifest = load(&global.file)?;
         let lock_path = Environment::lock_path(&global.file);
-        let lock = match files::read_text(&lock_path, files::LONGEST_LOCK) {
-            Ok(text) => Lock::parse(&text).with_context(|| format!("cannot use {}", lock_path.display()))?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Lock::new(manifest.fleet.clone()),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", lock_path.display()));
-            }
-        };
+        let lock = lock(&lock_path, &manifest.fleet)?;
         let bundles = bundle::find(&environment.bundles)?;
         let is_new_host_key_accepted = global.accept_new_host_keys;
         let sudo = SudoPasswords::default();

@@ -13,9 +13,11 @@ use serde::Serialize;
 
 use super::arguments::Global;
 use super::environment::Environment;
+use crate::events::Events;
 use crate::execute::Report;
+use crate::live::Recorder;
 use crate::terminal;
-use crate::view::{self, Deed};
+use crate::view::{self, Deed, Progress};
 
 /// Prints a result.
 pub(crate) fn result(text: &str) -> anyhow::Result<()> {
@@ -58,6 +60,23 @@ pub(crate) fn report(
         return json(report);
     }
     result(&view::report(report, deed, environment.style))
+}
+
+/// Returns events that are shown on standard error as they happen.
+pub(crate) fn events(environment: &Environment) -> Events {
+    let progress = Progress::new(environment.is_terminal);
+    Events::new(move |event| progress.show(event))
+}
+
+/// Returns the same with what writes them down for `bramble ui`, once that has begun.
+pub(crate) fn recorded_events(environment: &Environment) -> (Events, Recorder) {
+    let (progress, live) = (Progress::new(environment.is_terminal), Recorder::default());
+    let recorder = live.clone();
+    let events = Events::new(move |event| {
+        recorder.take(&event);
+        progress.show(event);
+    });
+    (events, live)
 }
 
 /// Says something beside the result.

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -9,10 +8,9 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
 use crate::causes::with_causes;
-use crate::events::Events;
 use crate::execute::{self, PruneRequest, Pruned, VerbError};
 use crate::ids::HostName;
-use crate::view::{self, Progress};
+use crate::view::{self};
 
 /// What became of the hosts that were asked.
 #[derive(Serialize)]
@@ -34,8 +32,7 @@ pub(crate) async fn run(verb: &Prune, global: &Global, environment: &Environment
     if !verb.yes && !verb.dry_run && !apply::may_change(&question, environment)? {
         return Ok(Exit::Refused);
     }
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let events = output::events(environment);
     let request = PruneRequest { keep: verb.keep, wanted: fleet.lock.digests(), is_dry: verb.dry_run };
     let asked = execute::prune(&subjects, &request, &environment.operator, &events).await;
     let mut all = All { dry_run: verb.dry_run, pruned: BTreeMap::new(), failed };

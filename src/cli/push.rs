@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use anyhow::Context as _;
 
@@ -8,14 +7,13 @@ use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
 use super::output;
-use crate::events::Events;
 use crate::execute::{self, Delivery, Parcel, Receiver};
 use crate::facts::Inventory;
 use crate::fetch;
 use crate::generation::Layout;
 use crate::plan;
 use crate::store::Store;
-use crate::view::{self, Progress};
+use crate::view::{self};
 
 /// Brings one file to hosts as a blob, ahead of an apply that needs it.
 pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
@@ -60,8 +58,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
             Err(faults) => drop(failed.insert(host, faults.join("; "))),
         }
     }
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let events = output::events(environment);
     let most = usize::try_from(fleet.manifest.rollout.max_parallel).unwrap_or(usize::MAX);
     let pushed =
         execute::push(parcel, &receivers, most, fleet.limits(), &environment.operator, &events).await;

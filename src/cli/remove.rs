@@ -1,16 +1,12 @@
-use std::sync::Arc;
-
 use super::arguments::{Global, Remove};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
 use crate::clock;
-use crate::events::Events;
 use crate::execute::{self, Outcome, State};
 use crate::ids::HostName;
-use crate::live::Recorder;
-use crate::view::{Deed, Progress};
+use crate::view::Deed;
 
 /// Takes everything of Bramble off hosts.
 pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
@@ -26,13 +22,7 @@ pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environmen
     if !subjects.is_empty() && !verb.yes && !apply::may_change(&question, environment)? {
         return Ok(Exit::Refused);
     }
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let live = Recorder::default();
-    let recorder = live.clone();
-    let events = Events::new(move |event| {
-        recorder.take(&event);
-        progress.show(event);
-    });
+    let (events, live) = output::recorded_events(environment);
     live.begin(&fleet.safe()?.folder(), "remove", &environment.operator, clock::unix_seconds()).await;
     let mut report = execute::remove(&subjects, &fleet.manifest.fleet, &environment.operator, &events).await;
     live.end(report.is_complete(), clock::unix_seconds());

@@ -1,15 +1,13 @@
 use std::collections::BTreeSet;
-use std::sync::Arc;
 
 use super::arguments::{Global, Restart};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
-use crate::events::Events;
 use crate::execute::{self, Subject};
 use crate::ids::ModelName;
-use crate::view::{Deed, Progress};
+use crate::view::Deed;
 
 /// Starts engines of hosts anew, one host after another.
 pub(crate) async fn run(verb: &Restart, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
@@ -21,8 +19,7 @@ pub(crate) async fn run(verb: &Restart, global: &Global, environment: &Environme
     );
     let models: BTreeSet<ModelName> = verb.models.iter().cloned().collect();
     check_models(&models, &subjects)?;
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let events = output::events(environment);
     let report = execute::restart(&subjects, &models, &environment.operator, &events).await;
     let report = apply::with_failures(report, failures);
     output::report(&report, Deed::Restart, global, environment)?;

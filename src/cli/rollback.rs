@@ -1,15 +1,11 @@
-use std::sync::Arc;
-
 use super::arguments::{Global, Rollback};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
 use crate::clock;
-use crate::events::Events;
 use crate::execute::{self, Author};
-use crate::live::Recorder;
-use crate::view::{self, Deed, Progress};
+use crate::view::{self, Deed};
 
 /// Makes hosts run the generation before.
 pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
@@ -25,13 +21,7 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
     if !verb.yes && !apply::may_change(&question, environment)? {
         return Ok(Exit::Refused);
     }
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let live = Recorder::default();
-    let recorder = live.clone();
-    let events = Events::new(move |event| {
-        recorder.take(&event);
-        progress.show(event);
-    });
+    let (events, live) = output::recorded_events(environment);
     live.begin(&fleet.safe()?.folder(), "rollback", &environment.operator, clock::unix_seconds()).await;
     let author = Author { operator: environment.operator.clone(), now: clock::now_utc() };
     let report = execute::roll_back(&subjects, verb.to, &author, &events).await;

@@ -11,7 +11,7 @@ use super::arguments::{Global, Sdcard};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
-use super::output;
+use super::{files, output};
 use crate::connect::{self, KnownHosts, PublicKey};
 use crate::ids::HostName;
 use crate::manifest::{self, Manifest, SshOptions, Via};
@@ -109,16 +109,11 @@ fn read(dir: &Path) -> anyhow::Result<Image> {
 
 /// Reads a short text; none where there is no such file.
 fn text(path: &Path) -> anyhow::Result<Option<String>> {
-    use std::io::Read as _;
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
-    let mut bytes = Vec::new();
-    let read = file.take(MAX_TEXT).read_to_end(&mut bytes);
-    read.with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
+    match files::read(path, MAX_TEXT) {
+        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
 }
 
 /// Returns who logs in to the host by the manifest, where there is one that knows it.
@@ -131,13 +126,14 @@ fn user_of(global: &Global, name: &HostName) -> Option<String> {
 
 /// Reads the manifest, where there is one and it is right: a card may come before both.
 fn read_manifest(path: &Path) -> Option<Manifest> {
-    manifest::parse_bytes(&path.display().to_string(), &fs::read(path).ok()?).ok()
+    manifest::parse_bytes(&path.display().to_string(), &files::read(path, files::LONGEST_MANIFEST).ok()?).ok()
 }
 
 fn wifi(ssid: &str, verb: &Sdcard) -> anyhow::Result<Wifi> {
     let password = match &verb.wifi_password_file {
         Some(path) => {
-            let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = files::read_text(path, MAX_TEXT)
+                .with_context(|| format!("cannot read {}", path.display()))?;
             Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned())
         }
         None => Zeroizing::new(

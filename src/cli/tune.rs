@@ -23,10 +23,17 @@ use crate::placement;
 use crate::plan::{Action, Plan};
 use crate::quant::Quant;
 use crate::tune::{self, Figures, Outcome, Proposal, Trial};
-use crate::view::{Progress, Table};
+use crate::view::Table;
 
-/// The ways to all hosts.
-type Connections = BTreeMap<HostName, Arc<dyn Connection>>;
+/// What would be done to one host, and what that takes.
+struct Planned {
+    plan: Plan,
+    /// What stands against it.
+    problems: Vec<String>,
+    inventory: Inventory,
+    connections: BTreeMap<HostName, Arc<dyn Connection>>,
+    fetcher: Fetcher,
+}
 
 /// What was tried of one model on one host.
 #[derive(Serialize)]
@@ -41,8 +48,7 @@ struct Tuned {
 /// Measures the quants in force and their neighbours on hosts, one after another, and proposes what to write into the
 /// manifest. Each host is left with the generation that it had.
 pub(crate) async fn run(verb: &Tune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let progress = Arc::new(Progress::new(environment.is_terminal));
-    let events = Events::new(move |event| progress.show(event));
+    let events = output::events(environment);
     let mut fleet = Fleet::open(global, environment)?;
     let (subjects, failed) = fleet.subjects(&fleet.named_or_ours(&verb.hosts)).await?;
     for (host, why) in &failed {
@@ -154,8 +160,8 @@ impl Tuning<'_, '_> {
     /// Returns what is in force, and refuses a host on which an apply has something to do: what is tried would bring
     /// it along.
     async fn generation(&mut self) -> anyhow::Result<Generation> {
-        let (plan, ..) = self.plan(None).await?;
-        let host = plan.host(self.host);
+        let planned = self.plan(None).await?;
+        let host = planned.plan.host(self.host);
         if let Some(pending) = host.and_then(|host| host.generation) {
             return Err(Expected::Refused(format!(
                 "{}: generation {pending} of the manifest is not applied yet: run `bramble apply` first",
@@ -181,10 +187,7 @@ impl Tuning<'_, '_> {
     }
 
     /// Plans the host anew, with one quant for the model where there is one.
-    async fn plan(
-        &mut self,
-        quant: Option<Quant>,
-    ) -> anyhow::Result<(Plan, Vec<String>, Inventory, Connections, Fetcher)> {
+    async fn plan(&mut self, quant: Option<Quant>) -> anyhow::Result<Planned> {
         let fetcher = self.fleet.fetcher(self.events.clone())?;
         let connections = self.fleet.connections()?;
         let (inventory, models) = self.fleet.look(&connections, &fetcher).await;
@@ -198,11 +201,12 @@ impl Tuning<'_, '_> {
         let is_ours = |host: &Option<HostName>| host.as_ref().is_none_or(|host| host == self.host);
         let problems =
             problems.into_iter().filter(|problem| is_ours(&problem.host)).map(|problem| problem.message);
-        Ok((only(plan, self.host), problems.collect(), inventory, connections, fetcher))
+        let (plan, problems) = (only(plan, self.host), problems.collect());
+        Ok(Planned { plan, problems, inventory, connections, fetcher })
     }
 
     async fn install(&mut self, quant: Quant) -> anyhow::Result<()> {
-        let (plan, problems, inventory, connections, fetcher) = self.plan(Some(quant)).await?;
+        let Planned { plan, problems, inventory, connections, fetcher } = self.plan(Some(quant)).await?;
         anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
         let has_it = plan.host(self.host).is_some_and(|host| {
             let mut engines = host.definition.engines.iter();
