@@ -1,14 +1,16 @@
 #!/bin/sh
-# Installs bramble, the operator's command, with what hosts run, for one user or for all.
+# Installs bramble, the operator's command, with what hosts run, its manual pages and its completions for bash, zsh and fish, for one
+# user or for all.
 #
 #   install.sh [--prefix DIR] [--version VERSION] [--from PLACE]
+#   install.sh --remove [--prefix DIR]
 #
 #   --prefix DIR       where to: DIR/bin and DIR/share (~/.local; of root /usr/local)
 #   --version VERSION  which release (the last one)
 #   --from PLACE       a folder or an address with the files of a release, in place of the project's own
+#   --remove           take away what it has put there; fleets, their keys and caches of models stay
 #
-# Needs Linux with glibc on x86_64 or aarch64, tar, gzip, sha256sum and, for an address, curl or wget. What it puts there
-# can be taken away again with: rm -r DIR/bin/bramble DIR/share/bramble DIR/share/doc/bramble
+# Needs Linux with glibc on x86_64 or aarch64, tar, gzip, sha256sum and, for an address, curl or wget.
 set -eu
 
 releases=https://github.com/bramble-fleet/bramble/releases
@@ -36,7 +38,7 @@ get() {
 }
 
 main() {
-    prefix='' version='' from=''
+    prefix='' version='' from='' remove=''
     while [ $# -gt 0 ]; do
         case $1 in
         --prefix | --version | --from)
@@ -48,22 +50,34 @@ main() {
             esac
             shift 2
             ;;
+        --remove)
+            remove=yes
+            shift
+            ;;
         -h | --help)
             sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
             exit 0
             ;;
-        *) die "what is $1? install.sh [--prefix DIR] [--version VERSION] [--from PLACE]" ;;
+        *) die "what is $1? install.sh [--prefix DIR] [--version VERSION] [--from PLACE] [--remove]" ;;
         esac
     done
     if [ -z "$prefix" ]; then
         if [ "$(id -u)" = 0 ]; then prefix=/usr/local; else prefix=${HOME:?}/.local; fi
+    fi
+    case $prefix in /*) ;; *) prefix=$PWD/$prefix ;; esac
+    if [ -n "$remove" ]; then
+        [ -e "$prefix/bin/bramble" ] || die "there is no bramble in $prefix/bin"
+        remove_words
+        rm -rf "$prefix/share/bramble" "$prefix/share/doc/bramble"
+        rm -f "$prefix/bin/bramble" || die "cannot remove $prefix/bin/bramble: use sudo"
+        say "bramble is no more in $prefix"
+        exit 0
     fi
     if [ -z "$from" ]; then
         from=$releases/latest/download
         [ -z "$version" ] || from=$releases/download/v$version
     fi
     case $from in *://* | /*) ;; *) from=$PWD/$from ;; esac
-    case $prefix in /*) ;; *) prefix=$PWD/$prefix ;; esac
 
     [ "$(uname -s)" = Linux ] || die "there is no release for $(uname -s): in Linux (on Windows, WSL2) there is"
     case $(uname -m) in
@@ -107,6 +121,12 @@ main() {
     for file in "$bundles"/brambled-*.tar.gz; do
         [ -e "$new/share/bramble/bundles/${file##*/}" ] || rm -f "$file"
     done
+    # not those of commands that are no more
+    remove_words
+    for folder in $words; do
+        mkdir -p "$prefix/share/$folder"
+        cp "$new/share/$folder"/* "$prefix/share/$folder/"
+    done
     rm -rf "$prefix/share/doc/bramble"
     cp -R "$new/share/doc/bramble" "$prefix/share/doc/bramble"
     say "$is is in $prefix/bin/bramble"
@@ -114,6 +134,13 @@ main() {
     *:"$prefix/bin":*) ;;
     *) say "$prefix/bin is not in your PATH: add it, as with: export PATH=\"$prefix/bin:\$PATH\"" ;;
     esac
+}
+
+# Manual pages and completions, below share, among those of other programs.
+words='man/man1 bash-completion/completions zsh/site-functions fish/vendor_completions.d'
+remove_words() {
+    rm -f "$prefix/share/man/man1/bramble.1" "$prefix/share/man/man1"/bramble-*.1 "$prefix/share/bash-completion/completions/bramble" \
+        "$prefix/share/zsh/site-functions/_bramble" "$prefix/share/fish/vendor_completions.d/bramble.fish"
 }
 
 # put FILE PLACE: in one step

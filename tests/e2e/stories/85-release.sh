@@ -22,6 +22,16 @@ on op 'cd release && sh install.sh --from . && cat install.sh | sh -s -- --from 
 on op 'test "$(ls /usr/local/share/bramble/bundles/*.tar.gz | wc -l)" = "$(ls /usr/local/share/bramble/bundles/*.json | wc -l)"' ||
     die "an older bundle is left: $(on op ls /usr/local/share/bramble/bundles)"
 
+# its words, where man and the shells look; not those of a command that is no more
+on op 'touch /usr/local/share/man/man1/bramble-gone.1 && cd release && sh install.sh --from .'
+on op 'test -s /usr/local/share/man/man1/bramble-keys-add.1 && test ! -e /usr/local/share/man/man1/bramble-gone.1' ||
+    die "the manual is: $(on op 'ls /usr/local/share/man/man1')"
+on op 'bash -c ". /usr/local/share/bash-completion/completions/bramble && COMP_WORDS=(bramble rollb) COMP_CWORD=1 && _bramble bramble rollb bramble && [ \"\${COMPREPLY[*]}\" = rollback ]"' ||
+    die "bash does not complete rollb"
+for file in zsh/site-functions/_bramble fish/vendor_completions.d/bramble.fish; do
+    on op "grep -q rollback /usr/local/share/$file" || die "there is no $file"
+done
+
 on op 'install -m 0600 /dev/stdin .ssh/id_ed25519' <"$("$lab" key)"
 tar -C "$checkpoints/HuggingFaceTB" -c SmolLM2-135M-Instruct | on op tar -x
 on op 'cat >fleet/fleet.yaml' <<END
@@ -41,4 +51,8 @@ cat said
 grep -q Paris said || die "no answer"
 on op 'cd fleet && bramble remove --all --yes'
 on bare test ! -e /var/lib/bramble || die "something is left"
+on op 'sh release/install.sh --remove'
+left=$(on op 'find /usr/local -name "*bramble*"')
+[ -z "$left" ] || die "the installer left $left"
+on op test -e fleet/fleet.yaml || die "a fleet was removed"
 "$lab" down op bare
