@@ -3,7 +3,7 @@
 #
 # What differs from what is typed: a question is answered with --yes, since nobody sits here; the key is the one that the
 # first apply has shown; `kitchen.local` is led to the host's address; this machine, which need not have systemd, is given
-# a folder and Bramble's own supervisor.
+# a folder and Bramble's own supervisor. After `curl`, the page's Python is run.
 mkdir -p "$work/tutorial/bin" "$work/tutorial/home/.ssh" "$work/tutorial/fleet"
 cp "$bramble" "$work/tutorial/bin/bramble"
 for host in kitchen shed; do
@@ -18,6 +18,17 @@ commands() {
         runs && !/^ *#/ && NF { if (sub(/\\$/, "")) printf "%s", $0; else print }
     ' "$1"
 }
+# the Python of the page, as it stands, by a client as its users have it
+python=$("$repo/tests/clients/prepare" "${XDG_CACHE_HOME:-$HOME/.cache}/bramble/reference/clients")
+awk '/^```/ { on = /^```python$/; next } on' "$repo/docs/tutorial.md" >"$work/tutorial/ask.py"
+grep -q '^client = openai' "$work/tutorial/ask.py" || die "the page has no Python"
+cat >"$work/tutorial/python" <<'END'
+import socket, sys
+
+plain = socket.getaddrinfo
+socket.getaddrinfo = lambda name, *rest, **more: plain(sys.argv[2] if name == "kitchen.local" else name, *rest, **more)
+exec(open(sys.argv[1]).read())
+END
 typed=$work/tutorial/typed
 commands "$repo/docs/tutorial.md" >"$typed"
 [ "$(wc -l <"$typed")" -ge 18 ] || die "only these were found: $(cat "$typed")"
@@ -37,6 +48,9 @@ grep -q '^bramble init$' "$typed" || die "it does not begin with init"
         esac
         printf '%s\n' "$line"
         case $line in
+        'curl '*)
+            printf "printf '\\n$ python\\n'; %q ../python ../ask.py %q && echo python was answered\n" "$python" "$("$lab" ip kitchen)"
+            ;;
         'sed '*context:\ 1024*)
             echo "sed -i 's|connect: local, role: desktop|&, supervisor: process, dir: $work/tutorial/desk|' fleet.yaml"
             ;;
@@ -65,6 +79,7 @@ wants 1 'bramble chat' Paris
 wants 2 'bramble chat' 'answered by shed'
 # it samples, so what it says is another thing each time
 wants 1 'curl' '"object":"chat.completion"'
+wants 1 'python' 'python was answered'
 wants 2 'bramble plan' 'context 768'
 wants 2 'bramble apply' 'Applied: 3 hosts.'
 wants 3 'bramble apply' 'Nothing to do.'
