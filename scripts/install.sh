@@ -79,7 +79,7 @@ main() {
     fi
     case $from in *://* | /*) ;; *) from=$PWD/$from ;; esac
 
-    [ "$(uname -s)" = Linux ] || die "there is no release for $(uname -s): in Linux (on Windows, WSL2) there is"
+    [ "$(uname -s)" = Linux ] || die "there is no release for $(uname -s): in Linux (on Windows, WSL2) there is; docs/macos.md says how a Mac builds it"
     case $(uname -m) in
     x86_64 | amd64) machine=x86_64 ;;
     aarch64 | arm64) machine=aarch64 ;;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::generation::Bundle;
 use crate::ids::Digest;
+use crate::system;
 use crate::units::Bytes;
 
 /// A bundle on this machine.
@@ -126,7 +127,7 @@ pub fn unpack(found: &Found, folder: &Path) -> Result<PathBuf, Error> {
         return Err(Error::Damaged { archive: archive.clone() });
     }
     // a loss of power must not leave a program that is there and empty
-    rustix::fs::syncfs(&alone).map_err(|errno| write(errno.into()))?;
+    system::sync_file_system(&alone).map_err(write)?;
     fs::rename(&unfinished, &dir).map_err(write)?;
     Ok(program)
 }

@@ -39,6 +39,6 @@ pub fn boot_id() -> String {
 /// Returns the seconds since this machine was booted, those that it was asleep included. Nobody sets
 /// this clock.
 pub fn seconds_since_boot() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let now = rustix::time::clock_gettime(crate::system::SINCE_BOOT);
     u64::try_from(now.tv_sec).unwrap_or_default()
 }

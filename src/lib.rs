@@ -10,6 +10,7 @@ pub mod ids;
 pub mod notify;
 pub mod pace;
 pub mod source;
+pub mod system;
 pub mod terminal;
 pub mod units;
 

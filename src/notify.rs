@@ -118,6 +118,7 @@ pub fn kept_listener() -> io::Result<Option<TcpListener>> {
 
 fn open(path: &OsStr) -> Option<(UnixDatagram, SocketAddrUnix)> {
     let address = match path.as_bytes().split_first()? {
+        #[cfg(target_os = "linux")]
         (b'@', name) => SocketAddrUnix::new_abstract_name(name),
         _ => SocketAddrUnix::new(path),
     };

@@ -1,11 +1,10 @@
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::time::Instant;
 
-use rustix::fs::{Advice, fadvise};
-
 use crate::facts::StorageBench;
+use crate::system;
 use crate::units::{Bytes, BytesPerSec};
 
 /// Enough for an SD card to reach its rate, and a second or two of it.
@@ -43,17 +42,13 @@ fn read(path: &Path) -> std::io::Result<f64> {
         file.write_all(&block)?;
     }
     file.sync_all()?;
-    drop_cached(&file)?;
+    system::drop_cached(&file)?;
     file.seek(SeekFrom::Start(0))?;
     let start = Instant::now();
     for _ in 0..blocks {
         file.read_exact(&mut block)?;
     }
     Ok(start.elapsed().as_secs_f64())
-}
-
-fn drop_cached(file: &File) -> std::io::Result<()> {
-    fadvise(file, 0, None, Advice::DontNeed).map_err(std::io::Error::from)
 }
 
 /// Fills a block with what no filesystem or card can compress.

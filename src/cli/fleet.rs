@@ -32,6 +32,7 @@ use crate::plan::{self, Plan, Problem};
 use crate::probe;
 use crate::source::{Pinned, SourceRef};
 use crate::store::{Store, User};
+use crate::system;
 use crate::weights;
 
 /// Hosts that are looked at together: a probe is one short login.
@@ -407,7 +408,7 @@ pub(crate) fn brambled(
 ) -> anyhow::Result<PathBuf> {
     let machine = rustix::system::uname().machine().to_string_lossy().into_owned();
     // weights are made on the CPU
-    let own = bundles.iter().filter(|found| found.bundle.machine == machine);
+    let own = bundles.iter().filter(|found| system::IS_LINUX && found.bundle.machine == machine);
     match (own.min_by_key(|found| found.bundle.gpu), &environment.brambled) {
         (Some(found), _) => Ok(bundle::unpack(found, &store.root().join("programs"))?),
         (None, Some(beside)) => Ok(beside.clone()),

@@ -22,6 +22,7 @@ use crate::facts::HostFacts;
 use crate::ids::HostName;
 use crate::manifest::{self, SshOptions, Via};
 use crate::probe;
+use crate::system;
 use crate::terminal;
 use crate::view::count;
 
@@ -85,7 +86,8 @@ pub(crate) async fn run(verb: &Init, global: &Global, environment: &Environment)
 
 fn told(verb: &Init) -> anyhow::Result<Told> {
     let named = verb.hosts.iter().map(|text| candidate(text)).collect::<anyhow::Result<Vec<_>>>()?;
-    let here = if verb.no_desktop { Some(false) } else { None };
+    // hosts run Linux; what serves on another machine is an `upstream`
+    let here = if verb.no_desktop || !system::IS_LINUX { Some(false) } else { None };
     Ok(Told { named: discover::merge(named), here })
 }
 

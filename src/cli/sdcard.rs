@@ -16,6 +16,7 @@ use crate::connect::{self, KnownHosts, PublicKey};
 use crate::ids::HostName;
 use crate::manifest::{self, Manifest, SshOptions, Via};
 use crate::sdcard::{self, Address, Card, HostKey, Image, Wifi};
+use crate::system;
 
 /// `issue.txt` and `cmdline.txt` are a few lines.
 const MAX_TEXT: u64 = 64 << 10;
@@ -201,7 +202,7 @@ fn write(dir: &Path, name: &str, text: &str) -> anyhow::Result<()> {
 /// A card that is pulled out too early has everything all the same.
 fn sync(dir: &Path) -> anyhow::Result<()> {
     let folder = fs::File::open(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    rustix::fs::syncfs(&folder).with_context(|| format!("cannot finish writing to {}", dir.display()))
+    system::sync_file_system(&folder).with_context(|| format!("cannot finish writing to {}", dir.display()))
 }
 
 fn said(

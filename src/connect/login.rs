@@ -7,6 +7,7 @@ use tokio::process::Command;
 use super::process::{self, End, Io, look};
 use super::ssh::Ssh;
 use super::{Error, Password, Stdin, diagnosis, quote};
+use crate::system;
 
 /// Adds the line on standard input to the keys that the login takes, as `ssh-copy-id` does.
 const ADD_KEY: &str = r#"umask 077; cd && mkdir -p .ssh && {
@@ -201,8 +202,7 @@ impl Askpass {
         );
         std::fs::write(&program, text)?;
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700))?;
-        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0)?;
+        system::make_fifo(&pipe)?;
         // for both ends, so that it can be filled before somebody reads
         let mut filled = std::fs::OpenOptions::new().read(true).write(true).open(&pipe)?;
         filled.write_all(&password.line())?;

@@ -4,15 +4,12 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::ops::Range;
-use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::io::Errno;
-use rustix::pipe::SpliceFlags;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::sync::mpsc;
@@ -20,6 +17,7 @@ use zeroize::Zeroizing;
 
 use super::shell::Tail;
 use super::{Piece, Stdin, Talk};
+use crate::system;
 
 /// No answer of a host is longer than this.
 const MOST_STDOUT: usize = 16 << 20;
@@ -115,18 +113,18 @@ impl Piece {
                 let mut at = range.start;
                 while at < range.end {
                     let length = usize::try_from(range.end - at).unwrap_or(PIPE).min(PIPE);
-                    let (from, to) = (file.as_fd(), pipe.as_fd());
-                    match rustix::pipe::splice(from, Some(&mut at), to, None, length, SpliceFlags::MORE) {
+                    match system::splice(&file, &mut at, pipe, length) {
                         Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                        Ok(_) | Err(Errno::INTR) => {}
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                         // a file system that cannot
-                        Err(Errno::INVAL) => {
+                        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                             let mut copy = vec![0; length.min(PIECE)];
                             file.read_exact_at(&mut copy, at)?;
                             pipe.write_all(&copy)?;
                             at += copy.len() as u64;
                         }
-                        Err(error) => return Err(error.into()),
+                        Err(error) => return Err(error),
                     }
                 }
                 Ok(())
@@ -352,7 +350,7 @@ impl Feed {
             Self::Talking(Some(pipe), mut input) => {
                 let pipe = Arc::new(blocking(pipe)?);
                 // more in flight between the two programs; where there is a limit, so be it
-                let _ = rustix::pipe::fcntl_setpipe_size(&pipe, PIPE);
+                system::enlarge_pipe(&pipe, PIPE);
                 while let Some(piece) = input.recv().await {
                     let pipe = Arc::clone(&pipe);
                     let written = tokio::task::spawn_blocking(move || piece.write(&pipe));

@@ -28,6 +28,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 
 use super::policy::Reason;
+use crate::system;
 
 /// Where an upstream listens.
 #[derive(Debug, Clone)]
@@ -142,13 +143,12 @@ const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 pub(super) fn watch(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
     // it also decides when questions without an answer were enough (tcp(7))
-    const TAKES_NOTHING_MS: u32 = 60_000;
+    const TAKES_NOTHING: Duration = Duration::from_mins(1);
     sockopt::set_tcp_nodelay(stream, true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_EVERY)?;
-    sockopt::set_tcp_user_timeout(stream, TAKES_NOTHING_MS)?;
-    Ok(())
+    system::end_where_nothing_is_taken(stream, TAKES_NOTHING)
 }
 
 #[async_trait]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use sha2::{Digest as _, Sha256};
 
@@ -16,6 +15,7 @@ use super::made::Made;
 use super::spans::Spans;
 use super::write;
 use crate::ids::Digest;
+use crate::system;
 use crate::units::Bytes;
 
 /// Written bytes are claimed in steps of this many: what a killed process loses at most, for
@@ -408,7 +408,7 @@ fn reserve(file: &File, path: &Path, size: Bytes) -> Result<(), Error> {
         return Ok(());
     }
     loop {
-        match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, size.0) {
+        match system::allocate(file, size.0) {
             Err(Errno::INTR) => {}
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => {
                 let error = cannot_write(path, size, error.into());

@@ -9,10 +9,8 @@ use super::error::Error;
 use super::hash_file;
 use super::made::Made;
 use crate::ids::Digest;
+use crate::system;
 use crate::units::Bytes;
-
-/// A link in the place of a file is not followed, whoever laid it there.
-const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
 /// A blob that is being written from its first byte to its last, and gets its digest at the
 /// end. Dropped before [`Self::seal`], it leaves nothing.
@@ -65,7 +63,7 @@ impl Drop for Writer {
 pub(super) fn open_locked(path: &Path) -> Result<File, Error> {
     let fail = |source| Error::Write { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).custom_flags(NOFOLLOW);
+    options.read(true).write(true).create(true).truncate(false).custom_flags(system::NOFOLLOW);
     loop {
         match options.open(path) {
             Ok(file) => {

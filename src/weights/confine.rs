@@ -2,18 +2,18 @@
 //!
 //! Checkpoints, tokenizers and GGUFs are made by strangers, and llama.cpp, which makes some of the blocks, is C. So before the
 //! first of their bytes is read, the process gives up what it does not need, for good: other files, the network, new programs, signals
-//! to others, more memory and time than such work takes, and a core dump. Kernels before 5.13 have no Landlock and give only the rest.
+//! to others, more memory and time than such work takes, and a core dump. Kernels before 5.13, and other systems than Linux, have no Landlock and
+//! give only the rest.
 
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::io;
 
-use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
-    Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope,
-};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Order;
+use crate::system;
+
+#[cfg_attr(not(target_os = "linux"), path = "confine/elsewhere.rs")]
+mod landlock;
 
 /// Addresses that the process may take, beside those of each thread. A vocabulary of 256,000 tokens with all that is made
 /// of it takes less than one GiB.
@@ -26,10 +26,6 @@ const MOST_SECONDS: u64 = 600;
 /// The fewest bytes a second that one core makes; the slowest that was seen is a hundred times as fast.
 const LEAST_RATE: u64 = 20_000;
 
-/// How deep a source's folder is looked through for links, and how many entries are looked at.
-const DEEPEST: u32 = 4;
-const MOST_ENTRIES: usize = 100_000;
-
 /// Gives up, for good, what the order does not need. Wants to be called while there is one thread.
 ///
 /// Returns whether this kernel keeps it from other files.
@@ -37,7 +33,7 @@ const MOST_ENTRIES: usize = 100_000;
 /// # Errors
 /// A limit cannot be set, or a folder of the order is not there.
 pub(super) fn confine(order: &Order) -> io::Result<bool> {
-    rustix::thread::set_no_new_privs(true)?;
+    system::give_up_new_privileges()?;
     limit(Resource::Core, 0)?;
     let threads = match order.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from) as u64,
@@ -45,63 +41,13 @@ pub(super) fn confine(order: &Order) -> io::Result<bool> {
     };
     limit(Resource::As, MOST_MEMORY + threads.saturating_mul(MOST_MEMORY_OF_THREAD))?;
     limit_time(MOST_SECONDS)?;
-    let abi = ABI::V6;
-    let failed = |error: landlock::RulesetError| io::Error::other(error);
-    let mut rules = Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(abi))
-        .map_err(failed)?
-        .handle_access(AccessNet::from_all(abi))
-        .map_err(failed)?
-        .scope(Scope::from_all(abi))
-        .map_err(failed)?
-        .create()
-        .map_err(failed)?;
-    let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let mut links = Vec::new();
-    find_links(&order.source, 0, &mut links);
-    for path in [&order.source].into_iter().chain(&order.imatrix).chain(&links) {
-        rules = allow(rules, path, read)?;
-    }
-    for output in &order.outputs {
-        let folder = output.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        let write = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
-        rules = allow(rules, folder, write | AccessFs::ReadDir)?;
-    }
-    // how many cores there are, as limits of a container have it
-    for path in ["/proc/self", "/sys/fs/cgroup", "/sys/devices/system/cpu"] {
-        rules = allow(rules, Path::new(path), read)?;
-    }
-    let status = rules.restrict_self().map_err(failed)?;
-    Ok(status.ruleset != RulesetStatus::NotEnforced)
+    landlock::confine(order)
 }
 
 /// Allows more time, now that it is known how many bytes are to be made.
 pub(super) fn allow_time_for(bytes: u64) {
     // less time is no harm to anybody else
     drop(limit_time(MOST_SECONDS.saturating_add(bytes / LEAST_RATE)));
-}
-
-/// Allows what is beneath a path, if there is such a path: what reads it says what is missing.
-fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> io::Result<RulesetCreated> {
-    let Ok(opened) = PathFd::new(path) else { return Ok(rules) };
-    let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V6) };
-    rules.add_rule(PathBeneath::new(opened, access)).map_err(io::Error::other)
-}
-
-/// Finds what links in a folder lead to: in the store, a checkpoint is a folder of links to blobs.
-fn find_links(folder: &Path, depth: u32, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().take(MOST_ENTRIES) {
-        let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_symlink() && found.len() < MOST_ENTRIES {
-            // one that leads nowhere is found by whoever reads it
-            found.extend(fs::canonicalize(entry.path()).ok().filter(|target| target.is_file()));
-        } else if kind.is_dir() && depth < DEEPEST {
-            find_links(&entry.path(), depth + 1, found);
-        }
-    }
 }
 
 /// Lowers a limit to `most`. One that is lower already stays.
@@ -122,6 +68,7 @@ fn limit_time(seconds: u64) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::io::ErrorKind;
     use std::net::{TcpListener, TcpStream};
     use std::os::unix::fs::symlink;

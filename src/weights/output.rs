@@ -4,10 +4,8 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::Error;
+use crate::system;
 use crate::units::Bytes;
-
-/// Of `open(2)`.
-const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
 
 /// A file that is being made, under another name than it will have. Dropped before
 /// [`Self::finish`], it is removed.
@@ -99,7 +97,7 @@ fn open_locked(path: &Path) -> Result<File, Error> {
     loop {
         let mut options = OpenOptions::new();
         // in a folder that others write to, a link that was laid there is not followed
-        options.write(true).create(true).truncate(false).custom_flags(NOFOLLOW);
+        options.write(true).create(true).truncate(false).custom_flags(system::NOFOLLOW);
         let file = options.open(path).map_err(failed)?;
         match file.try_lock() {
             Ok(()) => {}

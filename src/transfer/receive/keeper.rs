@@ -20,6 +20,7 @@ use super::{Order, Place, Reason, Refusal, Rights, disk, refused};
 use crate::generation::Layout;
 use crate::ids::Digest;
 use crate::store::{Arrival, Claimed};
+use crate::system;
 use crate::transfer::frame;
 use crate::units::Bytes;
 
@@ -52,7 +53,7 @@ pub struct KeeperArgs {
 /// Runs `brambled keeper`: standard input is the file, and standard output the way to the receiver.
 pub fn run_keeper(args: KeeperArgs) -> ExitCode {
     // a name for people who look: the kernel took "exe" from the link
-    let _ = rustix::thread::set_name(c"brambled");
+    system::name_thread(c"brambled");
     let order = Order { layout: Layout::new(args.root), digest: args.digest };
     match serve(&Place::new(&order), args.lease, Bytes(args.bytes)) {
         Ok(()) => ExitCode::SUCCESS,

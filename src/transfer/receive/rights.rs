@@ -5,15 +5,12 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, getuid, set_dumpable_behavior};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
-};
+use rustix::process::{geteuid, getuid};
 
 /// The user and group that a receiver goes on as. Distributions and systemd give out none of 65520 to 65533
 /// (systemd's "Users, Groups, UIDs and GIDs"). It is not 65534, `nobody`: other daemons run as that, and
 /// whoever had taken this one over could signal and trace them.
+#[cfg(any(target_os = "linux", test))]
 const OWN: u32 = 65_529;
 
 /// How long a thread that has been waited for may stay in sight: the kernel counts it a moment longer.
@@ -53,7 +50,13 @@ impl Rights {
 }
 
 /// Gives up what this thread may do.
+#[cfg(target_os = "linux")]
 fn give_up() -> io::Result<()> {
+    use rustix::process::{DumpableBehavior, Gid, Uid, set_dumpable_behavior};
+    use rustix::thread::{
+        CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs, set_thread_groups,
+        set_thread_res_gid, set_thread_res_uid,
+    };
     let (user, group) = (Uid::from_raw(OWN), Gid::from_raw(OWN));
     // the user last: only root may do the others
     set_thread_groups(&[])?;
@@ -73,6 +76,12 @@ fn give_up() -> io::Result<()> {
     }
 }
 
+/// Hosts run Linux: elsewhere, what root may do is kept by refusing to go on.
+#[cfg(not(target_os = "linux"))]
+fn give_up() -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 fn status() -> io::Result<String> {
     fs::read_to_string("/proc/thread-self/status")
 }
@@ -84,6 +93,7 @@ fn field(status: &str, name: &str) -> String {
 }
 
 /// Returns what a thread is or may that it should not, by what the kernel says of it.
+#[cfg(any(target_os = "linux", test))]
 fn kept(status: &str) -> Option<String> {
     let own = [OWN.to_string().as_str(); 4].join(" ");
     let none = "0".repeat(16);
