@@ -295,7 +295,7 @@ fn noop() {
     eprintln!("noop.32_hosts.push.vs_ssh = {:.2}", push / ssh);
 }
 
-/// Prints `NAME = VALUE`, each a median of three, of one host on the loopback interface and a disk.
+/// Prints `NAME = VALUE`, each a median of five, in turn, of one host on the loopback interface and a disk.
 /// Theirs ends when the far end has synced, as ours does.
 #[test]
 #[ignore = "a measurement, for a release build on a quiet machine"]
@@ -320,7 +320,7 @@ fn figures() {
     };
     let mut rounds: [Vec<f64>; 4] = Default::default();
     let (mut shares, mut resent, mut reread) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..3 {
+    for _ in 0..5 {
         let to = format!("{user}@127.0.0.1:{}", copy.display());
         let mut scp = Command::new("scp");
         scp.args(["-q", "-F", "/dev/null", "-P", &port, "-i", &identity, "-o", &known])

@@ -21,6 +21,9 @@ pub(super) const MOST_MESSAGE: u64 = 4 << 20;
 pub(super) const MOST_GUEST_MESSAGE: u64 = 1 << 10;
 /// The length of the chunk that [`hear_anything`] asks for.
 pub const LARGEST_TRIED: u64 = 64 << 10;
+/// What is asked for at once of what is to come: as much as has come is had by one call, and no more than this is set
+/// aside ahead of it.
+const READ_STEP: u64 = 256 << 10;
 
 const MESSAGE: u8 = b'm';
 const DATA: u8 = b'd';
@@ -286,7 +289,7 @@ pub fn hear_anything(bytes: &[u8]) -> usize {
     most.max(chunk.len())
 }
 
-/// Reads exactly `length` bytes. Nothing is set aside for what does not come.
+/// Reads exactly `length` bytes. Little is set aside for what does not come.
 fn read_all(from: &mut impl Read, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     read_more(from, length, &mut bytes)?;
@@ -294,11 +297,15 @@ fn read_all(from: &mut impl Read, length: u64) -> io::Result<Vec<u8>> {
 }
 
 fn read_more(from: &mut impl Read, length: u64, into: &mut Vec<u8>) -> io::Result<()> {
-    if from.take(length).read_to_end(into)? as u64 == length {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::UnexpectedEof.into())
+    let mut left = length;
+    while left > 0 {
+        let step = left.min(READ_STEP);
+        let begun = into.len();
+        into.resize(begun + usize::try_from(step).map_err(io::Error::other)?, 0);
+        from.read_exact(&mut into[begun..])?;
+        left -= step;
     }
+    Ok(())
 }
 
 /// Messages out of bytes that come in pieces of any size.

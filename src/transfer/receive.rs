@@ -51,6 +51,8 @@ const MARGIN_INODES: u64 = 64;
 /// Chunks that have arrived and wait to be hashed and written, at most: with the one that is written,
 /// and one that arrives from each source that is asked at the time, mostly one, 16 MiB.
 const WAITING: usize = 2;
+/// What waits between sshd and this at most, where the system allows it; by itself it gives 64 KiB, two packets.
+const PIPE: usize = 1 << 20;
 /// How often the sender hears how far it is.
 const TOLD: Duration = Duration::from_millis(300);
 
@@ -83,7 +85,11 @@ pub fn run_receive(args: ReceiveArgs) -> ExitCode {
     let answer = if args.protocol == PROTOCOL {
         match io::stdin().as_fd().try_clone_to_owned() {
             // what the standard library keeps of standard input cannot be waited for
-            Ok(input) => take(&order, File::from(input), io::stdout(), Rights::held()),
+            Ok(input) => {
+                // sshd need not wait for each read of ours; where there is a limit, or no pipe, so be it
+                let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
+                take(&order, File::from(input), io::stdout(), Rights::held())
+            }
             Err(_) => return ExitCode::FAILURE,
         }
     } else {
