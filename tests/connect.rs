@@ -15,7 +15,7 @@ mod process;
 mod sshd;
 
 use std::io::Write as _;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -401,6 +401,41 @@ async fn a_login_that_hangs_is_out_of_time_and_one_that_breaks_before_the_script
     let error = result.unwrap_err();
     assert!(matches!(error, Error::Lost { .. }), "it may have been sent: {error}");
     std::fs::remove_file(&is_in).unwrap();
+}
+
+#[tokio::test]
+async fn an_ssh_that_is_killed_before_it_is_in_costs_no_time() {
+    let Some(sshd) = Sshd::start() else { return };
+    let door = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (mut target, real) = (sshd.target(), sshd.port);
+    target.port = Some(door.local_addr().unwrap().port());
+    let key = std::fs::read_to_string(sshd.path("host.pub")).unwrap();
+    std::fs::write(sshd.path("known"), format!("[127.0.0.1]:{} {key}", target.port.unwrap())).unwrap();
+    let is_asked = sshd.path("asked");
+    let asked = is_asked.clone();
+    // the first hears nothing, and the next ones are let in
+    std::thread::spawn(move || {
+        let mut callers = door.incoming().flatten();
+        let _first = callers.next();
+        std::fs::write(asked, "").unwrap();
+        for caller in callers {
+            let host = TcpStream::connect(("127.0.0.1", real)).unwrap();
+            let (mut up, mut down) = (caller.try_clone().unwrap(), caller);
+            let (mut to, mut from) = (host.try_clone().unwrap(), host);
+            std::thread::spawn(move || std::io::copy(&mut up, &mut to));
+            std::thread::spawn(move || std::io::copy(&mut from, &mut down));
+        }
+    });
+    let ssh = Ssh::new(target, sshd.settings()).unwrap();
+    let script = script("true");
+    let (result, killed) = tokio::join!(ssh.run(&script, Stdin::Empty), async {
+        wait_for(&is_asked).await;
+        kill(&programs(&sshd, |_| true)[0]).await;
+        Instant::now()
+    });
+    assert!(result.is_err());
+    // a login has 20 seconds here
+    assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
 }
 
 #[tokio::test]

@@ -330,7 +330,7 @@ impl Ssh {
         let mut ssh = self.connecting();
         // -f: it goes to the background once it is logged in, so that its end says how it went
         ssh.args(["-M", "-N", "-f", "-o", PERSIST]).arg("-S").arg(control_path(&socket));
-        let (status, said) = self.connect(ssh, "said").await?;
+        let (status, said) = self.connect(ssh, "said", None).await?;
         if status != 0 {
             return Err(self.login_failed(said).await);
         }
@@ -359,24 +359,30 @@ impl Ssh {
         diagnosis::fingerprint(&self.in_more_words("DEBUG1").await?)
     }
 
-    /// Connects once more, for a connection that fails, and returns what `ssh` says of it.
+    /// Connects once more, for a connection that fails, and returns what `ssh` says of it. One that does not fail this
+    /// time, since the `ssh` before was only killed, ends at once.
     async fn in_more_words(&self, level: &str) -> Option<String> {
         let mut ssh = self.connecting_with(&[&format!("LogLevel={level}")]);
-        ssh.args(["-N", "-S", "none"]);
-        let (_, said) = self.connect(ssh, "verbose").await.ok()?;
-        Some(said)
+        ssh.args(["-T", "-S", "none"]);
+        let (status, said) = self.connect(ssh, "verbose", Some("exit")).await.ok()?;
+        (status != 0).then_some(said)
     }
 
-    /// Runs an `ssh` that connects; returns its status and its words. These go to a file:
-    /// a pipe would stay open in the master.
-    async fn connect(&self, mut ssh: Command, words: &str) -> Result<(i32, String), Error> {
+    /// Runs an `ssh` that connects, and has the host do what is `asked`; returns its status and its words. These go to a
+    /// file: a pipe would stay open in the master.
+    async fn connect(
+        &self,
+        mut ssh: Command,
+        words: &str,
+        asked: Option<&str>,
+    ) -> Result<(i32, String), Error> {
         let path = self.dir.path().join(words);
         let here = |doing: &str| {
             let doing = doing.to_owned();
             move |source| Error::Here { doing, source }
         };
         let file = File::create(&path).map_err(folder_failed)?;
-        ssh.arg("--").arg(&self.target.address);
+        ssh.arg("--").arg(&self.target.address).args(asked);
         ssh.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(file));
         ssh.process_group(0).kill_on_drop(true);
         let mut child = ssh.spawn().map_err(here("cannot start ssh: is the OpenSSH client installed?"))?;

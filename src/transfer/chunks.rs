@@ -4,6 +4,11 @@
 //! So that the same content makes the same chunks wherever it lies, they are cut where the
 //! caller says that parts begin (tensors, of a model), and what is before the first part is cut
 //! by its content: one changed line of a header costs one small chunk.
+//!
+//! The sender hashes a file twice in one reading, whole and by chunks, side by side, and only once: the list is kept,
+//! and the whole must have the digest that names the blob. So whoever has the list over SSH, and each chunk with its
+//! digest at its place, has the blob, and a host hashes what comes once, as it comes: it reads nothing back before it
+//! seals. What a disk makes of it afterwards is found before the first use, where the whole is hashed.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
