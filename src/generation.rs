@@ -345,6 +345,9 @@ impl Capability {
     }
 }
 
+/// Keys of servers that are not ours, by the name in [`UpstreamKind::Foreign`].
+pub type ForeignKeys = BTreeMap<String, Zeroizing<String>>;
+
 /// Secrets of a generation: `generations/<n>/secrets.json`, mode 0600. They travel over
 /// the SSH channel only and stand in no plan, lock or log.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -352,13 +355,17 @@ pub struct Secrets {
     /// The keys that open this door.
     pub keys: Vec<KeyEntry>,
     /// The key that this host shows to the doors of other hosts where they speak plain HTTP; empty where they do not.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub peer_key: String,
+    #[serde(default, skip_serializing_if = "is_empty")]
+    pub peer_key: Zeroizing<String>,
     /// Who this host is to others, where its door speaks TLS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<Identity>,
-    /// Keys of servers that are not ours, by the name in [`UpstreamKind::Foreign`].
-    pub foreign_keys: BTreeMap<String, String>,
+    /// Keys of servers that are not ours.
+    pub foreign_keys: ForeignKeys,
+}
+
+fn is_empty(key: &Zeroizing<String>) -> bool {
+    key.is_empty()
 }
 
 impl Secrets {
@@ -366,7 +373,7 @@ impl Secrets {
     /// ours are left out: they are known to an apply only, and the rest has keys of 256 random bits in it, so that
     /// nobody finds anything out by guessing.
     pub fn digest(&self) -> Digest {
-        let own = Self { foreign_keys: BTreeMap::new(), ..self.clone() };
+        let own = Self { foreign_keys: ForeignKeys::new(), ..self.clone() };
         // texts, digests and lists of them always become JSON
         Digest::of(&Zeroizing::new(serde_json::to_vec(&own).unwrap_or_default()))
     }

@@ -351,6 +351,42 @@ fn rare_words_stand_only_where_the_table_says() {
     assert_eq!(found, Vec::<String>::new());
 }
 
+/// Returns the types in a text that print all that they hold, where they hold a secret themselves.
+fn printed_secrets(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (_, item) in text
+        .split("#[derive(")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(")]"))
+        .filter(|(traits, _)| traits.split(',').any(|name| name.trim() == "Debug"))
+    {
+        // a type without a body ends in a semicolon
+        let end = item.find("\n}").into_iter().chain(item.find(";\n")).min().unwrap_or(item.len());
+        let item = &item[..end];
+        if ["Zeroizing<", ": ForeignKeys"].iter().any(|secret| item.contains(secret)) {
+            found.push(
+                item.lines()
+                    .find(|line| line.contains("struct ") || line.contains("enum "))
+                    .unwrap_or(item)
+                    .to_owned(),
+            );
+        }
+    }
+    found
+}
+
+#[test]
+fn no_type_that_prints_all_of_itself_holds_a_secret() {
+    let sources = sources();
+    let found: Vec<String> = sources.iter().flat_map(|source| printed_secrets(&source.text)).collect();
+    assert_eq!(found, Vec::<String>::new());
+    // what it would find
+    let shown = "#[derive(Clone, Debug)]\npub struct Key(Zeroizing<String>);\n#[derive(Clone)]\nstruct Held { key: Zeroizing<u8> }\n";
+    assert_eq!(printed_secrets(shown), ["pub struct Key(Zeroizing<String>)"]);
+    let nested = "#[derive(Debug, Clone)]\n#[serde(transparent)]\nstruct A {\n    b: u8,\n    c: Option<Zeroizing<Vec<u8>>>,\n}\n";
+    assert_eq!(printed_secrets(nested), ["struct A {"]);
+}
+
 #[test]
 fn paths_are_read_in_all_their_forms() {
     let text = r##"

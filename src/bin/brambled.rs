@@ -10,6 +10,7 @@ use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::ModelName;
 use bramble_fleet::{bench, engine, install, route, transfer, weights};
 use clap::{Args, Parser, Subcommand};
+use zeroize::Zeroizing;
 
 /// The longest request that a verb reads; a definition of a thousand routes has a tenth of it.
 const LONGEST_REQUEST: u64 = 16 << 20;
@@ -159,9 +160,9 @@ fn main() -> ExitCode {
     runtime.block_on(run)
 }
 
-/// Reads what is asked, JSON on standard input.
-fn request() -> std::io::Result<Vec<u8>> {
-    let mut request = Vec::new();
+/// Reads what is asked, JSON on standard input: secrets may be among it.
+fn request() -> std::io::Result<Zeroizing<Vec<u8>>> {
+    let mut request = Zeroizing::new(Vec::new());
     std::io::stdin().lock().take(LONGEST_REQUEST).read_to_end(&mut request)?;
     Ok(request)
 }
@@ -198,7 +199,7 @@ fn told(answer: Result<serde_json::Value, install::Error>) -> ExitCode {
 async fn measure(root: Root) -> ExitCode {
     // by hand there may be nobody who asks for anything in particular
     let request = if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-        Vec::new()
+        Zeroizing::default()
     } else {
         request().unwrap_or_default()
     };

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context as _;
+use zeroize::Zeroizing;
 
 use super::arguments::{DEFAULT_MANIFEST, Global};
 use super::environment::{self, Environment};
@@ -21,7 +22,7 @@ use crate::execute::{self, Reconnect, Subject};
 use crate::facts::Inventory;
 use crate::fetch;
 use crate::fetch::{Fetcher, RawHeader};
-use crate::generation::{Bundle, Layout};
+use crate::generation::{Bundle, ForeignKeys, Layout};
 use crate::ids::{FleetName, HostName, ModelName};
 use crate::keys::Safe;
 use crate::lock::{Lock, LockedHost};
@@ -386,14 +387,14 @@ impl<'a> Fleet<'a> {
 
     /// Returns the keys of servers that are not ours, from the environment variables that
     /// the manifest names.
-    pub(crate) fn foreign_keys(&self) -> anyhow::Result<BTreeMap<String, String>> {
-        let mut keys = BTreeMap::new();
+    pub(crate) fn foreign_keys(&self) -> anyhow::Result<ForeignKeys> {
+        let mut keys = ForeignKeys::new();
         for (host, spec) in &self.manifest.hosts {
             if let Via::Upstream { key_env: Some(name), .. } = &spec.via {
                 let key = environment::named(name).with_context(|| {
                     format!("{host} wants its key from the environment variable {name}, which is not set")
                 })?;
-                keys.insert(host.to_string(), key);
+                keys.insert(host.to_string(), Zeroizing::new(key));
             }
         }
         Ok(keys)

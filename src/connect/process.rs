@@ -51,7 +51,8 @@ pub(super) enum End {
 /// What a program reads.
 enum Feed {
     Nothing,
-    Pipe(Option<ChildStdin>, Vec<u8>),
+    /// What goes to a host may be its secrets: nothing of it stays.
+    Pipe(Option<ChildStdin>, Zeroizing<Vec<u8>>),
     /// The program reads the file by itself. We share its file description, so that our
     /// position, less where it began, is its progress: no byte is copied.
     Watch(File, u64, Arc<dyn Fn(u64) + Send + Sync>),
@@ -225,7 +226,7 @@ fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed, (Stri
     match stdin {
         Stdin::Empty if is_led => {
             command.stdin(Stdio::piped());
-            Ok(Feed::Pipe(None, Vec::new()))
+            Ok(Feed::Pipe(None, Zeroizing::default()))
         }
         Stdin::Empty => {
             command.stdin(Stdio::null());
@@ -233,7 +234,7 @@ fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed, (Stri
         }
         Stdin::Bytes(bytes) => {
             command.stdin(Stdio::piped());
-            Ok(Feed::Pipe(None, bytes))
+            Ok(Feed::Pipe(None, Zeroizing::new(bytes)))
         }
         Stdin::File { path, parts, on_progress } => {
             let failed = |error| (format!("cannot read {}", path.display()), error);

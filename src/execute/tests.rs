@@ -152,8 +152,8 @@ impl World {
         }
         let hosts: Vec<HostName> = self.plan.hosts.iter().map(|host| host.host.clone()).collect();
         let secrets = Secrets {
-            peer_key: SECRET.to_owned(),
-            foreign_keys: BTreeMap::from([("gaming".to_owned(), format!("{SECRET} either"))]),
+            peer_key: SECRET.to_owned().into(),
+            foreign_keys: BTreeMap::from([("gaming".to_owned(), format!("{SECRET} either").into())]),
             ..Secrets::default()
         };
         let (log, oddities) = (Arc::clone(&self.log), self.oddities.clone());

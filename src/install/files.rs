@@ -5,6 +5,8 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 
+use zeroize::Zeroizing;
+
 use super::Error;
 use crate::store;
 
@@ -86,22 +88,25 @@ pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("open", path)(error)),
     };
-    let mut bytes = Vec::new();
+    // room for all at once: what is moved as it grows stays behind
+    let size = file.metadata().map_or(0, |meta| meta.len().min(MAX_RECORD_BYTES));
+    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default() + 1);
     file.take(MAX_RECORD_BYTES).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     Ok(Some(bytes))
 }
 
 /// Reads a small JSON file; none when it is not there.
 pub(super) fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let Some(bytes) = read(path)? else { return Ok(None) };
+    // it may be the secrets
+    let Some(bytes) = read(path)?.map(Zeroizing::new) else { return Ok(None) };
     let bad = |source| Error::Json { what: path.display().to_string(), source };
     serde_json::from_slice(&bytes).map(Some).map_err(bad)
 }
 
 /// Returns `value` as JSON for people to read, too.
-pub(super) fn json<T: serde::Serialize>(what: &str, value: &T) -> Result<Vec<u8>, Error> {
-    let mut bytes =
-        serde_json::to_vec_pretty(value).map_err(|source| Error::Json { what: what.to_owned(), source })?;
+pub(super) fn json<T: serde::Serialize>(what: &str, value: &T) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let bytes = serde_json::to_vec_pretty(value);
+    let mut bytes = Zeroizing::new(bytes.map_err(|source| Error::Json { what: what.to_owned(), source })?);
     bytes.push(b'\n');
     Ok(bytes)
 }

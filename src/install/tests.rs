@@ -210,7 +210,7 @@ fn lingering(state: Lingering) -> Arc<Mutex<Lingering>> {
 }
 
 fn secrets() -> Secrets {
-    Secrets { peer_key: "peer".to_owned(), ..Secrets::default() }
+    Secrets { peer_key: "peer".to_owned().into(), ..Secrets::default() }
 }
 
 fn request_of(number: u64, definition: Definition) -> InstallRequest {

@@ -50,8 +50,13 @@ pub struct ClientKey {
 }
 
 /// A client key, to be shown once.
-#[derive(Debug)]
 pub struct NewKey(pub Zeroizing<String>);
+
+impl fmt::Debug for NewKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NewKey")
+    }
+}
 
 impl FleetKeys {
     /// Returns where the keys of `fleet` are kept under the operator's state folder.
@@ -82,7 +87,7 @@ impl FleetKeys {
     }
 
     /// Returns what hosts show to each other where their doors speak plain HTTP.
-    pub(super) fn peer_key(&self) -> &str {
+    pub(super) fn peer_key(&self) -> &Zeroizing<String> {
         &self.peer_key
     }
 

@@ -1,11 +1,10 @@
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::{Certificates, Error, FleetKeys, NewKey, sealed};
-use crate::generation::{DoorTls, Secrets};
+use crate::generation::{DoorTls, ForeignKeys, Secrets};
 use crate::ids::{Digest, FleetName, HostName};
 
 /// The shortest passphrase that seals an export: with a second for each guess, twelve letters by chance outlast everybody.
@@ -143,7 +142,7 @@ impl Safe {
                 self.certificates.as_ref().is_some_and(|made| made.current(host, now).is_some())
             }
         };
-        let secrets = self.secrets(host, tls, BTreeMap::new()).filter(|_| is_made);
+        let secrets = self.secrets(host, tls, ForeignKeys::new()).filter(|_| is_made);
         Some(secrets.map(|secrets| secrets.digest()))
     }
 
@@ -180,23 +179,18 @@ impl Safe {
 
     /// Returns what a host is given; `foreign` are keys of servers that are not ours. None where something of it is
     /// still to be made.
-    pub fn secrets(
-        &self,
-        host: &HostName,
-        tls: DoorTls,
-        foreign: BTreeMap<String, String>,
-    ) -> Option<Secrets> {
+    pub fn secrets(&self, host: &HostName, tls: DoorTls, foreign: ForeignKeys) -> Option<Secrets> {
         let keys = self.keys.as_ref()?;
         Some(match tls {
             DoorTls::Off => Secrets {
                 keys: keys.entries(true),
-                peer_key: keys.peer_key().to_owned(),
+                peer_key: keys.peer_key().clone(),
                 identity: None,
                 foreign_keys: foreign,
             },
             DoorTls::Fleet => Secrets {
                 keys: keys.entries(false),
-                peer_key: String::new(),
+                peer_key: Zeroizing::default(),
                 identity: Some(self.certificates.as_ref()?.identity(host)?),
                 foreign_keys: foreign,
             },

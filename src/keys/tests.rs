@@ -38,6 +38,25 @@ fn a_client_key_is_shown_once_and_kept_as_a_hash() {
     assert_eq!(fs::read_dir(dir.path().join("fleets/home")).unwrap().count(), 2);
 }
 
+/// Whatever is printed for whoever looks for a fault has no secret in it.
+#[test]
+fn nothing_that_is_held_shows_a_secret() {
+    for tls in [DoorTls::Off, DoorTls::Fleet] {
+        let (dir, shown) = applied(tls);
+        let safe = open(&dir);
+        let foreign = BTreeMap::from([("gaming".to_owned(), "their-key".to_owned().into())]);
+        let secrets = safe.secrets(&host("kitchen"), tls, foreign).unwrap();
+        let new = NewKey(shown.into());
+        let printed = format!("{secrets:?} {:?} {new:?} {safe:?}", secrets.identity);
+        let identity = secrets.identity.as_ref().map(|identity| identity.key.lines().nth(1).unwrap());
+        let kept = safe.keys().unwrap();
+        let held = [Some(new.0.as_str()), Some(kept.operator_key()), Some("their-key"), identity];
+        for secret in held.into_iter().flatten().chain([kept.peer_key().as_str()]) {
+            assert!(secret.len() > 8 && !printed.contains(secret), "{printed}");
+        }
+    }
+}
+
 #[test]
 fn applying_again_makes_nothing() {
     let (dir, _) = applied(DoorTls::Fleet);
@@ -51,7 +70,7 @@ fn applying_again_makes_nothing() {
     let given = safe.secrets(&host("kitchen"), DoorTls::Fleet, BTreeMap::new()).unwrap();
     assert_eq!(expected, Some(given.digest()));
     // keys of others change nothing that a plan sees
-    let foreign = BTreeMap::from([("gaming".to_owned(), "k".to_owned())]);
+    let foreign = BTreeMap::from([("gaming".to_owned(), "k".to_owned().into())]);
     assert_eq!(safe.secrets(&host("kitchen"), DoorTls::Fleet, foreign).unwrap().digest(), given.digest());
 }
 
@@ -86,7 +105,7 @@ fn hosts_without_certificates_share_a_key() {
         (peer.sha256, &peer.scopes[..]),
         (Digest::of(secrets.peer_key.as_bytes()), &[Scope::Peer][..])
     );
-    assert!(!format!("{secrets:?}").contains(&secrets.peer_key));
+    assert!(!format!("{secrets:?}").contains(secrets.peer_key.as_str()));
 }
 
 #[test]

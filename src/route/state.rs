@@ -11,6 +11,7 @@ use hyper::header::HeaderValue;
 use rustls::ServerConfig;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
+use zeroize::Zeroizing;
 
 use super::Error;
 use super::auth::Keys;
@@ -200,7 +201,9 @@ pub(super) fn program_in_force(root: &Path) -> Option<Digest> {
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, Error> {
-    let text = fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+    // it may be the secrets
+    let text =
+        Zeroizing::new(fs::read(path).map_err(|source| Error::Read { path: path.to_owned(), source })?);
     serde_json::from_slice(&text).map_err(|source| Error::Parse { path: path.to_owned(), source })
 }
 
@@ -262,7 +265,7 @@ fn seat(
 }
 
 /// Reads `http://HOST[:PORT][/PATH]`, or https.
-fn target(name: &str, url: &str, key: Option<&String>) -> Result<Target, Error> {
+fn target(name: &str, url: &str, key: Option<&Zeroizing<String>>) -> Result<Target, Error> {
     let wrong = |what: &str| Error::Definition { what: format!("the URL of upstream {name} {what}") };
     let uri: Uri = url.parse().map_err(|_| wrong("is none"))?;
     let tls = match uri.scheme_str() {
@@ -289,7 +292,8 @@ fn target(name: &str, url: &str, key: Option<&String>) -> Result<Target, Error> 
 
 /// Returns what shows a key to an upstream.
 fn bearer(name: &str, key: &str) -> Result<HeaderValue, Error> {
-    let mut value = HeaderValue::from_str(&format!("Bearer {key}"))
+    let text = Zeroizing::new(format!("Bearer {key}"));
+    let mut value = HeaderValue::from_str(&text)
         .map_err(|_| Error::Definition { what: format!("the key for upstream {name} fits in no header") })?;
     value.set_sensitive(true);
     Ok(value)

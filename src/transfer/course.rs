@@ -9,7 +9,7 @@
 use std::cmp::Reverse;
 use std::net::{IpAddr, SocketAddr};
 
-use super::frame::{Course, DoorPlate, Peer, Runs};
+use super::frame::{Course, DoorPlate, Peer, Runs, Token};
 use crate::ids::Digest;
 use crate::units::Bytes;
 
@@ -124,7 +124,7 @@ pub(super) fn courses(members: &[Member], count: usize, token: &str) -> Vec<Cour
         courses.push(Course {
             sources,
             guests: Vec::new(),
-            token: token.to_owned(),
+            token: Token::new(token),
             most_per_second: members[at].most_per_second,
         });
     }

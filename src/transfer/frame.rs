@@ -4,11 +4,14 @@
 //! body: a JSON message, bytes as they are, or packed ones. What comes from another machine is bounded by the
 //! reader.
 
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 use super::chunks::ChunkList;
 use super::{Answer, packing};
@@ -98,6 +101,29 @@ pub(super) struct DoorPlate {
     pub(super) certificate: Digest,
 }
 
+/// What a guest shows beside its certificate. Shows nothing of itself, and is compared in the same time however much is right.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Token(Zeroizing<String>);
+
+impl Token {
+    pub(super) fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.to_owned()))
+    }
+}
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
 /// Where a host has its chunks from, best first. The sender is always the last resort.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Course {
@@ -106,7 +132,7 @@ pub(super) struct Course {
     /// The certificates of those who may have what is here.
     pub(super) guests: Vec<Digest>,
     /// What they show, too. One for each transfer.
-    pub(super) token: String,
+    pub(super) token: Token,
     /// What it takes in at most, in bytes per second.
     pub(super) most_per_second: Option<Bytes>,
 }
@@ -131,7 +157,7 @@ pub(super) enum Guest {
     /// Who it is.
     Hello {
         /// What it was given for this transfer.
-        token: String,
+        token: Token,
         /// The blob that it wants chunks of.
         digest: Digest,
     },
@@ -355,6 +381,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_token_shows_nothing_of_itself_and_travels_as_text() {
+        let guest = Guest::Hello { token: Token::new("a secret by chance"), digest: Digest::of(b"blob") };
+        assert!(!format!("{guest:?}").contains("secret"));
+        let course = Course { token: Token::new("a secret by chance"), ..Course::default() };
+        assert!(!format!("{course:?}").contains("secret"));
+        assert_eq!(serde_json::to_value(&course).unwrap()["token"], "a secret by chance");
+        assert!(Token::new("a") == Token::new("a") && Token::new("a") != Token::new("b"));
+        assert!(Token::new("a") != Token::new("aa") && Token::default() != Token::new("a"));
+    }
 
     #[test]
     fn messages_in_pieces_of_any_size_are_whole_again() {

@@ -19,9 +19,8 @@ use rustls::{
     CertificateError, CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, DistinguishedName,
     ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
-use subtle::ConstantTimeEq as _;
 
-use super::frame::{self, Course, DoorPlate, Guest, MOST_GUEST_MESSAGE, NoChunk, Peer, Reply};
+use super::frame::{self, Course, DoorPlate, Guest, MOST_GUEST_MESSAGE, NoChunk, Peer, Reply, Token};
 use super::packing::{Packer, Packing, pieces};
 use super::shelf::{Bringer, Patient, READ_TICK, Shelf, is_ready};
 use crate::connect::has_aes;
@@ -126,7 +125,7 @@ impl Door {
 /// Where guests say who they are.
 struct Lobby {
     config: Arc<ServerConfig>,
-    token: String,
+    token: Token,
     most: usize,
     knocking: AtomicUsize,
     inside: AtomicUsize,
@@ -161,7 +160,7 @@ impl Lobby {
         let mut tick = |_| !stock.is_closed();
         let hello = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
         let is_known = matches!(hello, Some(Guest::Hello { token, digest })
-            if bool::from(token.as_bytes().ct_eq(self.token.as_bytes())) && digest == stock.list.digest);
+            if token == self.token && digest == stock.list.digest);
         let inside = Counted::take(self, |lobby| &lobby.inside, self.most);
         drop(knocking);
         if !is_known || inside.is_none() {
@@ -247,7 +246,7 @@ pub(super) struct Visit {
 
 impl Visit {
     /// Connects, and says who it is. Nothing is known yet of what the other end says to that.
-    pub(super) fn new(peer: &Peer, identity: &Identity, token: &str, digest: Digest) -> io::Result<Self> {
+    pub(super) fn new(peer: &Peer, identity: &Identity, token: &Token, digest: Digest) -> io::Result<Self> {
         let socket = Timed::new(TcpStream::connect_timeout(&peer.address, CONNECTING)?)?;
         let pins = Arc::new(Pins::new(vec![peer.certificate]));
         let config = ClientConfig::builder_with_provider(Arc::clone(&pins.provider))
@@ -267,7 +266,7 @@ impl Visit {
             }
         }
         stream.sock.until = None;
-        frame::say(&mut stream, &Guest::Hello { token: token.to_owned(), digest })?;
+        frame::say(&mut stream, &Guest::Hello { token: token.clone(), digest })?;
         Ok(Self { stream })
     }
 }

@@ -4,7 +4,7 @@ use crate::unit::ROUTE;
 /// Installs and activates generation `number` with another key for peers; returns what that did to services.
 async fn with_key(host: &Host, number: u64, key: &str) -> Changes {
     let mut request = request_for(host.supervision, number, host.definition(&[("chat", 4096)]));
-    request.secrets.peer_key = key.to_owned();
+    request.secrets.peer_key = key.to_owned().into();
     install(&host.layout, LEASE, host, request).await.unwrap();
     assert!(host.activate(number).await.activated);
     host.confirm(number).await;

@@ -263,9 +263,9 @@ pub(crate) fn secrets() -> Secrets {
             entry("dashboard", READER, Scope::Status),
             entry("fleet", PEER, Scope::Peer),
         ],
-        peer_key: "our-peer-key".to_owned(),
+        peer_key: "our-peer-key".to_owned().into(),
         identity: None,
-        foreign_keys: [("GAMING_KEY".to_owned(), "foreign-secret".to_owned())].into(),
+        foreign_keys: [("GAMING_KEY".to_owned(), "foreign-secret".to_owned().into())].into(),
     }
 }
 

@@ -65,7 +65,7 @@ fn house(identity: Identity) -> House {
 
 /// Brings another generation into force.
 fn rewrite(house: &House, number: u64, definition: &Definition, identity: Identity) {
-    let secrets = Secrets { peer_key: String::new(), identity: Some(identity), ..secrets() };
+    let secrets = Secrets { peer_key: String::new().into(), identity: Some(identity), ..secrets() };
     install_with(house.root.path(), number, definition, &secrets);
     house.door.reload().unwrap();
 }

@@ -6,6 +6,7 @@ use super::*;
 use crate::lease::{Answer::Granted, Ask, Holder};
 use crate::store::arrived;
 use crate::transfer::CHUNK;
+use crate::transfer::frame::Token;
 
 /// A host's folder, and a blob with the list of its chunks.
 struct Host {
@@ -369,8 +370,8 @@ fn introduce(first: &mut Sender, second: &mut Sender, papers: &Papers) {
     let certificate = if papers.has_its_certificate { door.certificate } else { Digest::of(b"another") };
     let peer = frame::Peer { address, certificate, holds: None, hops: 0 };
     let guests = if papers.is_invited { vec![guest.certificate] } else { vec![Digest::of(b"another")] };
-    first.course(Course { guests, token: "token".to_owned(), ..Course::default() });
-    second.course(Course { sources: vec![peer], token: papers.token.to_owned(), ..Course::default() });
+    first.course(Course { guests, token: Token::new("token"), ..Course::default() });
+    second.course(Course { sources: vec![peer], token: Token::new(papers.token), ..Course::default() });
 }
 
 #[test]
