@@ -393,5 +393,4 @@ fn canaries_are_in_the_files_of_their_owner_and_nowhere_else() {
     let wrong = "bramble-0000000000000000000000000000000000000000000000000000000000000000";
     assert_eq!(fleet.asks(&authority, NAME, wrong), Some(401));
     assert_eq!(fleet.asks(&authority, NAME, &client), Some(200));
-    println!("open_ports_without_key = 0");
 }
