@@ -37,6 +37,7 @@ use crate::ids::Digest;
 use crate::lease;
 use crate::pace::Pace;
 use crate::store::{self, Arrival, Made};
+use crate::system;
 use crate::units::Bytes;
 
 use keeper::Keeper;
@@ -87,7 +88,7 @@ pub fn run_receive(args: ReceiveArgs) -> ExitCode {
             // what the standard library keeps of standard input cannot be waited for
             Ok(input) => {
                 // sshd need not wait for each read of ours; where there is a limit, or no pipe, so be it
-                let _ = rustix::pipe::fcntl_setpipe_size(&input, PIPE);
+                system::enlarge_pipe(&input, PIPE);
                 take(&order, File::from(input), io::stdout(), Rights::held())
             }
             Err(_) => return ExitCode::FAILURE,
