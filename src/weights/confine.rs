@@ -3,7 +3,7 @@
 //! Checkpoints, tokenizers and GGUFs are made by strangers, and llama.cpp, which makes some of the blocks, is C. So before the
 //! first of their bytes is read, the process gives up what it does not need, for good: other files, the network, new programs, signals
 //! to others, more memory and time than such work takes, and a core dump. Kernels before 5.13, and other systems than Linux, have no Landlock and
-//! give only the rest.
+//! give only the rest: limits, and on Linux calls that are refused whatever they are about.
 
 use std::io;
 
@@ -12,8 +12,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::Order;
 use crate::system;
 
+#[cfg_attr(target_os = "linux", path = "confine/linux.rs")]
 #[cfg_attr(not(target_os = "linux"), path = "confine/elsewhere.rs")]
-mod landlock;
+mod kernel;
 
 /// Addresses that the process may take, beside those of each thread. A vocabulary of 256,000 tokens with all that is made
 /// of it takes less than one GiB.
@@ -41,7 +42,7 @@ pub(super) fn confine(order: &Order) -> io::Result<bool> {
     };
     limit(Resource::As, MOST_MEMORY + threads.saturating_mul(MOST_MEMORY_OF_THREAD))?;
     limit_time(MOST_SECONDS)?;
-    landlock::confine(order)
+    kernel::confine(order)
 }
 
 /// Allows more time, now that it is known how many bytes are to be made.
@@ -70,8 +71,9 @@ fn limit_time(seconds: u64) -> io::Result<()> {
 mod tests {
     use std::fs;
     use std::io::ErrorKind;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::unix::fs::symlink;
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::super::Output;
     use super::*;
@@ -100,6 +102,7 @@ mod tests {
             prompt_style: None,
             threads: 2,
         };
+        let _agent = UnixListener::bind(path("in/agent")).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let confined = || {
@@ -126,6 +129,15 @@ mod tests {
             denied("a new place", fs::write(path("home/x"), b"x").err().map(|e| e.kind()));
             denied("a program", std::process::Command::new("/bin/true").status().err().map(|e| e.kind()));
             denied("the network", TcpStream::connect(address).err().map(|e| e.kind()));
+            denied("a name", UdpSocket::bind("127.0.0.1:0").err().map(|e| e.kind()));
+            // in a folder that may be read: no rule of Landlock is about these
+            denied("an agent", UnixStream::connect(path("in/agent")).err().map(|e| e.kind()));
+            denied("a root", rustix::process::chroot("/").err().map(|e| e.kind()));
+            let status = fs::read_to_string("/proc/thread-self/status").unwrap();
+            assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
+            // what a thread of it starts has the same
+            let other = std::thread::spawn(|| UnixDatagram::unbound().err().map(|e| e.kind()));
+            denied("a socket", other.join().unwrap());
             denied("a port", TcpListener::bind("127.0.0.1:0").err().map(|e| e.kind()));
             true
         };
