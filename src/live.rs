@@ -4,9 +4,9 @@
 //! it holds a lock as long as it runs: a command that was killed lets go of it without a word, and is known by that. The file
 //! is never part of what an apply decides or remembers: it may be missing or old, and nothing fails for it.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -203,7 +203,9 @@ impl Recorder {
     /// done, or another command writes there already, nobody is told of this one.
     pub async fn begin(&self, folder: &Path, verb: &str, by: &str, now: u64) {
         let (path, lock) = paths(folder);
-        let opened = std::fs::create_dir_all(folder).and_then(|()| {
+        // the fleet's keys come to the same folder: only its owner sees what is there
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let opened = made.and_then(|()| {
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock)
         });
         let Ok(lock) = opened else { return };

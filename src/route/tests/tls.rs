@@ -168,6 +168,43 @@ async fn a_client_of_tls_1_2_comes_in_too() {
     assert_eq!(ask(&mut wire, "/health", None).await.unwrap().0, 403);
 }
 
+/// What a client says first that wants this version and knows of none later. Of TLS 1.2 it is all that is needed.
+fn hello_of(version: [u8; 2]) -> Vec<u8> {
+    let more = [
+        &[0, 10, 0, 6, 0, 4, 0, 29, 0, 23][..], // curves
+        &[0, 13, 0, 4, 0, 2, 4, 3],             // signatures: ECDSA with SHA-256
+        &[0, 11, 0, 2, 1, 0],                   // points
+        &[0, 23, 0, 0],                         // the extended master secret
+    ]
+    .concat();
+    // no session; suites of TLS 1.2 and of those before it; no compression
+    let suites = [0, 6, 0xc0, 0x2b, 0xc0, 0x09, 0, 0x2f];
+    let length = |bytes: &[u8]| u8::try_from(bytes.len()).unwrap();
+    let body = [&version[..], &[7; 32], &[0], &suites, &[1, 0], &[0, length(&more)], &more].concat();
+    let message = [&[1, 0, 0, length(&body)][..], &body].concat();
+    [&[0x16, 3, 0, 0, length(&message)][..], &message].concat()
+}
+
+#[tokio::test]
+async fn versions_before_tls_1_2_are_refused_and_nothing_else_is_said() {
+    let home = authority("home");
+    let house = house(identity(&home, &certify(&home, "kitchen"), &[]));
+    let port = serve(&house).await;
+    for version in [[3, 0], [3, 1], [3, 2]] {
+        let mut wire = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        wire.write_all(&hello_of(version)).await.unwrap();
+        let mut said = Vec::new();
+        // a door that hangs up may do so with a reset
+        let _ = wire.read_to_end(&mut said).await;
+        // one alert, fatal: the version
+        assert_eq!((said.first(), &said[3..]), (Some(&0x15), &[0, 2, 2, 70][..]), "{version:?}");
+    }
+    // the same words with another version are answered
+    let mut wire = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    wire.write_all(&hello_of([3, 3])).await.unwrap();
+    assert_eq!(wire.read_u8().await.unwrap(), 0x16);
+}
+
 #[tokio::test]
 async fn a_host_of_the_fleet_needs_no_key_and_is_answered_from_here_alone() {
     let home = authority("home");
