@@ -291,6 +291,26 @@ fn has(text: &[u8], word: &str) -> bool {
     text.windows(word.len()).any(|part| part == word.as_bytes())
 }
 
+/// Nobody else changes anything at rest, nor reads what the operator keeps, an export of it, or a door's secrets.
+fn is_private_at_rest(fleet: &Fleet) {
+    assert_eq!(fleet.fed(&["keys", "ca", "export", "home.age"], "a passphrase of some length\n"), Some(0));
+    let mut files = Vec::new();
+    all(&fleet.desk.path(""), &mut files);
+    let mut private = 0;
+    for file in files {
+        let mode = fs::symlink_metadata(&file).unwrap().permissions().mode() & 0o777;
+        let name = file.strip_prefix(fleet.desk.path("")).unwrap();
+        assert_eq!(mode & 0o022, 0, "{} has mode {mode:o}", name.display());
+        let is_private =
+            name.starts_with("state") || name.ends_with("home.age") || name.ends_with("secrets.json");
+        assert!(!is_private || mode.trailing_zeros() >= 7, "{} has mode {mode:o}", name.display());
+        private += usize::from(is_private);
+    }
+    assert!(private >= 4, "what is private is not where it was looked for: {private}");
+    let kept = fs::metadata(fleet.desk.path("state/bramble/fleets/home")).unwrap().permissions().mode();
+    assert_eq!(kept & 0o777, 0o700);
+}
+
 /// The hub's token, a foreign server's key, the operator's and the client's key, and all private keys are searched for in
 /// everything that an apply says and leaves behind: files, arguments, environments, sockets' folders, logs, plans.
 #[test]
@@ -358,23 +378,7 @@ fn canaries_are_in_the_files_of_their_owner_and_nowhere_else() {
     }
     assert!(owners >= 3, "the canaries were not found where they live: {owners}");
 
-    // at rest: nobody else changes anything, nor reads what the operator keeps, or an export of it
-    assert_eq!(fleet.fed(&["keys", "ca", "export", "home.age"], "a passphrase of some length\n"), Some(0));
-    let mut files = Vec::new();
-    all(&fleet.desk.path(""), &mut files);
-    let mut private = 0;
-    for file in files {
-        let mode = fs::symlink_metadata(&file).unwrap().permissions().mode() & 0o777;
-        let name = file.strip_prefix(fleet.desk.path("")).unwrap();
-        assert_eq!(mode & 0o022, 0, "{} has mode {mode:o}", name.display());
-        let is_private =
-            name.starts_with("state") || name.ends_with("home.age") || name.ends_with("secrets.json");
-        assert!(!is_private || mode & 0o177 == 0, "{} has mode {mode:o}", name.display());
-        private += usize::from(is_private);
-    }
-    assert!(private >= 4, "what is private is not where it was looked for: {private}");
-    let kept = fs::metadata(fleet.desk.path("state/bramble/fleets/home")).unwrap().permissions().mode();
-    assert_eq!(kept & 0o777, 0o700);
+    is_private_at_rest(&fleet);
 
     let (mut seen, mut sockets) = (0, Vec::new());
     for entry in fs::read_dir("/proc").unwrap().flatten() {

@@ -132,7 +132,7 @@ mod tests {
             denied("a name", UdpSocket::bind("127.0.0.1:0").err().map(|e| e.kind()));
             // in a folder that may be read: no rule of Landlock is about these
             denied("an agent", UnixStream::connect(path("in/agent")).err().map(|e| e.kind()));
-            denied("a root", rustix::process::chroot("/").err().map(|e| e.kind()));
+            denied("a root", rustix::process::chroot("/").err().map(rustix::io::Errno::kind));
             let status = fs::read_to_string("/proc/thread-self/status").unwrap();
             assert!(status.contains("\nSeccomp:\t2\n"), "{status}");
             // what a thread of it starts has the same
