@@ -7,7 +7,8 @@
 #
 #   --prefix DIR       where to: DIR/bin and DIR/share (~/.local; of root /usr/local)
 #   --version VERSION  which release (the last one)
-#   --from PLACE       a folder or an address with the files of a release, in place of the project's own
+#   --from PLACE       a folder or an address with the files of a release, in place of the one that this script
+#                      lies in, and of the project's own
 #   --remove           take away what it has put there; fleets, their keys and caches of models stay
 #
 # Needs Linux with glibc on x86_64 or aarch64, tar, gzip, sha256sum and, for an address, curl or wget.
@@ -74,8 +75,14 @@ main() {
         exit 0
     fi
     if [ -z "$from" ]; then
-        from=$releases/latest/download
-        [ -z "$version" ] || from=$releases/download/v$version
+        here=$(dirname -- "$0")
+        if [ -f "$0" ] && [ -f "$here/SHA256SUMS" ] && [ -z "$version" ]; then
+            # it lies in a release that somebody has brought
+            from=$here
+        else
+            from=$releases/latest/download
+            [ -z "$version" ] || from=$releases/download/v$version
+        fi
     fi
     case $from in *://* | /*) ;; *) from=$PWD/$from ;; esac
 

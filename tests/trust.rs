@@ -162,7 +162,9 @@ fn keys_and_certificates_change_by_applies_and_only_by_them() {
     let phone = fleet.ends(0, &["keys", "add", "phone"]);
     assert_eq!(fleet.asks(&authority, NAME, phone.trim()), Some(401));
     assert!(
-        fleet.ends(2, &["plan", "--exit-code"]).contains("its keys and certificates are not the fleet's")
+        fleet
+            .ends(2, &["plan", "--exit-code"])
+            .contains("the fleet's keys or certificates have changed since")
     );
     fleet.apply(&[]);
     assert_eq!((fleet.asks(&authority, NAME, phone.trim()), fleet.generation()), (Some(200), "2".to_owned()));

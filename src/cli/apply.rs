@@ -210,7 +210,11 @@ pub(crate) fn may_change(question: &str, environment: &Environment) -> anyhow::R
         output::say("Nobody can be asked here, and --yes was not given: nothing was changed.");
         return Ok(false);
     }
-    Ok(output::ask(question)?)
+    let may = output::ask(question)?;
+    if !may {
+        output::say("Nothing was changed.");
+    }
+    Ok(may)
 }
 
 /// Adds hosts that could not be reached to a report.

@@ -166,8 +166,8 @@ fn made(facts: &ModelFacts, store: &Store, lock: &Lock) -> Vec<Weights> {
 /// Takes in what another machine has exported.
 async fn import(verb: &BundleImport, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let signers = Signers::new(&environment.state);
-    let mut keys: Vec<PublicKey> = signers.trusted()?;
-    keys.extend(verb.key);
+    // who names a key means that one, whoever else is trusted here
+    let keys: Vec<PublicKey> = verb.key.map_or_else(|| signers.trusted(), |key| Ok(vec![key]))?;
     anyhow::ensure!(
         !keys.is_empty(),
         "whose file is {}? Say --key with the line that `bramble bundle export` ended with, or `bramble bundle key` prints there",

@@ -65,7 +65,11 @@ impl SudoPasswords {
 
 /// Reads and checks a manifest.
 pub(crate) fn load(path: &Path) -> anyhow::Result<Manifest> {
-    let next = if path == Path::new(DEFAULT_MANIFEST) { ": name it with --file" } else { "" };
+    let next = if path == Path::new(DEFAULT_MANIFEST) {
+        ": name it with --file, or have `bramble init` write one"
+    } else {
+        ""
+    };
     let size = fs::metadata(path)
         .with_context(|| format!("cannot read the manifest {}{next}", path.display()))?
         .len();
@@ -93,7 +97,8 @@ impl<'a> Fleet<'a> {
     pub(crate) fn open(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
         let manifest = load(&global.file)?;
         let lock_path = Environment::lock_path(&global.file);
-        let lock = lock(&lock_path, &manifest.fleet)?;
+        let mut lock = lock(&lock_path, &manifest.fleet)?;
+        forget_renamed(&mut lock, &manifest);
         let bundles = bundle::find(&environment.bundles)?;
         let is_new_host_key_accepted = global.accept_new_host_keys;
         let sudo = SudoPasswords::default();
@@ -139,8 +144,13 @@ impl<'a> Fleet<'a> {
 
     /// Returns how a host is reached: as the manifest says, or as the lock remembers.
     pub(super) fn spec(&self, host: &HostName) -> Option<HostSpec> {
-        let named = self.manifest.hosts.get(host).cloned();
-        named.or_else(|| self.lock.hosts.get(host).map(from_lock))
+        let known = self.lock.hosts.get(host);
+        let Some(named) = self.manifest.hosts.get(host).cloned() else { return known.map(from_lock) };
+        // it is where it was put, until it was taken off there
+        Some(match known {
+            Some(known) => HostSpec { dir: known.dir.clone(), ..named },
+            None => named,
+        })
     }
 
     /// Returns the folder on a host, where it is known before the host was looked at.
@@ -431,6 +441,21 @@ pub(crate) fn not_bought(host: &HostName, board: &str) -> String {
     )
 }
 
+/// Has the lock forget hosts that the manifest has by another name now: the same folder of the same machine. As hosts that
+/// have left, they would be taken off, and the one of the new name with them.
+fn forget_renamed(lock: &mut Lock, manifest: &Manifest) {
+    let of_manifest: Vec<LockedHost> = manifest.hosts.values().filter_map(to_lock).collect();
+    let is_same = |one: &LockedHost, other: &LockedHost| {
+        one.is_local == other.is_local
+            && one.address == other.address
+            && one.port.unwrap_or(22) == other.port.unwrap_or(22)
+            && one.dir == other.dir
+    };
+    lock.hosts.retain(|name, locked| {
+        manifest.hosts.contains_key(name) || !of_manifest.iter().any(|now| is_same(now, locked))
+    });
+}
+
 /// Returns what the lock remembers of a host, so that it can be reached after it has left the
 /// manifest.
 pub(crate) fn to_lock(spec: &HostSpec) -> Option<LockedHost> {
@@ -579,4 +604,33 @@ pub(crate) fn resolve(source: &SourceRef) -> Result<SourceRef, catalog::Error> {
 fn facts_path(store: &Store, pinned: &Pinned) -> anyhow::Result<PathBuf> {
     let key = serde_json::to_vec(&(pinned, convert::VERSION, env!("CARGO_PKG_VERSION")))?;
     Ok(store.root().join("facts").join(format!("{}.json", crate::ids::Digest::of(&key))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_got_another_name_has_not_left_the_manifest() {
+        let text = "bramble: 1\nfleet: home\nmodels:\n  chat: { source: \"file:./none\" }\nhosts:\n  barn: { address: 10.0.0.2 }\n  \
+            loft: { address: 10.0.0.3, dir: /srv/loft }\ndeploy:\n  - { model: chat, on: [barn, loft] }\n";
+        let manifest = manifest::parse_bytes("fleet.yaml", text.as_bytes()).unwrap();
+        let mut lock = Lock::new("home".parse().unwrap());
+        let at = |address: &str, dir: Option<&str>| LockedHost {
+            address: address.to_owned(),
+            dir: dir.map(str::to_owned),
+            ..LockedHost::default()
+        };
+        let known = [
+            ("shed", at("10.0.0.2", None)),
+            ("cellar", at("10.0.0.4", None)),
+            // what is in another folder is not what goes by the new name
+            ("attic", at("10.0.0.3", None)),
+            ("barn", at("10.0.0.2", None)),
+        ];
+        lock.hosts.extend(known.map(|(name, host)| (name.parse().unwrap(), host)));
+        forget_renamed(&mut lock, &manifest);
+        let left: Vec<&str> = lock.hosts.keys().map(HostName::as_str).collect();
+        assert_eq!(left, ["attic", "barn", "cellar"]);
+    }
 }

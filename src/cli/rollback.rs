@@ -4,7 +4,8 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
 use crate::clock;
-use crate::execute::{self, Author};
+use crate::execute::{self, Author, Subject};
+use crate::ids::Generation;
 use crate::view::{self, Deed};
 
 /// Makes hosts run the generation before.
@@ -16,6 +17,10 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
         !subjects.is_empty() || !failures.is_empty(),
         "nothing of Bramble is on these hosts: there is no generation to go back to"
     );
+    if let Some(to) = verb.to {
+        let without: Vec<String> = subjects.iter().filter_map(|subject| lacks(subject, to)).collect();
+        anyhow::ensure!(without.is_empty(), "{}", without.join("; "));
+    }
     let target = verb.to.map_or_else(|| "the generation before".to_owned(), |to| format!("generation {to}"));
     let question = format!("Make {} run {target}?", view::count(subjects.len(), "host"));
     if !verb.yes && !apply::may_change(&question, environment)? {
@@ -29,4 +34,14 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
     let report = apply::with_failures(report, failures);
     output::report(&report, Deed::RollBack, global, environment)?;
     Ok(apply::exit_of(&report))
+}
+
+/// Says what a host has in place of the generation that it is to go to.
+fn lacks(subject: &Subject, wanted: Generation) -> Option<String> {
+    let there = &subject.installed.generations;
+    if there.contains(&wanted) {
+        return None;
+    }
+    let numbers: Vec<String> = there.iter().map(ToString::to_string).collect();
+    Some(format!("generation {wanted} is not on {}: there are {}", subject.host, numbers.join(", ")))
 }

@@ -239,6 +239,14 @@ pub struct Installed {
     pub secrets: Option<Digest>,
 }
 
+impl Installed {
+    /// Returns whether a sealed blob is there in its whole size: one that a disk has cut off, or that was written to, counts as
+    /// missing, and is sent again.
+    pub fn holds(&self, blob: &Digest, bytes: Bytes) -> bool {
+        self.blobs.get(blob) == Some(&bytes)
+    }
+}
+
 /// The wish that a host takes no new work: what runs ends, and new requests go to others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cordon {

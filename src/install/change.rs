@@ -26,7 +26,7 @@ impl Changes {
     /// An engine with the same spec, unit and program is left alone. The router reads
     /// its definition again in any case: its replies name the generation. One that is still
     /// starting cannot be told to, and is started again; so is one that systemd gave its secrets to, when
-    /// these are others now.
+    /// these are others now, and one that shall listen on another port.
     pub(super) fn between(
         old: Option<&Stand>,
         new: Option<&Stand>,
@@ -66,5 +66,6 @@ fn is_same(old: &Stand, new: &Stand, service: &str) -> bool {
         stand.definition.engines.iter().find(|s| engine_service(&s.model) == service).cloned()
     };
     let is_given_others = service == ROUTE && new.is_given_secrets() && old.secrets != new.secrets;
-    old.unit(service) == new.unit(service) && spec(old) == spec(new) && !is_given_others
+    let is_elsewhere = service == ROUTE && old.definition.door.port != new.definition.door.port;
+    old.unit(service) == new.unit(service) && spec(old) == spec(new) && !is_given_others && !is_elsewhere
 }

@@ -320,7 +320,8 @@ impl Supervisor for Host {
                 tokio::spawn(async move { axum::serve(listener, engine).await.unwrap() })
             } else {
                 let door = Router::new().route("/healthz", get(|| async { "ok" }));
-                let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+                let listener =
+                    tokio::net::TcpListener::bind(("127.0.0.1", definition.door.port)).await.unwrap();
                 tokio::spawn(async move { axum::serve(listener, door).await.unwrap() })
             };
             self.running.lock().unwrap().insert(name.clone(), service);

@@ -143,6 +143,7 @@ impl FleetKeys {
 
     fn unknown(&self, name: &str) -> Error {
         let mut known: Vec<String> = self.clients.iter().map(|client| client.entry.id.clone()).collect();
+        known.sort();
         known.dedup();
         Error::KeyUnknown { name: name.to_owned(), known }
     }

@@ -26,7 +26,7 @@ pub(crate) fn reasons(
     match (secrets, installed.secrets) {
         (Some(None), _) => reasons.push("it gets a certificate of the fleet's".to_owned()),
         (Some(Some(wanted)), Some(there)) if *wanted != there => {
-            reasons.push("its keys and certificates are not the fleet's any more".to_owned());
+            reasons.push("the fleet's keys or certificates have changed since".to_owned());
         }
         // what is there may not be read by this login
         _ => {}

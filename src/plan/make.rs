@@ -121,6 +121,7 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     }
     let artifacts = artifacts(inputs, &choices, &engines);
     problems.extend(disk_problems(inputs, &hosts, &artifacts));
+    problems.extend(moved(inputs));
     let waves = waves::waves(inputs.manifest, inputs.inventory, inputs.bundles, &artifacts, &hosts);
     let orphans =
         inputs.lock.hosts.keys().filter(|host| !inputs.manifest.hosts.contains_key(*host)).cloned().collect();
@@ -363,6 +364,26 @@ pub(super) fn disk_margin(total: Bytes) -> Bytes {
     Bytes((total.0 / 20).max(Bytes::mib(256).0))
 }
 
+/// Returns a problem for each host that lives in another folder than the manifest says: what is there would stay, and serve.
+fn moved(inputs: &Inputs<'_>) -> Vec<Problem> {
+    let usual = |dir: &Option<String>| dir.clone().unwrap_or_else(|| "its usual folder".to_owned());
+    let is_ours = |spec: &HostSpec| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. });
+    let mut problems = Vec::new();
+    for (host, spec) in inputs.manifest.hosts.iter().filter(|(_, spec)| is_ours(spec)) {
+        let Some(known) = inputs.lock.hosts.get(host).filter(|known| known.dir != spec.dir) else { continue };
+        problems.push(Problem {
+            host: Some(host.clone()),
+            model: None,
+            message: format!(
+                "{host} has Bramble in {}, and the manifest wants it in {}: take it off first (`bramble remove {host}`), or leave `dir` as it was",
+                usual(&known.dir),
+                usual(&spec.dir)
+            ),
+        });
+    }
+    problems
+}
+
 /// Returns a problem for each host whose disk cannot take what is new beside what is there.
 fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]) -> Vec<Problem> {
     let mut problems = Vec::new();
@@ -375,7 +396,8 @@ fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]
         let wanted: BTreeSet<Digest> =
             host.definition.engines.iter().map(|engine| engine.weights.recipe).collect();
         for artifact in artifacts.iter().filter(|artifact| wanted.contains(&artifact.id)) {
-            let is_there = |digest| installed.is_some_and(|installed| installed.blobs.contains_key(&digest));
+            let is_there =
+                |digest| installed.is_some_and(|installed| installed.holds(&digest, artifact.bytes));
             if !artifact.digest.is_some_and(is_there) {
                 // an upload takes its room when it begins
                 let reserved = artifact.digest.and_then(|digest| installed?.reserved.get(&digest).copied());

@@ -15,7 +15,7 @@ fn other_keys_are_a_reason_to_change_a_host_and_the_same_are_none() {
     fleet.secrets.insert(name("shed"), Some(ours));
     assert!(fleet.plan().is_empty());
     fleet.secrets.insert(name("attic"), Some(other));
-    assert_eq!(reasons(&fleet), ["its keys and certificates are not the fleet's any more"]);
+    assert_eq!(reasons(&fleet), ["the fleet's keys or certificates have changed since"]);
     let plan = fleet.plan();
     assert!(!plan.is_empty() && plan.host(&name("shed")).unwrap().generation.is_none());
     fleet.secrets.insert(name("attic"), None);

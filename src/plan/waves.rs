@@ -104,7 +104,7 @@ fn stage(
         let Some(artifact) = artifacts.iter().find(|artifact| artifact.id == engine.weights.recipe) else {
             continue;
         };
-        let has = |digest| installed.is_some_and(|installed| installed.blobs.contains_key(&digest));
+        let has = |digest| installed.is_some_and(|installed| installed.holds(&digest, artifact.bytes));
         if artifact.digest.is_some_and(has) || !seen.insert(artifact.id) {
             continue;
         }

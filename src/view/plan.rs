@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use super::{Style, Table, count};
 use crate::execute::Left;
-use crate::generation::{Definition, EngineSpec, RouteSpec};
+use crate::generation::{Definition, DoorTls, EngineSpec, RouteSpec};
 use crate::plan::{Action, Chosen, HostPlan, Plan, Problem};
 use crate::terminal::{line as one_line, text as said};
 use crate::units::Bytes;
@@ -163,6 +163,9 @@ pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: St
         }
         _ => {}
     }
+    if let Some(before) = before {
+        lines.extend(tls_change(before.door.tls, after.door.tls, style));
+    }
     match before {
         Some(before) if before.program != after.program => lines.push(format!(
             "{} program {} ({}) -> {} ({})",
@@ -181,6 +184,20 @@ pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: St
         )),
     }
     lines
+}
+
+fn tls_change(before: DoorTls, after: DoorTls, style: Style) -> Option<String> {
+    match (before, after) {
+        (DoorTls::Fleet, DoorTls::Off) => Some(format!(
+            "{} tls    fleet -> off: keys, prompts and answers can be read on the network",
+            style.bad("~")
+        )),
+        (DoorTls::Off, DoorTls::Fleet) => Some(format!(
+            "{} tls    off -> fleet: clients need https and the fleet's authority (`bramble keys ca`)",
+            style.warn("~")
+        )),
+        (DoorTls::Fleet, DoorTls::Fleet) | (DoorTls::Off, DoorTls::Off) => None,
+    }
 }
 
 fn describe(engine: &EngineSpec) -> String {

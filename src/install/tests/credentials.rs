@@ -30,3 +30,16 @@ async fn a_door_that_reads_its_secrets_itself_reads_other_ones_and_runs_on() {
     let other = with_key(&host, 2, "new").await;
     assert_eq!((&other.reload, &other.restart), (&door, &Vec::new()));
 }
+
+#[tokio::test]
+async fn a_door_that_shall_listen_on_another_port_starts_anew() {
+    let host = Host { supervision: Supervision::SystemdUser { version: 252 }, ..Host::new() };
+    host.bring_in(1, &[("chat", 4096)]).await;
+    let mut definition = host.definition(&[("chat", 4096)]);
+    definition.door.port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    install(&host.layout, LEASE, &host, request_for(host.supervision, 2, definition)).await.unwrap();
+    assert!(host.activate(2).await.activated);
+    host.confirm(2).await;
+    let changes = host.done.lock().unwrap().last().cloned().unwrap();
+    assert_eq!((changes.reload, changes.restart), (Vec::new(), vec![ROUTE.to_owned()]));
+}

@@ -32,7 +32,7 @@ a 0 plan --exit-code
 one=$(b -f attic/fleet.yaml keys add phone --requests-per-minute 600 2>/dev/null)
 opens_not "$one" "a key that no host knows yet"
 a 2 plan --exit-code
-says "its keys and certificates are not the fleet's any more"
+says "the fleet's keys or certificates have changed since"
 a 0 apply --yes
 a 0 plan --exit-code
 opens "$one" "the new key"
