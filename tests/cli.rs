@@ -244,7 +244,7 @@ fn a_manifest_that_is_not_there_is_named_with_the_next_move() {
     ended.complains("error: cannot read the manifest none.yaml: No such file");
     fs::remove_file(desk.path("fleet.yaml")).unwrap();
     let ended = desk.run(&["check"]).with(1);
-    ended.complains("error: cannot read the manifest fleet.yaml: name it with --file: No such file");
+    ended.complains("error: cannot read the manifest fleet.yaml: name it with --file, or have `bramble init` write one: No such file");
     fs::write(desk.path("fleet.yaml"), [0xff, 0xfe, 0x00]).unwrap();
     desk.run(&["check"]).with(3).complains("UTF-16");
     fs::write(desk.path("fleet.yaml"), vec![b' '; (1 << 20) + 1]).unwrap();
