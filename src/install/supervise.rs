@@ -47,6 +47,8 @@ const STOP_LIMIT: Duration = Duration::from_secs(30);
 struct Task {
     program: Digest,
     engine: Option<EngineSpec>,
+    /// Of the door: where it listens, for as long as it runs.
+    port: Option<u16>,
     args: Vec<String>,
     /// How often it was told to start anew.
     turn: u64,
@@ -184,12 +186,13 @@ fn tasks(layout: &Layout, stand: &Stand) -> BTreeMap<String, Task> {
     let engine = |spec: &EngineSpec| {
         let args = words(&["engine", "--root", &root, "--model", spec.model.as_str()]);
         let name = engine_service(&spec.model);
-        let task = Task { program, engine: Some(spec.clone()), args, turn: turn(&name) };
+        let task = Task { program, engine: Some(spec.clone()), port: None, args, turn: turn(&name) };
         (name, task)
     };
     let mut tasks: BTreeMap<_, _> = stand.definition.engines.iter().map(engine).collect();
     let args = words(&["route", "--root", &root]);
-    tasks.insert(ROUTE.to_owned(), Task { program, engine: None, args, turn: turn(ROUTE) });
+    let port = Some(stand.definition.door.port);
+    tasks.insert(ROUTE.to_owned(), Task { program, engine: None, port, args, turn: turn(ROUTE) });
     tasks
 }
 

@@ -26,8 +26,8 @@ says "port   8443 -> 9443"
 run 0 apply --yes
 ask kitchen
 says "answered by kitchen"
-[ "$("$lab" exec curl -sk -o /dev/null -w '%{http_code}' "https://$("$lab" ip kitchen):9443/health")" = 200 ] || die "no door on the new port"
-if "$lab" exec curl -sk "https://$("$lab" ip kitchen):8443/health"; then die "the old port is open still"; fi
+[ "$("$lab" exec curl -sk -o /dev/null -w '%{http_code}' "https://$("$lab" ip kitchen):9443/healthz")" = 200 ] || die "no door on the new port"
+if "$lab" exec curl -sk "https://$("$lab" ip kitchen):8443/healthz"; then die "the old port is open still"; fi
 restore_manifest
 run 0 apply --yes
 ask kitchen
@@ -54,7 +54,7 @@ on kitchen truncate -s -2 "$blob"
 run 0 status
 says "bytes instead of"
 run 2 plan --exit-code
-says "is not there"
+says "138 MiB to push"
 run 0 apply --yes
 ask kitchen
 says "answered by kitchen"
