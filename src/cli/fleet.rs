@@ -129,7 +129,7 @@ impl<'a> Fleet<'a> {
 
     /// Returns the hosts that Bramble is installed on.
     pub(crate) fn ours(&self) -> impl Iterator<Item = (&HostName, &HostSpec)> {
-        self.manifest.hosts.iter().filter(|(_, spec)| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. }))
+        self.manifest.ours()
     }
 
     /// Returns `hosts`, or, where none are named, those that Bramble is installed on.

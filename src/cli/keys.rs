@@ -38,11 +38,10 @@ pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -
         }
         KeysVerb::Remove { name, old } => {
             safe.change_keys(|keys| keys.remove(name, *old))?;
-            let what = if *old { "The key before the one of now" } else { "The key" };
             let text = if *old {
-                format!("{what} of {name} is ended; the one of now stays good. {NEXT}")
+                format!("The key before the one of now of {name} is ended; the one of now stays good. {NEXT}")
             } else {
-                format!("{what} {name} is ended. {NEXT}")
+                format!("The key {name} is ended. {NEXT}")
             };
             done(&text, &json!({ "removed": name }), global)?;
         }

@@ -240,8 +240,7 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// Returns whether a sealed blob is there in its whole size: one that a disk has cut off, or that was written to, counts as
-    /// missing, and is sent again.
+    /// Returns whether a sealed blob is there in its whole size: one that a disk has cut off counts as missing, and is sent again.
     pub fn holds(&self, blob: &Digest, bytes: Bytes) -> bool {
         self.blobs.get(blob) == Some(&bytes)
     }

@@ -314,6 +314,11 @@ pub struct Selector {
 }
 
 impl Manifest {
+    /// Returns the hosts that Bramble is installed on, by name.
+    pub fn ours(&self) -> impl Iterator<Item = (&HostName, &HostSpec)> {
+        self.hosts.iter().filter(|(_, spec)| spec.via.address().is_some())
+    }
+
     /// Returns a manifest with no models and no hosts, and every default: for what is asked before there is one.
     pub fn without_hosts(fleet: FleetName) -> Self {
         Self {

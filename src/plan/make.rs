@@ -56,7 +56,7 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     let mut problems = model_problems(inputs);
     let mut skipped = Vec::new();
     let mut able: BTreeMap<&HostName, Able<'_>> = BTreeMap::new();
-    for (host, spec) in ours(inputs.manifest) {
+    for (host, spec) in inputs.manifest.ours() {
         match inputs.inventory.hosts.get(host) {
             Some(Ok(facts)) => {
                 let Inputs { manifest, bundles, bundle_folders, .. } = inputs;
@@ -169,11 +169,6 @@ pub(super) struct Able<'a> {
     pub(super) spec: &'a HostSpec,
     pub(super) facts: &'a HostFacts,
     pub(super) bundle: &'a Bundle,
-}
-
-/// Returns the hosts of the manifest that Bramble is installed on, by name.
-fn ours(manifest: &Manifest) -> impl Iterator<Item = (&HostName, &HostSpec)> {
-    manifest.hosts.iter().filter(|(_, spec)| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. }))
 }
 
 fn able_facts<'a>(able: &BTreeMap<&'a HostName, Able<'a>>) -> BTreeMap<&'a HostName, &'a HostFacts> {
@@ -367,9 +362,8 @@ pub(super) fn disk_margin(total: Bytes) -> Bytes {
 /// Returns a problem for each host that lives in another folder than the manifest says: what is there would stay, and serve.
 fn moved(inputs: &Inputs<'_>) -> Vec<Problem> {
     let usual = |dir: &Option<String>| dir.clone().unwrap_or_else(|| "its usual folder".to_owned());
-    let is_ours = |spec: &HostSpec| matches!(spec.via, Via::Ssh { .. } | Via::Local { .. });
     let mut problems = Vec::new();
-    for (host, spec) in inputs.manifest.hosts.iter().filter(|(_, spec)| is_ours(spec)) {
+    for (host, spec) in inputs.manifest.ours() {
         let Some(known) = inputs.lock.hosts.get(host).filter(|known| known.dir != spec.dir) else { continue };
         problems.push(Problem {
             host: Some(host.clone()),

@@ -84,6 +84,24 @@ fn a_plan_with_nothing_to_do_says_so() {
 }
 
 #[test]
+fn what_a_door_speaks_from_now_on_is_shown_with_what_that_means() {
+    let (plain_http, https) = (Fleet::new(), Fleet::with("port: 8080, tls: off", "port: 9090, tls: fleet"));
+    for (mut fleet, after, said) in [
+        (plain_http.clone(), &https, "    ~ tls    off -> fleet: clients need https"),
+        (
+            https.clone(),
+            &plain_http,
+            "    ~ tls    fleet -> off: keys, prompts and answers can be read on the network\n",
+        ),
+    ] {
+        fleet.apply();
+        fleet.manifest = after.manifest.clone();
+        let text = plan(&fleet.plan(), &[], None, PLAIN);
+        assert!(text.contains(said) && text.contains("    ~ port   "), "{text}");
+    }
+}
+
+#[test]
 fn engines_and_routes_that_go_away_are_shown() {
     let mut fleet = Fleet::new();
     fleet.apply();

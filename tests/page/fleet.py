@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import pathlib
+import shutil
 import socket
 import ssl
 import subprocess
@@ -29,6 +30,13 @@ STRANGE = "</script><img src=x onerror=alert(1)>"
 
 def sha256(text):
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def browser():
+    """Where Chromium is, or on machines that were made for CI, Chrome."""
+    found = [path for path in map(shutil.which, ["chromium", "google-chrome"]) if path]
+    assert found, "there is no Chromium"
+    return found[0]
 
 
 def free_port():

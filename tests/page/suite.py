@@ -9,7 +9,6 @@ no word in the browser's console, but for those that it expects. The last line c
 import fcntl
 import json
 import pathlib
-import shutil
 import ssl
 import sys
 import tempfile
@@ -397,10 +396,8 @@ def main():
     pictures.mkdir(parents=True, exist_ok=True)
     passed = count = 0
     with sync_playwright() as playwright:
-        browsers = [path for path in map(shutil.which, ["chromium", "google-chrome"]) if path]
-        assert browsers, "there is no Chromium"
         # as root, Chromium wants to be told that it has no sandbox
-        browser = playwright.chromium.launch(executable_path=browsers[0], args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=played.browser(), args=["--no-sandbox", "--disable-gpu"])
         for tls in [True, False]:
             cases = [(run, options) for run, options in CASES if (tls or run in PLAIN) and (not wanted or run.__name__ in wanted)]
             with tempfile.TemporaryDirectory(prefix="bramble-page-") as root:

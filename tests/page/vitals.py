@@ -9,7 +9,6 @@ PROGRAMS has `bramble` and `brambled`, LIGHTHOUSE is its command. It plays a pho
 import json
 import os
 import pathlib
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,11 +21,10 @@ TIMES = {"first-contentful-paint": "first_paint_ms", "largest-contentful-paint":
 
 
 def look(lighthouse, url, folder):
-    browser = next(path for path in map(shutil.which, ["chromium", "google-chrome"]) if path)
     told = folder / "told.json"
     flags = "--headless=new --no-sandbox --disable-gpu --ignore-certificate-errors"
     run = [lighthouse, url, "--quiet", "--output=json", f"--output-path={told}", f"--only-categories={','.join(MARKS)}", f"--chrome-flags={flags}"]
-    subprocess.run(run, check=True, env=os.environ | {"CHROME_PATH": browser}, stdout=sys.stderr)
+    subprocess.run(run, check=True, env=os.environ | {"CHROME_PATH": played.browser()}, stdout=sys.stderr)
     return json.loads(told.read_text())
 
 
