@@ -491,11 +491,6 @@ impl Layout {
         self.root.join("partial").join(digest.to_string())
     }
 
-    /// Returns where that blob is put when it is found to be damaged.
-    pub fn damaged(&self, digest: &Digest) -> PathBuf {
-        self.blob(digest).with_added_extension("damaged")
-    }
-
     /// Returns the folder with the lists of the sealed blobs' chunks.
     pub fn chunks(&self) -> PathBuf {
         self.root.join("chunks")

@@ -82,6 +82,8 @@ enum Verb {
     Supervise(Root),
     /// Show what of Bramble is here, and how it differs from what was applied
     Inspect(Root),
+    /// Hash the weights that are in use, and say which are damaged
+    Verify(Root),
     /// Show what the services here say, each line as JSON
     Logs(install::LogsArgs),
     /// Measure memory, storage and the engines that run, and keep that for plans
@@ -141,6 +143,7 @@ fn main() -> ExitCode {
             Verb::Route { root, .. } => ended(route::serve(&root.root, credentials(), entrance).await),
             Verb::Supervise(root) => ended(install::supervise(&Layout::new(root.root)).await),
             Verb::Inspect(root) => told(install::inspection(&Layout::new(root.root)).await),
+            Verb::Verify(root) => told(install::verification(&Layout::new(root.root))),
             Verb::Logs(arguments) => ended(install::run_logs(arguments).await),
             Verb::Bench(root) => measure(root).await,
             Verb::Lease(root) => match request() {

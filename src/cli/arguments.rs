@@ -455,6 +455,9 @@ pub(crate) struct Status {
     /// Only these hosts
     #[arg(value_name = "HOST")]
     pub(crate) hosts: Vec<HostName>,
+    /// Hash the weights that hosts use before, all of them, which takes a card minutes: what a disk has lost shows
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) verify: bool,
     /// Look again and again, with so many seconds between, until Ctrl-C; with --json, an object a line
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "5",
         value_parser = clap::value_parser!(u64).range(1..))]

@@ -86,6 +86,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("bramble status", "all hosts"),
             ("bramble status kitchen", "one"),
             ("bramble status --watch", "again every 5 seconds"),
+            ("bramble status --verify", "after hashing the weights on every host"),
             ("bramble status --json | jq '.hosts[].door'", "for scripts"),
         ],
     ),

@@ -15,7 +15,7 @@ mod step;
 mod verbs;
 mod weights;
 
-pub use crate::install::{LogLine, PruneRequest, Pruned};
+pub use crate::install::{LogLine, PruneRequest, Pruned, Verified};
 pub use crate::transfer::{Limits, Link};
 pub use apply::apply;
 pub use doors::{Doors, Reconnect};

@@ -212,6 +212,9 @@ pub struct Installed {
     pub generations: Vec<Generation>,
     /// Sealed blobs with their sizes.
     pub blobs: BTreeMap<Digest, Bytes>,
+    /// Those of them that may have changed since: somebody has written to them, or they were found to be damaged.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub touched: BTreeSet<Digest>,
     /// Unpacked bundles.
     pub programs: BTreeSet<Digest>,
     /// Unfinished uploads with the bytes they hold.
@@ -240,9 +243,10 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// Returns whether a sealed blob is there in its whole size: one that a disk has cut off counts as missing, and is sent again.
+    /// Returns whether a sealed blob is there, as it was sealed: one that was cut off, or may have changed, counts as missing,
+    /// and what of it is no longer right is sent again.
     pub fn holds(&self, blob: &Digest, bytes: Bytes) -> bool {
-        self.blobs.get(blob) == Some(&bytes)
+        self.blobs.get(blob) == Some(&bytes) && !self.touched.contains(blob)
     }
 }
 

@@ -53,7 +53,7 @@ pub enum Error {
     },
     /// Weights are not what they were when they arrived.
     #[error(
-        "the blob {} has the digest {} by now, so its disk or memory is not to be trusted, and it was put aside: apply again to send what is damaged of it",
+        "the blob {} has the digest {} by now, so its disk or memory is not to be trusted: apply again to send what is damaged of it",
         digest.short(), found.short()
     )]
     DamagedBlob {

@@ -29,11 +29,14 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         }
     };
     let blobs = sizes(&layout.root().join("blobs/sha256"))?;
+    let is_touched =
+        |digest: &&Digest| fs::metadata(layout.blob(digest)).is_ok_and(|blob| store::is_touched(&blob));
+    let touched: BTreeSet<Digest> = blobs.keys().filter(is_touched).copied().collect();
     let programs = digests(&layout.root().join("programs"))?;
     let names = current.as_ref().map(Stand::services).unwrap_or_default();
     let found = supervisor.services(&names).await?;
     if let Some(stand) = &current {
-        drift.extend(contents_drift(stand, &blobs, &programs));
+        drift.extend(contents_drift(stand, &blobs, &touched, &programs));
         drift.extend(supervisor.drift(&stand.units).await);
         for (name, service) in &found {
             match service.state {
@@ -62,6 +65,7 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
         secrets: current.as_ref().and_then(|stand| Some(stand.secrets.as_ref()?.digest())),
         current: current.map(|stand| (stand.number, stand.definition)),
         blobs,
+        touched,
         programs,
         drift,
     })
@@ -82,13 +86,19 @@ fn measured(layout: &Layout, stand: &Stand, found: &BTreeMap<String, Service>) -
 fn contents_drift(
     stand: &Stand,
     blobs: &BTreeMap<Digest, Bytes>,
+    touched: &BTreeSet<Digest>,
     programs: &BTreeSet<Digest>,
 ) -> Vec<String> {
     let mut drift = Vec::new();
     for spec in &stand.definition.engines {
         let Some(digest) = spec.weights.digest else { continue };
         match blobs.get(&digest) {
-            Some(bytes) if *bytes == spec.weights.bytes => {}
+            Some(bytes) if *bytes == spec.weights.bytes && !touched.contains(&digest) => {}
+            Some(bytes) if *bytes == spec.weights.bytes => drift.push(format!(
+                "the blob {} of {} may be damaged: it was written to after it was sealed, or a check found it changed",
+                digest.short(),
+                spec.model
+            )),
             Some(bytes) => drift.push(format!(
                 "the blob {} of {} has {} bytes instead of {}",
                 digest.short(),

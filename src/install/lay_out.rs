@@ -14,7 +14,7 @@ use super::stand::{self, Stand};
 use super::{Error, Supervisor, files, guard, program};
 use crate::generation::{Definition, FORMAT, Layout, Secrets};
 use crate::ids::Generation;
-use crate::store::hash_file;
+use crate::store;
 use crate::unit::Unit;
 
 /// What `install` needs.
@@ -139,11 +139,11 @@ fn check_contents(layout: &Layout, definition: &Definition) -> Result<(), Error>
     if is_there { Ok(()) } else { Err(Error::MissingProgram { digest }) }
 }
 
-/// Hashes those blobs that no generation uses yet. They were hashed as they arrived; what a disk or
-/// its memory has changed since is found here, before it answers anybody.
+/// Hashes those blobs that no generation uses yet, and those that were written to since. They were hashed as they
+/// arrived; what a disk or its memory has changed since is found here, before it answers anybody.
 ///
-/// A damaged one is put aside, so that it counts as missing, and the next push takes what is sound
-/// of it.
+/// A damaged one is marked, so that it counts as missing, and the next push replaces it by what is sound of it
+/// and what is not.
 fn check_first_use(layout: &Layout, definition: &Definition) -> Result<(), Error> {
     let mut used = BTreeSet::new();
     for number in stand::numbers(layout)? {
@@ -153,13 +153,13 @@ fn check_first_use(layout: &Layout, definition: &Definition) -> Result<(), Error
         used.extend(engines.filter_map(|spec| spec.weights.digest));
     }
     for digest in definition.engines.iter().filter_map(|spec| spec.weights.digest) {
-        if !used.insert(digest) {
+        let blob = layout.blob(&digest);
+        let is_touched = || fs::metadata(&blob).is_ok_and(|blob| store::is_touched(&blob));
+        if !used.insert(digest) && !is_touched() {
             continue;
         }
-        let blob = layout.blob(&digest);
-        let (found, _) = hash_file(&blob).map_err(Error::io("read", &blob))?;
+        let found = store::prove(&blob, &digest).map_err(Error::io("read", &blob))?;
         if found != digest {
-            files::rename(&blob, &layout.damaged(&digest))?;
             return Err(Error::DamagedBlob { digest, found });
         }
     }

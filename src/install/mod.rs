@@ -32,6 +32,7 @@ mod supervise;
 mod supervisor;
 mod systemd;
 mod verb;
+mod verify;
 
 pub use activate::{
     ActivateRequest, Activated, ProbeSpec, RestartRequest, Restarted, RollbackRequest, activate, restart,
@@ -54,7 +55,8 @@ pub use remove::{RemoveRequest, Removed, remove};
 pub use supervise::supervise;
 pub use supervisor::{Service, Supervisor};
 pub use systemd::Systemd;
-pub use verb::{Verb, answer, ask_for_lease, inspection};
+pub use verb::{Verb, answer, ask_for_lease, inspection, verification};
+pub use verify::{Verified, verify};
 
 #[cfg(test)]
 mod tests;

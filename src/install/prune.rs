@@ -107,12 +107,6 @@ fn clear(
             files::remove(&layout.chunks().join(digest.to_string()))?;
         }
     }
-    for name in files::names(&layout.root().join("blobs/sha256"))? {
-        // put aside, and nobody has come back for it
-        if name.ends_with(".damaged") {
-            files::remove(&layout.root().join("blobs/sha256").join(name))?;
-        }
-    }
     for digest in digests(&layout.root().join("partial"))? {
         let path = layout.partial(&digest);
         if !needed.contains(&digest) && store::forget_partial(&path).map_err(Error::Store)? {

@@ -81,6 +81,11 @@ pub async fn inspection(layout: &Layout) -> Result<Value, Error> {
     reply(&super::inspect(layout, &*of_current(layout)).await?)
 }
 
+/// Returns the JSON of what hashing the weights in force has shown.
+pub fn verification(layout: &Layout) -> Result<Value, Error> {
+    reply(&super::verify(layout)?)
+}
+
 /// Does what the JSON `ask` asks about the lease of this host, and returns the JSON of the answer.
 pub fn ask_for_lease(layout: &Layout, ask: &[u8]) -> Result<Value, Error> {
     reply(&lease::answer(layout, parse("lease", ask)?).map_err(Error::Lease)?)

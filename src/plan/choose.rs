@@ -290,7 +290,11 @@ fn held(
         for candidate in &offer.candidates {
             let id = recipe(offer.facts, candidate.quant, inputs.converter).digest();
             let Some(made) = inputs.lock.made.get(&id) else { continue };
-            let there = installed.blobs.get(&made.digest).or_else(|| installed.partials.get(&made.digest));
+            let there = if installed.holds(&made.digest, made.bytes) {
+                Some(&made.bytes)
+            } else {
+                installed.partials.get(&made.digest)
+            };
             if let Some(bytes) = there {
                 held.insert(((*model).clone(), candidate.quant), *bytes);
             }

@@ -19,6 +19,18 @@ fn weights_that_a_disk_has_cut_off_are_sent_again() {
 }
 
 #[test]
+fn weights_that_may_have_changed_are_looked_at_again() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let installed = fleet.facts("attic").installed.as_mut().unwrap();
+    installed.touched.extend(installed.blobs.keys().copied());
+    installed.drift.push("the blob may be damaged".to_owned());
+    let plan = fleet.plan();
+    let pushes: Vec<_> = plan.steps().filter(|step| matches!(step.action, Action::Push { .. })).collect();
+    assert!(pushes.len() == 1 && pushes[0].why.ends_with(" may be damaged"), "{:?}", plan.waves);
+}
+
+#[test]
 fn a_host_that_shall_live_in_another_folder_is_taken_off_first() {
     let mut fleet = Fleet::new();
     fleet.apply();

@@ -237,6 +237,7 @@ impl Fleet {
                 pending: None,
                 generations: Vec::new(),
                 blobs: BTreeMap::new(),
+                touched: BTreeSet::new(),
                 programs: BTreeSet::new(),
                 partials: BTreeMap::new(),
                 reserved: BTreeMap::new(),

@@ -109,7 +109,9 @@ fn stage(
             continue;
         }
         wanted.insert(artifact.id);
-        let why = format!("{} {} is not there", engine.model, engine.weights.quant_name());
+        let is_touched = |digest| installed.is_some_and(|installed| installed.touched.contains(&digest));
+        let is = if artifact.digest.is_some_and(is_touched) { "may be damaged" } else { "is not there" };
+        let why = format!("{} {} {is}", engine.model, engine.weights.quant_name());
         add(Action::Push { artifact: artifact.id, bytes: artifact.bytes }, why);
     }
     if let Some(generation) = host.generation {

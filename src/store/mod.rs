@@ -12,7 +12,8 @@
 //! synced to the disk before it got its name. A file in `partial/` proves nothing,
 //! and its journal neither: all of it is hashed before it is sealed. On hosts, blobs arrive as
 //! [`Arrival::of_proven_parts`], where the sender's list of chunks stands for that, and the whole is
-//! hashed before its first use; where one process writes and another one may seal, as [`Claimed`].
+//! hashed before its first use; where one process writes and another one may seal, as [`Claimed`]. A sealed
+//! blob bears one and the same time, so that it shows when it was written to ([`is_touched`]).
 //!
 //! Everything here blocks on the disk; async callers go through `spawn_blocking`. The
 //! room does not know what blobs mean, and never removes one by itself. What is removed is
@@ -26,6 +27,7 @@ mod hashed;
 mod inspect;
 mod journal;
 mod made;
+mod sealed;
 mod spans;
 mod sweep;
 mod write;
@@ -49,6 +51,7 @@ pub use error::Error;
 pub use hashed::{Hashed, Looked};
 pub use inspect::{Unused, User};
 pub use made::{Made, Making};
+pub(crate) use sealed::{is_touched, prove};
 pub use spans::Spans;
 pub use write::Writer;
 pub(crate) use write::{make_folder, write_whole};

@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::Error;
 use super::hash_file;
 use super::made::Made;
+use super::sealed;
 use crate::ids::Digest;
 use crate::system;
 use crate::units::Bytes;
@@ -114,6 +115,7 @@ pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
 pub(super) fn name_it(file: &File, from: &Path, to: &Path) -> Result<(), Error> {
     let sealed = file
         .set_permissions(fs::Permissions::from_mode(0o444))
+        .and_then(|()| sealed::mark(file))
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(from, to))
         .and_then(|()| to.parent().map_or(Ok(()), sync_folder));

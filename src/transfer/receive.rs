@@ -232,8 +232,6 @@ struct Place {
     digest: Digest,
     blob: PathBuf,
     partial: PathBuf,
-    /// The same blob, as it was found to be damaged.
-    damaged: PathBuf,
     /// The list of what is arriving.
     list: PathBuf,
     /// The lists of blobs that are sealed.
@@ -248,7 +246,6 @@ impl Place {
         Self {
             digest,
             blob: layout.blob(&digest),
-            damaged: layout.damaged(&digest),
             list: partial.with_added_extension("chunks"),
             partial,
             lists: layout.chunks(),
@@ -275,8 +272,15 @@ impl Place {
         path.parent().unwrap_or(path)
     }
 
+    /// Returns whether the blob is here, as it was sealed.
     fn is_sealed(&self, bytes: Bytes) -> bool {
+        fs::metadata(&self.blob).is_ok_and(|found| found.len() == bytes.0 && !store::is_touched(&found))
+    }
+
+    /// Returns whether the blob is here after all: one that was written to since it was sealed is hashed once more.
+    fn proves(&self, bytes: Bytes) -> bool {
         fs::metadata(&self.blob).is_ok_and(|found| found.len() == bytes.0)
+            && store::prove(&self.blob, &self.digest).is_ok_and(|found| found == self.digest)
     }
 
     /// Takes the blob.
@@ -364,7 +368,7 @@ impl Place {
         for dir in [Self::folder(&self.partial), Self::folder(&self.blob), &self.lists] {
             store::make_folder(dir).map_err(disk("make", dir))?;
         }
-        if self.is_sealed(list.bytes) {
+        if self.is_sealed(list.bytes) || self.proves(list.bytes) {
             // left by a disk that failed between sealing and clearing up; it does no harm where it stays
             if store::has_journal(&self.partial) {
                 drop(store::forget_partial(&self.partial));
@@ -438,8 +442,9 @@ impl Place {
     fn sealed_lists(&self, list: &ChunkList) -> Result<Vec<(PathBuf, Places)>, Refusal> {
         let wanted = list.places();
         let mut found = Vec::new();
-        if self.damaged.exists() {
-            found.push((self.damaged.clone(), wanted.clone()));
+        // what is in its place and is not it may be it in most of its chunks
+        if self.blob.exists() {
+            found.push((self.blob.clone(), wanted.clone()));
         }
         let entries = fs::read_dir(&self.lists).map_err(disk("read", &self.lists))?;
         for entry in entries {
@@ -464,13 +469,7 @@ impl Place {
         // the list first: a blob without one is only never copied from
         let kept = self.lists.join(self.digest.to_string());
         fs::rename(&self.list, &kept).map_err(disk("keep", &kept))?;
-        name().map_err(refused)?;
-        match fs::remove_file(&self.damaged) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(disk("remove", &self.damaged)(error))
-            }
-            _ => Ok(()),
-        }
+        name().map_err(refused).map(drop)
     }
 }
 

@@ -18,6 +18,7 @@ mod status;
 mod table;
 #[cfg(test)]
 mod tests;
+mod verified;
 mod wrap;
 
 pub use apply::{Deed, report};
@@ -33,6 +34,7 @@ pub use push::delivery;
 pub use schema::schema;
 pub use status::status;
 pub use table::{Style, Table};
+pub use verified::verified;
 
 /// What is said of a fleet without a host to look at.
 const NO_HOST: &str = "There is no host to look at: boards of the manifest are not bought yet, and its upstreams are not ours.\n";

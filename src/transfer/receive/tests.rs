@@ -259,17 +259,30 @@ fn what_other_blobs_have_is_copied_from_there_unless_it_is_damaged() {
 }
 
 #[test]
-fn of_a_blob_that_was_put_aside_only_the_damage_is_sent() {
+fn of_a_blob_that_was_written_to_only_the_damage_is_sent() {
     let host = Host::new(13 * MIB);
     assert_eq!(host.send().0, host.sealed(13 * MIB));
+    let write = |data: &[u8]| {
+        fs::set_permissions(host.blob(), fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(host.blob(), data).unwrap();
+    };
+    let is_touched = || store::is_touched(&fs::metadata(host.blob()).unwrap());
     let mut data = host.data.clone();
     data[9 * MIB] ^= 1;
-    let damaged = host.order().layout.damaged(&host.list.digest);
-    fs::write(&damaged, data).unwrap();
-    fs::remove_file(host.blob()).unwrap();
+    write(&data);
+    assert!(is_touched());
     assert_eq!(host.send(), (host.sealed(4 * MIB), vec![2]));
     host.check_whole();
-    assert!(!damaged.exists());
+    assert!(!is_touched());
+    // one that is cut off, too
+    write(&host.data[..6 * MIB]);
+    assert_eq!(host.send().1, [1, 2, 3]);
+    host.check_whole();
+    // and of what was only touched, nothing is
+    write(&host.data);
+    assert!(is_touched());
+    assert_eq!(host.send(), (host.sealed(0), vec![]));
+    assert!(!is_touched());
 }
 
 #[test]

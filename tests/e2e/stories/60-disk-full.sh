@@ -1,23 +1,34 @@
 # A host whose disk is full is refused with both numbers; one that fills up on the way keeps serving.
 # shellcheck shell=bash
-before=$(generation kitchen)
-# a small disk of its own for what is sent
+# a small disk of its own for all that kitchen keeps
+run 0 remove kitchen --yes
 on kitchen 'mkdir -p /mnt/small && mount -t tmpfs -o size=600m tmpfs /mnt/small'
 edit 's|kitchen: { address: \(.*\) }|kitchen: { address: \1, dir: /mnt/small/bramble }|'
-on kitchen fallocate -l 590M /mnt/small/full
+run 0 apply --yes
+ask kitchen
+says "answered by kitchen"
+before=$(on kitchen readlink /mnt/small/bramble/current)
+
+# other weights, and no room for them
+edit 's/context: 1024 }/context: 1024, quant: Q6_K }/'
+leave() { on kitchen "rm -f /mnt/small/full; fallocate -l \$((\$(stat -f -c '%a * %S' /mnt/small) - ($1 << 20))) /mnt/small/full"; }
+leave 10
 run 3 plan
 says "kitchen needs"
 says "/mnt/small has"
 on kitchen rm /mnt/small/full
 # it fills up after the plan was made
 run 0 plan --out full.plan.json
-on kitchen fallocate -l 570M /mnt/small/full
+leave 30
 run 1 apply full.plan.json
 says "kitchen"
 says "and the disk has"
-[ "$(generation kitchen)" = "$before" ] || die "kitchen was changed"
+[ "$(on kitchen readlink /mnt/small/bramble/current)" = "$before" ] || die "kitchen was changed"
 ask kitchen
 says "answered by kitchen"
-on kitchen 'rm -rf /mnt/small/*; umount /mnt/small'
+
+run 0 remove kitchen --yes
+on kitchen umount /mnt/small
 restore_manifest
+run 0 apply --yes
 run 0 plan --exit-code

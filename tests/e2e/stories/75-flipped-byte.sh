@@ -1,5 +1,5 @@
-# Weights that a disk has changed since they came are never served: they are put aside, the old ones
-# go on, and the next apply sends only what is damaged.
+# Weights that a disk has changed since they came are never served: the old ones go on, and the next apply sends only
+# what is damaged. In use, such a change shows, too.
 # shellcheck shell=bash
 before=$(generation kitchen)
 run 0 convert hf:HuggingFaceTB/SmolLM2-135M-Instruct --quant Q6_K --out "$work"
@@ -15,6 +15,31 @@ ask kitchen
 says "answered by kitchen"
 sent=$(b apply --yes --json | jq '.hosts.kitchen.bytes_sent')
 [ "$sent" -gt 0 ] && [ "$sent" -le $((4 << 20)) ] || die "$sent bytes were sent again"
+ask kitchen
+says Q6_K
+
+# in use: whoever writes to them is noticed
+flip() { on kitchen "printf $2 | dd of=$blob bs=1 seek=$1 conv=notrunc status=none"; }
+flip 60000000 y
+run 0 status
+says "may be damaged"
+run 2 plan --exit-code
+says "may be damaged"
+sent=$(b apply --yes --json | jq '.hosts.kitchen.bytes_sent')
+[ "$sent" -gt 0 ] && [ "$sent" -le $((4 << 20)) ] || die "$sent bytes were sent again"
+ask kitchen
+says Q6_K
+# what a disk loses by itself shows when it is hashed
+time=$(on kitchen stat -c %y "$blob")
+flip 70000000 z
+on kitchen "touch -d '$time' $blob"
+run 0 status
+says_not "damaged"
+run 1 status kitchen --verify
+says "are damaged: their digest is"
+run 0 apply --yes
+run 0 status --verify
+says "sound"
 ask kitchen
 says Q6_K
 restore_manifest
