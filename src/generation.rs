@@ -140,6 +140,15 @@ pub struct EngineSpec {
     pub pace: Pace,
 }
 
+impl EngineSpec {
+    /// Returns it without the speed that is expected, which is nothing to the engine itself: what remains is what it runs as.
+    #[must_use]
+    pub fn without_pace(&self) -> Self {
+        let (none, is_guess) = (TokensPerSec(0.0), false);
+        Self { pace: Pace { prompt: none, answer: none, load_seconds: 0.0, is_guess }, ..self.clone() }
+    }
+}
+
 /// The weights of a model, by content.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Weights {

@@ -2,6 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::stand::Stand;
 use crate::facts::ServiceState;
+use crate::generation::EngineSpec;
 use crate::unit::{ROUTE, engine_service};
 
 /// What must happen to services so that one generation's run instead of another's.
@@ -23,7 +24,8 @@ pub struct Changes {
 impl Changes {
     /// Compares two generations; `states` says how the services of both are now.
     ///
-    /// An engine with the same spec, unit and program is left alone. The router reads
+    /// An engine with the same spec, unit and program is left alone, also where it is expected to be faster or slower than
+    /// before: only doors count with that. The router reads
     /// its definition again in any case: its replies name the generation. One that is still
     /// starting cannot be told to, and is started again; so is one that systemd gave its secrets to, when
     /// these are others now, and one that shall listen on another port.
@@ -63,7 +65,8 @@ impl Changes {
 
 fn is_same(old: &Stand, new: &Stand, service: &str) -> bool {
     let spec = |stand: &Stand| {
-        stand.definition.engines.iter().find(|s| engine_service(&s.model) == service).cloned()
+        let mut engines = stand.definition.engines.iter();
+        engines.find(|s| engine_service(&s.model) == service).map(EngineSpec::without_pace)
     };
     let is_given_others = service == ROUTE && new.is_given_secrets() && old.secrets != new.secrets;
     let is_elsewhere = service == ROUTE && old.definition.door.port != new.definition.door.port;

@@ -153,7 +153,9 @@ fn with_those_that_run_on(
     let Some(last) = receipt.entries.last() else { return measured };
     // one that was pruned meanwhile tells nothing any more
     let Ok(before) = stand::Stand::read(layout, last.generation) else { return measured };
-    for spec in engines.iter().filter(|spec| before.definition.engines.contains(spec)) {
+    // as expected or not, it is the same process
+    let runs: Vec<EngineSpec> = before.definition.engines.iter().map(EngineSpec::without_pace).collect();
+    for spec in engines.iter().filter(|spec| runs.contains(&spec.without_pace())) {
         if measured.iter().all(|known| known.model != spec.model) {
             measured.extend(last.measured.iter().find(|known| known.model == spec.model).cloned());
         }

@@ -120,7 +120,7 @@ fn order(manifest: &Manifest, host: &HostName, model: &ModelName, there: &Answer
 }
 
 /// The name of a host's own engines in its routes.
-const LOCAL: &str = "local";
+pub(super) const LOCAL: &str = "local";
 
 /// Returns who may continue answers at the door of `host`, where the route says so.
 fn heirs(host: &HostName, route: &RoutePolicy) -> Option<Vec<String>> {

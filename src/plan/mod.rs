@@ -35,6 +35,8 @@ mod examples_tests;
 #[cfg(test)]
 mod gpu_tests;
 #[cfg(test)]
+mod measured_tests;
+#[cfg(test)]
 mod moved_tests;
 #[cfg(test)]
 pub(crate) mod testing;

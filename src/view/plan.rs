@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 
 use super::{Style, Table, count};
 use crate::execute::Left;
-use crate::generation::{Definition, DoorTls, EngineSpec, RouteSpec};
+use crate::generation::{Definition, DoorTls, EngineSpec, Pace, RouteSpec};
 use crate::plan::{Action, Chosen, HostPlan, Plan, Problem};
 use crate::terminal::{line as one_line, text as said};
 use crate::units::Bytes;
@@ -126,12 +126,11 @@ pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: St
                     lines.push(format!("{} engine {was} -> {is}", style.warn("~")));
                 } else if old.pace != engine.pace {
                     // deadlines go by it
-                    let (was, is) = (old.pace.answer, engine.pace.answer);
-                    lines.push(format!(
-                        "{} engine {}: expected {was} -> {is}",
-                        style.warn("~"),
-                        engine.model
-                    ));
+                    let (was, is) = (expected(&old.pace), expected(&engine.pace));
+                    if was != is {
+                        let line = format!("engine {}: expected {was} -> {is}", engine.model);
+                        lines.push(format!("{} {line}", style.warn("~")));
+                    }
                 }
             }
         }
@@ -184,6 +183,11 @@ pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: St
         )),
     }
     lines
+}
+
+/// What nobody knew was the slowest to expect, which is no figure to show.
+fn expected(pace: &Pace) -> String {
+    if pace.is_guess { "unknown".to_owned() } else { pace.answer.to_string() }
 }
 
 fn tls_change(before: DoorTls, after: DoorTls, style: Style) -> Option<String> {
