@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::lock::Lock;
 use super::record::Pending;
 use super::stand::{self, Stand};
-use super::{Arming, Changes, Error, Service, Supervisor, ask, files, guard, lay_out, process};
+use super::{Arming, Changes, Error, Service, Supervisor, ask, files, guard, lay_out, process, record};
 use crate::causes::with_causes;
 use crate::clock;
 use crate::facts::{Measured, Receipt, ServiceState};
@@ -176,6 +176,10 @@ pub async fn restart(
     let hook: Hook<'_> = &|_| Ok(());
     let proof = Activation { layout, supervisor, request: &request, hook, target, previous: None, now: None };
     let measured = proof.start_anew(services).await?;
+    if let Err(error) = record::renew(layout, generation, &measured) {
+        // they run, and that is what was asked for
+        tracing::warn!(error = with_causes(&error), "the diary keeps what was measured before");
+    }
     Ok(Restarted { generation, measured })
 }
 

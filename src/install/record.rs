@@ -140,7 +140,22 @@ fn enter(layout: &Layout, request: ConfirmRequest) -> Result<(), Error> {
     });
     let surplus = receipt.entries.len().saturating_sub(MAX_ENTRIES);
     receipt.entries.drain(..surplus);
-    files::write(&layout.receipt(), &files::json("the diary", &receipt)?, 0o644)
+    write(layout, &receipt)
+}
+
+/// Puts what was measured of engines that were started anew in the place of what was known of them.
+pub(super) fn renew(layout: &Layout, generation: Generation, measured: &[Measured]) -> Result<(), Error> {
+    let mut receipt = Receipt::read(layout);
+    let mut entries = receipt.entries.iter_mut().rev();
+    let Some(entry) = entries.find(|entry| entry.generation == generation) else { return Ok(()) };
+    entry.measured.retain(|known| measured.iter().all(|now| now.model != known.model));
+    entry.measured.extend(measured.iter().cloned());
+    entry.measured.sort_by(|one, other| one.model.cmp(&other.model));
+    write(layout, &receipt)
+}
+
+fn write(layout: &Layout, receipt: &Receipt) -> Result<(), Error> {
+    files::write(&layout.receipt(), &files::json("the diary", receipt)?, 0o644)
 }
 
 /// Adds to what was measured now what is known of engines that were not started anew, since nothing about them changed.

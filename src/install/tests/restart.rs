@@ -70,3 +70,24 @@ async fn what_cannot_be_started_anew_is_refused_before_anything_changes() {
     assert!(refused(&[]).await.starts_with("generation 2 waits to be confirmed"));
     assert!(host.done.lock().unwrap().is_empty());
 }
+
+#[tokio::test]
+async fn what_was_measured_of_an_engine_that_is_started_anew_takes_the_place_of_what_was_before() {
+    let host = Host::new();
+    host.bring_in(1, &[("chat", 512), ("code", 1024)]).await;
+    let mut receipt = Receipt::read(&host.layout);
+    for known in &mut receipt.entries[0].measured {
+        (known.tokens_per_second, known.load_seconds) = (Some(TokensPerSec(0.1)), 1e6);
+    }
+    fs::write(host.layout.receipt(), serde_json::to_vec(&receipt).unwrap()).unwrap();
+    restart(&host.layout, LEASE, &host, &request(&["code"])).await.unwrap();
+    let installed = inspect(&host.layout, &host).await.unwrap();
+    let known: Vec<_> = installed
+        .measured
+        .iter()
+        .map(|known| (known.model.as_str(), known.tokens_per_second.unwrap().0, known.load_seconds < 1e6))
+        .collect();
+    assert_eq!(known, [("chat", 0.1, false), ("code", 5.0, true)]);
+    // it is no new entry: nothing was decided
+    assert_eq!(Receipt::read(&host.layout).entries.len(), 1);
+}
