@@ -21,8 +21,12 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
         let without: Vec<String> = subjects.iter().filter_map(|subject| lacks(subject, to)).collect();
         anyhow::ensure!(without.is_empty(), "{}", without.join("; "));
     }
-    let target = verb.to.map_or_else(|| "the generation before".to_owned(), |to| format!("generation {to}"));
-    let question = format!("Make {} run {target}?", view::count(subjects.len(), "host"));
+    let earlier = execute::earlier(&subjects, verb.to).await;
+    if !global.json {
+        let hosts = subjects.iter().map(|subject| (subject, earlier.get(&subject.host)));
+        output::say(&view::going_back(hosts, environment.style));
+    }
+    let question = format!("Have {} go back?", view::count(subjects.len(), "host"));
     if !verb.yes && !apply::may_change(&question, environment)? {
         return Ok(Exit::Refused);
     }

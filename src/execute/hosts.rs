@@ -163,11 +163,13 @@ fn outcome(generation: Option<Generation>, state: State) -> Outcome {
 }
 
 impl Subject {
-    fn current(&self) -> Option<Generation> {
+    /// Returns the generation in force.
+    pub fn current(&self) -> Option<Generation> {
         self.installed.current.as_ref().map(|(generation, _)| *generation)
     }
 
-    fn definition(&self) -> Option<&Definition> {
+    /// Returns what it runs.
+    pub fn definition(&self) -> Option<&Definition> {
         self.installed.current.as_ref().map(|(_, definition)| definition)
     }
 

@@ -50,7 +50,7 @@ pub use logs::{LogLine, LogsArgs, run_logs};
 pub use process::Process;
 pub(crate) use program::Lines;
 pub use prune::{PruneRequest, Pruned, prune};
-pub use record::{ConfirmRequest, confirm};
+pub use record::{ConfirmRequest, confirm, earlier};
 pub use remove::{RemoveRequest, Removed, remove};
 pub use supervise::supervise;
 pub use supervisor::{Service, Supervisor};

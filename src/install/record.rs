@@ -68,19 +68,26 @@ impl Receipt {
         files::read_json(&layout.receipt()).ok().flatten().unwrap_or_default()
     }
 
-    /// Returns the last confirmed generation that is laid out and is not `current`; the
-    /// one laid out before `current` where the diary knows of none.
+    /// Returns what is gone back to from `current`: [`earlier`].
     pub(super) fn previous(
         layout: &Layout,
         current: Option<Generation>,
     ) -> Result<Option<Generation>, Error> {
-        let laid_out = stand::numbers(layout)?;
-        let is_earlier = |number: &Generation| Some(*number) != current && laid_out.contains(number);
-        let confirmed =
-            Self::read(layout).entries.iter().rev().map(|entry| entry.generation).find(is_earlier);
-        let below = || laid_out.iter().rev().copied().find(|number| current.is_some_and(|now| *number < now));
-        Ok(confirmed.or_else(below))
+        Ok(earlier(&Self::read(layout), &stand::numbers(layout)?, current))
     }
+}
+
+/// Returns the last generation that a diary has as confirmed, is among `laid_out` (oldest first) and is not `current`; the
+/// one before `current` where the diary knows of none.
+pub fn earlier(
+    receipt: &Receipt,
+    laid_out: &[Generation],
+    current: Option<Generation>,
+) -> Option<Generation> {
+    let is_earlier = |number: &Generation| Some(*number) != current && laid_out.contains(number);
+    let confirmed = receipt.entries.iter().rev().map(|entry| entry.generation).find(is_earlier);
+    let below = || laid_out.iter().rev().copied().find(|number| current.is_some_and(|now| *number < now));
+    confirmed.or_else(below)
 }
 
 /// What `confirm` needs.

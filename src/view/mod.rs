@@ -4,6 +4,7 @@
 //! whether there is colour come in with [`Style`].
 
 mod apply;
+mod back;
 mod bench;
 mod doctor;
 mod fit;
@@ -22,6 +23,7 @@ mod verified;
 mod wrap;
 
 pub use apply::{Deed, report};
+pub use back::going_back;
 pub use bench::bench;
 pub use doctor::diagnosis;
 pub use fit::fit;
