@@ -118,7 +118,7 @@ impl Place {
     }
 
     fn target<'a>(&'a self, connection: &'a dyn Connection, link: Option<Link>) -> Target<'a> {
-        Target { way: self.way(connection), program: &self.bundle.digest, lease: 0, link }
+        Target { way: self.way(connection), program: &self.bundle.digest, lease: 0, link, is_here: false }
     }
 
     fn is_sealed(&self, artifact: &Artifact) -> bool {
@@ -305,6 +305,47 @@ async fn hosts_bring_a_blob_on_to_each_other_and_one_copy_leaves_the_operator() 
     to_all(Limits { per_host: Some(Bytes::mib(16)), in_all: None }).await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     assert!(places.iter().all(|place| place.is_sealed(&artifact)));
+}
+
+#[tokio::test]
+async fn this_machine_has_a_blob_from_its_own_store_and_from_no_other_host() {
+    let places: Vec<Place> = (0..3).map(|_| Place::new()).collect();
+    let local = Local::new();
+    for place in &places {
+        place.bootstrap(&local).await;
+    }
+    let artifact = places[0].artifact("weights", 9);
+    let list = places[0].list(&artifact);
+    let targets: Vec<Target<'_>> = places
+        .iter()
+        .enumerate()
+        .map(|(at, place)| Target { is_here: at == 0, ..place.target(&local, Some(loopback())) })
+        .collect();
+    // a rate that would take it half an hour holds for wires
+    let limits = Limits { per_host: Some(Bytes::kib(8)), in_all: Some(Bytes::kib(8)) };
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&seen);
+    let events = Events::new(move |event| sink.lock().unwrap().push(event));
+    let pushed = push(&targets[..1], artifact.cargo(), &list, limits, &events).await;
+    let pushed = pushed.into_iter().next().unwrap().unwrap();
+    let moved = |pushed: &Pushed| (pushed.bytes_sent, pushed.bytes_from_hosts, pushed.bytes_reused);
+    assert_eq!(moved(&pushed), (Bytes::ZERO, Bytes::ZERO, Bytes::ZERO));
+    let ended = seen.lock().unwrap().pop();
+    assert!(
+        matches!(&ended, Some(Event::Finished { outcome: Some(how), .. }) if how == "copied"),
+        "{ended:?}"
+    );
+    std::fs::remove_file(places[0].layout.blob(&artifact.digest)).unwrap();
+
+    // beside others it takes nothing from them, though one has all of it already
+    push(&targets[1..2], artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+    let begun = Instant::now();
+    let pushed = push(&targets, artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+    let pushed: Vec<Pushed> = pushed.into_iter().map(Result::unwrap).collect();
+    assert!(begun.elapsed() < Duration::from_secs(12), "nobody waits for it: {:?}", begun.elapsed());
+    assert!(places.iter().all(|place| place.is_sealed(&artifact)));
+    assert_eq!(moved(&pushed[0]), (Bytes::ZERO, Bytes::ZERO, Bytes::ZERO));
+    assert_eq!(pushed[2].bytes_from_hosts, artifact.bytes, "{pushed:?}");
 }
 
 #[tokio::test]

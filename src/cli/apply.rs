@@ -125,6 +125,7 @@ pub(super) async fn carry_out(
         reconnect: fleet.reconnect(),
         connections,
         links: Fleet::links(inventory),
+        here: fleet.here(),
         limits: fleet.limits(),
         brambled: fleet.brambled(fetcher.store())?,
         fetcher,

@@ -1,6 +1,6 @@
 //! What most verbs begin with: the manifest, the lock, the ways to the hosts, the facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -241,6 +241,12 @@ impl<'a> Fleet<'a> {
     pub(crate) fn links(inventory: &Inventory) -> BTreeMap<HostName, execute::Link> {
         let looked_at = inventory.hosts.iter().filter_map(|(host, facts)| Some((host, facts.as_ref().ok()?)));
         looked_at.filter_map(|(host, facts)| Some((host.clone(), execute::link(facts)?))).collect()
+    }
+
+    /// Returns the hosts that are this machine.
+    pub(crate) fn here(&self) -> BTreeSet<HostName> {
+        let is_here = |spec: &HostSpec| matches!(spec.via, Via::Local { .. });
+        self.ours().filter(|(_, spec)| is_here(spec)).map(|(host, _)| host.clone()).collect()
     }
 
     /// Returns how fast weights may move.

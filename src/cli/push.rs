@@ -11,6 +11,7 @@ use crate::execute::{self, Delivery, Parcel, Receiver};
 use crate::facts::Inventory;
 use crate::fetch;
 use crate::generation::Layout;
+use crate::manifest::Via;
 use crate::plan;
 use crate::store::Store;
 use crate::view::{self};
@@ -51,6 +52,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
                     is_root: plan::is_root(spec, facts),
                     bundle: bundle.context("the bundle is no longer on this machine")?.clone(),
                     link: execute::link(facts),
+                    is_here: matches!(spec.via, Via::Local { .. }),
                     connection,
                     host,
                 });

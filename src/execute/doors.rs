@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub struct Doors {
     pub connections: BTreeMap<HostName, Arc<dyn Connection>>,
     /// How hosts reach each other.
     pub links: BTreeMap<HostName, Link>,
+    /// Those that are this machine.
+    pub here: BTreeSet<HostName>,
     /// How fast weights may move.
     pub limits: Limits,
     /// Opens a new way to a host, sharing nothing with the first: a confirmation that comes

@@ -36,6 +36,8 @@ pub struct Receiver {
     pub bundle: Found,
     /// How other hosts reach it.
     pub link: Option<Link>,
+    /// Whether it is this machine.
+    pub is_here: bool,
 }
 
 /// A file that was pushed.
@@ -170,7 +172,8 @@ impl Receiver {
     }
 
     fn target(&self, lease: u64) -> Target<'_> {
-        Target { way: self.way(), program: &self.bundle.bundle.digest, lease, link: self.link }
+        let program = &self.bundle.bundle.digest;
+        Target { way: self.way(), program, lease, link: self.link, is_here: self.is_here }
     }
 
     fn seat(&self) -> Seat {

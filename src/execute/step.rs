@@ -173,7 +173,8 @@ impl<'a> At<'a> {
 
     fn target(&self, lease: u64) -> Target<'_> {
         let link = self.run.doors.links.get(self.host).copied();
-        Target { way: self.way(), program: &self.plan.definition.program.digest, lease, link }
+        let is_here = self.run.doors.here.contains(self.host);
+        Target { way: self.way(), program: &self.plan.definition.program.digest, lease, link, is_here }
     }
 
     /// Returns the number of our lease of the host, which is taken before the first change.

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -160,6 +160,7 @@ impl World {
         Doors {
             connections: hosts.iter().map(|host| (host.clone(), self.way(host.as_str(), "first"))).collect(),
             links: BTreeMap::new(),
+            here: BTreeSet::new(),
             limits: crate::transfer::Limits::default(),
             reconnect: Box::new(move |host| Some(connection(host.as_str(), "fresh", &log, &oddities))),
             fetcher,

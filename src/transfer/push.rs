@@ -88,6 +88,9 @@ pub struct Target<'a> {
     pub lease: u64,
     /// How other hosts reach it; none: they cannot.
     pub link: Option<Link>,
+    /// Whether it is this machine: what it lacks is copied, and it takes no part in what hosts give each other. No rate
+    /// holds for it, since nothing of it is on a wire.
+    pub is_here: bool,
 }
 
 /// How fast blobs may move, in bytes per second.
@@ -127,11 +130,12 @@ pub async fn push(
     events: &Events,
 ) -> Vec<Result<Pushed, Error>> {
     let (joining, arrivals) = mpsc::unbounded_channel();
+    let away = targets.iter().filter(|target| !target.is_here).count();
     let shared = Shared {
         cargo,
         list,
         limits,
-        has_others: targets.len() > 1,
+        is_common: away > 1,
         text: list.to_text(),
         pace: limits.in_all.map(|rate| Mutex::new(Pace::new(rate))),
         left: watch::Sender::new(targets.len()),
@@ -149,7 +153,7 @@ pub async fn push(
     });
     let legs: Vec<_> = legs.collect();
     drop(joining);
-    let (pushed, ()) = tokio::join!(join_all(legs), gather(targets.len(), list, arrivals));
+    let (pushed, ()) = tokio::join!(join_all(legs), gather(away, list, arrivals));
     pushed
 }
 
@@ -246,6 +250,7 @@ where
     match done {
         Ok(Moved { sent, brought, from_hosts }) => {
             let outcome = match (sent, from_hosts) {
+                (Bytes::ZERO, Bytes::ZERO) if brought > Bytes::ZERO => Some("copied".to_owned()),
                 (Bytes::ZERO, Bytes::ZERO) => Some("already there".to_owned()),
                 (_, Bytes::ZERO) => None,
                 (Bytes::ZERO, _) => Some("from other hosts".to_owned()),
@@ -282,7 +287,8 @@ struct Shared<'a> {
     cargo: Cargo<'a>,
     list: &'a ChunkList,
     limits: Limits,
-    has_others: bool,
+    /// Whether hosts give each other what they have.
+    is_common: bool,
     text: String,
     pace: Option<Mutex<Pace>>,
     /// Hosts that are not done yet.
@@ -331,7 +337,7 @@ impl Leg<'_> {
     async fn run(&self, events: &Events, key: &str) -> Result<Moved, Error> {
         let mut has_joined = false;
         let outcome = self.attempts(events, key, &mut has_joined).await;
-        if !has_joined {
+        if !has_joined && !self.target.is_here {
             // whoever gathers has gone only when nobody is left
             drop(self.joining.send(None));
         }
@@ -361,7 +367,8 @@ impl Leg<'_> {
             match (heard.answer, ended) {
                 (Some(Answer::Sealed { from_hosts: more, .. }), _) => {
                     let from_hosts = (from_hosts + more).min(cargo.bytes);
-                    let (sent, brought) = (Bytes(sent.wire), Bytes(sent.chunks));
+                    let left = if self.target.is_here { 0 } else { sent.wire };
+                    let (sent, brought) = (Bytes(left), Bytes(sent.chunks));
                     return Ok(Moved { sent, brought, from_hosts });
                 }
                 (Some(Answer::Refused { reason, message, .. }), _) => {
@@ -414,8 +421,8 @@ impl Leg<'_> {
         let mut packing = Packing::default();
         let begin = Said::Begin {
             lease: self.target.lease,
-            is_shared: shared.has_others,
-            most_per_second: shared.limits.per_host,
+            is_shared: shared.is_common && !self.target.is_here,
+            most_per_second: shared.limits.per_host.filter(|_| !self.target.is_here),
         };
         let mut frames = frame::message(&begin);
         frames.extend(frame::data_head(shared.text.len() as u64));
@@ -496,6 +503,9 @@ impl Leg<'_> {
     async fn stay(&self, say: &mpsc::Sender<Piece>) {
         let mut left = self.shared.left.subscribe();
         self.done();
+        if self.target.is_here {
+            return;
+        }
         while tokio::time::timeout(STAYING, left.wait_for(|left| *left == 0)).await.is_err() {
             if say.send(Piece::Bytes(frame::message(&Said::Stay))).await.is_err() {
                 return;
@@ -539,7 +549,7 @@ impl Leg<'_> {
         let range = self.shared.list.chunks[at].range.clone();
         let length = range.end - range.start;
         packing.asked(length, Instant::now());
-        let packer = if packing.is_next() { Packer::new().ok() } else { None };
+        let packer = if packing.is_next() && !self.target.is_here { Packer::new().ok() } else { None };
         let Some(mut packer) = packer else { return self.send_part(say, file, range).await };
         let (mut sent, mut took) = (Sent::default(), Duration::ZERO);
         for piece in pieces(range) {
@@ -600,7 +610,7 @@ impl Leg<'_> {
 
     /// Waits until so many bytes may leave this machine.
     async fn wait_to_send(&self, bytes: u64) {
-        if let Some(pace) = &self.shared.pace {
+        if let Some(pace) = self.shared.pace.as_ref().filter(|_| !self.target.is_here) {
             let now = Instant::now();
             let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now);
             tokio::time::sleep_until(due.into()).await;
