@@ -15,7 +15,7 @@ use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
 use super::output;
-use crate::connect::Connection;
+use crate::connect::{Connection, quote};
 use crate::discover::{self, Candidate, Place};
 use crate::draft::{self, Ask, Draft, Here, Seen, Told};
 use crate::facts::HostFacts;
@@ -76,10 +76,10 @@ pub(crate) async fn run(verb: &Init, global: &Global, environment: &Environment)
         let left: Vec<&Candidate> = draft.left_out.iter().map(|(_, one)| one).collect();
         output::json(&json!({
             "file": path, "hosts": hosts, "here": draft.here.as_ref().map(|here| &here.host),
-            "model": draft.model.name, "why": draft.model.why, "left_out": left, "next": next(&draft, path),
+            "model": draft.model.name, "why": draft.model.why, "left_out": left, "next": next(&draft, verb, path),
         }))?;
     } else {
-        output::result(&said(&draft, path, checked.hosts.len()))?;
+        output::result(&said(&draft, verb, path, checked.hosts.len()))?;
     }
     Ok(Exit::Done)
 }
@@ -228,15 +228,41 @@ fn of_host(seen: &Seen) -> serde_json::Value {
     json!({ "address": seen.candidate.address, "place": seen.candidate.place, "machine": machine, "failure": failure })
 }
 
+/// What takes host keys that are not known yet: every verb has it, and a host that shows one asks for it.
+const ACCEPTING: &str = "--accept-new-host-keys";
+
+/// Returns the command that does the same once more, over the manifest that is there now.
+fn again(verb: &Init) -> String {
+    let mut text = "bramble init --force".to_owned();
+    for host in &verb.hosts {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '@' | '.' | ':' | '-' | '_');
+        let host = if host.chars().all(is_plain) { host.clone() } else { quote(host) };
+        let _ = write!(text, " --host {host}");
+    }
+    if verb.fleet.as_str() != "home" {
+        let _ = write!(text, " --fleet {}", verb.fleet);
+    }
+    for (is_said, word) in
+        [(verb.no_desktop, " --no-desktop"), (verb.offline, " --offline"), (verb.yes, " --yes")]
+    {
+        text.push_str(if is_said { word } else { "" });
+    }
+    text
+}
+
 /// Returns the commands to run next, each with what it does.
-fn next(draft: &Draft, path: &Path) -> Vec<(String, &'static str)> {
+fn next(draft: &Draft, verb: &Init, path: &Path) -> Vec<(String, &'static str)> {
     let file = if path == Path::new(super::arguments::DEFAULT_MANIFEST) {
         String::new()
     } else {
         format!(" -f {}", path.display())
     };
     let mut next = vec![(format!("bramble check{file}"), "hold it to the rules, after a change")];
-    if let Some(lost) = draft.hosts.iter().find(|seen| seen.facts.is_err()) {
+    let is_key_unknown = |seen: &Seen| seen.facts.as_ref().is_err_and(|why| why.contains(ACCEPTING));
+    if draft.hosts.iter().any(is_key_unknown) {
+        let says = "look again, once you know that the unknown host keys are the hosts' own";
+        next.push((format!("{}{file} {ACCEPTING}", again(verb)), says));
+    } else if let Some(lost) = draft.hosts.iter().find(|seen| seen.facts.is_err()) {
         next.push((format!("bramble doctor {}{file}", lost.host), "what keeps us from it"));
     } else if !draft.hosts.is_empty() || draft.here.is_some() {
         next.push((format!("bramble doctor --all{file}"), "what to do about the hosts first"));
@@ -247,7 +273,7 @@ fn next(draft: &Draft, path: &Path) -> Vec<(String, &'static str)> {
 }
 
 /// Says what was done, and what to do next.
-fn said(draft: &Draft, path: &Path, hosts: usize) -> String {
+fn said(draft: &Draft, verb: &Init, path: &Path, hosts: usize) -> String {
     let mut text =
         format!("{}: {}, and chat is {}.\n", path.display(), count(hosts, "host"), draft.model.name);
     for seen in &draft.hosts {
@@ -265,11 +291,49 @@ fn said(draft: &Draft, path: &Path, hosts: usize) -> String {
     if !draft.left_out.is_empty() {
         let _ = writeln!(text, "  {} left out, in comments", count(draft.left_out.len(), "machine"));
     }
-    let next = next(draft, path);
+    let next = next(draft, verb, path);
     let width = next.iter().map(|(line, _)| line.len()).max().unwrap_or(0);
     text.push_str("\nNext:\n");
     for (line, says) in next {
         let _ = writeln!(text, "  {line:width$}  {says}");
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_host_key_is_not_known_the_next_command_looks_again_as_it_was_asked() {
+        let seen = candidate("pi@10.0.0.7").unwrap();
+        let (host, failure) = (
+            "pi".parse::<HostName>().unwrap(),
+            "pi shows an unknown host key: run again with --accept-new-host-keys",
+        );
+        let mut draft = Draft {
+            fleet: "shed".parse().unwrap(),
+            hosts: vec![Seen { host, candidate: seen, facts: Err(failure.to_owned()) }],
+            here: None,
+            left_out: Vec::new(),
+            model: draft::pick(&[]),
+        };
+        let verb = Init {
+            hosts: vec!["pi@10.0.0.7".to_owned()],
+            fleet: "shed".parse().unwrap(),
+            no_desktop: true,
+            offline: false,
+            force: false,
+            yes: false,
+        };
+        let commands = |draft: &Draft| {
+            next(draft, &verb, Path::new("new.yaml")).into_iter().map(|(line, _)| line).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            commands(&draft)[1],
+            "bramble init --force --host pi@10.0.0.7 --fleet shed --no-desktop -f new.yaml --accept-new-host-keys"
+        );
+        draft.hosts[0].facts = Err("pi cannot be reached".to_owned());
+        assert!(commands(&draft).contains(&"bramble doctor pi -f new.yaml".to_owned()));
+    }
 }

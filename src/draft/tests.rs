@@ -167,6 +167,21 @@ fn who_answers_nonsense_is_asked_three_times() {
     assert_eq!(meet(house(), &Told::default(), &[]).0.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
 }
 
+#[test]
+fn a_long_reason_is_told_whole_over_several_lines() {
+    let why = "shows an unknown host key (SHA256:abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG): check it, then run again with --accept-new-host-keys, and here is more of what it said";
+    let seen = Seen {
+        host: "shed".parse().unwrap(),
+        candidate: candidate("shed.local", Place::Announced),
+        facts: Err(why.to_owned()),
+    };
+    let text = manifest_of(&draft(vec![seen], None));
+    let comments = text.lines().filter_map(|line| line.strip_prefix("  # ")).collect::<Vec<_>>().join(" ");
+    assert!(comments.contains(why), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() < 125), "{text}");
+    manifest::parse("fleet.yaml", &text).unwrap();
+}
+
 proptest! {
     #[test]
     fn whatever_was_found_the_manifest_is_taken(

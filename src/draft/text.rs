@@ -6,8 +6,11 @@ use crate::discover::{Candidate, Place};
 use crate::facts::HostFacts;
 use crate::units::Bytes;
 
-/// The longest comment, in characters.
-const LONGEST: usize = 150;
+/// A comment's lines are no longer than this, in characters.
+const WIDTH: usize = 116;
+
+/// The longest comment, in characters: several times what we say ourselves, since some of it is foreign.
+const LONGEST: usize = 1000;
 
 /// Returns a manifest with comments, which `bramble check` takes.
 pub fn manifest_of(draft: &Draft) -> String {
@@ -20,15 +23,14 @@ serve: {{ port: 8443, tls: fleet }}      # the door of every host: https with ce
 
 models:
   chat:                                # the name that clients ask for
-    # {}
-    source: catalog:{}
+{}    source: catalog:{}
     quant: auto                        # for each host, the fastest that loses little
     context: {CONTEXT}                      # tokens that a conversation may have
 
 hosts:
 ",
         scalar(draft.fleet.as_str()),
-        comment(&draft.model.why),
+        comment("    ", &draft.model.why),
         draft.model.name,
     );
     for seen in &draft.hosts {
@@ -55,7 +57,7 @@ fn host(seen: &Seen, text: &mut String) {
         Ok(facts) => machine(facts),
         Err(why) => format!("not looked at: {why}"),
     };
-    let _ = writeln!(text, "  # {}", comment(&format!("{}; {what}", candidate.place.words())));
+    text.push_str(&comment("  ", &format!("{}; {what}", candidate.place.words())));
     if candidate.place == Place::SshConfigBehind {
         text.push_str(
             "  # only ssh knows the way there: other hosts have to know this name, too, or do without it\n",
@@ -74,11 +76,7 @@ fn this_machine(here: &Here, text: &mut String) {
     let what = here.facts.as_ref().map_or_else(String::new, |facts| format!(": {}", machine(facts)));
     let role =
         if here.facts.as_ref().is_some_and(|facts| facts.board.is_some()) { "" } else { ", role: desktop" };
-    let _ = writeln!(
-        text,
-        "  # {}",
-        comment(&format!("this machine{what}; `address` is how the others reach it"))
-    );
+    text.push_str(&comment("  ", &format!("this machine{what}; `address` is how the others reach it")));
     let name = scalar(here.host.as_str());
     let _ = writeln!(text, "  {name}: {{ address: {}, connect: local{role} }}", scalar(&here.address));
 }
@@ -157,16 +155,26 @@ fn scalar(text: &str) -> String {
     if is_word && !is_reserved || is_dotted { text.to_owned() } else { format!("\"{text}\"") }
 }
 
-/// Makes one line of a foreign text.
-fn comment(text: &str) -> String {
+/// Makes lines of comments of a text that is foreign, cut between words.
+fn comment(indent: &str, text: &str) -> String {
     let is_shown = |c: &char| !matches!(c, '\u{85}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
     let plain = |c: char| if c.is_control() { ' ' } else { c };
-    let line: String = text.chars().filter(is_shown).map(plain).collect();
-    let line = line.trim();
-    if line.chars().count() <= LONGEST {
-        return line.to_owned();
+    let mut line: String = text.chars().filter(is_shown).map(plain).collect();
+    if let Some((end, _)) = line.char_indices().nth(LONGEST) {
+        line.truncate(end);
+        line.push('…');
     }
-    format!("{}…", line.chars().take(LONGEST).collect::<String>().trim_end())
+    let mut lines: Vec<String> = Vec::new();
+    for word in line.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= WIDTH => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.iter().flat_map(|line| [indent, "# ", line, "\n"]).collect()
 }
 
 /// Says in words what a machine is.
