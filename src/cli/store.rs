@@ -1,6 +1,6 @@
 //! Looks after the store of weights on this machine.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -12,6 +12,7 @@ use super::arguments::{Global, StorePrune, StoreVerb};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::{apply, files, output};
+use crate::bundle;
 use crate::causes::with_causes;
 use crate::fetch;
 use crate::ids::Digest;
@@ -23,21 +24,20 @@ use crate::view::{Table, count};
 pub(crate) fn run(verb: &StoreVerb, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let root = fetch::Settings::from_env().cache;
     match verb {
-        StoreVerb::Ls => list(&Store::open(root)?, global),
+        StoreVerb::Ls => list(&Store::open(root)?, global, environment),
         StoreVerb::Verify => verify(&Store::open(root)?, global),
         StoreVerb::Prune(verb) => prune(&root, verb, global, environment),
     }
 }
 
-fn list(store: &Store, global: &Global) -> anyhow::Result<Exit> {
-    let (blobs, names) = (store.list()?, store.names());
-    let needed = needed(store, global)?.0;
-    let name = |digest: &Digest| names.get(digest).map(|names| names.iter().cloned().collect::<Vec<_>>());
+fn list(store: &Store, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    let blobs = store.list()?;
+    let Known { needed, names, .. } = known(store, global, environment)?;
     if global.json {
         let blobs = blobs.iter().map(|blob| {
             json!({
                 "digest": blob.digest, "bytes": blob.bytes, "path": store.path(&blob.digest),
-                "names": name(&blob.digest).unwrap_or_default(), "needed": needed.contains(&blob.digest),
+                "names": names.get(&blob.digest).cloned().unwrap_or_default(), "needed": needed.contains(&blob.digest),
             })
         });
         output::json(&json!({ "store": store.root(), "blobs": blobs.collect::<Vec<_>>() }))?;
@@ -46,13 +46,23 @@ fn list(store: &Store, global: &Global) -> anyhow::Result<Exit> {
     let mut table = Table::new(["blob", "size", "needed", "name"]);
     for blob in &blobs {
         let needed = if needed.contains(&blob.digest) { "yes" } else { "no" };
-        let name = name(&blob.digest).unwrap_or_default().join(", ");
-        table.row([blob.digest.short(), blob.bytes.to_string(), needed.to_owned(), name]);
+        table.row([
+            blob.digest.short(),
+            blob.bytes.to_string(),
+            needed.to_owned(),
+            name(&names, &blob.digest),
+        ]);
     }
     let total: Bytes = blobs.iter().map(|blob| blob.bytes).sum();
     output::result(&table.render(0))?;
     output::result(&format!("{} in {}, {total}\n", count(blobs.len(), "blob"), store.root().display()))?;
     Ok(Exit::Done)
+}
+
+/// Returns what a blob is called; `-` where nothing names it.
+fn name(names: &Names, digest: &Digest) -> String {
+    let names: Vec<&str> = names.get(digest).into_iter().flatten().map(String::as_str).collect();
+    if names.is_empty() { "-".to_owned() } else { names.join(", ") }
 }
 
 fn verify(store: &Store, global: &Global) -> anyhow::Result<Exit> {
@@ -87,9 +97,10 @@ fn verify(store: &Store, global: &Global) -> anyhow::Result<Exit> {
 fn prune(root: &Path, verb: &StorePrune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let shown = {
         let store = Store::open(root)?;
-        let shown = store.unused(&needed(&store, global)?.0)?;
+        let Known { needed, names, .. } = known(&store, global, environment)?;
+        let shown = store.unused(&needed)?;
         if !global.json {
-            output::result(&told(&store, &shown))?;
+            output::result(&told(&names, &shown))?;
         }
         shown
     };
@@ -102,7 +113,7 @@ fn prune(root: &Path, verb: &StorePrune, global: &Global, environment: &Environm
     if !verb.dry_run && !shown.is_empty() {
         // alone only now: nobody waits for the person's answer. What was needed meanwhile stays.
         let store = Store::open_alone(root)?;
-        let (needed, gone) = needed(&store, global)?;
+        let Known { needed, gone, .. } = known(&store, global, environment)?;
         let mut unused = store.unused(&needed)?;
         unused.blobs.retain(|blob| shown.blobs.contains(blob));
         unused.leftovers.retain(|name, _| shown.leftovers.contains_key(name));
@@ -116,15 +127,13 @@ fn prune(root: &Path, verb: &StorePrune, global: &Global, environment: &Environm
     Ok(Exit::Done)
 }
 
-fn told(store: &Store, unused: &Unused) -> String {
+fn told(names: &Names, unused: &Unused) -> String {
     if unused.is_empty() {
-        return "Nothing: every blob is named by a lock file.\n".to_owned();
+        return "Nothing: every blob is named by a lock file, or is a program for hosts.\n".to_owned();
     }
-    let names = store.names();
     let mut table = Table::new(["unused", "size", "name"]);
     for blob in &unused.blobs {
-        let name: Vec<String> = names.get(&blob.digest).into_iter().flatten().cloned().collect();
-        table.row([blob.digest.short(), blob.bytes.to_string(), name.join(", ")]);
+        table.row([blob.digest.short(), blob.bytes.to_string(), name(names, &blob.digest)]);
     }
     for (name, bytes) in &unused.leftovers {
         table.row([
@@ -136,32 +145,60 @@ fn told(store: &Store, unused: &Unused) -> String {
     table.render(0)
 }
 
-/// Returns what lock files name: those that the store remembers, and the one beside the manifest.
-/// Also returns the lock files that are gone for good.
-///
-/// One whose folder is gone, too, may be on a disk that is not attached now: what it named
-/// last is kept. One that cannot be read is an error, because what it needs would count as unused.
-fn needed(store: &Store, global: &Global) -> anyhow::Result<(BTreeSet<Digest>, Vec<PathBuf>)> {
-    let (mut needed, mut gone) = (BTreeSet::new(), Vec::new());
-    for user in store.users()? {
-        match named(&user.path)? {
-            Some(digests) => needed.extend(digests),
-            None if user.path.parent().is_some_and(Path::is_dir) => gone.push(user.path),
-            None => needed.extend(user.digests),
-        }
-    }
-    needed.extend(named(&Environment::lock_path(&global.file))?.unwrap_or_default());
-    Ok((needed, gone))
+/// What people call blobs.
+type Names = BTreeMap<Digest, BTreeSet<String>>;
+
+/// What is known of blobs.
+#[derive(Default)]
+struct Known {
+    /// What lock files name, and the programs that hosts are given.
+    needed: BTreeSet<Digest>,
+    names: Names,
+    /// The lock files that are gone for good.
+    gone: Vec<PathBuf>,
 }
 
-/// Returns what one lock file names; none where it is not there.
-fn named(lock: &Path) -> anyhow::Result<Option<BTreeSet<Digest>>> {
-    match files::read_text(lock, files::LONGEST_LOCK) {
-        Ok(text) => {
-            let lock = Lock::parse(&text).with_context(|| format!("cannot use {}", lock.display()))?;
-            Ok(Some(lock.digests()))
+impl Known {
+    fn take(&mut self, lock: &Lock) {
+        self.needed.extend(lock.digests());
+        // what was taken as it is has its file's name
+        for (made, quant) in lock.made.values().filter_map(|made| Some((made, made.quant?))) {
+            self.names.entry(made.digest).or_default().insert(format!("weights in {quant}"));
         }
+    }
+}
+
+/// Looks into the lock files that the store remembers and the one beside the manifest, and at the bundles.
+///
+/// A lock file whose folder is gone, too, may be on a disk that is not attached now: what it named
+/// last is kept. One that cannot be read is an error, because what it needs would count as unused.
+fn known(store: &Store, global: &Global, environment: &Environment) -> anyhow::Result<Known> {
+    let mut known = Known { names: store.names(), ..Known::default() };
+    for user in store.users()? {
+        match read(&user.path)? {
+            Some(lock) => known.take(&lock),
+            None if user.path.parent().is_some_and(Path::is_dir) => known.gone.push(user.path),
+            None => known.needed.extend(user.digests),
+        }
+    }
+    if let Some(lock) = read(&Environment::lock_path(&global.file))? {
+        known.take(&lock);
+    }
+    // one that came by `bundle import`; where bundles cannot be read, whoever needs one says so
+    for bundle in bundle::find(&environment.bundles).unwrap_or_default().into_iter().map(|found| found.bundle)
+    {
+        known.needed.insert(bundle.digest);
+        let name = format!("program {} for {}", bundle.version, bundle.target);
+        known.names.entry(bundle.digest).or_default().insert(name);
+    }
+    Ok(known)
+}
+
+/// Reads a lock file; none where it is not there.
+fn read(path: &Path) -> anyhow::Result<Option<Lock>> {
+    match files::read_text(path, files::LONGEST_LOCK) {
+        Ok(text) => Ok(Some(Lock::parse(&text).with_context(|| format!("cannot use {}", path.display()))?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", lock.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
