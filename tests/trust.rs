@@ -216,10 +216,13 @@ fn another_machine_changes_nothing_until_it_has_the_authority_or_founds_another(
     let (kept, away) = (fleet.desk.path("state/bramble/fleets/home"), fleet.desk.path("away"));
     fs::rename(&kept, &away).unwrap();
     fleet.desk.write(&manifest(fleet.port, "").replace("context: 256", "context: 128"));
-    let refused = fleet.run(&["apply", "--yes"]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert_eq!(refused.status.code(), Some(3), "{said}");
-    assert!(said.contains("whose authority is on another machine"), "{said}");
+    // a plan says so before anything is asked, and nothing of it can be left out
+    for verb in [&["plan"][..], &["apply", "--yes"], &["apply", "--yes", "--partial"]] {
+        let refused = fleet.run(verb);
+        let said = [refused.stdout, refused.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        assert_eq!(refused.status.code(), Some(3), "{said:?}");
+        assert!(said.concat().contains("whose authority is on another machine"), "{said:?}");
+    }
     assert!(!kept.exists() && fleet.generation() == "1");
     // with what the other one has sealed it is the other one
     let passphrase = "correct horse battery staple\n";

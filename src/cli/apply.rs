@@ -15,9 +15,8 @@ use crate::clock;
 use crate::connect::Connection;
 use crate::events::Events;
 use crate::execute::{self, Doors, Outcome, Report, State};
-use crate::facts::{HostFacts, Inventory};
+use crate::facts::Inventory;
 use crate::fetch::Fetcher;
-use crate::generation::DoorTls;
 use crate::ids::HostName;
 use crate::keys::{NewKey, Safe};
 use crate::lock::Made;
@@ -51,21 +50,23 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     } else {
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
         let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
+        // nothing can be done without keys
+        let is_part = verb.partial && fleet.lacks_authority(&inventory, &safe).is_none();
         if !global.json {
-            show(&plan, &problems, &fetcher, environment)?;
+            show(&plan, &problems, is_part, &fetcher, environment)?;
         }
-        if !problems.is_empty() && !verb.partial {
+        if !problems.is_empty() && !is_part {
             if global.json {
                 output::json(&serde_json::json!({ "problems": problems }))?;
             }
             return Ok(Exit::Refused);
         }
-        if !problems.is_empty() {
-            output::say("Going on with what can be done, because of --partial.");
-        }
         (plan, inventory)
     };
-    refuse_another_authority(&safe, verb, &fleet.manifest, &inventory)?;
+    // a plan that was kept may have been made elsewhere, and nothing of this can be left out
+    if let Some(why) = fleet.lacks_authority(&inventory, &safe) {
+        return Err(Expected::Refused(why).into());
+    }
     let notes = plan::check(&plan);
     if !notes.is_empty() {
         return Err(Expected::Refused(format!("the plan contradicts itself: {}", notes.join("; "))).into());
@@ -134,34 +135,6 @@ pub(super) async fn carry_out(
         now: clock::now_utc(),
     };
     Ok((execute::apply(plan, &doors, events, cancel).await, new_key))
-}
-
-/// Refuses to make keys and an authority where the fleet's hosts have some that another machine made: its clients would
-/// lose theirs, and its hosts each other.
-fn refuse_another_authority(
-    safe: &Safe,
-    verb: &Apply,
-    manifest: &Manifest,
-    inventory: &Inventory,
-) -> anyhow::Result<()> {
-    let is_complete = safe.keys().is_some() && safe.certificates().is_some();
-    if is_complete || verb.new_ca || manifest.serve.tls == Tls::Off {
-        return Ok(());
-    }
-    let has_certificate = |facts: &HostFacts| {
-        let current = facts.installed.as_ref().and_then(|installed| installed.current.as_ref());
-        current
-            .is_some_and(|(_, running)| running.fleet == manifest.fleet && running.door.tls == DoorTls::Fleet)
-    };
-    let mut facts = inventory.hosts.iter().filter_map(|(host, facts)| Some((host, facts.as_ref().ok()?)));
-    match facts.find(|(_, facts)| has_certificate(facts)) {
-        None => Ok(()),
-        Some((host, _)) => Err(Expected::Refused(format!(
-            "{host} has a certificate of the fleet {fleet}, whose authority is on another machine: bring it from there with `bramble keys ca export` and `import`, or make all keys and certificates anew with --new-ca",
-            fleet = manifest.fleet
-        ))
-        .into()),
-    }
 }
 
 /// Has all certificates made anew, by another authority.

@@ -194,6 +194,9 @@ pub(crate) struct Plan {
     /// Write the plan into this file as a page for a browser
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Plan what can be placed, leave out the rest, as `bramble apply --partial` does
+    #[arg(long)]
+    pub(crate) partial: bool,
     /// Exit with 2 when there is something to do, 0 when there is not
     #[arg(long)]
     pub(crate) exit_code: bool,

@@ -46,6 +46,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("bramble plan", "what would be done, and why"),
             ("bramble plan --out next.plan", "keep it for `apply next.plan`"),
             ("bramble plan --html plan.html", "as a page for a browser"),
+            ("bramble plan --partial", "what can be placed, without the rest"),
             ("bramble plan --exit-code", "2: there is something to do"),
         ],
     ),

@@ -19,10 +19,10 @@ use crate::connect::{Connection, Local, Settings, Ssh, SudoPassword, Target, fas
 use crate::convert;
 use crate::events::Events;
 use crate::execute::{self, Reconnect, Subject};
-use crate::facts::Inventory;
+use crate::facts::{HostFacts, Inventory};
 use crate::fetch;
 use crate::fetch::{Fetcher, RawHeader};
-use crate::generation::{Bundle, ForeignKeys, Layout};
+use crate::generation::{Bundle, DoorTls, ForeignKeys, Layout};
 use crate::ids::{FleetName, HostName, ModelName};
 use crate::keys::Safe;
 use crate::lock::{Lock, LockedHost};
@@ -364,8 +364,27 @@ impl<'a> Fleet<'a> {
             converter: convert::VERSION,
         });
         let room = execute::check_room(&plan, fetcher);
-        problems.extend(room.err().map(|message| Problem { host: None, model: None, message }));
+        let lacks = [room.err(), self.lacks_authority(inventory, safe)].into_iter().flatten();
+        problems.extend(lacks.map(|message| Problem { host: None, model: None, message }));
         (plan, problems)
+    }
+
+    /// Says why keys and an authority must not be made here: the fleet's hosts have some that another machine made. Its
+    /// clients would lose theirs, and its hosts each other.
+    pub(crate) fn lacks_authority(&self, inventory: &Inventory, safe: &Safe) -> Option<String> {
+        let fleet = &self.manifest.fleet;
+        if safe.is_complete() || plan::door_tls(&self.manifest) == DoorTls::Off {
+            return None;
+        }
+        let has_certificate = |facts: &HostFacts| {
+            let current = facts.installed.as_ref().and_then(|installed| installed.current.as_ref());
+            current.is_some_and(|(_, runs)| runs.fleet == *fleet && runs.door.tls == DoorTls::Fleet)
+        };
+        let mut facts = inventory.hosts.iter().filter_map(|(host, facts)| Some((host, facts.as_ref().ok()?)));
+        let (host, _) = facts.find(|(_, facts)| has_certificate(facts))?;
+        Some(format!(
+            "{host} has a certificate of the fleet {fleet}, whose authority is on another machine: bring it from there with `bramble keys ca export` and `import`, or make all keys and certificates anew with `bramble apply --new-ca`"
+        ))
     }
 
     /// Writes the lock, whole or not at all.

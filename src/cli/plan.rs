@@ -29,17 +29,19 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     let (inventory, models) = fleet.look(&connections, &fetcher).await;
     let safe = fleet.safe()?;
     let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
+    // nothing can be done without keys
+    let is_part = verb.partial && fleet.lacks_authority(&inventory, &safe).is_none();
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {
-        show(&plan, &problems, &fetcher, environment)?;
+        show(&plan, &problems, is_part, &fetcher, environment)?;
     }
     if let Some(path) = &verb.html {
-        let page = view::html(&plan, &problems, execute::left(&plan, &fetcher).ok())?;
+        let page = view::html(&plan, &problems, is_part, execute::left(&plan, &fetcher).ok())?;
         fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
         output::say(&format!("The page is in {}.", path.display()));
     }
-    if !problems.is_empty() {
+    if !problems.is_empty() && !is_part {
         return Ok(Exit::Refused);
     }
     if let Some(path) = &verb.out {
@@ -50,12 +52,15 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     Ok(if verb.exit_code && !plan.is_empty() { Exit::Partly } else { Exit::Done })
 }
 
-/// Prints a plan, with what is left to fetch and to make.
+/// Prints a plan, with what is left to fetch and to make; where `is_part`, as one that is carried out without what is
+/// wrong with it.
 pub(crate) fn show(
     plan: &Plan,
     problems: &[Problem],
+    is_part: bool,
     fetcher: &Fetcher,
     environment: &Environment,
 ) -> anyhow::Result<()> {
-    output::result(&view::plan(plan, problems, execute::left(plan, fetcher).ok(), environment.style))
+    let view = if is_part { view::part } else { view::plan };
+    output::result(&view(plan, problems, execute::left(plan, fetcher).ok(), environment.style))
 }

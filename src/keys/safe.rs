@@ -130,6 +130,11 @@ impl Safe {
         self.is_founded_anew = true;
     }
 
+    /// Returns whether keys and an authority are here, or shall be made anew.
+    pub fn is_complete(&self) -> bool {
+        self.is_founded_anew || self.keys.is_some() && self.certificates.is_some()
+    }
+
     /// Returns which secrets a host shall have at `now`, for a plan: their digest; none within where they are still
     /// to be made; none at all where this machine cannot tell, since it never applied this fleet.
     pub fn expected(&self, host: &HostName, tls: DoorTls, now: u64) -> Option<Option<Digest>> {

@@ -94,7 +94,7 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     let mut engines = all_engines.clone();
     engines.retain(|host, _| !planned.contains_key(host));
     keep_unplaced(&able, &wishes, &mut engines);
-    let hosts: Vec<HostPlan> = able
+    let mut hosts: Vec<HostPlan> = able
         .iter()
         .filter_map(|(host, able)| match host_plan(inputs, host, able, &choices, (&engines, &away)) {
             Ok(plan) => Some(plan),
@@ -120,8 +120,10 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
         }
     }
     let artifacts = artifacts(inputs, &choices, &engines);
-    problems.extend(disk_problems(inputs, &hosts, &artifacts));
-    problems.extend(moved(inputs));
+    let of_hosts = [disk_problems(inputs, &hosts, &artifacts), moved(inputs)].concat();
+    // whoever goes on without what cannot be leaves such hosts as they are
+    hosts.retain(|host| of_hosts.iter().all(|problem| problem.host.as_ref() != Some(&host.host)));
+    problems.extend(of_hosts);
     let waves = waves::waves(inputs.manifest, inputs.inventory, inputs.bundles, &artifacts, &hosts);
     let orphans =
         inputs.lock.hosts.keys().filter(|host| !inputs.manifest.hosts.contains_key(*host)).cloned().collect();

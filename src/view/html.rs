@@ -5,7 +5,7 @@ use minijinja::Environment;
 use serde::Serialize;
 
 use super::Style;
-use super::plan::{changes, describe_route, totals};
+use super::plan::{changes, describe_route, totals, totals_of_part};
 use crate::execute::Left;
 use crate::plan::{Chosen, Plan, Problem};
 use crate::units::Bytes;
@@ -23,6 +23,7 @@ struct Page {
     version: String,
     total: String,
     problems: Vec<String>,
+    is_part: bool,
     hosts: Vec<Host>,
 }
 
@@ -58,16 +59,24 @@ struct Model {
     why: Vec<String>,
 }
 
-/// Returns the plan as a page of HTML, to be kept in a file and opened in a browser.
+/// Returns the plan as a page of HTML, to be kept in a file and opened in a browser. `is_part` says that it would be carried
+/// out without what is wrong with it.
 ///
 /// # Errors
 /// The template is wrong, which is a bug.
-pub fn html(plan: &Plan, problems: &[Problem], left: Option<Left>) -> Result<String, minijinja::Error> {
+pub fn html(
+    plan: &Plan,
+    problems: &[Problem],
+    is_part: bool,
+    left: Option<Left>,
+) -> Result<String, minijinja::Error> {
+    let totals = if is_part { totals_of_part } else { totals };
     let page = Page {
         fleet: plan.fleet.to_string(),
         version: plan.bramble.clone(),
         total: totals(plan, problems, left).trim_end().to_owned(),
         problems: problems.iter().map(|problem| problem.message.clone()).collect(),
+        is_part,
         hosts: hosts(plan),
     };
     let mut environment = Environment::new();

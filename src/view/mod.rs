@@ -29,7 +29,7 @@ pub use doctor::diagnosis;
 pub use fit::fit;
 pub use html::html;
 pub use logs::log_line;
-pub use plan::plan;
+pub use plan::{part, plan};
 pub use progress::Progress;
 pub use prune::pruned;
 pub use push::delivery;

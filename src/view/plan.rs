@@ -11,6 +11,25 @@ use crate::units::Bytes;
 ///
 /// `left` is what has to be done on this machine; where it is not known, all that the plan has.
 pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style) -> String {
+    let mut text = hosts(plan, problems, style);
+    for problem in problems {
+        let _ = writeln!(text, "{} {}\n", style.bad("refused:"), said(&problem.message));
+    }
+    text.push_str(&totals(plan, problems, left));
+    text
+}
+
+/// Returns the part of a plan that can be carried out, with what is left out of it.
+pub fn part(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style) -> String {
+    let mut text = hosts(plan, problems, style);
+    for problem in problems {
+        let _ = writeln!(text, "{} {}\n", style.warn("left out:"), said(&problem.message));
+    }
+    text.push_str(&totals_of_part(plan, problems, left));
+    text
+}
+
+fn hosts(plan: &Plan, problems: &[Problem], style: Style) -> String {
     let mut text = String::new();
     // what is refused would be on them: that there is nothing for them to run says nothing
     let is_worth_a_word = |is_idle: bool| problems.is_empty() || !is_idle;
@@ -54,10 +73,6 @@ pub fn plan(plan: &Plan, problems: &[Problem], left: Option<Left>, style: Style)
             style.bold(orphan.as_str()),
         );
     }
-    for problem in problems {
-        let _ = writeln!(text, "{} {}\n", style.bad("refused:"), said(&problem.message));
-    }
-    text.push_str(&totals(plan, problems, left));
     text
 }
 
@@ -224,6 +239,15 @@ pub(super) fn describe_route(route: &RouteSpec) -> String {
     let limits: Vec<String> = limits.into_iter().flatten().collect();
     let on = if limits.is_empty() { String::new() } else { format!(", on at {}", limits.join(" or ")) };
     format!("{}: {}{on}", route.model, hops.join(" then "))
+}
+
+/// Returns the last line of a plan that is carried out as far as it can be.
+pub(super) fn totals_of_part(plan: &Plan, problems: &[Problem], left: Option<Left>) -> String {
+    let text = totals(plan, &[], left);
+    match problems.len() {
+        0 => text,
+        n => format!("{} Left out, because of --partial: {}.\n", text.trim_end(), count(n, "problem")),
+    }
 }
 
 pub(super) fn totals(plan: &Plan, problems: &[Problem], left: Option<Left>) -> String {

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::{Deed, Style, log_line, plan, pruned, report, status};
+use super::{Deed, Style, log_line, part, plan, pruned, report, status};
 use crate::execute::{Left, LogLine, Outcome, Pruned, Report, State};
 use crate::facts::{Cordon, Foretold, Inventory, Measured, ServiceState};
 use crate::ids::{Digest, Generation, HostName};
@@ -31,7 +31,7 @@ fn the_page_shows_every_host_and_takes_no_markup_from_outside() {
         model: None,
         message: "<script>alert('x')</script> & more".to_owned(),
     }];
-    let page = super::html(&fleet.plan(), &problems, None).unwrap();
+    let page = super::html(&fleet.plan(), &problems, false, None).unwrap();
     for host in ["attic", "shed", "desk", "next"] {
         assert!(page.contains(&format!(">{host}</span>")), "{host}");
     }
@@ -118,6 +118,37 @@ fn a_refused_plan_names_every_problem_and_says_that_nothing_was_changed() {
     fleet.facts("attic").glibc = Some((2, 31));
     let (made, problems) = fleet.make();
     insta::assert_snapshot!(plan(&made, &problems, None, PLAIN));
+}
+
+#[test]
+fn a_speed_that_nobody_knew_is_shown_as_none() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let installed = fleet.facts("attic").installed.as_mut().unwrap();
+    let definition = &mut installed.current.as_mut().unwrap().1;
+    let pace = &mut definition.engines[0].pace;
+    pace.prompt.0 *= 10.0;
+    pace.is_guess = true;
+    definition.door.routes[0].order[0].pace = Some(*pace);
+    let made = fleet.plan();
+    let text = plan(&made, &[], None, PLAIN);
+    let now = made.host(&name("attic")).unwrap().definition.engines[0].pace.answer;
+    assert!(text.contains(&format!("    ~ engine chat: expected unknown -> {now}\n")), "{text}");
+    assert!(text.contains("      chat is slower than its deadlines count with: "), "{text}");
+}
+
+#[test]
+fn what_can_be_done_of_a_plan_is_told_with_what_is_left_out() {
+    let mut fleet = Fleet::new();
+    fleet.facts("shed").memory.available = Bytes::mib(100);
+    let (made, problems) = fleet.make();
+    let text = part(&made, &problems, None, PLAIN);
+    assert!(text.contains("\nleft out: ") && !text.contains("efused"), "{text}");
+    assert!(text.contains("+ attic  generation 1 (first)\n"), "{text}");
+    assert!(text.ends_with(" to push. Left out, because of --partial: 1 problem.\n"), "{text}");
+    let page = super::html(&made, &problems, true, None).unwrap();
+    assert!(page.contains("because of --partial: 1 problem.") && !page.contains("Refused"), "{page}");
+    assert_eq!(part(&made, &[], None, PLAIN), plan(&made, &[], None, PLAIN));
 }
 
 fn outcome(state: State, generation: Option<u64>) -> Outcome {
