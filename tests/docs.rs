@@ -238,11 +238,27 @@ fn anchors(path: &Path) -> BTreeSet<String> {
     heads.map(|(_, line)| anchor(line.trim_start_matches('#').trim())).collect()
 }
 
+/// Where what a release does not have can be read.
+const SOURCES: &str = "https://github.com/bramble-fleet/bramble/blob/main/";
+
+/// What `scripts/release` puts beside the pages.
+const RELEASED: [&str; 6] =
+    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "manifests/", "docs/", "examples/"];
+
 #[test]
 fn links_lead_somewhere() {
+    let script = fs::read_to_string(repository().join("scripts/release")).unwrap();
+    for name in RELEASED {
+        let (folder, file) = (format!(" {}", name.trim_end_matches('/')), format!(" {name}*"));
+        assert!(script.contains(&folder) || script.contains(&file), "a release has no {name}");
+    }
     for page in pages() {
         for (at, line) in page.prose() {
             for link in line.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+                if let Some(source) = link.strip_prefix(SOURCES) {
+                    assert!(repository().join(source).exists(), "{}:{at}: there is no {source}", page.path);
+                    continue;
+                }
                 if link.starts_with("https://") {
                     continue;
                 }
@@ -250,6 +266,10 @@ fn links_lead_somewhere() {
                 let path =
                     if file.is_empty() { repository().join(&page.path) } else { page.folder().join(file) };
                 assert!(path.exists(), "{}:{at}: there is no {link}", page.path);
+                let real = path.canonicalize().unwrap();
+                let name = real.strip_prefix(repository().canonicalize().unwrap()).unwrap();
+                let is_released = RELEASED.iter().any(|released| name.starts_with(released));
+                assert!(is_released, "{}:{at}: a release has no {link}: lead to {SOURCES}", page.path);
                 let is_there = heading.is_empty() || anchors(&path).contains(heading);
                 assert!(is_there, "{}:{at}: {file} has no heading #{heading}", page.path);
             }
