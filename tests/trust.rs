@@ -252,6 +252,18 @@ fn a_fleet_in_plain_http_gets_certificates_and_gives_them_up() {
     fleet.ends(1, &["keys", "ca"]);
     fleet.ends(3, &["apply", "--yes", "--new-ca"]);
     assert!(fleet.ends(0, &["chat", "desk", "Hello"]).contains("Yes."));
+    // from another machine, whose keys would take the place of these
+    let (kept, away) = (fleet.desk.path("state/bramble/fleets/home"), fleet.desk.path("away"));
+    let warns = |arguments: &[&str]| {
+        let said = String::from_utf8_lossy(&fleet.run(arguments).stderr).into_owned();
+        said.contains("desk has keys of the fleet home, and this machine has none: ")
+    };
+    fs::rename(&kept, &away).unwrap();
+    assert!(!warns(&["plan"]), "nothing is done");
+    fleet.desk.write(&manifest(fleet.port, ", tls: off").replace("context: 256", "context: 128"));
+    assert!(warns(&["plan"]) && warns(&["apply"]));
+    fs::rename(&away, &kept).unwrap();
+    assert!(!warns(&["plan"]));
     fleet.desk.write(&manifest(fleet.port, ""));
     fleet.ends(2, &["plan", "--exit-code"]);
     // what is there now is asked as it is

@@ -67,6 +67,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     if let Some(why) = fleet.lacks_authority(&inventory, &safe) {
         return Err(Expected::Refused(why).into());
     }
+    fleet.warn_of_other_keys(&plan, &safe);
     let notes = plan::check(&plan);
     if !notes.is_empty() {
         return Err(Expected::Refused(format!("the plan contradicts itself: {}", notes.join("; "))).into());

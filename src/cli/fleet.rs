@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use super::arguments::{DEFAULT_MANIFEST, Global};
 use super::environment::{self, Environment};
 use super::files::{self, LONGEST_MANIFEST};
+use super::output;
 use crate::bundle::{self, Found};
 use crate::catalog::{self, ModelFacts};
 use crate::causes::with_causes;
@@ -29,7 +30,7 @@ use crate::lock::{Lock, LockedHost};
 use crate::manifest::{
     self, GpuMode, HostSpec, Imatrix, Manifest, ModelSpec, Role, SshOptions, Supervisor, Via,
 };
-use crate::plan::{self, Plan, Problem};
+use crate::plan::{self, HostPlan, Plan, Problem};
 use crate::probe;
 use crate::source::{Pinned, SourceRef};
 use crate::store::{Store, User};
@@ -385,6 +386,21 @@ impl<'a> Fleet<'a> {
         Some(format!(
             "{host} has a certificate of the fleet {fleet}, whose authority is on another machine: bring it from there with `bramble keys ca export` and `import`, or make all keys and certificates anew with `bramble apply --new-ca`"
         ))
+    }
+
+    /// Says what becomes of keys that another machine made for doors without certificates, where a plan changes hosts: none
+    /// of them are here, so that others are made.
+    pub(crate) fn warn_of_other_keys(&self, plan: &Plan, safe: &Safe) {
+        let has_keys = |host: &HostPlan| host.before.as_ref().is_some_and(|runs| runs.fleet == plan.fleet);
+        let is_here = safe.keys().is_some() || plan::door_tls(&self.manifest) == DoorTls::Fleet;
+        if let Some(host) =
+            plan.hosts.iter().find(|host| has_keys(host)).filter(|_| !is_here && !plan.is_empty())
+        {
+            output::say(&format!(
+                "{} has keys of the fleet {}, and this machine has none: hosts that change get other ones, and clients lose theirs there. Bring them from the machine that made them with `bramble keys ca export` and `import`.",
+                host.host, plan.fleet
+            ));
+        }
     }
 
     /// Writes the lock, whole or not at all.

@@ -36,6 +36,7 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     } else {
         show(&plan, &problems, is_part, &fetcher, environment)?;
     }
+    fleet.warn_of_other_keys(&plan, &safe);
     if let Some(path) = &verb.html {
         let page = view::html(&plan, &problems, is_part, execute::left(&plan, &fetcher).ok())?;
         fs::write(path, page).with_context(|| format!("cannot write the page {}", path.display()))?;
