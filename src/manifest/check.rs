@@ -15,7 +15,7 @@ use crate::generation::Layout;
 use crate::ids::{HostName, ModelName};
 use crate::quant::Quant;
 use crate::source::SourceRef;
-use crate::yaml::{Entry, Faults, Kind, Problem, Record as _, Span, Spanned, Whole, nearest, quoted};
+use crate::yaml::{Entry, Faults, Kind, Problem, Record as _, Span, Spanned, Table, Whole, nearest, quoted};
 
 /// The upstream that means the engines of the host itself.
 const LOCAL: &str = "local";
@@ -29,18 +29,13 @@ type Names<K> = Spanned<written::Name<K>>;
 pub(super) fn manifest(fleet: written::Root, faults: &mut Faults) -> Option<Manifest> {
     serve_is_possible(&fleet, faults);
     let default_ssh = fleet.defaults.and_then(|defaults| defaults.ssh).map(ssh_options).unwrap_or_default();
+    let known_models = Models::of(fleet.models.as_ref());
     let entries = fleet.models.map(|table| table.0).unwrap_or_default();
-    let known_models: BTreeSet<ModelName> = entries.iter().map(|entry| entry.name.value.0.clone()).collect();
     let models =
         entries.into_iter().filter_map(|Entry { name, value }| Some((name.value.0, model(value?, faults)?)));
     let models = models.collect();
 
-    let hosts = Hosts::read(
-        fleet.hosts.map(|table| table.0).unwrap_or_default(),
-        &default_ssh,
-        &known_models,
-        faults,
-    );
+    let hosts = Hosts::read(fleet.hosts.map(|table| table.0), &default_ssh, &known_models, faults);
     let entries = fleet.deploy.unwrap_or_default();
     let is_unsure = entries.iter().any(|entry| entry.0.is_none());
     let mut homes = Homes { is_unsure, ..Homes::default() };
@@ -179,18 +174,51 @@ fn check_source(source: &SourceRef, span: Span, faults: &mut Faults) {
     }
 }
 
+/// The names of models; none where there is no list of them that could be read. That has its fault already, and
+/// nothing that only follows from it is told.
+struct Models(Option<BTreeSet<ModelName>>);
+
+impl Models {
+    fn of(written: Option<&Table<written::Name<ModelName>, written::Model>>) -> Self {
+        Self(written.map(|table| table.0.iter().map(|entry| entry.name.value.0.clone()).collect()))
+    }
+
+    fn contains(&self, name: &ModelName) -> bool {
+        self.0.as_ref().is_some_and(|names| names.contains(name))
+    }
+
+    /// Leaves a problem for a name that no model has.
+    fn unknown(&self, name: &ModelName, span: Span, faults: &mut Faults) {
+        let Some(models) = &self.0 else { return };
+        let mut problem = Problem::new(Kind::UnknownName, span, format!("there is no model `{name}`"));
+        if faults.is_open() {
+            let names = models.iter().map(ModelName::as_str);
+            problem = match nearest(name.as_str(), names.clone()) {
+                Some(near) => problem.did_you_mean(Some(near)),
+                None => problem.help(format!("the models are {}", listed(names))),
+            };
+        }
+        faults.push(problem);
+    }
+}
+
 /// The hosts by name; none where one could not be read: the name is known all the same.
 struct Hosts {
     known: BTreeMap<HostName, (Option<HostSpec>, Span)>,
+    /// Whether there is a list of them that could be read. Where there is none, that has its fault, and nothing
+    /// that only follows from it is told.
+    are_listed: bool,
 }
 
 impl Hosts {
     fn read(
-        entries: Vec<Entry<written::Name<HostName>, written::Host>>,
+        entries: Option<Vec<Entry<written::Name<HostName>, written::Host>>>,
         default_ssh: &SshOptions,
-        models: &BTreeSet<ModelName>,
+        models: &Models,
         faults: &mut Faults,
     ) -> Self {
+        let are_listed = entries.is_some();
+        let entries = entries.unwrap_or_default();
         let mut known = BTreeMap::new();
         let mut doors: HashMap<(String, Option<u16>), HostName> = HashMap::new();
         let mut this_machine: Option<HostName> = None;
@@ -232,12 +260,12 @@ impl Hosts {
             let problem = Problem::new(Kind::Missing, Span::default(), "the manifest has no hosts");
             faults.push(problem.help("under `hosts`, write `NAME: { address: … }`"));
         }
-        Self { known }
+        Self { known, are_listed }
     }
 
     /// Returns whether all of them could be read, so that "none" can be said of them.
     fn are_whole(&self) -> bool {
-        self.known.values().all(|(host, _)| host.is_some())
+        self.are_listed && self.known.values().all(|(host, _)| host.is_some())
     }
 
     fn matching<'a>(&'a self, selector: &'a Selector) -> impl Iterator<Item = &'a HostName> {
@@ -247,6 +275,9 @@ impl Hosts {
 
     /// Leaves a problem for a name that no host has.
     fn unknown(&self, name: &HostName, span: Span, with_local: bool, faults: &mut Faults) {
+        if !self.are_listed {
+            return;
+        }
         let mut problem = Problem::new(Kind::UnknownName, span, format!("there is no host `{name}`"));
         if faults.is_open() {
             let names = self.known.keys().map(HostName::as_str).chain(with_local.then_some(LOCAL));
@@ -270,22 +301,10 @@ fn listed<'a>(names: impl Iterator<Item = &'a str> + Clone) -> String {
     }
 }
 
-fn unknown_model(name: &ModelName, span: Span, models: &BTreeSet<ModelName>, faults: &mut Faults) {
-    let mut problem = Problem::new(Kind::UnknownName, span, format!("there is no model `{name}`"));
-    if faults.is_open() {
-        let names = models.iter().map(ModelName::as_str);
-        problem = match nearest(name.as_str(), names.clone()) {
-            Some(near) => problem.did_you_mean(Some(near)),
-            None => problem.help(format!("the models are {}", listed(names))),
-        };
-    }
-    faults.push(problem);
-}
-
 fn host(
     host: written::Host,
     default_ssh: &SshOptions,
-    models: &BTreeSet<ModelName>,
+    models: &Models,
     faults: &mut Faults,
 ) -> Option<HostSpec> {
     let keys = &host.keys().clone();
@@ -335,7 +354,7 @@ fn host(
             let mut names = BTreeMap::new();
             for Entry { name, value } in entries {
                 if !models.contains(&name.value.0) {
-                    unknown_model(&name.value.0, name.span, models, faults);
+                    models.unknown(&name.value.0, name.span, faults);
                 }
                 names.extend(value.map(|foreign| (name.value.0, foreign.0)));
             }
@@ -462,7 +481,7 @@ impl Homes {
 
 fn deploy(
     entry: written::Deploy,
-    models: &BTreeSet<ModelName>,
+    models: &Models,
     hosts: &Hosts,
     homes: &mut Homes,
     faults: &mut Faults,
@@ -470,7 +489,7 @@ fn deploy(
     let entry_place = entry.keys().span;
     let (line, _) = faults.line_and_column(entry_place.start);
     if let Some(model) = entry.model.as_ref().filter(|model| !models.contains(&model.value.0)) {
-        unknown_model(&model.value.0, model.span, models, faults);
+        models.unknown(&model.value.0, model.span, faults);
         // it may be any of them that was meant
         homes.is_unsure = true;
     }
@@ -619,14 +638,14 @@ fn route(
         written::Name<ModelName>,
         written::Route,
     >,
-    models: &BTreeSet<ModelName>,
+    models: &Models,
     hosts: &Hosts,
     homes: &Homes,
     faults: &mut Faults,
 ) -> Option<(ModelName, RoutePolicy)> {
     let is_known = models.contains(&model);
     if !is_known {
-        unknown_model(&model, model_place, models, faults);
+        models.unknown(&model, model_place, faults);
     } else if homes.is_sure_of(&model) && hosts.are_whole() && !is_answered(&model, hosts, homes) {
         let message = format!("nobody has the model `{model}`");
         let help = format!("add `- {{ model: {model}, on: … }}` to `deploy`, or remove the route");

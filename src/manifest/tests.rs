@@ -226,6 +226,17 @@ fn keys_that_are_twice_missing_or_empty_are_named() {
     check("- { model: chat, on: [desk] }", "- chat", "12:5 Invalid: expected a deploy, found `chat`");
 }
 
+/// Where there is no list of hosts or models, nothing is said of each name that it would have had.
+#[test]
+fn what_only_follows_from_a_fault_is_not_told() {
+    let [host] = &faults_of("hosts:", "host:")[..] else { panic!("more than one") };
+    assert!(host.starts_with("6:1 UnknownKey: unknown key `host` in the manifest | did you mean `hosts`?"));
+    let [model] = &faults_of("models:\n", "modells:\n")[..] else { panic!("more than one") };
+    assert!(
+        model.starts_with("4:1 UnknownKey: unknown key `modells` in the manifest | did you mean `models`?")
+    );
+}
+
 #[test]
 fn values_of_the_wrong_form_say_what_is_expected() {
     check(
@@ -278,6 +289,11 @@ fn values_of_the_wrong_form_say_what_is_expected() {
         "org/repo }",
         "org/repo, requantize: yes }",
         "5:44 Invalid: expected `true` or `false`, found `yes`",
+    );
+    check(
+        "org/repo }",
+        "org/repo, context: \"512\" }",
+        "5:41 Invalid: expected a whole number from 32 to 16777216, found `512` in quotes | write `512` without quotes",
     );
     check("org/repo }", "org/repo, imatrix: '' }", "5:41 Invalid: expected the path of a file, found ``");
     check(

@@ -16,8 +16,8 @@ use crate::terminal;
 use crate::units::{Bytes, BytesPerSec};
 use crate::yaml::record_parts::read_word;
 use crate::yaml::{
-    Faults, Kind, Maybe, Node, Problem, Read, Spanned, Table, Value, Whole, expected, nearest, quoted,
-    record, text, word,
+    Faults, Kind, Maybe, Node, Problem, Read, Spanned, Table, Value, Whole, expected, expected_unquoted,
+    nearest, quoted, record, text, word,
 };
 
 record! {
@@ -288,7 +288,7 @@ impl Read for Format {
                 faults.push(Problem::new(Kind::Invalid, node.span, message).help("install a newer bramble"));
                 None
             }
-            _ => expected("`1`, the format of this file", node, faults),
+            _ => expected_unquoted("`1`, the format of this file", node, faults),
         }
     }
 }
@@ -357,7 +357,7 @@ impl Read for Rate {
         match node.value {
             Value::Float(value) if (0.0..=10_000.0).contains(&value) => Some(Self(value)),
             Value::Int(value) if (0..=10_000).contains(&value) => Some(Self(value as f64)),
-            _ => expected("a number of tokens per second from 0 to 10000", node, faults),
+            _ => expected_unquoted("a number of tokens per second from 0 to 10000", node, faults),
         }
     }
 }

@@ -15,7 +15,8 @@ pub(crate) use node::parse;
 pub use node::{Key, MAX_BYTES, MAX_DEPTH, Node, Span, Value};
 pub use problem::{Kind, MAX_KEPT, Place, Problem, Problems};
 pub(crate) use read::{
-    Entry, Faults, Maybe, Read, Record, Spanned, Table, Whole, expected, nearest, quoted, record, text, word,
+    Entry, Faults, Maybe, Read, Record, Spanned, Table, Whole, expected, expected_unquoted, nearest, quoted,
+    record, text, word,
 };
 
 /// What the code of `record!` and `word!` calls.

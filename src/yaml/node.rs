@@ -321,7 +321,7 @@ fn quoted_length(written: &str, quote: char) -> usize {
 }
 
 /// A plain scalar by the core schema (YAML 1.2.2, section 10.3.2).
-fn resolve(text: &str) -> Value {
+pub(super) fn resolve(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
         "true" | "True" | "TRUE" => return Value::Bool(true),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde_json::Value as Json;
 
-use super::node::{Key, Node, Span, Value};
+use super::node::{Key, Node, Span, Value, resolve};
 use super::problem::{Kind, MAX_KEPT, Problem, Problems, clean, line_and_column};
 
 /// The most entries of one mapping or list: hosts of a large fleet.
@@ -74,6 +74,20 @@ pub(crate) trait Read: Sized + JsonSchema {
 pub(crate) fn expected<T>(what: &str, node: &Node, faults: &mut Faults) -> Option<T> {
     let message = format!("expected {what}, found {}", node.value.describe());
     faults.push(Problem::new(Kind::Invalid, node.span, message));
+    None
+}
+
+/// Leaves the same, for a number or a truth value: one in quotes is a text.
+pub(crate) fn expected_unquoted<T>(what: &str, node: &Node, faults: &mut Faults) -> Option<T> {
+    let message = format!("expected {what}, found {}", node.value.describe());
+    let mut problem = Problem::new(Kind::Invalid, node.span, message);
+    if let Value::Text(text) = &node.value
+        && matches!(resolve(text), Value::Int(_) | Value::Float(_) | Value::Bool(_))
+    {
+        problem.message.push_str(" in quotes");
+        problem = problem.help(format!("write {} without quotes", quoted(text)));
+    }
+    faults.push(problem);
     None
 }
 
@@ -164,7 +178,7 @@ impl Read for bool {
     fn read(node: &Node, faults: &mut Faults) -> Option<Self> {
         match node.value {
             Value::Bool(value) => Some(value),
-            _ => expected("`true` or `false`", node, faults),
+            _ => expected_unquoted("`true` or `false`", node, faults),
         }
     }
 }
@@ -556,7 +570,7 @@ impl<const MIN: u32, const MAX: u32> Read for Whole<MIN, MAX> {
         };
         match value {
             Some(value) => Some(Self(value)),
-            None => expected(&format!("a whole number from {MIN} to {MAX}"), node, faults),
+            None => expected_unquoted(&format!("a whole number from {MIN} to {MAX}"), node, faults),
         }
     }
 }
