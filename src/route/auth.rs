@@ -44,13 +44,7 @@ impl Keys {
     /// Returns whose key the request shows; none when it shows none or a wrong one. Takes
     /// the same time whichever key it is and however much of it is right.
     pub(super) fn admit(&self, headers: &HeaderMap) -> Option<Visitor> {
-        let mut values = headers.get_all(AUTHORIZATION).iter();
-        let (value, None) = (values.next()?.as_bytes(), values.next()) else { return None };
-        let (scheme, key) = value.split_at_checked("Bearer ".len())?;
-        if !scheme.eq_ignore_ascii_case(b"Bearer ") || key.is_empty() {
-            return None;
-        }
-        self.shown(key)
+        self.shown(bearer(headers)?)
     }
 
     /// Returns whose key this is; none where it is nobody's.
@@ -69,6 +63,24 @@ impl Keys {
             }
         }
         found
+    }
+}
+
+/// Returns the key that a request shows, whosever it is; none where it shows none, or not as it should.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (value, None) = (values.next()?.as_bytes(), values.next()) else { return None };
+    let (scheme, key) = value.split_at_checked("Bearer ".len())?;
+    (scheme.eq_ignore_ascii_case(b"Bearer ") && !key.is_empty()).then_some(key)
+}
+
+/// Says why nobody was let in. It tells of what was sent alone, and nothing of the keys that there are.
+pub(super) fn refusal(headers: &HeaderMap) -> &'static str {
+    match bearer(headers) {
+        Some(_) => {
+            "this key is not known here: look whether all of it was sent, and whether `bramble keys list` has it and `bramble apply` brought it here"
+        }
+        None => "this needs a key: send it as Authorization: Bearer KEY",
     }
 }
 
@@ -108,6 +120,18 @@ mod tests {
             &["Bearer one", "Bearer two"],
         ];
         assert!(wrong.iter().all(|values| admitted(values).is_none()));
+    }
+
+    #[test]
+    fn no_key_and_a_wrong_one_are_told_apart() {
+        let said = |value: &'static str| {
+            let headers = HeaderMap::from_iter([(AUTHORIZATION, HeaderValue::from_static(value))]);
+            refusal(&headers).split(':').next().unwrap()
+        };
+        assert_eq!(said("Bearer nobody's"), "this key is not known here");
+        for none in ["Bearer ", "Basic one", "one"] {
+            assert_eq!(said(none), "this needs a key", "{none}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use super::auth::Visitor;
+use super::auth::{self, Visitor};
 use super::front;
 use super::health;
 use super::hold::{self, Places};
@@ -169,7 +169,7 @@ impl Door {
             shown => shown,
         };
         let Some(visitor) = visitor else {
-            let message = "this needs a key: send it as Authorization: Bearer KEY";
+            let message = auth::refusal(&head.headers);
             let mut reply = reply::refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", message);
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return reply;

@@ -138,7 +138,8 @@ impl Drop for Journey {
             continued = self.continued,
             status,
             why = self.why,
-            seconds = self.started.elapsed().as_secs_f64(),
+            // to the millisecond
+            seconds = (self.started.elapsed().as_secs_f64() * 1e3).round() / 1e3,
             "request"
         );
         self.shared.recent.add(Past {
