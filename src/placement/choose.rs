@@ -148,10 +148,9 @@ impl Case<'_> {
             0 | 1 => String::new(),
             n => format!(", {:.1} while all {n} models of the host answer", answer.expected.0 / n as f64),
         };
-        format!(
-            "answers {} ({:.1} to {:.1}, {basis}){shared}, prompts {}",
-            answer.expected, answer.low.0, answer.high.0, speed.prompt.expected
-        )
+        let [low, high] = [answer.low, answer.high].map(|end| format!("{:.1}", end.0));
+        let range = if low == high { String::new() } else { format!("{low} to {high}, ") };
+        format!("answers {} ({range}{basis}){shared}, prompts {}", answer.expected, speed.prompt.expected)
     }
 
     /// Says why none of the options can be taken: the bound that was hit, by the option that comes nearest.

@@ -143,29 +143,33 @@ impl fmt::Display for Refusal {
                 let at = quant.map(|quant| format!(", even at {quant}")).unwrap_or_default();
                 write!(
                     f,
-                    "{model} may answer with only {answer:.2} tok/s on {host}{at}, and its floor is {floor:.2} tok/s; fits with a floor of {lower}",
-                    answer = answer.0,
+                    "{model} may answer with only {answer} tok/s on {host}{at}, and its floor, the slowest that is allowed, is {floor} tok/s; `floor: {{ tokens_per_second: {answer} }}` at the model allows it",
+                    answer = floor_at(*answer),
                     floor = floor.0,
-                    lower = floor_at(*answer),
                 )
             }
             Reason::Shared { others, slow, answer, floor } => {
                 let models = if *others == 1 { "model" } else { "models" };
                 write!(
                     f,
-                    "{model} is one too many on {host} beside the {others} {models} that it has got: {slow} may answer with only {answer:.2} tok/s while all of them do, and its floor is {floor:.2} tok/s; fits with a floor of {lower} for {slow}",
-                    answer = answer.0,
+                    "{model} is one too many on {host} beside the {others} {models} that it has got: {slow} may answer with only {answer} tok/s while all of them do, and its floor, the slowest that is allowed, is {floor} tok/s; `floor: {{ tokens_per_second: {answer} }}` at {slow} allows it",
+                    answer = floor_at(*answer),
                     floor = floor.0,
-                    lower = floor_at(*answer),
                 )
             }
         }
     }
 }
 
-/// Returns the floor that a rate just meets, as it is written in a manifest.
+/// Returns the floor that a rate meets, as it is written in a manifest: two digits or so, and never more than the rate.
 pub(super) fn floor_at(answer: TokensPerSec) -> f64 {
-    (answer.0 * 1000.0).floor() / 1000.0
+    let places = match answer.0 {
+        10.0.. => 1.0,
+        1.0.. => 10.0,
+        0.1.. => 100.0,
+        _ => 1000.0,
+    };
+    (answer.0 * places).floor() / places
 }
 
 impl Remedies {

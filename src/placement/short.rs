@@ -110,5 +110,5 @@ fn nearest(hosts: &[&Refusal]) -> Option<String> {
         _ => None,
     });
     let (_, answer, floor, host) = rates.max_by(|a, b| a.0.total_cmp(&b.0))?;
-    Some(format!("nearest {host}, {:.2} of {:.2} tok/s", answer.0, floor.0))
+    Some(format!("nearest {host}, {} of {} tok/s", floor_at(answer), floor.0))
 }

@@ -196,7 +196,7 @@ fn a_host_too_slow_for_the_floor_is_refused() {
     let host = planned("pi4-8gb").unwrap();
     let reason = choose_on(LLAMA31_8B, &Want { floor_rate: TokensPerSec(2.0), ..want() }, &host).unwrap_err();
     let text = Refusal { model: name("chat"), host: name("shed"), reason }.to_string();
-    insta::assert_snapshot!(text, @"chat may answer with only 0.63 tok/s on shed, even at Q4_0, and its floor is 2.00 tok/s; fits with a floor of 0.628");
+    insta::assert_snapshot!(text, @"chat may answer with only 0.62 tok/s on shed, even at Q4_0, and its floor, the slowest that is allowed, is 2 tok/s; `floor: { tokens_per_second: 0.62 }` at the model allows it");
 }
 
 #[test]

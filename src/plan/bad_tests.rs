@@ -16,10 +16,10 @@ fn a_floor_that_nothing_reaches_is_refused_with_the_one_that_would_be() {
     // the desktop's speed is unknown, so that no floor is held against it
     assert_eq!(problems.len(), 2, "{problems:#?}");
     for problem in &problems {
-        assert!(problem.contains("and its floor is 5000.00 tok/s; fits with a floor of "), "{problem}");
+        assert!(problem.contains("the slowest that is allowed, is 5000 tok/s; `floor: { "), "{problem}");
     }
-    let lower = problems[1].rsplit(' ').next().unwrap();
-    fleet.change("context: 1024", &format!("context: 1024, floor: {{ tokens_per_second: {lower} }}"));
+    let lower = problems[1].split('`').nth(1).unwrap();
+    fleet.change("context: 1024", &format!("context: 1024, {lower}"));
     assert!(fleet.problems().iter().all(|problem| !problem.contains("on shed")), "{:?}", fleet.problems());
 }
 

@@ -320,7 +320,7 @@ fn problems(placement: &Placement) -> Vec<Problem> {
     one_by_one.chain(by_number).collect()
 }
 
-/// Returns the speed in words: `85 tok/s (62 to 110, estimated)`, `unknown`.
+/// Returns the speed in words: `85 tok/s (62 to 110, estimated)`, `2.2 tok/s (measured)`, `unknown`.
 fn speed(speed: &Speed) -> String {
     let basis = match speed.basis {
         Basis::Unknown => return "unknown".to_owned(),
@@ -330,5 +330,7 @@ fn speed(speed: &Speed) -> String {
     };
     let answer = &speed.answer;
     let digits = usize::from(answer.low.0 < 10.0);
-    format!("{} ({:.digits$} to {:.digits$}, {basis})", answer.expected, answer.low.0, answer.high.0)
+    let [low, high] = [answer.low, answer.high].map(|end| format!("{:.digits$}", end.0));
+    let range = if low == high { String::new() } else { format!("{low} to {high}, ") };
+    format!("{} ({range}{basis})", answer.expected)
 }
