@@ -86,7 +86,12 @@ pub(super) fn disk(patient: &Patient<'_>) -> Option<Finding> {
     if let Some(kind) =
         checkup.filesystem.as_deref().filter(|kind| matches!(*kind, "tmpfs" | "ramfs" | "overlayfs"))
     {
-        let advice = "turn the overlay off (`sudo raspi-config`, Performance), or name a `dir` on a disk in the manifest";
+        let is_pi_overlay = kind == "overlayfs" && patient.facts.board.is_some();
+        let advice = if is_pi_overlay {
+            "turn the overlay off (`sudo raspi-config`, Performance), or name a `dir` on a disk in the manifest"
+        } else {
+            "name a `dir` on a disk in the manifest"
+        };
         let what = format!("{path} is on {kind}: what is written there is gone after a boot");
         return Some(error(about, what, Some(advice.to_owned())));
     }

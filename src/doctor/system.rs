@@ -36,10 +36,14 @@ pub(super) fn sudo(patient: &Patient<'_>) -> Finding {
 
 pub(super) fn userland(patient: &Patient<'_>) -> Finding {
     let (about, facts) = (About::Userland, patient.facts);
-    let fresh = "write a 64-bit Raspberry Pi OS or Debian to its disk: a system cannot be changed from 32 to 64 bits in place";
+    let is_pc = facts.machine == "x86_64";
+    let systems = if is_pc { "Debian or Ubuntu" } else { "Raspberry Pi OS or Debian" };
+    let fresh = format!(
+        "write a 64-bit {systems} to its disk: a system cannot be changed from 32 to 64 bits in place"
+    );
     let machine = &facts.machine;
     if !matches!(machine.as_str(), "aarch64" | "x86_64") {
-        let advice = machine.starts_with("armv").then(|| fresh.to_owned());
+        let advice = machine.starts_with("armv").then_some(fresh);
         return error(
             about,
             format!("its kernel is for {machine}, and bundles are for aarch64 and x86_64"),
@@ -49,11 +53,11 @@ pub(super) fn userland(patient: &Patient<'_>) -> Finding {
     if facts.userland_bits == Some(32) {
         let what =
             format!("its kernel is for {machine}, and its programs have 32 bits: none of ours runs there");
-        return error(about, what, Some(fresh.to_owned()));
+        return error(about, what, Some(fresh));
     }
     if facts.is_musl {
-        let advice = "install a system with glibc, such as Raspberry Pi OS or Debian";
-        return error(about, "its C library is musl, and bundles need glibc", Some(advice.to_owned()));
+        let advice = format!("install a system with glibc, such as {systems}");
+        return error(about, "its C library is musl, and bundles need glibc", Some(advice));
     }
     let bits = facts.userland_bits.map_or_else(String::new, |bits| format!(", {bits} bits"));
     let Some((major, minor)) = facts.glibc else {

@@ -223,6 +223,11 @@ fn the_disk_is_told_with_what_it_reads_and_what_it_has() {
         Error,
         &["gone after a boot", "raspi-config"],
     );
+    let pc = |host: &mut Host| {
+        host.checkup.filesystem = Some("overlayfs".into());
+        (host.facts.board, host.facts.machine) = (None, "x86_64".into());
+    };
+    check(about, pc, Error, &["gone after a boot > name a `dir`"]);
     check(about, |host| host.checkup.is_read_only = true, Error, &["nothing can be written", "dmesg"]);
 }
 
