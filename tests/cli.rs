@@ -391,7 +391,7 @@ fn a_doctor_says_what_to_do_about_this_machine_and_changes_nothing() {
     let ended =
         ended.says("desk  ").says(&format!("  x  port       {port} is taken by ")).says("`serve.port`");
     let last = ended.stdout.lines().last().unwrap();
-    assert!(last.starts_with("1 host: 1 in Bramble's way"), "{last}");
+    assert!(last.starts_with("1 host: 1 problem (x: in Bramble's way)"), "{last}");
     assert!(!ended.stdout.contains('\x1b'));
     drop(taken);
 
@@ -405,7 +405,8 @@ fn a_doctor_says_what_to_do_about_this_machine_and_changes_nothing() {
     fs::remove_file(desk.path("fleet.yaml")).unwrap();
     let ended = Ended::of(desk.command(&["doctor"]).env("COLUMNS", "60"));
     assert!(matches!(ended.code, Some(0 | 2)), "{}", ended.stderr);
-    let is_long = |line: &&str| line.chars().count() > 60;
+    // commands are there to be copied whole
+    let is_long = |line: &&str| line.chars().count() > 60 && !line.contains('`');
     assert_eq!(ended.stdout.lines().skip(1).find(is_long), None);
     ended.says("this machine  ");
     assert_eq!(desk.left_behind(), Vec::<String>::new());
@@ -419,7 +420,7 @@ fn a_doctor_tells_of_hosts_that_cannot_be_reached_beside_the_others() {
         .says("kitchen\n  x  login")
         .says("start its SSH server")
         .says("desk  ")
-        .says("2 hosts: 1 in Bramble's way");
+        .says("2 hosts: 1 problem (x: in Bramble's way)");
     let address = format!("pi@127.0.0.1:{}", closed_port());
     desk.run(&["doctor", &address]).with(2).says(&format!("{address}\n  x  login"));
     desk.run(&["doctor", "-oProxyCommand=x"]).with(1);
@@ -634,7 +635,13 @@ fn a_question_to_a_fleet_that_was_never_applied_fails() {
     let keys = json!({ "format": 1, "peer_key": "x", "operator_key": "y", "clients": [] });
     fs::write(desk.path("state/bramble/fleets/home/keys.json"), keys.to_string()).unwrap();
     desk.run(&["chat", "desk"]).with(1).complains("there is nothing to ask: give a prompt");
-    desk.run(&["chat", "attic", "Hello"]).with(1).complains("the manifest has no host attic");
+    desk.run(&["chat", "attic", "Hello"])
+        .with(1)
+        .complains("the manifest has no host \"attic\": those that can be asked are ");
+    // what is asked, where the host's name is to stand
+    desk.run(&["chat", "Hello there"])
+        .with(1)
+        .complains("; the host comes before what is asked: `bramble chat ");
 }
 
 #[test]

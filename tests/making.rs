@@ -188,7 +188,7 @@ fn an_interrupted_run_ends_soon_says_where_it_was_and_leaves_nothing() {
         }
         eprintln!("ended {} ms after it was interrupted", took.as_millis());
         assert_eq!(ended.status.code(), Some(130), "{said}");
-        assert!(said.contains("making F32 and F16 and Q8_0 of model: FAILED: interrupted at "), "{said}");
+        assert!(said.contains("Interrupted at "), "{said}");
         assert!(said.contains("nothing was kept"), "{said}");
         assert!(!child.unwrap().is_running(), "its child has ended before it");
         assert_eq!(bench.files("out"), [""; 0]);
@@ -402,12 +402,11 @@ fn an_apply_that_is_interrupted_says_where_it_was_and_leaves_nothing_half_made()
     let ended = run.wait_with_output().unwrap();
     let said = said(&ended);
     assert_eq!(ended.status.code(), Some(130), "{said}");
-    assert!(
-        said.contains(
-            "making Q8_0 of chat: FAILED: cannot make chat: stopped before it was done; nothing was kept"
-        ),
-        "{said}"
-    );
+    // why is in the report alone, and there once
+    let report = String::from_utf8_lossy(&ended.stdout);
+    let why = "cannot make chat: stopped before it was done; nothing was kept";
+    assert_eq!((said.matches(why).count(), report.matches(why).count()), (0, 1), "{said}{report}");
+    assert!(said.contains("making Q8_0 of chat: FAILED ("), "{said}");
     assert!(!child.unwrap().is_running(), "its child has ended before it");
     assert_tidy(&cache);
     drop(desk);

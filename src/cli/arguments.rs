@@ -514,7 +514,7 @@ pub(crate) struct Tune {
 pub(crate) struct Chat {
     /// The host to ask; the first one of the manifest where it is not given
     #[arg(value_name = "HOST")]
-    pub(crate) host: Option<HostName>,
+    pub(crate) host: Option<String>,
     /// What to ask; where it is not given, a conversation on the terminal, or what standard input has
     #[arg(value_name = "PROMPT")]
     pub(crate) prompt: Option<String>,

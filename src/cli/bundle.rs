@@ -28,7 +28,7 @@ use crate::signature::PublicKey;
 use crate::source::Pinned;
 use crate::store::{Made, Store};
 use crate::units::Bytes;
-use crate::view::count;
+use crate::view::{Style, Table, count};
 
 /// What the progress of the one long step is known by.
 const KEY: &str = "bundle";
@@ -46,7 +46,7 @@ pub(crate) async fn run(
             if global.json {
                 output::json(&json!({ "key": key.to_string() }))?;
             } else {
-                output::result(&format!("{key}\n"))?;
+                output::verbatim(&format!("{key}\n"))?;
             }
             Ok(Exit::Done)
         }
@@ -144,8 +144,8 @@ async fn export(verb: &BundleExport, global: &Global, environment: &Environment)
             &json!({ "file": verb.path, "bytes": index.bytes(), "key": public.to_string(), "index": index }),
         )?;
     } else {
-        let next = format!("At the site: bramble bundle import {} --key {public}\n", name(&verb.path));
-        output::result(&format!("{}{next}", contents(&index)))?;
+        let next = format!("At the site:\n  bramble bundle import {} --key {public}\n", name(&verb.path));
+        output::result(&format!("{}{next}", contents(&index, environment.style)))?;
     }
     Ok(Exit::Done)
 }
@@ -215,7 +215,7 @@ async fn import(verb: &BundleImport, global: &Global, environment: &Environment)
     output::result(&format!(
         "Signed by a key that is trusted here ({}).\n{}{known}{} {became}.\nNext: bramble plan\n",
         opened.comment,
-        contents(&opened.index),
+        contents(&opened.index, environment.style),
         global.file.display(),
     ))?;
     Ok(Exit::Done)
@@ -270,8 +270,7 @@ fn merge_lock(opened: &Opened, path: &Path) -> anyhow::Result<()> {
 }
 
 /// Returns a line for each thing in the file.
-fn contents(index: &Index) -> String {
-    use crate::view::Table;
+fn contents(index: &Index, style: Style) -> String {
     let mut table = Table::new(["WHAT", "", "SIZE", "LICENCE"]);
     for bundle in &index.programs {
         let gpu = bundle.gpu.map(|gpu| format!(" {}", gpu.name())).unwrap_or_default();
@@ -290,7 +289,7 @@ fn contents(index: &Index) -> String {
             table.row([std::mem::take(&mut name), uri.clone(), model.source.bytes().to_string(), license]);
         }
     }
-    format!("{}{}, {}\n", table.render(0), count(index.blobs.len(), "blob"), index.bytes())
+    format!("{}{}, {}\n", table.render(0, style), count(index.blobs.len(), "blob"), index.bytes())
 }
 
 fn name(path: &Path) -> String {

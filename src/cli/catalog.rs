@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::arguments::Global;
+use super::environment::Environment;
 use super::exit::Exit;
 use super::output;
 use crate::catalog::{self, KnownModel};
@@ -19,7 +20,7 @@ struct Listed {
 }
 
 /// Lists the well-known models and what they take: no host and no hub is asked.
-pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
+pub(crate) fn run(global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let all: Vec<Listed> = catalog::all().map(|model| Listed { model, bytes: model.forecast() }).collect();
     if global.json {
         output::json(&all)?;
@@ -39,7 +40,7 @@ pub(crate) fn run(global: &Global) -> anyhow::Result<Exit> {
             format!("{}{}", model.license, if model.is_gated { ", gated" } else { "" }),
         ]);
     }
-    let mut text = table.render(0);
+    let mut text = table.render(0, environment.style);
     text.push_str("\nForecasts, without the vocabulary. ?: not seen in the published configuration. ");
     text.push_str("What a source says counts more: `bramble plan` asks it.\n");
     output::result(&text)?;

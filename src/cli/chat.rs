@@ -26,6 +26,15 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest question that is read from standard input, in bytes.
 const LONGEST_PROMPT: u64 = 1 << 20;
 
+/// What is said where nobody can be asked.
+const NO_HOST: &str = "the manifest has no host that could be asked: name one under `hosts`";
+
+/// The most hosts that are named where one is not known.
+const SHOWN: usize = 8;
+
+/// The longest part of what is no host's name that is said back, in characters.
+const LONGEST_SHOWN: usize = 40;
+
 /// An answer, and who gave it.
 #[derive(Debug, Default, Serialize)]
 struct Reply {
@@ -74,9 +83,31 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
 /// Returns the host that is asked where none is named: the first that is ours.
 fn first(manifest: &Manifest) -> anyhow::Result<HostName> {
     let mut ours = manifest.hosts.iter().filter(|(_, spec)| spec.via.address().is_some());
-    let (host, _) =
-        ours.next().context("the manifest has no host that could be asked: name one under `hosts`")?;
+    let (host, _) = ours.next().context(NO_HOST)?;
     Ok(host.clone())
+}
+
+/// Returns the host of a name. What is no host is probably the prompt, where none stands behind it.
+fn named(text: &str, has_prompt: bool, manifest: &Manifest) -> anyhow::Result<HostName> {
+    if let Ok(host) = text.parse::<HostName>()
+        && manifest.hosts.contains_key(&host)
+    {
+        return Ok(host);
+    }
+    let ours = manifest.hosts.iter().filter(|(_, spec)| spec.via.address().is_some());
+    let ours: Vec<&str> = ours.map(|(host, _)| host.as_str()).collect();
+    let example = ours.first().context(NO_HOST)?;
+    let names = ours.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+    let more = ours.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let is_cut = text.chars().nth(LONGEST_SHOWN).is_some();
+    let shown: String = text.chars().take(LONGEST_SHOWN).chain(is_cut.then_some('…')).collect();
+    let next = if has_prompt {
+        String::new()
+    } else {
+        format!("; the host comes before what is asked: `bramble chat {example} \"Hello\"`")
+    };
+    anyhow::bail!("the manifest has no host {shown:?}: those that can be asked are {names}{more}{next}")
 }
 
 /// What has been said at one door.
@@ -99,7 +130,10 @@ impl<'a> Talk<'a> {
         global: &Global,
         environment: &'a Environment,
     ) -> anyhow::Result<Self> {
-        let host = verb.host.clone().map_or_else(|| first(manifest), Ok)?;
+        let host = match &verb.host {
+            Some(text) => named(text, verb.prompt.is_some(), manifest)?,
+            None => first(manifest)?,
+        };
         let spec = manifest.hosts.get(&host).with_context(|| format!("the manifest has no host {host}"))?;
         let address = spec.via.address().with_context(|| match &spec.via {
             Via::Board(stated) => fleet::not_bought(&host, &stated.board),
@@ -208,7 +242,7 @@ impl<'a> Talk<'a> {
         anyhow::ensure!(is_whole || scanner.ends_with_done(), "{}", lost());
         answer.seconds = started.elapsed().as_secs_f64();
         if self.is_shown {
-            output::result("\n")?;
+            output::verbatim("\n")?;
             output::say(&self.environment.style.dim(&who(&answer)));
         }
         Ok(answer)
@@ -236,7 +270,7 @@ impl<'a> Talk<'a> {
             answer.answer.push_str(text);
             if self.is_shown {
                 // a model may say anything, also what would steer a terminal
-                output::result(&terminal::text(text))?;
+                output::verbatim(&terminal::text(text))?;
             }
         }
         Ok(())
@@ -247,7 +281,7 @@ impl<'a> Talk<'a> {
         for comment in comments.iter().filter(|comment| comment.starts_with("continued on ")) {
             let comment = terminal::line(comment);
             if self.is_shown && self.environment.is_screen {
-                output::result(&self.environment.style.dim(&format!("[{comment}]")))?;
+                output::verbatim(&self.environment.style.dim(&format!("[{comment}]")))?;
             }
             answer.continued.push(comment);
         }

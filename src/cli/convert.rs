@@ -164,8 +164,8 @@ impl<'a> Work<'a> {
                 if all == Bytes::ZERO {
                     output::say(&format!("Interrupted before anything was written: {error}."));
                 } else {
-                    let error = format!("interrupted at {done} of {all}: {error}");
-                    self.events.send(Event::Failed { key, error });
+                    self.events.send(Event::Failed { key, error: error.clone() });
+                    output::say(&format!("Interrupted at {done} of {all}: {error}."));
                 }
                 Ok(Exit::Interrupted)
             }

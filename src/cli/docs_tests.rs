@@ -33,7 +33,7 @@ fn every_command_line_of_the_docs_can_be_typed_as_it_stands() {
             for line in fence.commands() {
                 for call in calls(&line) {
                     let call = call.split(" #").next().unwrap();
-                    let read = command().try_get_matches_from(words(call));
+                    let read = command(None).try_get_matches_from(words(call));
                     let read = read.and_then(|matches| Arguments::from_arg_matches(&matches));
                     let is_version = call.trim_end().ends_with("--version");
                     assert!(
@@ -54,7 +54,7 @@ fn every_command_line_of_the_docs_can_be_typed_as_it_stands() {
 /// A verb in running text exists, too.
 #[test]
 fn every_command_that_the_docs_speak_of_exists() {
-    let root = command();
+    let root = command(None);
     for page in pages::pages() {
         for (at, line) in page.prose() {
             let spoken = line.split('`').skip(1).step_by(2).filter_map(|code| code.strip_prefix("bramble "));

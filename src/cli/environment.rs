@@ -1,5 +1,6 @@
 use std::env;
-use std::io::IsTerminal as _;
+use std::io::IsTerminal;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use crate::view::Style;
@@ -43,12 +44,23 @@ fn var(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.is_empty())
 }
 
+/// Returns the columns of what a person reads, as they are now; none where it is no terminal, or one that does not say.
+pub(crate) fn columns(of: impl AsFd + IsTerminal) -> Option<usize> {
+    if !of.is_terminal() {
+        return None;
+    }
+    let of_terminal = terminal_size::terminal_size_of(of).map(|(width, _)| usize::from(width.0));
+    of_terminal.or_else(told_columns)
+}
+
+/// Returns what `COLUMNS` says.
+fn told_columns() -> Option<usize> {
+    var("COLUMNS").and_then(|text| text.parse().ok()).filter(|width| *width > 0)
+}
+
 /// Returns the columns to write in: those of the terminal, those that `COLUMNS` says, or 100.
 fn width() -> usize {
-    let of_terminal =
-        || terminal_size::terminal_size_of(std::io::stdout()).map(|(width, _)| usize::from(width.0));
-    let told = || var("COLUMNS").and_then(|text| text.parse().ok());
-    of_terminal().or_else(told).filter(|width| *width > 0).unwrap_or(100).min(120)
+    columns(std::io::stdout()).or_else(told_columns).unwrap_or(100).min(120)
 }
 
 /// Returns the value of an environment variable that a manifest names (`key: env:NAME`).
@@ -83,7 +95,10 @@ impl Environment {
             runtime: var("XDG_RUNTIME_DIR").map_or_else(env::temp_dir, PathBuf::from),
             operator: format!("{user}@{machine}"),
             machine,
-            style: Style { is_coloured: is_screen && var("NO_COLOR").is_none() },
+            style: Style {
+                is_coloured: is_screen && var("NO_COLOR").is_none(),
+                width: columns(std::io::stdout()),
+            },
             is_screen,
             width: width(),
             is_terminal: std::io::stderr().is_terminal(),

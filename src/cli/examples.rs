@@ -1,5 +1,7 @@
 //! What the help of each command ends with: command lines that can be typed as they stand.
 
+use std::fmt::Write as _;
+
 use clap::{Command, CommandFactory as _};
 
 use super::arguments::Arguments;
@@ -223,30 +225,86 @@ const EXAMPLES: &[(&str, &[Example])] = &[
     ("man", &[("bramble man ~/.local/share/man/man1", "then `man bramble-plan`")]),
 ];
 
-/// Returns the command line's grammar, each command with its examples.
-pub(super) fn command() -> Command {
-    dressed(Arguments::command(), "")
+/// Returns the command line's grammar, each command with its examples, in lines of at most `columns` where they are known.
+pub(super) fn command(columns: Option<usize>) -> Command {
+    dressed(Arguments::command(), "", columns)
 }
 
-fn dressed(command: Command, path: &str) -> Command {
+fn dressed(command: Command, path: &str, columns: Option<usize>) -> Command {
     let command = command.mut_subcommands(|sub| {
         let path = format!("{path} {}", sub.get_name());
-        dressed(sub, path.trim_start())
+        dressed(sub, path.trim_start(), columns)
     });
     match EXAMPLES.iter().find(|(of, _)| *of == path) {
-        Some((_, examples)) => command.after_help(text(examples)),
+        Some((_, examples)) => command.after_help(text(examples, columns)),
         None => command,
     }
 }
 
-fn text(examples: &[Example]) -> String {
+/// Returns the examples with what they are for beside them, or below each where one has no room beside it.
+fn text(examples: &[Example], columns: Option<usize>) -> String {
+    let columns = columns.unwrap_or(usize::MAX);
     let is_told = |example: &&Example| !example.1.is_empty();
     let width = examples.iter().filter(is_told).map(|(line, _)| line.len()).max().unwrap_or(0);
-    let lines = examples.iter().map(|(line, says)| match *says {
-        "" => format!("\n  {line}"),
-        says => format!("\n  {line:width$}  {says}"),
-    });
-    format!("Examples:{}", lines.collect::<String>())
+    let is_beside = examples.iter().filter(is_told).all(|(_, says)| 2 + width + 2 + says.len() <= columns);
+    let mut text = "Examples:".to_owned();
+    for (line, says) in examples {
+        text.push_str("\n  ");
+        if is_beside && !says.is_empty() {
+            // writing to a String cannot fail
+            let _ = write!(text, "{line:width$}  {says}");
+            continue;
+        }
+        text.push_str(&continued(line, columns.saturating_sub(2)));
+        if !says.is_empty() {
+            text.push_str("\n      ");
+            text.push_str(says);
+        }
+    }
+    text
+}
+
+/// Returns a command line in lines of at most `columns`, which can be typed as they stand.
+fn continued(line: &str, columns: usize) -> String {
+    const GOES_ON: &str = " \\\n    ";
+    let (mut out, mut room) = (String::new(), columns);
+    let mut rest = parts(line).into_iter().peekable();
+    while let Some(part) = rest.next() {
+        let end = if rest.peek().is_some() { 2 } else { 0 };
+        let is_first = out.is_empty();
+        if is_first || part.len() + 1 + end <= room {
+            if !is_first {
+                out.push(' ');
+                room -= 1;
+            }
+        } else {
+            out.push_str(GOES_ON);
+            room = columns.saturating_sub(2);
+        }
+        out.push_str(part);
+        room = room.saturating_sub(part.len());
+    }
+    out
+}
+
+/// Cuts a command line between its words. What is quoted is one, and so is an option, or the sign of a shell, with what stands behind it.
+fn parts(line: &str) -> Vec<&str> {
+    let (mut is_quoted, mut word, mut part) = (false, 0, 0);
+    let mut parts = Vec::new();
+    for (at, c) in line.char_indices() {
+        is_quoted ^= c == '\'';
+        if c != ' ' || is_quoted {
+            continue;
+        }
+        let (before, after) = (&line[word..at], &line[at + 1..]);
+        word = at + 1;
+        if after.starts_with('-') || !(before.starts_with('-') || ["<", ">", "|"].contains(&before)) {
+            parts.push(&line[part..at]);
+            part = word;
+        }
+    }
+    parts.push(&line[part..]);
+    parts
 }
 
 /// Cuts a command line as a shell would, up to what the shell does with it.
@@ -295,13 +353,36 @@ mod tests {
             for (line, says) in *examples {
                 let words = words(line);
                 assert!(words.join(" ").starts_with(format!("bramble {path}").trim_end()), "{line}");
-                let read = command()
+                let read = command(None)
                     .try_get_matches_from(&words)
                     .and_then(|matches| Arguments::from_arg_matches(&matches));
                 assert!(read.is_ok(), "{line}: {}", read.unwrap_err());
                 assert!(line.len().max(40) + says.len() < 90, "{line} is too long for a terminal");
             }
         }
+    }
+
+    #[test]
+    fn examples_fit_a_narrow_terminal_and_can_be_typed_there() {
+        for (_, examples) in EXAMPLES {
+            for columns in [40, 60, 80] {
+                let text = text(examples, Some(columns));
+                // what it is for is cut by clap, which keeps its indent
+                let is_long = |line: &&str| line.len() > columns.max(60) && line.trim().contains(' ');
+                assert_eq!(text.lines().find(is_long), None, "{columns}");
+                for (line, _) in *examples {
+                    assert!(text.replace(" \\\n    ", " ").contains(line), "{text}");
+                }
+            }
+        }
+        insta::assert_snapshot!(text(&EXAMPLES[2].1[..2], Some(60)), @r"
+        Examples:
+          bramble sdcard /media/me/bootfs --name kitchen
+              on the cable, with your SSH key
+          bramble sdcard /media/me/bootfs --name shed --wifi Home \
+            --country DE
+              asks for its password
+        ");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -
     let manifest = fleet::load(&global.file)?;
     let mut safe = Safe::open(&environment.state, &manifest.fleet)?;
     match verb {
-        KeysVerb::List => list(&safe, global)?,
+        KeysVerb::List => list(&safe, global, environment)?,
         KeysVerb::Add(verb) => {
             let (name, made) = (&verb.name, add(&mut safe, verb)?);
             show(name, &made, global)?;
@@ -75,7 +75,7 @@ pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -
             if global.json {
                 output::json(&json!({ "certificate": pem }))?;
             } else {
-                output::result(pem)?;
+                output::verbatim(pem)?;
             }
         }
     }
@@ -139,7 +139,7 @@ fn show(name: &str, made: &NewKey, global: &Global) -> anyhow::Result<()> {
     if global.json {
         output::json(&json!({ "name": name, "key": *made.0 }))?;
     } else {
-        output::result(&format!("{}\n", *made.0))?;
+        output::verbatim(&format!("{}\n", *made.0))?;
     }
     output::say(&format!("The key {name} is shown this once. {NEXT}"));
     Ok(())
@@ -153,7 +153,7 @@ fn done(text: &str, value: &serde_json::Value, global: &Global) -> anyhow::Resul
     Ok(())
 }
 
-fn list(safe: &Safe, global: &Global) -> anyhow::Result<()> {
+fn list(safe: &Safe, global: &Global, environment: &Environment) -> anyhow::Result<()> {
     let clients = safe.keys().map(FleetKeys::clients).unwrap_or_default();
     let hosts: Vec<_> = safe.certificates().map(|made| made.hosts().collect()).unwrap_or_default();
     let revoked: Vec<_> = safe.certificates().map(|made| made.revoked().iter().collect()).unwrap_or_default();
@@ -172,7 +172,7 @@ fn list(safe: &Safe, global: &Global) -> anyhow::Result<()> {
         let scopes: Vec<&str> = entry.scopes.iter().map(|scope| word(*scope)).collect();
         table.row([name, scopes.join(", "), limits(&entry.limits), entry.sha256.short()]);
     }
-    output::result(&table.render(0))?;
+    output::result(&table.render(0, environment.style))?;
     if !hosts.is_empty() || !revoked.is_empty() {
         let mut table = Table::new(["CERTIFICATE", "ENDS", "SHA-256"]);
         for (host, made) in hosts {
@@ -181,7 +181,7 @@ fn list(safe: &Safe, global: &Global) -> anyhow::Result<()> {
         for (key, host) in revoked {
             table.row([host.to_string(), "revoked".to_owned(), key.short()]);
         }
-        output::result(&format!("\n{}", table.render(0)))?;
+        output::result(&format!("\n{}", table.render(0, environment.style)))?;
     }
     Ok(())
 }

@@ -44,7 +44,7 @@ pub(crate) async fn run(verb: &Logs, global: &Global, environment: &Environment)
         if global.json {
             return output::json_line(&Line { host, line });
         }
-        output::result(&view::log_line(host, width, line, environment.style))
+        output::verbatim(&view::log_line(host, width, line, environment.style))
     };
 
     let (say, mut lines) = mpsc::unbounded_channel();

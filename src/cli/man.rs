@@ -39,7 +39,7 @@ fn said(written: &[PathBuf], dir: &Path) -> String {
 
 /// Returns every page with the name of its file.
 fn pages() -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-    let mut root = examples::command().disable_help_subcommand(true);
+    let mut root = examples::command(None).disable_help_subcommand(true);
     root.build();
     let mut pages = Vec::new();
     let mut left = vec![root];

@@ -57,7 +57,7 @@ use crate::manifest::Problems;
 
 /// Runs the command and returns its exit code ([`Exit`]).
 pub fn main() -> ExitCode {
-    let parsed = examples::command().try_get_matches();
+    let parsed = examples::command(environment::columns(std::io::stdout())).try_get_matches();
     let arguments = match parsed.and_then(|matches| Arguments::from_arg_matches(&matches)) {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error).into(),
@@ -132,7 +132,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Keys(verb) => keys::run(&verb, global, environment),
         Verb::Store(verb) => store::run(&verb, global, environment),
         Verb::Bundle(verb) => bundle::run(&verb, global, environment).await,
-        Verb::Catalog => catalog::run(global),
+        Verb::Catalog => catalog::run(global, environment),
         Verb::Bench(verb) => bench::run(&verb, global, environment).await,
         Verb::Tune(verb) => tune::run(&verb, global, environment).await,
         Verb::Fit(verb) => fit::run(&verb, global, environment).await,

@@ -12,21 +12,30 @@ use anyhow::Context as _;
 use serde::Serialize;
 
 use super::arguments::Global;
-use super::environment::Environment;
+use super::environment::{self, Environment};
 use crate::events::Events;
 use crate::execute::Report;
 use crate::live::Recorder;
 use crate::terminal;
 use crate::view::{self, Deed, Progress};
 
-/// Prints a result.
+/// Prints a result; what a terminal has no room for on one line goes on below.
 pub(crate) fn result(text: &str) -> anyhow::Result<()> {
+    raw(&for_stdout(text))
+}
+
+/// Prints what programs read, or what comes in pieces: its lines stay as they are.
+pub(crate) fn verbatim(text: &str) -> anyhow::Result<()> {
     raw(&terminal::coloured(text))
 }
 
 /// Shows a result in the place of what the terminal shows.
 pub(crate) fn redraw(text: &str) -> anyhow::Result<()> {
-    raw(&view::redrawn(&terminal::coloured(text)))
+    raw(&view::redrawn(&for_stdout(text)))
+}
+
+fn for_stdout(text: &str) -> String {
+    view::folded(&terminal::coloured(text), environment::columns(std::io::stdout()))
 }
 
 fn raw(text: &str) -> anyhow::Result<()> {
@@ -64,13 +73,13 @@ pub(crate) fn report(
 
 /// Returns events that are shown on standard error as they happen.
 pub(crate) fn events(environment: &Environment) -> Events {
-    let progress = Progress::new(environment.is_terminal);
+    let progress = progress(environment);
     Events::new(move |event| progress.show(event))
 }
 
 /// Returns the same with what writes them down for `bramble ui`, once that has begun.
 pub(crate) fn recorded_events(environment: &Environment) -> (Events, Recorder) {
-    let (progress, live) = (Progress::new(environment.is_terminal), Recorder::default());
+    let (progress, live) = (progress(environment), Recorder::default());
     let recorder = live.clone();
     let events = Events::new(move |event| {
         recorder.take(&event);
@@ -79,15 +88,43 @@ pub(crate) fn recorded_events(environment: &Environment) -> (Events, Recorder) {
     (events, live)
 }
 
+fn progress(environment: &Environment) -> Progress {
+    Progress::new(environment.is_terminal, environment::columns(std::io::stderr()))
+}
+
 /// Says something beside the result.
 pub(crate) fn say(text: &str) {
-    let _ = writeln!(std::io::stderr(), "{}", terminal::coloured(text));
+    let _ = writeln!(std::io::stderr(), "{}", for_stderr(text));
+}
+
+fn for_stderr(text: &str) -> String {
+    view::folded(&terminal::coloured(text), environment::columns(std::io::stderr()))
+}
+
+/// Returns faults of a file for standard error: carets stay below what they are about.
+fn faults(text: &str) -> String {
+    let width = environment::columns(std::io::stderr());
+    let is_excerpt =
+        |line: &str| line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
+    let mut out = String::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        // where the carets themselves have no room, nothing is left out above them
+        let has_carets = |next: &&str| view::cut(next, width) == **next;
+        match (is_excerpt(line), lines.peek().is_none_or(has_carets)) {
+            (true, true) => out.push_str(&view::cut(line, width)),
+            (true, false) => out.push_str(line),
+            (false, _) => out.push_str(&view::folded(line, width)),
+        }
+        out.push('\n');
+    }
+    out
 }
 
 /// Prints an error with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
     if let Some(problems) = error.downcast_ref::<crate::manifest::Problems>() {
-        let _ = write!(std::io::stderr(), "{}", terminal::text(&problems.to_string()));
+        let _ = write!(std::io::stderr(), "{}", faults(&terminal::text(&problems.to_string())));
         return;
     }
     let mut text = format!("error: {error}");
@@ -101,7 +138,8 @@ pub(crate) fn error(error: &anyhow::Error) {
 /// Asks a question that wants `yes`.
 pub(crate) fn ask(question: &str) -> std::io::Result<bool> {
     let mut out = std::io::stderr().lock();
-    write!(out, "{} Only `yes` does it: ", terminal::text(question))?;
+    let question = format!("{} Only `yes` does it:", terminal::text(question));
+    write!(out, "{} ", for_stderr(&question))?;
     out.flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

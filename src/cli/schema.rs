@@ -6,7 +6,7 @@ use crate::{manifest, view};
 pub(crate) fn run(verb: &Schema) -> anyhow::Result<Exit> {
     let schema = manifest::json_schema();
     if verb.markdown {
-        output::result(&view::schema(&schema))?;
+        output::verbatim(&view::schema(&schema))?;
     } else {
         output::json(&schema)?;
     }

@@ -19,7 +19,7 @@ use crate::ids::Digest;
 use crate::lock::Lock;
 use crate::store::{Store, Unused};
 use crate::units::Bytes;
-use crate::view::{Table, count};
+use crate::view::{Style, Table, count};
 
 pub(crate) fn run(verb: &StoreVerb, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let root = fetch::Settings::from_env().cache;
@@ -54,7 +54,7 @@ fn list(store: &Store, global: &Global, environment: &Environment) -> anyhow::Re
         ]);
     }
     let total: Bytes = blobs.iter().map(|blob| blob.bytes).sum();
-    output::result(&table.render(0))?;
+    output::result(&table.render(0, environment.style))?;
     output::result(&format!("{} in {}, {total}\n", count(blobs.len(), "blob"), store.root().display()))?;
     Ok(Exit::Done)
 }
@@ -100,7 +100,7 @@ fn prune(root: &Path, verb: &StorePrune, global: &Global, environment: &Environm
         let Known { needed, names, .. } = known(&store, global, environment)?;
         let shown = store.unused(&needed)?;
         if !global.json {
-            output::result(&told(&names, &shown))?;
+            output::result(&told(&names, &shown, environment.style))?;
         }
         shown
     };
@@ -127,7 +127,7 @@ fn prune(root: &Path, verb: &StorePrune, global: &Global, environment: &Environm
     Ok(Exit::Done)
 }
 
-fn told(names: &Names, unused: &Unused) -> String {
+fn told(names: &Names, unused: &Unused, style: Style) -> String {
     if unused.is_empty() {
         return "Nothing: every blob is named by a lock file, or is a program for hosts.\n".to_owned();
     }
@@ -142,7 +142,7 @@ fn told(names: &Names, unused: &Unused) -> String {
             "left of an unfinished run".to_owned(),
         ]);
     }
-    table.render(0)
+    table.render(0, style)
 }
 
 /// What people call blobs.

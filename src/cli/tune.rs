@@ -23,7 +23,7 @@ use crate::placement;
 use crate::plan::{Action, Plan};
 use crate::quant::Quant;
 use crate::tune::{self, Figures, Outcome, Proposal, Trial};
-use crate::view::Table;
+use crate::view::{Style, Table};
 
 /// What would be done to one host, and what that takes.
 struct Planned {
@@ -75,7 +75,7 @@ pub(crate) async fn run(verb: &Tune, global: &Global, environment: &Environment)
         let proposal = tune::propose(&trials, prefer);
         let one = Tuned { host, model: spec.model, trials, proposal };
         if !global.json {
-            output::result(&shown(&one))?;
+            output::result(&shown(&one, environment.style))?;
         }
         tuned.push(one);
     }
@@ -290,7 +290,7 @@ fn said(state: &execute::State) -> String {
     }
 }
 
-fn shown(tuned: &Tuned) -> String {
+fn shown(tuned: &Tuned, style: Style) -> String {
     let mut table = Table::new(["QUANT", "ANSWER", "PROMPT", "TEXT", "MEMORY", "LOADED IN"]);
     let none = || "-".to_owned();
     let mut failed = String::new();
@@ -314,7 +314,7 @@ fn shown(tuned: &Tuned) -> String {
         Proposal::Change { quant, why } => format!("take {quant}: {why}"),
         Proposal::Unknown { why } => format!("no advice: {why}"),
     };
-    format!("{} {}\n{}{failed}  {proposal}\n\n", tuned.host, tuned.model, table.render(2))
+    format!("{} {}\n{}{failed}  {proposal}\n\n", tuned.host, tuned.model, table.render(2, style))
 }
 
 /// Returns what to write into the manifest.

@@ -39,7 +39,7 @@ pub(crate) async fn run(verb: &Ui, global: &Global, environment: &Environment) -
             format!("The fleet {name}, for one browser on this machine:\n  {link}\n")
         };
         // where nobody reads, nobody is let in
-        let _ = output::result(&text);
+        let _ = output::verbatim(&text);
     };
     if !is_json {
         output::say("Ctrl-C ends it. Each link is good once; when it was used, the next is printed.");

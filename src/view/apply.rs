@@ -44,9 +44,9 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             State::Done | State::Unchanged if matches!(deed, Deed::Cordon | Deed::Uncordon) => {
                 let word = match (deed, &outcome.state) {
                     (Deed::Cordon, State::Done) => "takes no new work",
-                    (Deed::Cordon, _) => "took no new work before",
+                    (Deed::Cordon, _) => "already cordoned",
                     (_, State::Done) => "takes new work again",
-                    _ => "took new work before",
+                    _ => "was not cordoned",
                 };
                 format!("{} {name}  {word}", style.good("ok"))
             }
@@ -90,7 +90,8 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
             }
             State::NotStarted { why } => {
                 let still = outcome.generation.map_or_else(String::new, |_| format!(" ({generation})"));
-                format!("{} {name}  not changed{still}: {}", style.warn("! "), plain(why))
+                let why = if report.failures.contains(why) { "for the reason above" } else { &plain(why) };
+                format!("{} {name}  not changed{still}: {why}", style.warn("! "))
             }
         };
         let _ = writeln!(text, "{line}");
@@ -115,8 +116,13 @@ fn sum(report: &Report, deed: Deed, style: Style) -> String {
             Deed::Apply => format!("Applied: {hosts}."),
             Deed::RollBack => format!("Rolled back: {hosts}."),
             Deed::Restart => format!("Started anew: {hosts}."),
-            Deed::Cordon => format!("Cordoned: {hosts}. `bramble uncordon` ends that."),
-            Deed::Uncordon => format!("Uncordoned: {hosts}."),
+            Deed::Cordon => {
+                format!(
+                    "{}. `bramble uncordon` ends that.",
+                    changed(report, ["Cordoned", "already cordoned"])
+                )
+            }
+            Deed::Uncordon => format!("{}.", changed(report, ["Uncordoned", "not cordoned"])),
             Deed::Remove => format!("Removed: {hosts}."),
         }
     } else {
@@ -140,4 +146,17 @@ fn sum(report: &Report, deed: Deed, style: Style) -> String {
             Deed::Remove => format!("{sum} done. `bramble remove {rest}` tries the rest again."),
         }
     }
+}
+
+/// Returns how many hosts were changed, and how many were as wanted before, each behind its word.
+fn changed(report: &Report, [new, old]: [&str; 2]) -> String {
+    let before = report.hosts.values().filter(|outcome| outcome.state == State::Unchanged).count();
+    let parts = [(new, report.hosts.len() - before), (old, before)];
+    let said: Vec<String> = parts
+        .iter()
+        .filter(|(word, n)| *n > 0 || (*word == new && before == 0))
+        .map(|(word, n)| format!("{word}: {}", count(*n, "host")))
+        .collect();
+    let said = said.join(", ");
+    said[..1].to_uppercase() + &said[1..]
 }

@@ -55,7 +55,7 @@ mod tests {
         };
         let (attic, shed) = (subject("attic", &mut fleet), subject("shed", &mut fleet));
         let earlier = Earlier { generation: Generation::FIRST, definition: Some(before) };
-        let style = Style { is_coloured: false };
+        let style = Style::default();
         insta::assert_snapshot!(going_back([(&attic, Some(&earlier)), (&shed, None)], style));
     }
 }

@@ -35,7 +35,7 @@ pub fn bench(
                 table.row([host, memory, threads, storage, engine.model.to_string(), prompt, answer]);
             }
         }
-        text.push_str(&table.render(0));
+        text.push_str(&table.render(0, style));
     }
     for (host, bench) in measured {
         for note in &bench.notes {

@@ -1,5 +1,7 @@
 use std::fmt::Write as _;
 
+use textwrap::core::display_width;
+
 use super::wrap::wrap;
 use super::{Style, count};
 use crate::doctor::{Diagnosis, Finding, HostDiagnosis, Level};
@@ -7,6 +9,10 @@ use crate::terminal::line;
 
 /// Columns before what was found: the sign, the word, and spaces.
 const MARGIN: usize = 16;
+/// In fewer columns than this, what was found stands below what it is about where it has no room beside it.
+const NARROW: usize = 50;
+/// Columns before it there.
+const NARROW_MARGIN: usize = 5;
 /// Lines are not made narrower than this.
 const NARROWEST: usize = 24;
 
@@ -30,24 +36,31 @@ fn on_host(host: &HostDiagnosis, style: Style, width: usize, text: &mut String) 
 }
 
 fn of_finding(finding: &Finding, style: Style, width: usize, text: &mut String) {
-    let room = width.saturating_sub(MARGIN).max(NARROWEST);
+    let what = line(&finding.what);
+    let is_narrow = width < NARROW && display_width(&what) + MARGIN > width;
+    let margin = if width < NARROW { NARROW_MARGIN } else { MARGIN };
+    let room = width.saturating_sub(margin).max(NARROWEST);
     let sign = match finding.level {
         Level::Ok => style.good("ok"),
         Level::Note => style.dim("- "),
         Level::Warning => style.warn("! "),
         Level::Error => style.bad("x "),
     };
-    let mut lines = wrap(&line(&finding.what), room).into_iter();
-    let first = lines.next().unwrap_or_default();
-    let _ = writeln!(text, "  {sign} {:<10} {first}", finding.about);
+    let mut lines = wrap(&what, room).into_iter();
+    if is_narrow {
+        let _ = writeln!(text, "  {sign} {}", finding.about);
+    } else {
+        let first = lines.next().unwrap_or_default();
+        let _ = writeln!(text, "  {sign} {:<10} {first}", finding.about);
+    }
     for more in lines {
-        let _ = writeln!(text, "{:MARGIN$}{more}", "");
+        let _ = writeln!(text, "{:margin$}{more}", "");
     }
     for (number, more) in
         wrap(&line(finding.advice.as_deref().unwrap_or_default()), room - 2).iter().enumerate()
     {
         let sign = if number == 0 { style.bold(">") } else { " ".to_owned() };
-        let _ = writeln!(text, "{:MARGIN$}{sign} {more}", "");
+        let _ = writeln!(text, "{:margin$}{sign} {more}", "");
     }
 }
 
@@ -56,10 +69,10 @@ fn sum(diagnosis: &Diagnosis, style: Style) -> String {
     let (errors, warnings) = (diagnosis.count(Level::Error), diagnosis.count(Level::Warning));
     let mut parts = Vec::new();
     if errors > 0 {
-        parts.push(style.bad(&format!("{errors} in Bramble's way")));
+        parts.push(style.bad(&format!("{} (x: in Bramble's way)", count(errors, "problem"))));
     }
     if warnings > 0 {
-        parts.push(style.warn(&count(warnings, "warning")));
+        parts.push(style.warn(&format!("{} (!)", count(warnings, "warning"))));
     }
     if parts.is_empty() {
         format!("{hosts}: nothing to do.\n")

@@ -60,7 +60,7 @@ fn on_board(on: &OnBoard, is_only: bool, style: Style, text: &mut String) {
             verdict(form.verdict, style),
         ]);
     }
-    text.push_str(&table.render(0));
+    text.push_str(&table.render(0, style));
     if on.forms.iter().any(|form| form.is_packed) {
         let _ = writeln!(
             text,

@@ -96,7 +96,7 @@ fn hosts(plan: &Plan) -> Vec<Host> {
         };
         let mut lines: Vec<String> = host.reasons.iter().chain(&host.notes).cloned().collect();
         if host.generation.is_some() {
-            lines.extend(changes(host.before.as_ref(), &host.definition, Style { is_coloured: false }));
+            lines.extend(changes(host.before.as_ref(), &host.definition, Style::default()));
         }
         Host {
             name: host.host.to_string(),

@@ -37,6 +37,7 @@ pub use schema::schema;
 pub use status::status;
 pub use table::{Style, Table};
 pub use verified::verified;
+pub use wrap::{cut, folded};
 
 /// What is said of a fleet without a host to look at.
 const NO_HOST: &str = "There is no host to look at: boards of the manifest are not bought yet, and its upstreams are not ours.\n";

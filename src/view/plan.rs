@@ -121,7 +121,7 @@ fn choices(all: &[Chosen], room: Bytes, style: Style) -> String {
             one_line(&chosen.speed),
         ]);
     }
-    let mut text = table.render(6);
+    let mut text = table.render(6, style);
     for chosen in all {
         let _ = writeln!(text, "      {}", style.dim(&format!("{}: {}", chosen.model, said(&chosen.why))));
     }

@@ -4,15 +4,20 @@ use std::sync::Mutex;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::folded;
 use crate::events::Event;
 use crate::ids::HostName;
 use crate::terminal;
+
+/// Columns that a bar takes with everything beside it, of texts as long as most.
+const WHOLE: usize = 106;
 
 /// Shows events on standard error: bars on a terminal, a line per beginning and end elsewhere.
 pub struct Progress {
     bars: MultiProgress,
     running: Mutex<BTreeMap<String, Running>>,
     is_terminal: bool,
+    width: Option<usize>,
 }
 
 struct Running {
@@ -21,10 +26,10 @@ struct Running {
 }
 
 impl Progress {
-    /// Draws bars if `is_terminal`, else writes plain lines.
-    pub fn new(is_terminal: bool) -> Self {
+    /// Draws bars if `is_terminal`, else writes plain lines; both keep to the `width` where there is one.
+    pub fn new(is_terminal: bool, width: Option<usize>) -> Self {
         let target = if is_terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-        Self { bars: MultiProgress::with_draw_target(target), running: Mutex::default(), is_terminal }
+        Self { bars: MultiProgress::with_draw_target(target), running: Mutex::default(), is_terminal, width }
     }
 
     /// Shows one event. Safe to call from any thread.
@@ -32,11 +37,19 @@ impl Progress {
         match event {
             Event::Started { key, host, what, total } => {
                 let label = label(host.as_ref(), &what);
-                let bar = match total {
-                    Some(total) => ProgressBar::new(total.0).with_style(style(
+                let is_narrow = self.width.is_some_and(|width| width < WHOLE);
+                let bar = match (total, is_narrow) {
+                    (Some(total), false) => ProgressBar::new(total.0).with_style(style(
                         "  {msg:36} [{bar:24}] {bytes:>10}/{total_bytes:<10} {bytes_per_sec:>11} {eta:>4}",
                     )),
-                    None => ProgressBar::new_spinner().with_style(style("  {msg:36} {spinner} {elapsed}")),
+                    (Some(total), true) => ProgressBar::new(total.0)
+                        .with_style(style("  {wide_msg} {percent:>3} % {bytes_per_sec:>11} {eta:>4}")),
+                    (None, false) => {
+                        ProgressBar::new_spinner().with_style(style("  {msg:36} {spinner} {elapsed}"))
+                    }
+                    (None, true) => {
+                        ProgressBar::new_spinner().with_style(style("  {wide_msg} {spinner} {elapsed}"))
+                    }
                 };
                 let bar = self.bars.add(bar.with_message(label.clone()));
                 if total.is_none() {
@@ -60,10 +73,12 @@ impl Progress {
                     self.line(&format!("  {}{outcome} ({seconds:.1} s)", running.label));
                 }
             }
-            Event::Failed { key, error } => {
+            // why is told once, at the end, by whoever goes on or gives up
+            Event::Failed { key, .. } => {
                 if let Some(running) = self.lock().remove(&key) {
                     running.bar.finish_and_clear();
-                    self.line(&format!("  {}: FAILED: {error}", running.label));
+                    let seconds = running.bar.elapsed().as_secs_f64();
+                    self.line(&format!("  {}: FAILED ({seconds:.1} s)", running.label));
                 }
             }
             Event::Note { host, text } => self.line(&format!("  {}", label(host.as_ref(), &text))),
@@ -77,7 +92,8 @@ impl Progress {
 
     fn line(&self, text: &str) {
         // what is being done goes on where nobody reads how it goes
-        let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{}", terminal::text(text)));
+        let text = folded(&terminal::text(text), self.width);
+        let _ = self.bars.suspend(|| writeln!(std::io::stderr(), "{text}"));
     }
 }
 

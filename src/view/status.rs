@@ -22,7 +22,7 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
             models(host, style),
         ]);
     }
-    let mut text = table.render(0);
+    let mut text = table.render(0, style);
     text.push_str(&figures(snapshot, style));
     for host in &snapshot.hosts {
         if let Reach::Failed { why } = &host.reach {
@@ -102,7 +102,7 @@ fn figures(snapshot: &Snapshot, style: Style) -> String {
             is_empty = false;
         }
     }
-    if is_empty { String::new() } else { format!("\n{}\n", table.render(0)) }
+    if is_empty { String::new() } else { format!("\n{}\n", table.render(0, style)) }
 }
 
 fn generation(host: &HostStatus, style: Style) -> String {

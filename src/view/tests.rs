@@ -8,7 +8,8 @@ use crate::plan::testing::{Fleet, name};
 use crate::status::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
 use crate::units::{Bytes, TokensPerSec};
 
-const PLAIN: Style = Style { is_coloured: false };
+const PLAIN: Style = Style { is_coloured: false, width: None };
+const COLOURED: Style = Style { is_coloured: true, width: None };
 
 /// Takes the colours out of a text.
 fn plain(text: &str) -> String {
@@ -20,6 +21,25 @@ fn plain(text: &str) -> String {
 #[test]
 fn a_first_plan_shows_every_host_with_its_numbers() {
     insta::assert_snapshot!(plan(&Fleet::new().plan(), &[], None, PLAIN));
+}
+
+/// As a terminal of 60 or 40 columns shows it.
+fn narrow(width: usize, show: impl Fn(Style) -> String) -> String {
+    let style = Style { width: Some(width), ..PLAIN };
+    let text = super::folded(&show(style), style.width);
+    let is_long = |line: &&str| line.chars().count() > width && !line.contains('`');
+    assert_eq!(text.lines().find(is_long), None, "{text}");
+    text
+}
+
+#[test]
+fn a_plan_keeps_to_narrow_terminals() {
+    let mut fleet = Fleet::new();
+    fleet.lose("shed");
+    let made = fleet.plan();
+    let shown = |width| narrow(width, |style| plan(&made, &[], None, style));
+    insta::assert_snapshot!("a_plan_in_60_columns", shown(60));
+    insta::assert_snapshot!("a_plan_in_40_columns", shown(40));
 }
 
 #[test]
@@ -59,7 +79,7 @@ fn a_changed_plan_shows_what_was_and_what_will_be() {
     fleet.lock.hosts.insert(name("cellar"), crate::lock::LockedHost::default());
     let made = fleet.plan();
     insta::assert_snapshot!(plan(&made, &[], None, PLAIN));
-    assert_eq!(plain(&plan(&made, &[], None, Style { is_coloured: true })), plan(&made, &[], None, PLAIN));
+    assert_eq!(plain(&plan(&made, &[], None, COLOURED)), plan(&made, &[], None, PLAIN));
 }
 
 #[test]
@@ -194,10 +214,22 @@ fn a_report_tells_what_became_of_each_host_and_what_serves_now() {
     ]);
     mixed.failures.push("cannot quantize chat: no space left".to_owned());
     insta::assert_snapshot!("mixed", report(&mixed, Deed::Apply, PLAIN));
-    assert_eq!(
-        plain(&report(&mixed, Deed::Apply, Style { is_coloured: true })),
-        report(&mixed, Deed::Apply, PLAIN)
+    assert_eq!(plain(&report(&mixed, Deed::Apply, COLOURED)), report(&mixed, Deed::Apply, PLAIN));
+}
+
+/// What could not be made here is told once, however many hosts were to have it.
+#[test]
+fn a_reason_that_many_hosts_share_is_told_once() {
+    let why = "cannot make chat: there is no room for it".to_owned();
+    let state = State::NotStarted { why: why.clone() };
+    let hosts = ["attic", "shed"].map(|host| (name(host), Outcome::without_generation(state.clone())));
+    let text = report(
+        &Report { hosts: hosts.into(), failures: vec![why.clone()], ..Report::default() },
+        Deed::Apply,
+        PLAIN,
     );
+    assert_eq!(text.matches(&why).count(), 1, "{text}");
+    assert!(text.contains("!  shed   not changed: for the reason above\n"), "{text}");
 }
 
 #[test]
@@ -222,11 +254,17 @@ fn going_back_and_removing_are_told_in_words_of_their_own() {
     assert!(report(&reported(well), Deed::RollBack, PLAIN).ends_with("\nRolled back: 2 hosts.\n"));
     let text = report(&reported(well), Deed::Cordon, PLAIN);
     assert!(text.contains("  takes no new work\n"), "{text}");
-    assert!(text.contains("  took no new work before\n"), "{text}");
-    assert!(text.ends_with("\nCordoned: 2 hosts. `bramble uncordon` ends that.\n"), "{text}");
+    assert!(text.contains("  already cordoned\n"), "{text}");
+    assert!(
+        text.ends_with("\nCordoned: 1 host, already cordoned: 1 host. `bramble uncordon` ends that.\n"),
+        "{text}"
+    );
+    let text = report(&reported(&well[1..]), Deed::Cordon, PLAIN);
+    assert!(text.ends_with("\nAlready cordoned: 1 host. `bramble uncordon` ends that.\n"), "{text}");
     let text = report(&reported(well), Deed::Uncordon, PLAIN);
     assert!(
-        text.contains("  takes new work again\n") && text.ends_with("\nUncordoned: 2 hosts.\n"),
+        text.contains("  takes new work again\n")
+            && text.ends_with("\nUncordoned: 1 host, not cordoned: 1 host.\n"),
         "{text}"
     );
     let text = report(&reported(&all), Deed::Cordon, PLAIN);
@@ -321,7 +359,10 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
     };
     snapshot.add_orphans(&[name("cellar")]);
     insta::assert_snapshot!(status(&snapshot, PLAIN));
-    assert_eq!(plain(&status(&snapshot, Style { is_coloured: true })), status(&snapshot, PLAIN));
+    assert_eq!(plain(&status(&snapshot, COLOURED)), status(&snapshot, PLAIN));
+    let shown = |width| narrow(width, |style| status(&snapshot, style));
+    insta::assert_snapshot!("a_status_in_60_columns", shown(60));
+    insta::assert_snapshot!("a_status_in_40_columns", shown(40));
 }
 
 /// Some second of 2026.
@@ -433,7 +474,7 @@ fn a_diagnosis_has_a_line_for_each_finding_and_keeps_to_the_width() {
     let narrow = super::diagnosis(&diagnosis, PLAIN, 60);
     insta::assert_snapshot!(narrow);
     assert!(narrow.lines().skip(1).all(|line| line.chars().count() <= 60), "{narrow}");
-    assert_eq!(plain(&super::diagnosis(&diagnosis, Style { is_coloured: true }, 60)), narrow);
+    assert_eq!(plain(&super::diagnosis(&diagnosis, COLOURED, 60)), narrow);
     assert!(
         super::diagnosis(&Diagnosis { hosts: diagnosis.hosts[..0].to_vec() }, PLAIN, 9)
             .ends_with("nothing to do.\n")
@@ -444,7 +485,7 @@ fn a_diagnosis_has_a_line_for_each_finding_and_keeps_to_the_width() {
 #[test]
 fn what_is_foreign_has_no_colours_and_drives_no_terminal() {
     const EVIL: &str = "\x1b[32mok\x1b]0;owned\x07\u{9b}2J\u{202e}";
-    let style = Style { is_coloured: true };
+    let style = COLOURED;
     let evil = || EVIL.to_owned();
     let mut fleet = Fleet::new();
     fleet.lose("shed");
