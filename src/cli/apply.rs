@@ -93,7 +93,11 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
 
     remember(&mut fleet, &plan, &report);
     fleet.save_lock()?;
-    let printed = output::report(&report, Deed::Apply, global, environment);
+    let printed = if global.json || verb.plan.is_some() {
+        output::report(&report, Deed::Apply, global, environment)
+    } else {
+        output::report(&after_plan(report.clone(), &plan), Deed::Apply, global, environment)
+    };
     if let Some(key) = new_key {
         output::say(&format!(
             "The key for clients of the fleet {}, shown this once:\n  {}",
@@ -103,6 +107,18 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     // only after the key, which is shown once
     printed?;
     Ok(exit_of(&report))
+}
+
+/// Returns a report that stands below its plan: why hosts were left out is told there.
+fn after_plan(mut report: Report, plan: &Plan) -> Report {
+    for skipped in &plan.skipped {
+        if let Some(Outcome { state: State::NotStarted { why }, .. }) = report.hosts.get_mut(&skipped.host)
+            && *why == skipped.why
+        {
+            "left out, as the plan says".clone_into(why);
+        }
+    }
+    report
 }
 
 /// Carries a plan out on the hosts that were looked at. Returns what became of them, and the key for clients where one
@@ -244,4 +260,25 @@ pub(super) fn cancel_on_interrupt() -> CancellationToken {
         }
     });
     cancel
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::{Fleet, name};
+
+    #[test]
+    fn why_hosts_were_left_out_is_not_said_twice() {
+        let mut fleet = Fleet::new();
+        fleet.lose("shed");
+        let plan = fleet.plan();
+        let failures = [("shed", plan.skipped[0].why.as_str()), ("attic", "stopped")];
+        let failures = failures.map(|(host, why)| (name(host), why.to_owned()));
+        let report = after_plan(with_failures(Report::default(), BTreeMap::from(failures)), &plan);
+        let why = |host: &str| match &report.hosts[&name(host)].state {
+            State::NotStarted { why } => why.clone(),
+            state => panic!("{state:?}"),
+        };
+        assert_eq!((why("shed").as_str(), why("attic").as_str()), ("left out, as the plan says", "stopped"));
+    }
 }
