@@ -64,6 +64,17 @@ pub enum Quants {
     AsIsOr(Vec<Quant>),
 }
 
+impl Quants {
+    /// Returns whether weights in `quant`, or as the file is, may be taken, whatever else there is.
+    pub fn allow(&self, quant: Option<Quant>) -> bool {
+        match (self, quant) {
+            (Self::Auto, _) | (Self::AsIs | Self::AsIsOr(_), None) => true,
+            (Self::OneOf(quants) | Self::AsIsOr(quants), Some(quant)) => quants.contains(&quant),
+            (Self::OneOf(_), None) | (Self::AsIs, Some(_)) => false,
+        }
+    }
+}
+
 /// What the choice leans to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lean {

@@ -153,12 +153,15 @@ fn standing(
 }
 
 /// Returns an engine that runs as the choice that it would be; none where it runs something that
-/// is not on offer any more.
+/// is not on offer any more, or not asked for.
 fn as_choice(engine: &EngineSpec, offer: &Offer<'_>, facts: &HostFacts, converter: u32) -> Option<Choice> {
     let is_same = |candidate: &&Candidate| {
         recipe(offer.facts, candidate.quant, converter).digest() == engine.weights.recipe
     };
     let candidate = offer.candidates.iter().find(is_same)?;
+    if !quants(offer.facts, offer.spec).allow(candidate.quant) {
+        return None;
+    }
     let serving = Serving::from(engine);
     let estimate = estimate::footprint(offer.facts, candidate, &serving, facts);
     Some(Choice {

@@ -410,7 +410,8 @@ fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]
             parts.push(format!("{bytes} for the program"));
         }
         let margin = disk_margin(disk.total);
-        if needed + margin > disk.free {
+        // what writes nothing but its settings needs no room to speak of
+        if needed > Bytes::ZERO && needed + margin > disk.free {
             problems.push(Problem {
                 host: Some(host.host.clone()),
                 model: None,

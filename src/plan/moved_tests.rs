@@ -2,7 +2,10 @@
 
 use super::testing::{Fleet, name};
 use super::types::Action;
+use crate::generation::Definition;
 use crate::lock::LockedHost;
+use crate::quant::Quant;
+use crate::units::Bytes;
 
 #[test]
 fn weights_that_a_disk_has_cut_off_are_sent_again() {
@@ -28,6 +31,48 @@ fn weights_that_may_have_changed_are_looked_at_again() {
     let plan = fleet.plan();
     let pushes: Vec<_> = plan.steps().filter(|step| matches!(step.action, Action::Push { .. })).collect();
     assert!(pushes.len() == 1 && pushes[0].why.ends_with(" may be damaged"), "{:?}", plan.waves);
+}
+
+#[test]
+fn a_quant_that_is_asked_for_does_not_give_way_to_what_runs() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let quant = |definition: &Definition| definition.engines[0].weights.quant;
+    let installed = fleet.facts("shed").installed.clone().unwrap();
+    assert_ne!(quant(&installed.current.unwrap().1), Some(Quant::Q8_0));
+    fleet.change("context: 1024", "context: 1024, quant: Q8_0");
+    let mut fits = 0;
+    // from where neither fits, over where what is asked for would fit with the tolerance, to where it fits
+    for mib in (100..320).step_by(5) {
+        fleet.facts("shed").memory.available = Bytes::mib(mib);
+        let (plan, problems) = fleet.make();
+        let shed = plan.hosts.iter().find(|plan| plan.host == name("shed"));
+        match shed.filter(|_| problems.is_empty()) {
+            Some(shed) => {
+                assert_eq!(quant(&shed.definition), Some(Quant::Q8_0), "{mib} MiB");
+                fits += 1;
+            }
+            None => assert!(
+                problems.len() == 1 && problems[0].message.contains("Q8_0"),
+                "{mib} MiB: {problems:?}"
+            ),
+        }
+    }
+    assert!((1..40).contains(&fits), "{fits}");
+}
+
+#[test]
+fn a_full_disk_is_no_matter_where_nothing_is_brought() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    fleet.facts("attic").disk.as_mut().unwrap().free = Bytes::mib(10);
+    fleet.change("context: 1024", "context: 512");
+    assert_eq!(fleet.problems(), Vec::<String>::new());
+    // what is, is told with what it takes
+    fleet.change("context: 1024", "context: 512, quant: Q6_K");
+    let problems = fleet.problems();
+    let of_attic: Vec<_> = problems.iter().filter(|problem| problem.contains("attic")).collect();
+    assert!(of_attic.len() == 1 && of_attic[0].contains("more on the disk of attic"), "{problems:?}");
 }
 
 #[test]
