@@ -6,7 +6,15 @@ run 0 convert hf:HuggingFaceTB/SmolLM2-135M-Instruct --quant Q6_K --out "$work"
 run 0 push "$work/SmolLM2-135M-Instruct-Q6_K.gguf" kitchen
 says "1 host"
 blob=$(sed -n 's/^+ kitchen: .*: \(\/.*\)$/\1/p' <<<"$said")
-on kitchen "printf x | dd of=$blob bs=1 seek=50000000 conv=notrunc status=none"
+flip() { on kitchen "printf $2 | dd of=$blob bs=1 seek=$1 conv=notrunc status=none"; }
+# as a disk loses it by itself, without a trace
+lose() {
+    local time
+    time=$(on kitchen stat -c %y "$blob")
+    flip "$@"
+    on kitchen "touch -d '$time' $blob"
+}
+lose 50000000 x
 edit 's/, context: 1024/, context: 1024, quant: Q6_K/; s/on: { role: pi }/on: [kitchen]/'
 run 2 apply --yes
 says "by now, so its disk or memory is not to be trusted"
@@ -19,7 +27,6 @@ ask kitchen
 says Q6_K
 
 # in use: whoever writes to them is noticed
-flip() { on kitchen "printf $2 | dd of=$blob bs=1 seek=$1 conv=notrunc status=none"; }
 flip 60000000 y
 run 0 status
 says "may be damaged"
@@ -30,9 +37,7 @@ sent=$(b apply --yes --json | jq '.hosts.kitchen.bytes_sent')
 ask kitchen
 says Q6_K
 # what a disk loses by itself shows when it is hashed
-time=$(on kitchen stat -c %y "$blob")
-flip 70000000 z
-on kitchen "touch -d '$time' $blob"
+lose 70000000 z
 run 0 status
 says_not "damaged"
 run 1 status kitchen --verify
