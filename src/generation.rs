@@ -546,6 +546,11 @@ impl Layout {
         generation_dir.join("models").join(format!("{model}.gguf"))
     }
 
+    /// Returns the file that says which files the weights were when the generation under `generation_dir` was laid out.
+    pub fn inodes(generation_dir: &Path) -> PathBuf {
+        generation_dir.join("inodes.json")
+    }
+
     /// Returns the folder of sockets, process ids and kept prompts; empty after a boot is fine.
     pub fn run_dir(&self) -> PathBuf {
         self.root.join("run")

@@ -12,7 +12,7 @@ use super::{doors, output};
 use crate::causes::with_causes;
 use crate::clock;
 use crate::connect::Connection;
-use crate::execute::{Verbs, Verified};
+use crate::execute::{VerbError, Verbs, Verified};
 use crate::ids::HostName;
 use crate::keys::Safe;
 use crate::status::{self, Door, Snapshot};
@@ -106,10 +106,22 @@ async fn verify(verb: &Status, fleet: &Fleet<'_>) -> anyhow::Result<Checked> {
     for (host, said) in futures_util::future::join_all(asked).await {
         match said {
             Ok(verified) => drop(checked.verified.insert(host, verified)),
-            Err(error) => drop(checked.failed.insert(host, with_causes(&error))),
+            Err(error) => drop(checked.failed.insert(host, why(&error))),
         }
     }
     Ok(checked)
+}
+
+/// Says why a host was not verified.
+fn why(error: &VerbError) -> String {
+    /// What a program ends with that does not know the verb.
+    const UNKNOWN: i32 = 2;
+    match error {
+        VerbError::Failed { status: UNKNOWN, .. } => {
+            "the program there is older than this one and cannot: run `bramble apply` first".to_owned()
+        }
+        error => with_causes(error),
+    }
 }
 
 async fn look(

@@ -243,10 +243,15 @@ pub struct Installed {
 }
 
 impl Installed {
+    /// Returns whether a blob of that size is there, sound or not: it takes its room already, and is looked at before it is sent.
+    pub fn has_room_of(&self, blob: &Digest, bytes: Bytes) -> bool {
+        self.blobs.get(blob) == Some(&bytes)
+    }
+
     /// Returns whether a sealed blob is there, as it was sealed: one that was cut off, or may have changed, counts as missing,
     /// and what of it is no longer right is sent again.
     pub fn holds(&self, blob: &Digest, bytes: Bytes) -> bool {
-        self.blobs.get(blob) == Some(&bytes) && !self.touched.contains(blob)
+        self.has_room_of(blob, bytes) && !self.touched.contains(blob)
     }
 }
 

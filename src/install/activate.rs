@@ -276,6 +276,8 @@ impl Activation<'_> {
         let changes = self.changes(self.now.as_ref(), Some(&self.target)).await?;
         let started = Instant::now();
         self.supervisor.switch(&self.target.units, &changes).await?;
+        // what runs on has them loaded, too
+        self.target.have_loaded(layout, &self.target.services());
         (self.hook)(Moment::Switched)?;
 
         let ready = self.wait_until_well(&self.target, started, end).await?;
@@ -288,6 +290,7 @@ impl Activation<'_> {
         let started = Instant::now();
         let end = started + Duration::from_secs(self.request.deadline_seconds);
         self.supervisor.restart(&services).await?;
+        self.target.have_loaded(self.layout, &services);
         let ready = self.wait_until_well(&self.target, started, end).await?;
         let changes = Changes { restart: services, ..Changes::default() };
         self.probe(&changes, &ready, end).await
@@ -298,7 +301,8 @@ impl Activation<'_> {
         let names: Vec<String> = names.into_iter().collect();
         let services = self.supervisor.services(&names).await?;
         let states = services.into_iter().map(|(name, service)| (name, service.state)).collect();
-        Ok(Changes::between(old, new, &states))
+        let replaced = old.map(|old| old.replaced(self.layout)).unwrap_or_default();
+        Ok(Changes::between(old, new, &states, &replaced))
     }
 
     /// Waits until every engine and the door say that they are well. Returns the seconds
@@ -438,6 +442,7 @@ impl Activation<'_> {
         files::remove(&Pending::path(self.layout))?;
         self.supervisor.disarm().await?;
         let Some(previous) = previous else { return Ok(Ok(())) };
+        previous.have_loaded(self.layout, &previous.services());
         let started = Instant::now();
         Ok(self.wait_until_well(previous, started, started + self.own_share()).await.map(drop))
     }

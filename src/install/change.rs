@@ -22,7 +22,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Compares two generations; `states` says how the services of both are now.
+    /// Compares two generations; `states` says how the services of both are now, and `replaced` which engines have loaded
+    /// weights that were sent again since.
     ///
     /// An engine with the same spec, unit and program is left alone, also where it is expected to be faster or slower than
     /// before: only doors count with that. The router reads
@@ -33,6 +34,7 @@ impl Changes {
         old: Option<&Stand>,
         new: Option<&Stand>,
         states: &BTreeMap<String, ServiceState>,
+        replaced: &BTreeSet<String>,
     ) -> Self {
         let mut changes = Self::default();
         let wanted: BTreeSet<String> = new.map(Stand::services).unwrap_or_default().into_iter().collect();
@@ -44,7 +46,9 @@ impl Changes {
         for service in new.services() {
             // the door hands over to a new program by itself
             let may_stay = !changes.is_program_new || service == ROUTE;
-            let is_kept = may_stay && old.is_some_and(|old| is_same(old, new, &service));
+            let is_kept = may_stay
+                && !replaced.contains(&service)
+                && old.is_some_and(|old| is_same(old, new, &service));
             match states.get(&service) {
                 // one that has failed is started, whatever it ran
                 None | Some(ServiceState::Stopped | ServiceState::Failed) => changes.start.push(service),
@@ -70,5 +74,11 @@ fn is_same(old: &Stand, new: &Stand, service: &str) -> bool {
     };
     let is_given_others = service == ROUTE && new.is_given_secrets() && old.secrets != new.secrets;
     let is_elsewhere = service == ROUTE && old.definition.door.port != new.definition.door.port;
-    old.unit(service) == new.unit(service) && spec(old) == spec(new) && !is_given_others && !is_elsewhere
+    // how long it may take to start is known to systemd without that it starts
+    let unit = |stand: &Stand| {
+        let unit = stand.unit(service)?;
+        let lines = unit.text.lines().filter(|line| !line.starts_with("TimeoutStartSec="));
+        Some((unit.name.clone(), lines.map(str::to_owned).collect::<Vec<_>>()))
+    };
+    unit(old) == unit(new) && spec(old) == spec(new) && !is_given_others && !is_elsewhere
 }

@@ -37,6 +37,9 @@ pub async fn inspect(layout: &Layout, supervisor: &dyn Supervisor) -> Result<Ins
     let found = supervisor.services(&names).await?;
     if let Some(stand) = &current {
         drift.extend(contents_drift(stand, &blobs, &touched, &programs));
+        let again =
+            |name: &String| format!("{name} may run weights that were sent again since it was started");
+        drift.extend(stand.replaced(layout).iter().map(again));
         drift.extend(supervisor.drift(&stand.units).await);
         for (name, service) in &found {
             match service.state {

@@ -115,6 +115,8 @@ fn lay_out(layout: &Layout, wanted: &Stand) -> Result<PathBuf, Error> {
         let digest = spec.weights.digest.ok_or_else(|| Error::NoDigest { model: spec.model.to_string() })?;
         link(layout.blob(&digest), Layout::weights(&made, &spec.model))?;
     }
+    let inodes = stand::inodes(layout, &wanted.definition);
+    files::write(&Layout::inodes(&made), &files::json("the inodes", &inodes)?, 0o644)?;
     for dir in [made.join("models"), made.join("units"), made.clone()] {
         files::sync_dir(&dir)?;
     }
@@ -139,8 +141,8 @@ fn check_contents(layout: &Layout, definition: &Definition) -> Result<(), Error>
     if is_there { Ok(()) } else { Err(Error::MissingProgram { digest }) }
 }
 
-/// Hashes those blobs that no generation uses yet, and those that were written to since. They were hashed as they
-/// arrived; what a disk or its memory has changed since is found here, before it answers anybody.
+/// Hashes those blobs that no generation uses yet, and those that were written to, or came again, since. They were hashed as they
+/// arrived, part by part; what a disk or its memory has changed since is found here, before it answers anybody.
 ///
 /// A damaged one is marked, so that it counts as missing, and the next push replaces it by what is sound of it
 /// and what is not.
@@ -154,8 +156,8 @@ fn check_first_use(layout: &Layout, definition: &Definition) -> Result<(), Error
     }
     for digest in definition.engines.iter().filter_map(|spec| spec.weights.digest) {
         let blob = layout.blob(&digest);
-        let is_touched = || fs::metadata(&blob).is_ok_and(|blob| store::is_touched(&blob));
-        if !used.insert(digest) && !is_touched() {
+        let is_proven = || fs::metadata(&blob).is_ok_and(|blob| store::is_proven(&blob));
+        if !used.insert(digest) && is_proven() {
             continue;
         }
         let found = store::prove(&blob, &digest).map_err(Error::io("read", &blob))?;

@@ -1,8 +1,10 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 
 use super::{Error, files};
-use crate::generation::{Definition, Layout, Secrets};
-use crate::ids::Generation;
+use crate::generation::{Definition, EngineSpec, Layout, Secrets};
+use crate::ids::{Generation, ModelName};
 use crate::unit::{ROUTE, Unit, engine_service};
 
 /// A generation that is laid out on this host.
@@ -47,6 +49,30 @@ impl Stand {
         self.units.iter().find(|unit| unit.name == name)
     }
 
+    /// Returns the services of engines whose weights are another file since this was laid out: they may have loaded what is gone.
+    pub(super) fn replaced(&self, layout: &Layout) -> BTreeSet<String> {
+        let kept = files::read_json(&Layout::inodes(&layout.generation(self.number))).ok().flatten();
+        let kept: BTreeMap<ModelName, u64> = kept.unwrap_or_default();
+        let now = inodes(layout, &self.definition);
+        let is_other =
+            |(model, inode): &(&ModelName, &u64)| kept.get(*model).is_some_and(|kept| kept != *inode);
+        now.iter().filter(is_other).map(|(model, _)| engine_service(model)).collect()
+    }
+
+    /// Keeps that the engines among `services` have loaded their weights as they are now.
+    pub(super) fn have_loaded(&self, layout: &Layout, services: &[String]) {
+        let path = Layout::inodes(&layout.generation(self.number));
+        let kept = files::read_json(&path).ok().flatten();
+        let mut kept: BTreeMap<ModelName, u64> = kept.unwrap_or_default();
+        let mut now = inodes(layout, &self.definition);
+        now.retain(|model, _| services.contains(&engine_service(model)));
+        kept.extend(now);
+        // without it they are started once more than need be
+        if let Ok(text) = files::json("the inodes", &kept) {
+            drop(files::write(&path, &text, 0o644));
+        }
+    }
+
     /// Returns whether systemd gives the door its secrets when it starts it: it reads no file of them later.
     pub(super) fn is_given_secrets(&self) -> bool {
         self.unit(ROUTE).is_some_and(|unit| unit.text.contains("\nLoadCredential="))
@@ -61,6 +87,15 @@ impl Stand {
     pub(super) fn is_of_user(&self) -> Option<bool> {
         self.units.first().map(Unit::is_of_user)
     }
+}
+
+/// Which files its models' weights are, by model. A blob that is sent again is another file under the same name.
+pub(super) fn inodes(layout: &Layout, definition: &Definition) -> BTreeMap<ModelName, u64> {
+    let inode = |spec: &EngineSpec| {
+        let blob = fs::metadata(layout.blob(&spec.weights.digest?)).ok()?;
+        Some((spec.model.clone(), blob.ino()))
+    };
+    definition.engines.iter().filter_map(inode).collect()
 }
 
 /// Returns the number that `current` names, whether or not that generation is there.

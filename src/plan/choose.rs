@@ -293,7 +293,7 @@ fn held(
         for candidate in &offer.candidates {
             let id = recipe(offer.facts, candidate.quant, inputs.converter).digest();
             let Some(made) = inputs.lock.made.get(&id) else { continue };
-            let there = if installed.holds(&made.digest, made.bytes) {
+            let there = if installed.has_room_of(&made.digest, made.bytes) {
                 Some(&made.bytes)
             } else {
                 installed.partials.get(&made.digest)

@@ -53,11 +53,17 @@ const PROBE_TOKENS: (f64, f64) = (40.0, 16.0);
 /// Problems come back beside the plan of what can be done; a plan that has any must not be
 /// carried out unless the user asks for what is possible.
 pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
+    make_without(inputs, moved(inputs))
+}
+
+/// Decides without the hosts that `blocked` names, which stay as they are.
+fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Problem>) {
     let mut problems = model_problems(inputs);
     let mut skipped = Vec::new();
     let mut able: BTreeMap<&HostName, Able<'_>> = BTreeMap::new();
     for (host, spec) in inputs.manifest.ours() {
         match inputs.inventory.hosts.get(host) {
+            Some(Ok(_)) if blocked.iter().any(|problem| problem.host.as_ref() == Some(host)) => {}
             Some(Ok(facts)) => {
                 let Inputs { manifest, bundles, bundle_folders, .. } = inputs;
                 match suit(&manifest.fleet, host, spec, facts, bundles, bundle_folders) {
@@ -94,7 +100,7 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
     let mut engines = all_engines.clone();
     engines.retain(|host, _| !planned.contains_key(host));
     keep_unplaced(&able, &wishes, &mut engines);
-    let mut hosts: Vec<HostPlan> = able
+    let hosts: Vec<HostPlan> = able
         .iter()
         .filter_map(|(host, able)| match host_plan(inputs, host, able, &choices, (&engines, &away)) {
             Ok(plan) => Some(plan),
@@ -120,10 +126,14 @@ pub fn make(inputs: &Inputs<'_>) -> (Plan, Vec<Problem>) {
         }
     }
     let artifacts = artifacts(inputs, &choices, &engines);
-    let of_hosts = [disk_problems(inputs, &hosts, &artifacts), moved(inputs)].concat();
-    // whoever goes on without what cannot be leaves such hosts as they are
-    hosts.retain(|host| of_hosts.iter().all(|problem| problem.host.as_ref() != Some(&host.host)));
-    problems.extend(of_hosts);
+    let full = disk_problems(inputs, &hosts, &artifacts);
+    if !full.is_empty() {
+        // what others do without them is decided without them
+        let (plan, more) = make_without(inputs, [blocked, full].concat());
+        let more: Vec<Problem> = more.into_iter().filter(|problem| !problems.contains(problem)).collect();
+        return (plan, [problems, more].concat());
+    }
+    problems.extend(blocked);
     let waves = waves::waves(inputs.manifest, inputs.inventory, inputs.bundles, &artifacts, &hosts);
     let orphans =
         inputs.lock.hosts.keys().filter(|host| !inputs.manifest.hosts.contains_key(*host)).cloned().collect();
@@ -393,7 +403,7 @@ fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]
             host.definition.engines.iter().map(|engine| engine.weights.recipe).collect();
         for artifact in artifacts.iter().filter(|artifact| wanted.contains(&artifact.id)) {
             let is_there =
-                |digest| installed.is_some_and(|installed| installed.holds(&digest, artifact.bytes));
+                |digest| installed.is_some_and(|installed| installed.has_room_of(&digest, artifact.bytes));
             if !artifact.digest.is_some_and(is_there) {
                 // an upload takes its room when it begins
                 let reserved = artifact.digest.and_then(|digest| installed?.reserved.get(&digest).copied());

@@ -1,6 +1,6 @@
 //! What is on a host, and is not where or as it was.
 
-use super::testing::{Fleet, name};
+use super::testing::{Fleet, MANIFEST, name};
 use super::types::Action;
 use crate::generation::Definition;
 use crate::lock::LockedHost;
@@ -59,6 +59,29 @@ fn a_quant_that_is_asked_for_does_not_give_way_to_what_runs() {
         }
     }
     assert!((1..40).contains(&fits), "{fits}");
+}
+
+#[test]
+fn what_others_do_without_a_host_that_has_no_room_is_decided_without_it() {
+    let text = MANIFEST.replace("{ model: chat, on: { role: pi } }", "{ model: chat, on: [shed] }");
+    let mut fleet =
+        Fleet::of(&text.replace("{ order: [local, desk] }", "{ order: [local, desk], from: { role: pi } }"));
+    fleet.facts("desk").disk.as_mut().unwrap().free = Bytes::mib(10);
+    let (plan, problems) = fleet.make();
+    let shown: Vec<&str> = plan.hosts.iter().map(|host| host.host.as_str()).collect();
+    assert_eq!(shown, ["attic", "shed"]);
+    let told = |text: &str| problems.iter().filter(|problem| problem.message.contains(text)).count();
+    assert_eq!((told("more on the disk of desk"), told("desk needs")), (1, 1), "{problems:?}");
+    // attic has chat of the desk alone
+    assert_eq!(told("nobody in the route of chat can answer on attic"), 1, "{problems:?}");
+    // weights that were touched take their room already
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let facts = fleet.facts("attic");
+    facts.disk.as_mut().unwrap().free = Bytes::mib(300);
+    let installed = facts.installed.as_mut().unwrap();
+    installed.touched.extend(installed.blobs.keys().copied());
+    assert_eq!(fleet.problems(), Vec::<String>::new());
 }
 
 #[test]

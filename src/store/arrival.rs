@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::Error;
 use super::journal::{Claims, Journal};
 use super::made::Made;
+use super::sealed::Mark;
 use super::spans::Spans;
 use super::write;
 use crate::ids::Digest;
@@ -258,9 +259,9 @@ impl Arrival {
     /// # Errors
     /// [`Error::Mismatch`] when it is not what was expected; then it is removed.
     pub fn seal(mut self) -> Result<Made, Error> {
-        let got = match self.proof {
-            Proof::Whole(_) => self.digest()?,
-            Proof::Parts(digest) if self.is_whole() => digest,
+        let (got, mark) = match self.proof {
+            Proof::Whole(_) => (self.digest()?, Mark::Whole),
+            Proof::Parts(digest) if self.is_whole() => (digest, Mark::Parts),
             Proof::Parts(_) => return Err(self.not_whole()),
         };
         if let Proof::Whole(Some(expected)) = self.proof
@@ -271,7 +272,7 @@ impl Arrival {
             return Err(Error::Mismatch { path, expected, got });
         }
         self.stop();
-        write::name_it(&self.inner.file, &self.inner.path, &self.blobs.join(got.to_string()))?;
+        write::name_it(&self.inner.file, mark, &self.inner.path, &self.blobs.join(got.to_string()))?;
         self.forget()?;
         Ok(Made { digest: got, bytes: Bytes(self.inner.size) })
     }

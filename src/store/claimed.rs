@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::error::Error;
 use super::journal::Journal;
 use super::made::Made;
+use super::sealed::Mark;
 use super::write;
 use crate::ids::Digest;
 use crate::units::Bytes;
@@ -38,7 +39,7 @@ impl Claimed {
 
     /// Gives it its name in the folder `blobs`: sync, rename, sync of the folder.
     pub fn seal(self, blobs: &Path, digest: Digest) -> Result<Made, Error> {
-        write::name_it(&self.file, &self.path, &blobs.join(digest.to_string()))?;
+        write::name_it(&self.file, Mark::Parts, &self.path, &blobs.join(digest.to_string()))?;
         let journal = Journal::path(&self.path);
         write::remove_file(&journal).map_err(|source| Error::Remove { path: journal, source })?;
         Ok(Made { digest, bytes: self.bytes })

@@ -51,7 +51,7 @@ pub use error::Error;
 pub use hashed::{Hashed, Looked};
 pub use inspect::{Unused, User};
 pub use made::{Made, Making};
-pub(crate) use sealed::{is_touched, prove};
+pub(crate) use sealed::{is_proven, is_touched, prove};
 pub use spans::Spans;
 pub use write::Writer;
 pub(crate) use write::{make_folder, write_whole};

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 use super::error::Error;
 use super::hash_file;
 use super::made::Made;
-use super::sealed;
+use super::sealed::Mark;
 use crate::ids::Digest;
 use crate::system;
 use crate::units::Bytes;
@@ -46,7 +46,7 @@ impl Writer {
     /// Gives the whole blob its name: sync, rename, sync of the folder.
     pub fn seal(mut self) -> Result<Made, Error> {
         let digest = Digest::new(self.hasher.clone().finalize().into());
-        name_it(&self.file, &self.path, &self.blobs.join(digest.to_string()))?;
+        name_it(&self.file, Mark::Whole, &self.path, &self.blobs.join(digest.to_string()))?;
         self.is_sealed = true;
         Ok(Made { digest, bytes: Bytes(self.written) })
     }
@@ -111,11 +111,11 @@ pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Makes `file` read-only and durable, and only then moves it from `from` to `to`.
-pub(super) fn name_it(file: &File, from: &Path, to: &Path) -> Result<(), Error> {
+/// Makes `file` read-only and durable, with a mark of what is known of it, and only then moves it from `from` to `to`.
+pub(super) fn name_it(file: &File, mark: Mark, from: &Path, to: &Path) -> Result<(), Error> {
     let sealed = file
         .set_permissions(fs::Permissions::from_mode(0o444))
-        .and_then(|()| sealed::mark(file))
+        .and_then(|()| mark.put_on(file))
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(from, to))
         .and_then(|()| to.parent().map_or(Ok(()), sync_folder));
@@ -125,7 +125,7 @@ pub(super) fn name_it(file: &File, from: &Path, to: &Path) -> Result<(), Error> 
 pub(super) fn take(path: &Path, blobs: &Path) -> Result<Made, Error> {
     let read = |source| Error::Read { path: path.to_owned(), source };
     let (digest, bytes) = hash_file(path).map_err(read)?;
-    name_it(&File::open(path).map_err(read)?, path, &blobs.join(digest.to_string()))?;
+    name_it(&File::open(path).map_err(read)?, Mark::Whole, path, &blobs.join(digest.to_string()))?;
     Ok(Made { digest, bytes })
 }
 

@@ -75,3 +75,60 @@ async fn what_a_disk_has_lost_by_itself_is_found_by_hashing_and_remembered() {
     // nothing of ours is here
     assert_eq!(verify(&Layout::new(host.layout.root().join("none"))).unwrap(), Verified::default());
 }
+
+/// Seals a blob anew, as a push does: another file under its name, whose parts were proven.
+fn send_again(host: &Host, digest: Digest, contents: &[u8]) {
+    let (partial, blobs) = (host.layout.partial(&digest), host.layout.root().join("blobs/sha256"));
+    fs::create_dir_all(partial.parent().unwrap()).unwrap();
+    let size = Bytes(contents.len() as u64);
+    let arrival = Arrival::of_proven_parts(partial, blobs, digest, size).unwrap();
+    arrival.write_at(0, contents).unwrap();
+    arrival.seal().unwrap();
+}
+
+#[tokio::test]
+async fn engines_whose_weights_were_sent_again_are_started_anew_and_others_run_on() {
+    let host = Host::new();
+    host.bring_in(1, &[("one", 512), ("two", 512)]).await;
+    let definition = host.definition(&[("one", 512), ("two", 512)]);
+    let one = definition.engines[0].weights.digest.unwrap();
+    // the test itself puts blobs in their places
+    let again = |number| install(&host.layout, LEASE, &host, request_of(number, definition.clone()));
+    let drift = async || inspect(&host.layout, &host).await.unwrap().drift;
+    assert_eq!(drift().await, Vec::<String>::new());
+    send_again(&host, one, b"weights of one");
+    assert_eq!(drift().await, ["engine-one may run weights that were sent again since it was started"]);
+    again(2).await.unwrap();
+    host.activate(2).await;
+    host.confirm(2).await;
+    let changes = host.done.lock().unwrap().last().cloned().unwrap();
+    assert_eq!((changes.restart, changes.start), (vec!["engine-one".to_owned()], vec![]));
+    assert_eq!(drift().await, Vec::<String>::new());
+    again(3).await.unwrap();
+    host.activate(3).await;
+    host.confirm(3).await;
+    let changes = host.done.lock().unwrap().last().cloned().unwrap();
+    assert_eq!((changes.restart, changes.start), (vec![], vec![]));
+    // the first has been laid out before
+    let back =
+        RollbackRequest { to: Some(Generation::FIRST), deadline_seconds: 3, probe: activation(1).probe };
+    rollback(&host.layout, LEASE, &host, &back).await.unwrap();
+    assert_eq!(drift().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn weights_that_were_sent_again_are_hashed_whole_before_they_are_used() {
+    let host = Host::new();
+    host.bring_in(1, &[("one", 512)]).await;
+    let definition = host.definition(&[("one", 512)]);
+    let one = definition.engines[0].weights.digest.unwrap();
+    // whoever brought it has proven its parts, and not well
+    send_again(&host, one, b"weights of onE");
+    let result = install(&host.layout, LEASE, &host, request_of(2, definition.clone())).await;
+    assert!(matches!(result, Err(Error::DamagedBlob { digest, .. }) if digest == one), "{result:?}");
+    send_again(&host, one, b"weights of one");
+    let is_proven = || store::is_proven(&fs::metadata(host.layout.blob(&one)).unwrap());
+    assert!(!is_proven());
+    install(&host.layout, LEASE, &host, request_of(2, definition)).await.unwrap();
+    assert!(is_proven());
+}

@@ -27,6 +27,8 @@ ask kitchen
 says Q6_K
 
 # in use: whoever writes to them is noticed
+process() { on kitchen systemctl show -P MainPID bramble-engine-chat; }
+was=$(process)
 flip 60000000 y
 run 0 status
 says "may be damaged"
@@ -34,8 +36,20 @@ run 2 plan --exit-code
 says "may be damaged"
 sent=$(b apply --yes --json | jq '.hosts.kitchen.bytes_sent')
 [ "$sent" -gt 0 ] && [ "$sent" -le $((4 << 20)) ] || die "$sent bytes were sent again"
+[ "$(process)" != "$was" ] || die "the engine still has the weights that were damaged"
+run 0 status
+says_not "apply\` mends it"
 ask kitchen
 says Q6_K
+# sent again, and nobody came to start the engine anew
+flip 60000000 z
+run 0 push "$work/SmolLM2-135M-Instruct-Q6_K.gguf" kitchen
+run 0 status
+says "engine-chat may run weights that were sent again since"
+was=$(process)
+run 0 apply --yes
+[ "$(process)" != "$was" ] || die "the engine still has the weights that were damaged"
+run 0 plan --exit-code
 # what a disk loses by itself shows when it is hashed
 lose 70000000 z
 run 0 status
