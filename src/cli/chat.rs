@@ -82,9 +82,11 @@ pub(crate) async fn run(verb: &Chat, global: &Global, environment: &Environment)
 
 /// Returns the host that is asked where none is named: the first that is ours.
 fn first(manifest: &Manifest) -> anyhow::Result<HostName> {
-    let mut ours = manifest.hosts.iter().filter(|(_, spec)| spec.via.address().is_some());
-    let (host, _) = ours.next().context(NO_HOST)?;
-    Ok(host.clone())
+    can_be_asked(manifest).next().cloned().context(NO_HOST)
+}
+
+fn can_be_asked(manifest: &Manifest) -> impl Iterator<Item = &HostName> {
+    manifest.hosts.iter().filter(|(_, spec)| spec.via.address().is_some()).map(|(host, _)| host)
 }
 
 /// Returns the host of a name. What is no host is probably the prompt, where none stands behind it.
@@ -94,8 +96,7 @@ fn named(text: &str, has_prompt: bool, manifest: &Manifest) -> anyhow::Result<Ho
     {
         return Ok(host);
     }
-    let ours = manifest.hosts.iter().filter(|(_, spec)| spec.via.address().is_some());
-    let ours: Vec<&str> = ours.map(|(host, _)| host.as_str()).collect();
+    let ours: Vec<&str> = can_be_asked(manifest).map(HostName::as_str).collect();
     let example = ours.first().context(NO_HOST)?;
     let names = ours.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
     let more = ours.len().saturating_sub(SHOWN);

@@ -13,7 +13,7 @@
 //! and its journal neither: all of it is hashed before it is sealed. On hosts, blobs arrive as
 //! [`Arrival::of_proven_parts`], where the sender's list of chunks stands for that, and the whole is
 //! hashed before its first use; where one process writes and another one may seal, as [`Claimed`]. A sealed
-//! blob bears one and the same time, so that it shows when it was written to ([`is_touched`]).
+//! blob bears a time that says how it was proven, so that it shows when it was written to ([`is_touched`]).
 //!
 //! Everything here blocks on the disk; async callers go through `spawn_blocking`. The
 //! room does not know what blobs mean, and never removes one by itself. What is removed is
@@ -274,8 +274,13 @@ fn in_use(root: &Path) -> Result<fs::File, Error> {
 
 /// Hashes a file from its start to its end and returns its digest and size.
 pub fn hash_file(path: &Path) -> io::Result<(Digest, Bytes)> {
+    hash_open(&mut fs::File::open(path)?)
+}
+
+/// Hashes what an open file still has.
+fn hash_open(file: &mut fs::File) -> io::Result<(Digest, Bytes)> {
     let mut hasher = Sha256::new();
-    let bytes = hash_into(&mut hasher, &mut fs::File::open(path)?)?;
+    let bytes = hash_into(&mut hasher, file)?;
     Ok((Digest::new(hasher.finalize().into()), Bytes(bytes)))
 }
 

@@ -9,9 +9,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 
-use sha2::{Digest as _, Sha256};
-
-use super::hash_into;
+use super::hash_open;
 use crate::ids::Digest;
 
 /// What stands for a blob's being what it is called. The times are the first days of the year 2000: no clock that is
@@ -60,9 +58,7 @@ pub(crate) fn prove(path: &Path, digest: &Digest) -> io::Result<Digest> {
     // what gets its name meanwhile is another file, of which nothing is known
     let mut file = File::open(path)?;
     let before = file.metadata()?;
-    let mut hasher = Sha256::new();
-    hash_into(&mut hasher, &mut file)?;
-    let found = Digest::new(hasher.finalize().into());
+    let (found, _) = hash_open(&mut file)?;
     let after = file.metadata()?;
     let times = |blob: &Metadata| (blob.mtime(), blob.mtime_nsec(), blob.ctime(), blob.ctime_nsec());
     if times(&before) == times(&after) {

@@ -72,15 +72,18 @@ pub(crate) trait Read: Sized + JsonSchema {
 
 /// Leaves "expected this, found that".
 pub(crate) fn expected<T>(what: &str, node: &Node, faults: &mut Faults) -> Option<T> {
-    let message = format!("expected {what}, found {}", node.value.describe());
-    faults.push(Problem::new(Kind::Invalid, node.span, message));
+    faults.push(unexpected(what, node));
     None
+}
+
+fn unexpected(what: &str, node: &Node) -> Problem {
+    let message = format!("expected {what}, found {}", node.value.describe());
+    Problem::new(Kind::Invalid, node.span, message)
 }
 
 /// Leaves the same, for a number or a truth value: one in quotes is a text.
 pub(crate) fn expected_unquoted<T>(what: &str, node: &Node, faults: &mut Faults) -> Option<T> {
-    let message = format!("expected {what}, found {}", node.value.describe());
-    let mut problem = Problem::new(Kind::Invalid, node.span, message);
+    let mut problem = unexpected(what, node);
     if let Value::Text(text) = &node.value
         && matches!(resolve(text), Value::Int(_) | Value::Float(_) | Value::Bool(_))
     {
