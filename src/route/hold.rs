@@ -86,7 +86,10 @@ impl Held {
         if unanswered.call.features.is_hop {
             return None;
         }
-        let left = missed(state, unanswered).filter_map(|seat| expected(shared, seat)).max()?;
+        let left = missed(state, unanswered).filter_map(|seat| expected(shared, seat)).max();
+        // while others were asked in vain, one of them may have come
+        let has_been_long = unanswered.journey.lasts() > LOOK_EVERY && !unanswered.missed.is_empty();
+        let left = left.or_else(|| has_been_long.then_some(LOOK_EVERY))?;
         let place = Arc::clone(&shared.places.0).try_acquire_owned().ok()?;
         let began = Instant::now();
         Some(Self { began, until: began + left, _place: place })
@@ -94,11 +97,8 @@ impl Held {
 
     /// Waits until one of those who did not answer may; returns whether the time is over.
     async fn somebody(&self, shared: &Shared, state: &State, unanswered: &Unanswered) -> bool {
-        loop {
+        while Instant::now() < self.until {
             sleep_until(self.until.min(Instant::now() + LOOK_EVERY)).await;
-            if Instant::now() >= self.until {
-                return true;
-            }
             for seat in missed(state, unanswered) {
                 let now = shared.now();
                 if seat.kind == Kind::Local {
@@ -111,6 +111,7 @@ impl Held {
                 }
             }
         }
+        true
     }
 }
 

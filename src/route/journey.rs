@@ -2,6 +2,7 @@
 //! it ends, without a word of what was asked or answered.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -94,6 +95,11 @@ impl Journey {
             to: to.to_owned(),
             reason: reason.label(),
         });
+    }
+
+    /// Returns for how long the request has been here.
+    pub(super) fn lasts(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Returns the reasons so far: `local: connection refused`.

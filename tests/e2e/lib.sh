@@ -88,6 +88,18 @@ kill_operator() {
     pkill -KILL -x -P "$around" bramble
 }
 
+# Hosts share this machine's processors here, and an engine's threads spin while they wait for each other: where one has
+# lost its processor to another engine, answers take fifty times as long as was planned. So each engine gets one thread:
+# those of the Pis on one processor, the desktop's on the other.
+one_thread_each() {
+    local host pid
+    b() { "$lab" exec taskset -c 1 "$bramble" "$@"; }
+    # whatever these start inherits it
+    for host in kitchen shed; do on "$host" taskset -a -p -c 0 1; done
+    for pid in $(pgrep -f "^$work/desk/"); do taskset -a -p -c 1 "$pid"; done
+    run 0 restart
+}
+
 # other_bundle DIR SCRIPT: a bundle like ours in DIR, changed by SCRIPT in its folder
 other_bundle() {
     local dir=$1 file description size

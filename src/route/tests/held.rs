@@ -75,6 +75,17 @@ async fn who_waited_in_vain_is_told_so_and_the_next_ones_do_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_came_while_others_were_asked_in_vain_is_asked_before_the_client_is_refused() {
+    let house = House::new();
+    house.universe.on("local", [refused(), completion("chat", "back")]);
+    house.universe.on("desk", [Act::Play(vec![Beat::Hang])]).on("gaming", [answer(500, "")]);
+    // so late that it is not expected any more
+    tokio::time::sleep(Duration::from_secs(PATIENCE + 1)).await;
+    let told = house.ask().await;
+    assert_eq!((told.status, told.text().as_str()), (200, "back"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn another_host_that_answered_lately_is_waited_for() {
     let ask = async |house: &House| {
         let told = house.send(Method::POST, CHAT, CLIENT, r#"{"model":"writer","prompt":"x"}"#).await;

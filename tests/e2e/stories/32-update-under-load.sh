@@ -1,5 +1,6 @@
 # Clients ask without end while a model, a route, and the program itself are updated: every answer comes, whole.
 # shellcheck shell=bash disable=SC2154
+one_thread_each
 b keys ca >"$work/ca.pem"
 client_key=$(jq -r .operator_key "$XDG_STATE_HOME/bramble/fleets/stories/keys.json")
 
