@@ -7,10 +7,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::num::NonZero;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
 use zstd::bulk::Compressor;
 use zstd::stream::read::Decoder;
 use zstd::zstd_safe::CParameter;
@@ -95,10 +98,21 @@ pub(super) struct Packer {
     raw: Vec<u8>,
     /// The same, by places in blocks.
     sorted: Vec<u8>,
-    /// The size of the blocks that were seen last.
+}
+
+/// What the last pieces of a file were seen to be made of.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// The size of the blocks.
     block: u8,
     /// For how many pieces it holds.
     holds: u32,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { block: 1, holds: 0 }
+    }
 }
 
 impl Packer {
@@ -109,25 +123,31 @@ impl Packer {
     pub(super) fn new() -> io::Result<Self> {
         let mut compressor = Compressor::new(LEVEL)?;
         compressor.set_parameter(CParameter::WindowLog(WINDOW))?;
-        Ok(Self { compressor, raw: Vec::new(), sorted: Vec::new(), block: 1, holds: 0 })
+        Ok(Self { compressor, raw: Vec::new(), sorted: Vec::new() })
     }
 
     /// Reads a piece of a file and returns it packed: the size of its blocks in a byte, then its bytes, sorted by
-    /// their places in them, as one frame of zstd. None: that would save too little.
+    /// their places in them, as one frame of zstd. None: that would save too little. What was `seen` before and after it
+    /// is of the same file.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(super) fn pack(&mut self, file: &File, piece: Range<u64>) -> io::Result<Option<Vec<u8>>> {
+    pub(super) fn pack(
+        &mut self,
+        file: &File,
+        piece: Range<u64>,
+        seen: &mut Seen,
+    ) -> io::Result<Option<Vec<u8>>> {
         self.read(file, piece)?;
         let length = self.raw.len();
-        if self.holds == 0 || (self.block > 1 && more_alike(&self.raw, self.block.into()) == 0) {
-            (self.block, self.holds) = (block_of(&self.raw), HOLDS);
+        if seen.holds == 0 || (seen.block > 1 && more_alike(&self.raw, seen.block.into()) == 0) {
+            *seen = Seen { block: block_of(&self.raw), holds: HOLDS };
         }
-        self.holds -= 1;
-        sort(&self.raw, self.block.into(), &mut self.sorted);
+        seen.holds -= 1;
+        sort(&self.raw, seen.block.into(), &mut self.sorted);
         let mut packed = vec![0; length - length / LEAST_SAVED];
         let Some((first, rest)) = packed.split_first_mut() else { return Ok(None) };
-        *first = self.block;
+        *first = seen.block;
         // what does not fit is not worth it
         let Ok(size) = self.compressor.compress_to_buffer(&self.sorted, rest) else { return Ok(None) };
         packed.truncate(1 + size);
@@ -146,6 +166,45 @@ impl Packer {
     /// Returns the piece that was read last, as it is.
     pub(super) fn raw(&self) -> &[u8] {
         &self.raw
+    }
+}
+
+/// Packers for many ways at once, as many as there are processors: more would pack no sooner, and each takes some MiB.
+pub(super) struct Packers {
+    places: Semaphore,
+    free: Mutex<Vec<Packer>>,
+}
+
+impl Packers {
+    pub(super) fn new() -> Self {
+        let most = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self { places: Semaphore::new(most), free: Mutex::default() }
+    }
+
+    /// Packs a piece as [`Packer::pack`] does, once there is a packer, and returns how long that took it.
+    ///
+    /// # Errors
+    /// The file cannot be read, or there is no memory.
+    pub(super) async fn pack(
+        &self,
+        file: &Arc<File>,
+        piece: Range<u64>,
+        seen: &mut Seen,
+    ) -> io::Result<(Option<Vec<u8>>, Duration)> {
+        let _place = self.places.acquire().await.map_err(io::Error::other)?;
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut packer = free.map_or_else(Packer::new, Ok)?;
+        let (file, mut now) = (Arc::clone(file), *seen);
+        let work = move || {
+            let begun = Instant::now();
+            let smaller = packer.pack(&file, piece, &mut now);
+            (packer, smaller, now, begun.elapsed())
+        };
+        let (packer, smaller, now, took) =
+            tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(packer);
+        *seen = now;
+        Ok((smaller?, took))
     }
 }
 
@@ -306,9 +365,10 @@ mod tests {
     fn a_chunk_is_the_same_again_and_noise_is_left_as_it_is() {
         let data = weights(3 * PIECE);
         let (file_of, chunk) = (file(&data), 1000..2 * PIECE as u64 + 200_000);
-        let mut packer = Packer::new().unwrap();
+        let (mut packer, mut seen) = (Packer::new().unwrap(), Seen::default());
+        let mut pack = |file: &File, piece| packer.pack(file, piece, &mut seen);
         let smaller: Vec<Vec<u8>> =
-            pieces(chunk.clone()).map(|piece| packer.pack(&file_of, piece).unwrap().unwrap()).collect();
+            pieces(chunk.clone()).map(|piece| pack(&file_of, piece).unwrap().unwrap()).collect();
         assert_eq!(smaller.len(), 3);
         let mut stream = smaller.concat();
         assert!((1_100_000..1_200_000).contains(&stream.len()), "{}", stream.len());
@@ -319,9 +379,36 @@ mod tests {
             unpack(&mut from, piece.len() as u64, left, &mut back).unwrap();
         }
         assert!(from == b"next" && back == data[1000..2 * PIECE + 200_000]);
-        assert_eq!(packer.pack(&file(&noise(PIECE)), 0..PIECE as u64).unwrap(), None);
+        assert_eq!(pack(&file(&noise(PIECE)), 0..PIECE as u64).unwrap(), None);
+        assert!(pack(&file_of, 0..4 * PIECE as u64).is_err(), "the file is shorter");
+        packer.read(&file(&noise(PIECE)), 0..PIECE as u64).unwrap();
         assert_eq!(packer.raw(), noise(PIECE));
-        assert!(packer.pack(&file_of, 0..4 * PIECE as u64).is_err(), "the file is shorter");
+    }
+
+    /// Returns a piece packed.
+    fn packed(data: &[u8]) -> Vec<u8> {
+        let mut packer = Packer::new().unwrap();
+        packer.pack(&file(data), 0..data.len() as u64, &mut Seen::default()).unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn many_ways_pack_with_as_many_packers_as_there_are_processors() {
+        let (packers, data) = (Packers::new(), weights(PIECE));
+        let from = Arc::new(file(&data));
+        let pack = async || {
+            let (smaller, took) = packers.pack(&from, 0..PIECE as u64, &mut Seen::default()).await.unwrap();
+            assert!(took > Duration::ZERO);
+            smaller.unwrap()
+        };
+        let all = futures_util::future::join_all((0..16).map(|_| pack())).await;
+        assert!(all.iter().all(|smaller| *smaller == packed(&data)));
+        let most = std::thread::available_parallelism().unwrap().get();
+        assert!((1..=most).contains(&packers.free.lock().unwrap().len()));
+        // one that fails is not lost, and neither is its place
+        for _ in 0..=most {
+            assert!(packers.pack(&from, 0..2 * PIECE as u64, &mut Seen::default()).await.is_err());
+        }
+        assert_eq!(pack().await, packed(&data));
     }
 
     /// Returns blocks of so many bytes: weights, and at the end scales.
@@ -341,8 +428,6 @@ mod tests {
             for start in [0, 1, 1000] {
                 assert_eq!(usize::from(block_of(&data[start..])), block);
             }
-            let packed =
-                |data: &[u8]| Packer::new().unwrap().pack(&file(data), 0..PIECE as u64).unwrap().unwrap();
             let with = packed(&data);
             let mut back = Vec::new();
             unpack(&mut with.as_slice(), with.len() as u64, PIECE as u64, &mut back).unwrap();
@@ -364,15 +449,15 @@ mod tests {
     #[test]
     fn where_blocks_change_that_is_seen() {
         let data = [blocks(34, PIECE), blocks(144, PIECE), noise(100)].concat();
-        let (from, mut packer) = (file(&data), Packer::new().unwrap());
-        let mut seen =
-            pieces(0..data.len() as u64 - 100).map(|piece| packer.pack(&from, piece).unwrap().unwrap()[0]);
-        assert_eq!([seen.next(), seen.next(), seen.next()], [Some(34), Some(144), None]);
+        let (from, mut packer, mut seen) = (file(&data), Packer::new().unwrap(), Seen::default());
+        let mut blocks = pieces(0..data.len() as u64 - 100)
+            .map(|piece| packer.pack(&from, piece, &mut seen).unwrap().unwrap()[0]);
+        assert_eq!([blocks.next(), blocks.next(), blocks.next()], [Some(34), Some(144), None]);
     }
 
     #[test]
     fn what_is_no_piece_of_that_length_is_an_error() {
-        let packed = Packer::new().unwrap().pack(&file(&weights(3000)), 0..3000).unwrap().unwrap();
+        let packed = packed(&weights(3000));
         let wrong = |bytes: &[u8], packed: usize, left: u64| {
             unpack(&mut &bytes[..], packed as u64, left, &mut Vec::new()).is_err()
         };

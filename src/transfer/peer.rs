@@ -21,7 +21,7 @@ use rustls::{
 };
 
 use super::frame::{self, Course, DoorPlate, Guest, MOST_GUEST_MESSAGE, NoChunk, Peer, Reply, Token};
-use super::packing::{Packer, Packing, pieces};
+use super::packing::{Packer, Packing, Seen, pieces};
 use super::shelf::{Bringer, Patient, READ_TICK, Shelf, is_ready};
 use crate::connect::has_aes;
 use crate::ids::Digest;
@@ -167,7 +167,7 @@ impl Lobby {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         stream.sock.until = None;
-        let (mut packer, mut packing) = (Packer::new()?, Packing::default());
+        let (mut packer, mut packing, mut seen) = (Packer::new()?, Packing::default(), Seen::default());
         loop {
             let mut tick = |_| !stock.is_closed();
             let asked = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
@@ -187,7 +187,7 @@ impl Lobby {
             let mut took = Duration::ZERO;
             for piece in pieces(chunk.range.clone()) {
                 let begun = Instant::now();
-                let smaller = stock.pack(&mut packer, piece, is_packed)?;
+                let smaller = stock.pack(&mut packer, piece, is_packed.then_some(&mut seen))?;
                 took += begun.elapsed();
                 let (head, bytes) = match &smaller {
                     Some(bytes) => (frame::packed_head(bytes.len() as u64), bytes.as_slice()),

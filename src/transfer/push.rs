@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::course::{Link, Member, courses};
 use super::frame::{self, Course, Decoder, DoorPlate, Runs, Said, Word};
-use super::packing::{Packer, Packing, pieces};
+use super::packing::{Packers, Packing, Seen, pieces};
 use super::{Answer, CHUNK, ChunkList, Error, PROTOCOL, Reason};
 use crate::causes::with_causes;
 use crate::connect::{self, Connection, Output, Piece, Script, Stdin, Talk, quote};
@@ -138,6 +138,7 @@ pub async fn push(
         is_common: away > 1,
         text: list.to_text(),
         pace: limits.in_all.map(|rate| Mutex::new(Pace::new(rate))),
+        packers: Packers::new(),
         left: watch::Sender::new(targets.len()),
     };
     let legs = targets.iter().map(|target| {
@@ -291,6 +292,7 @@ struct Shared<'a> {
     is_common: bool,
     text: String,
     pace: Option<Mutex<Pace>>,
+    packers: Packers,
     /// Hosts that are not done yet.
     left: watch::Sender<usize>,
 }
@@ -549,27 +551,24 @@ impl Leg<'_> {
         let range = self.shared.list.chunks[at].range.clone();
         let length = range.end - range.start;
         packing.asked(length, Instant::now());
-        let packer = if packing.is_next() && !self.target.is_here { Packer::new().ok() } else { None };
-        let Some(mut packer) = packer else { return self.send_part(say, file, range).await };
-        let (mut sent, mut took) = (Sent::default(), Duration::ZERO);
+        if self.target.is_here || !packing.is_next() {
+            return self.send_part(say, file, range).await;
+        }
+        let (mut sent, mut took, mut seen) = (Sent::default(), Duration::ZERO, Seen::default());
         for piece in pieces(range) {
-            let (from, part) = (Arc::clone(file), piece.clone());
-            let work = move || {
-                let begun = Instant::now();
-                let smaller = packer.pack(&from, part);
-                (packer, smaller, begun.elapsed())
-            };
-            let Ok((back, smaller, needed)) = tokio::task::spawn_blocking(work).await else { break };
-            packer = back;
-            took += needed;
-            sent += match smaller {
-                Ok(Some(bytes)) => {
+            sent += match self.shared.packers.pack(file, piece.clone(), &mut seen).await {
+                Ok((Some(bytes), needed)) => {
+                    took += needed;
                     let length = piece.end - piece.start;
                     let wire = self.send_packed(say, bytes).await;
                     Sent { wire, chunks: if wire > 0 { length } else { 0 } }
                 }
+                Ok((None, needed)) => {
+                    took += needed;
+                    self.send_part(say, file, piece).await
+                }
                 // a file that cannot be read is found out by whoever writes to the host
-                Ok(None) | Err(_) => self.send_part(say, file, piece).await,
+                Err(_) => self.send_part(say, file, piece).await,
             };
         }
         packing.tried(length, took);

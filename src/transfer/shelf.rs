@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::board::{Board, Going};
 use super::chunks::ChunkList;
 use super::frame::Reply;
-use super::packing::Packer;
+use super::packing::{Packer, Seen};
 use crate::pace::Pace;
 use crate::units::Bytes;
 
@@ -115,14 +115,17 @@ impl Shelf {
         }
     }
 
-    /// Reads a piece of the file into `packer`, and packs it where that is wished and worth it.
+    /// Reads a piece of the file into `packer`, and packs it where that is wished, by what was `seen`, and worth it.
     pub(super) fn pack(
         &self,
         packer: &mut Packer,
         piece: Range<u64>,
-        is_wished: bool,
+        seen: Option<&mut Seen>,
     ) -> io::Result<Option<Vec<u8>>> {
-        if is_wished { packer.pack(&self.file, piece) } else { packer.read(&self.file, piece).map(|()| None) }
+        match seen {
+            Some(seen) => packer.pack(&self.file, piece, seen),
+            None => packer.read(&self.file, piece).map(|()| None),
+        }
     }
 
     pub(super) fn buffer(&self) -> Vec<u8> {
