@@ -10,7 +10,7 @@ use crate::generation::{Definition, EngineSpec, Layout};
 use crate::ids::ModelName;
 use crate::units::Bytes;
 
-/// The system user that the daemons run as under systemd.
+/// The system user that engines run as under systemd, and the group by which the door reaches their sockets.
 pub const SERVICE_USER: &str = "bramble";
 
 /// What a boot of the system reaches.
@@ -107,6 +107,7 @@ pub fn render(definition: &Definition, layout: &Layout, setting: &Setting) -> Re
         wanted_by => if is_user { USER_TARGET } else { SYSTEM_TARGET },
         user => SERVICE_USER,
         host => definition.host.as_str(),
+        is_door => false,
         has_gpu => false,
         has_render_group => setting.has_render_group,
     };
@@ -121,7 +122,7 @@ pub fn render(definition: &Definition, layout: &Layout, setting: &Setting) -> Re
         definition.engines.iter().map(|spec| unit_name(&engine_service(&spec.model))).collect();
     let mut units = vec![
         unit("guard", BOOT_GUARD.to_owned(), context! { engines => engine_units })?,
-        unit("route", unit_name(ROUTE), context! {})?,
+        unit("route", unit_name(ROUTE), context! { is_door => true })?,
     ];
     for spec in &definition.engines {
         let own = context! {

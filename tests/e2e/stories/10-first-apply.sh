@@ -25,7 +25,9 @@ for host in kitchen shed; do
 done
 # only the hosts' own units, and none runs as root
 on kitchen systemctl is-active bramble-route bramble-engine-chat
-[ "$(on kitchen ps -o user= -C brambled | sort -u)" = bramble ] || die "brambled does not run as bramble"
+runs_as() { on kitchen "ps -o user= -p \$(systemctl show -P MainPID bramble-$1)"; }
+[ "$(runs_as engine-chat)" = bramble ] || die "the engine runs as $(runs_as engine-chat)"
+[[ $(runs_as route) != @(|root|bramble) ]] || die "the door runs as $(runs_as route)"
 # the door was given its secrets; an engine, which reads what strangers have made, cannot read them
 [ "$(on kitchen stat -L -c %U:%a /var/lib/bramble/current/secrets.json)" = root:600 ] || die "others may read the secrets"
 on kitchen 'setpriv --reuid bramble --regid bramble --clear-groups cat /var/lib/bramble/current/secrets.json' &&
