@@ -14,12 +14,16 @@ use serde_json::Value;
 
 #[path = "support/desk.rs"]
 mod desk;
+#[expect(dead_code, reason = "other tests use the rest")]
+#[path = "support/disk.rs"]
+mod disk;
 #[path = "support/model.rs"]
 mod model;
 #[path = "support/stub.rs"]
 mod stub;
 
 use desk::Desk;
+use disk::Disk;
 
 /// A fleet of one host, this machine, with a model that can be served and one that is nowhere.
 struct Fleet {
@@ -85,9 +89,26 @@ fn what_can_be_done_of_a_plan_is_shown_kept_and_done() {
 }
 
 #[test]
+fn without_room_for_weights_here_nothing_can_be_done_in_part() {
+    let fleet = Fleet::new();
+    let Some(_disk) = Disk::in_memory(&fleet.desk.path("cache"), 1 << 20) else { return };
+    for verb in [&["plan", "--partial"][..], &["apply", "--partial", "--yes"]] {
+        let refused = fleet.ends(3, verb);
+        assert!(
+            refused.contains(" are needed for the weights that are made here")
+                && !refused.contains("Left out"),
+            "{refused}"
+        );
+    }
+}
+
+#[test]
 fn who_goes_back_is_told_from_where_to_where_and_what_the_next_apply_does() {
     let fleet = Fleet::new();
     fleet.ends(0, &["apply", "--partial", "--yes"]);
+    // nobody is asked where there is nothing to go back to
+    let stuck = fleet.ends(1, &["rollback"]);
+    assert!(stuck.contains("there is no earlier generation on this host to go back to"), "{stuck}");
     let manifest = fs::read_to_string(fleet.desk.path("fleet.yaml")).unwrap();
     fleet.desk.write(&manifest.replace("context: 256", "context: 128"));
     fleet.ends(0, &["apply", "--partial", "--yes"]);

@@ -21,7 +21,7 @@ use crate::ids::HostName;
 use crate::keys::{NewKey, Safe};
 use crate::lock::Made;
 use crate::manifest::{Manifest, Tls};
-use crate::plan::{self, Plan};
+use crate::plan::{self, Plan, Problem};
 use crate::view::{self, Deed};
 
 /// Makes the hosts run what the manifest says.
@@ -42,7 +42,9 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
                 "The manifest has changed since this plan was made: the plan is carried out as it is.",
             );
         }
-        execute::check_room(&plan, &fetcher).map_err(Expected::Refused)?;
+        // it may have been made elsewhere
+        let authority = fleet.lacks_authority(&inventory, &safe).map_or(Ok(()), Err);
+        authority.and_then(|()| execute::check_room(&plan, &fetcher)).map_err(Expected::Refused)?;
         if plan.is_empty() && !global.json {
             output::result(&view::plan(&plan, &[], None, environment.style))?;
         }
@@ -50,8 +52,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     } else {
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
         let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
-        // nothing can be done without keys
-        let is_part = verb.partial && fleet.lacks_authority(&inventory, &safe).is_none();
+        let is_part = verb.partial && !problems.iter().any(Problem::is_of_all);
         if !global.json {
             show(&plan, &problems, is_part, &fetcher, environment)?;
         }
@@ -63,10 +64,6 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         }
         (plan, inventory)
     };
-    // a plan that was kept may have been made elsewhere, and nothing of this can be left out
-    if let Some(why) = fleet.lacks_authority(&inventory, &safe) {
-        return Err(Expected::Refused(why).into());
-    }
     fleet.warn_of_other_keys(&plan, &safe);
     let notes = plan::check(&plan);
     if !notes.is_empty() {

@@ -29,8 +29,7 @@ pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment)
     let (inventory, models) = fleet.look(&connections, &fetcher).await;
     let safe = fleet.safe()?;
     let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
-    // nothing can be done without keys
-    let is_part = verb.partial && fleet.lacks_authority(&inventory, &safe).is_none();
+    let is_part = verb.partial && !problems.iter().any(Problem::is_of_all);
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {

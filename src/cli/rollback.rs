@@ -4,7 +4,7 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{apply, output};
 use crate::clock;
-use crate::execute::{self, Author, Subject};
+use crate::execute::{self, Author, Report, Subject};
 use crate::ids::Generation;
 use crate::view::{self, Deed};
 
@@ -12,7 +12,7 @@ use crate::view::{self, Deed};
 pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let fleet = Fleet::open(global, environment)?;
     let hosts = fleet.named_or_ours(&verb.hosts);
-    let (subjects, failures) = fleet.subjects(&hosts).await?;
+    let (mut subjects, mut failures) = fleet.subjects(&hosts).await?;
     anyhow::ensure!(
         !subjects.is_empty() || !failures.is_empty(),
         "nothing of Bramble is on these hosts: there is no generation to go back to"
@@ -20,6 +20,13 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
     if let Some(to) = verb.to {
         let without: Vec<String> = subjects.iter().filter_map(|subject| lacks(subject, to)).collect();
         anyhow::ensure!(without.is_empty(), "{}", without.join("; "));
+    } else {
+        failures.extend(execute::without_earlier(&mut subjects));
+    }
+    if subjects.is_empty() {
+        let report = apply::with_failures(Report::default(), failures);
+        output::report(&report, Deed::RollBack, global, environment)?;
+        return Ok(apply::exit_of(&report));
     }
     let earlier = execute::earlier(&subjects, verb.to).await;
     if !global.json {

@@ -29,6 +29,16 @@ pub async fn earlier(subjects: &[Subject], to: Option<Generation>) -> BTreeMap<H
     futures_util::future::join_all(all).await.into_iter().flatten().collect()
 }
 
+/// Takes those out of `subjects` that have no generation beside the one in force. Returns them with what they would say.
+pub fn without_earlier(subjects: &mut Vec<Subject>) -> BTreeMap<HostName, String> {
+    let is_alone = |subject: &mut Subject| {
+        let current = subject.current();
+        subject.installed.generations.iter().all(|number| Some(*number) == current)
+    };
+    let why = install::Error::NothingEarlier.to_string();
+    subjects.extract_if(.., is_alone).map(|subject| (subject.host, why.clone())).collect()
+}
+
 impl Subject {
     async fn earlier(&self, to: Option<Generation>) -> Option<Earlier> {
         let generation = match to {

@@ -255,3 +255,10 @@ pub struct Problem {
     /// What is wrong, with the numbers and the nearest thing that would work.
     pub message: String,
 }
+
+impl Problem {
+    /// Returns whether it stands in the way of all: then a plan cannot be carried out without what it concerns.
+    pub fn is_of_all(&self) -> bool {
+        self.host.is_none() && self.model.is_none()
+    }
+}

@@ -87,9 +87,10 @@ impl Held {
             return None;
         }
         let left = missed(state, unanswered).filter_map(|seat| expected(shared, seat)).max();
-        // while others were asked in vain, one of them may have come
-        let has_been_long = unanswered.journey.lasts() > LOOK_EVERY && !unanswered.missed.is_empty();
-        let left = left.or_else(|| has_been_long.then_some(LOOK_EVERY))?;
+        // while others were asked in vain, our own engine may have come
+        let may_have_come = unanswered.journey.lasts() > LOOK_EVERY
+            && missed(state, unanswered).any(|seat| seat.kind == Kind::Local);
+        let left = left.or_else(|| may_have_come.then_some(LOOK_EVERY))?;
         let place = Arc::clone(&shared.places.0).try_acquire_owned().ok()?;
         let began = Instant::now();
         Some(Self { began, until: began + left, _place: place })
