@@ -76,6 +76,8 @@ pub(super) async fn infer(
 struct Held {
     began: Instant,
     until: Instant,
+    /// Nobody is expected, but our own engine may be there by now.
+    is_for_ours: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -90,10 +92,11 @@ impl Held {
         // while others were asked in vain, our own engine may have come
         let may_have_come = unanswered.journey.lasts() > LOOK_EVERY
             && missed(state, unanswered).any(|seat| seat.kind == Kind::Local);
+        let is_for_ours = left.is_none();
         let left = left.or_else(|| may_have_come.then_some(LOOK_EVERY))?;
         let place = Arc::clone(&shared.places.0).try_acquire_owned().ok()?;
         let began = Instant::now();
-        Some(Self { began, until: began + left, _place: place })
+        Some(Self { began, until: began + left, is_for_ours, _place: place })
     }
 
     /// Waits until one of those who did not answer may; returns whether the time is over.
@@ -107,7 +110,7 @@ impl Held {
                         seat.breaker(|breaker| breaker.expect(now, now + WELCOME));
                         return false;
                     }
-                } else if seat.breaker(|breaker| breaker.wait(now)).is_none() {
+                } else if !self.is_for_ours && seat.breaker(|breaker| breaker.wait(now)).is_none() {
                     return false;
                 }
             }
