@@ -181,7 +181,8 @@ impl Packers {
         Self { places: Semaphore::new(most), free: Mutex::default() }
     }
 
-    /// Packs a piece as [`Packer::pack`] does, once there is a packer, and returns how long that took it.
+    /// Packs a piece as [`Packer::pack`] does, once there is a packer, and returns how long that took, with the wait:
+    /// the wire may wait as long.
     ///
     /// # Errors
     /// The file cannot be read, or there is no memory.
@@ -191,20 +192,19 @@ impl Packers {
         piece: Range<u64>,
         seen: &mut Seen,
     ) -> io::Result<(Option<Vec<u8>>, Duration)> {
+        let begun = Instant::now();
         let _place = self.places.acquire().await.map_err(io::Error::other)?;
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut packer = free.map_or_else(Packer::new, Ok)?;
         let (file, mut now) = (Arc::clone(file), *seen);
         let work = move || {
-            let begun = Instant::now();
             let smaller = packer.pack(&file, piece, &mut now);
-            (packer, smaller, now, begun.elapsed())
+            (packer, smaller, now)
         };
-        let (packer, smaller, now, took) =
-            tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
+        let (packer, smaller, now) = tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?;
         self.free.lock().unwrap_or_else(PoisonError::into_inner).push(packer);
         *seen = now;
-        Ok((smaller?, took))
+        Ok((smaller?, begun.elapsed()))
     }
 }
 

@@ -556,19 +556,17 @@ impl Leg<'_> {
         }
         let (mut sent, mut took, mut seen) = (Sent::default(), Duration::ZERO, Seen::default());
         for piece in pieces(range) {
-            sent += match self.shared.packers.pack(file, piece.clone(), &mut seen).await {
-                Ok((Some(bytes), needed)) => {
-                    took += needed;
+            // a file that cannot be read is found out by whoever writes to the host
+            let packed = self.shared.packers.pack(file, piece.clone(), &mut seen).await;
+            let (smaller, needed) = packed.unwrap_or_default();
+            took += needed;
+            sent += match smaller {
+                Some(bytes) => {
                     let length = piece.end - piece.start;
                     let wire = self.send_packed(say, bytes).await;
                     Sent { wire, chunks: if wire > 0 { length } else { 0 } }
                 }
-                Ok((None, needed)) => {
-                    took += needed;
-                    self.send_part(say, file, piece).await
-                }
-                // a file that cannot be read is found out by whoever writes to the host
-                Err(_) => self.send_part(say, file, piece).await,
+                None => self.send_part(say, file, piece).await,
             };
         }
         packing.tried(length, took);
