@@ -20,17 +20,16 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
     if let Some(to) = verb.to {
         let without: Vec<String> = subjects.iter().filter_map(|subject| lacks(subject, to)).collect();
         anyhow::ensure!(without.is_empty(), "{}", without.join("; "));
-    } else {
-        failures.extend(execute::without_earlier(&mut subjects));
     }
+    let ways = execute::ways_back(&mut subjects, verb.to).await;
+    failures.extend(ways.nothing);
     if subjects.is_empty() {
         let report = apply::with_failures(Report::default(), failures);
         output::report(&report, Deed::RollBack, global, environment)?;
         return Ok(apply::exit_of(&report));
     }
-    let earlier = execute::earlier(&subjects, verb.to).await;
     if !global.json {
-        let hosts = subjects.iter().map(|subject| (subject, earlier.get(&subject.host)));
+        let hosts = subjects.iter().map(|subject| (subject, ways.known.get(&subject.host)));
         output::say(&view::going_back(hosts, environment.style));
     }
     let question = format!("Have {} go back?", view::count(subjects.len(), "host"));

@@ -20,7 +20,7 @@ pub use crate::install::{LogLine, PruneRequest, Pruned, Verified};
 pub use crate::transfer::{Limits, Link};
 pub use apply::apply;
 pub use doors::{Doors, Reconnect};
-pub use earlier::{Earlier, earlier, without_earlier};
+pub use earlier::{Earlier, WaysBack, ways_back};
 pub use hosts::{Author, Subject, cordon, prune, remove, restart, roll_back};
 pub use logs::{LogsRequest, logs};
 pub use push::{Arrived, Delivery, Parcel, Receiver, link, push};
