@@ -12,7 +12,6 @@ mod cpu;
 #[path = "support/desk.rs"]
 mod desk;
 #[path = "support/fleet.rs"]
-#[expect(dead_code, reason = "a part for other tests")]
 mod fleet;
 #[path = "support/model.rs"]
 mod model;
@@ -31,6 +30,7 @@ use bramble_fleet::ids::Digest;
 use bramble_fleet::probe::SCRIPT;
 use bramble_fleet::quant::TensorType;
 use fleet::{Fleet, Noise, write_noise};
+use rustix::process::Signal;
 
 /// Writes a GGUF of `mib` MiB of tensors and a vocabulary of 128,000 words with this chat template.
 fn write_gguf(path: &Path, mib: u64, template: &str) {
@@ -163,6 +163,32 @@ fn kill(rounds: u64, mib: u64) {
 #[test]
 fn whoever_is_killed_the_file_is_whole_or_absent_and_the_next_push_completes() {
     kill(6, 16);
+}
+
+#[test]
+fn whoever_interrupts_a_push_is_told_where_it_stands() {
+    let Some(fleet) = Fleet::new() else { return };
+    let digest = write_noise(&fleet.desk.path("weights"), 32, 9);
+    let slept = fleet.desk.path("slept");
+    fleet.hook(&format!(
+        "[ \"$1\" != receive ] || {{ touch {}; exec sleep 20; }}",
+        quote(&slept.display().to_string())
+    ));
+    let mut pushing = fleet.pushing("weights");
+    let operator = pushing.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let begun = Instant::now();
+    while !slept.exists() {
+        assert!(begun.elapsed() < Duration::from_mins(1), "the host was never asked to receive");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    fleet::signal(&[operator.id()], Signal::INT);
+    let output = operator.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{said}");
+    assert!(said.contains("Interrupted: what was sent is kept on the hosts"), "{said}");
+    fleet.unhook();
+    fleet.push("weights");
+    assert!(Digest::of(&fs::read(fleet.blob(&digest)).unwrap()) == digest);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
 use super::plan::show;
-use super::{files, output};
+use super::{files, interrupt, output};
 use crate::clock;
 use crate::connect::Connection;
 use crate::events::Events;
@@ -80,10 +80,14 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
         return Ok(Exit::Refused);
     }
 
-    let cancel = cancel_on_interrupt();
+    let cancel = CancellationToken::new();
     live.begin(&safe.folder(), "apply", &environment.operator, clock::unix_seconds()).await;
-    let carried =
-        carry_out(&fleet, &plan, (connections, &inventory), fetcher, &mut safe, (&events, &cancel)).await;
+    let carrying =
+        carry_out(&fleet, &plan, (connections, &inventory), fetcher, &mut safe, (&events, &cancel));
+    let Some(carried) = interrupt::or_end(Box::pin(carrying), &cancel).await else {
+        live.end(false, clock::unix_seconds());
+        return Ok(Exit::Interrupted);
+    };
     let is_well = carried.as_ref().is_ok_and(|(report, _)| report.is_complete());
     live.end(is_well, clock::unix_seconds());
     let (report, new_key) = carried?;
@@ -244,19 +248,6 @@ pub(super) fn remember(fleet: &mut Fleet<'_>, plan: &Plan, report: &Report) {
             fleet.lock.hosts.insert(host.host.clone(), locked);
         }
     }
-}
-
-/// Returns a token that the first Ctrl-C cancels.
-pub(super) fn cancel_on_interrupt() -> CancellationToken {
-    let cancel = CancellationToken::new();
-    let token = cancel.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            output::say("Interrupted: the step in hand is finished or undone first.");
-            token.cancel();
-        }
-    });
-    cancel
 }
 
 #[cfg(test)]

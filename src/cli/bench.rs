@@ -1,15 +1,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use serde::Serialize;
 
 use super::arguments::{Bench, Global};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
-use super::output;
+use super::{interrupt, output};
 use crate::causes::with_causes;
+use crate::events::Event;
 use crate::execute::{Subject, Verbs};
 use crate::facts;
 use crate::ids::HostName;
@@ -35,19 +35,25 @@ pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment
             failed.insert(host.clone(), "nothing of Bramble is on it: run `bramble apply` first".to_owned());
         }
     }
+    let events = output::events(environment);
+    let going = futures_util::future::join_all(subjects.iter().map(async |subject| {
+        let (key, what) = (format!("bench {}", subject.host), "measuring, which takes minutes".to_owned());
+        events.send(Event::Started { key: key.clone(), host: Some(subject.host.clone()), what, total: None });
+        let (host, outcome) = measure(subject, false).await;
+        events.send(match &outcome {
+            Ok(_) => Event::Finished { key, outcome: None },
+            Err(why) => Event::Failed { key, error: why.clone() },
+        });
+        (host, outcome)
+    }));
+    let Some(all) = interrupt::or_stop(going, "nothing was changed on hosts").await else {
+        return Ok(Exit::Interrupted);
+    };
     let mut measured = BTreeMap::new();
-    let mut all = subjects
-        .iter()
-        .map(|subject| measure(subject, false))
-        .collect::<futures_util::stream::FuturesUnordered<_>>();
-    while let Some((host, outcome)) = all.next().await {
+    for (host, outcome) in all {
         match outcome {
-            Ok(bench) => {
-                measured.insert(host, bench);
-            }
-            Err(why) => {
-                failed.insert(host, why);
-            }
+            Ok(bench) => drop(measured.insert(host, bench)),
+            Err(why) => drop(failed.insert(host, why)),
         }
     }
     let all = Measured { measured, failed };

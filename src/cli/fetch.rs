@@ -8,7 +8,7 @@ use super::arguments::{AnySource, Fetch, Global, Wanted};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::{self, Fleet};
-use super::output;
+use super::{interrupt, output};
 use crate::causes::with_causes;
 use crate::fetch::{Fetcher, Settings};
 use crate::ids::ModelName;
@@ -58,12 +58,18 @@ pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment
         fetcher.check_room(&pinned, Bytes::ZERO)?;
     }
     let mut done: Done = Vec::new();
-    for (what, fetcher, pinned) in found {
-        let outcome = match pinned {
-            Ok(pinned) => obtain(&fetcher, pinned).await,
-            Err(error) => Err(error),
-        };
-        done.push((what, outcome));
+    let going = async {
+        for (what, fetcher, pinned) in found {
+            let outcome = match pinned {
+                Ok(pinned) => obtain(&fetcher, pinned).await,
+                Err(error) => Err(error),
+            };
+            done.push((what, outcome));
+        }
+    };
+    let stand = "what came is kept, and the same command goes on from there";
+    if interrupt::or_stop(going, stand).await.is_none() {
+        return Ok(Exit::Interrupted);
     }
     let is_whole = done.iter().all(|(_, fetched)| fetched.is_ok());
     if global.json {

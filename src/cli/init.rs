@@ -14,7 +14,7 @@ use super::arguments::{Global, Init};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
-use super::output;
+use super::{cards, output};
 use crate::connect::{Connection, quote};
 use crate::discover::{self, Candidate, Place};
 use crate::draft::{self, Ask, Draft, Here, Seen, Told};
@@ -117,8 +117,8 @@ async fn find(verb: &Init, environment: &Environment) -> anyhow::Result<Vec<Cand
     if environment.is_terminal {
         output::say("Looking for machines…");
     }
-    let home = environment.home.clone();
-    Ok(tokio::task::spawn_blocking(move || discover::discover(&home)).await?)
+    let (home, cards) = (environment.home.clone(), cards::read(environment));
+    Ok(tokio::task::spawn_blocking(move || discover::discover(&home, &cards)).await?)
 }
 
 /// Looks at the machines that were chosen, and at this one.

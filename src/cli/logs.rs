@@ -26,6 +26,12 @@ struct Line<'a> {
 
 /// Shows what the services of hosts say.
 pub(crate) async fn run(verb: &Logs, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    // `logs -f kitchen`, as one types elsewhere
+    anyhow::ensure!(
+        global.file.extension().is_some() || global.file.exists(),
+        "there is no manifest {}: -f names one; to go on showing lines, say --follow",
+        global.file.display()
+    );
     let fleet = Fleet::open(global, environment)?;
     let hosts = fleet.named_or_ours(&verb.hosts);
     let (mut subjects, mut failed) = fleet.subjects(&hosts).await?;

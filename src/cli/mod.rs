@@ -7,6 +7,7 @@ mod apply;
 mod arguments;
 mod bench;
 mod bundle;
+mod cards;
 mod catalog;
 mod chat;
 mod check;
@@ -25,6 +26,7 @@ mod files;
 mod fit;
 mod fleet;
 mod init;
+mod interrupt;
 mod keys;
 mod logs;
 mod man;
@@ -102,6 +104,9 @@ fn usage(error: &clap::Error) -> Exit {
         && Path::new(extra).extension().is_some_and(|extension| extension == "yaml")
     {
         output::say(&format!("\nThe manifest is named with --file: `-f {extra}`."));
+    }
+    if std::env::args_os().any(|word| word == "logs") && std::env::args_os().any(|word| word == "-f") {
+        output::say("\nTo go on showing lines, say --follow: -f names the manifest.");
     }
     Exit::Failed
 }

@@ -6,7 +6,7 @@ use super::arguments::{Global, Prune};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
-use super::{apply, output};
+use super::{apply, interrupt, output};
 use crate::causes::with_causes;
 use crate::execute::{self, PruneRequest, Pruned, VerbError};
 use crate::ids::HostName;
@@ -34,7 +34,10 @@ pub(crate) async fn run(verb: &Prune, global: &Global, environment: &Environment
     }
     let events = output::events(environment);
     let request = PruneRequest { keep: verb.keep, wanted: fleet.lock.digests(), is_dry: verb.dry_run };
-    let asked = execute::prune(&subjects, &request, &environment.operator, &events).await;
+    let going = execute::prune(&subjects, &request, &environment.operator, &events);
+    let Some(asked) = interrupt::or_stop(going, interrupt::BETWEEN_HOSTS).await else {
+        return Ok(Exit::Interrupted);
+    };
     let mut all = All { dry_run: verb.dry_run, pruned: BTreeMap::new(), failed };
     let mut is_locked = false;
     for (host, outcome) in asked {

@@ -6,7 +6,7 @@ use super::arguments::{Global, Push};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
-use super::output;
+use super::{interrupt, output};
 use crate::execute::{self, Delivery, Parcel, Receiver};
 use crate::facts::Inventory;
 use crate::fetch;
@@ -62,8 +62,9 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     }
     let events = output::events(environment);
     let most = usize::try_from(fleet.manifest.rollout.max_parallel).unwrap_or(usize::MAX);
-    let pushed =
-        execute::push(parcel, &receivers, most, fleet.limits(), &environment.operator, &events).await;
+    let going = execute::push(parcel, &receivers, most, fleet.limits(), &environment.operator, &events);
+    let stand = "what was sent is kept on the hosts, and the same command goes on from there";
+    let Some(pushed) = interrupt::or_stop(going, stand).await else { return Ok(Exit::Interrupted) };
     let mut delivery: Delivery =
         pushed.with_context(|| format!("{} cannot be pushed", verb.path.display()))?;
     delivery.failed.append(&mut failed);

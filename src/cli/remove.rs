@@ -2,7 +2,7 @@ use super::arguments::{Global, Remove};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
-use super::{apply, output};
+use super::{apply, interrupt, output};
 use crate::clock;
 use crate::execute::{self, Outcome, State};
 use crate::ids::HostName;
@@ -24,7 +24,11 @@ pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environmen
     }
     let (events, live) = output::recorded_events(environment);
     live.begin(&fleet.safe()?.folder(), "remove", &environment.operator, clock::unix_seconds()).await;
-    let mut report = execute::remove(&subjects, &fleet.manifest.fleet, &environment.operator, &events).await;
+    let going = execute::remove(&subjects, &fleet.manifest.fleet, &environment.operator, &events);
+    let Some(mut report) = interrupt::or_stop(going, interrupt::BETWEEN_HOSTS).await else {
+        live.end(false, clock::unix_seconds());
+        return Ok(Exit::Interrupted);
+    };
     live.end(report.is_complete(), clock::unix_seconds());
     for host in &hosts {
         let is_gone = match report.hosts.get(host) {

@@ -4,7 +4,7 @@ use super::arguments::{Global, Restart};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
-use super::{apply, output};
+use super::{apply, interrupt, output};
 use crate::execute::{self, Subject};
 use crate::ids::ModelName;
 use crate::view::Deed;
@@ -20,7 +20,10 @@ pub(crate) async fn run(verb: &Restart, global: &Global, environment: &Environme
     let models: BTreeSet<ModelName> = verb.models.iter().cloned().collect();
     check_models(&models, &subjects)?;
     let events = output::events(environment);
-    let report = execute::restart(&subjects, &models, &environment.operator, &events).await;
+    let going = execute::restart(&subjects, &models, &environment.operator, &events);
+    let Some(report) = interrupt::or_stop(going, interrupt::BETWEEN_HOSTS).await else {
+        return Ok(Exit::Interrupted);
+    };
     let report = apply::with_failures(report, failures);
     output::report(&report, Deed::Restart, global, environment)?;
     Ok(apply::exit_of(&report))

@@ -2,7 +2,7 @@ use super::arguments::{Global, Rollback};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
-use super::{apply, output};
+use super::{apply, interrupt, output};
 use crate::clock;
 use crate::execute::{self, Author, Report, Subject};
 use crate::ids::Generation;
@@ -39,7 +39,11 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
     let (events, live) = output::recorded_events(environment);
     live.begin(&fleet.safe()?.folder(), "rollback", &environment.operator, clock::unix_seconds()).await;
     let author = Author { operator: environment.operator.clone(), now: clock::now_utc() };
-    let report = execute::roll_back(&subjects, verb.to, &author, &events).await;
+    let going = execute::roll_back(&subjects, verb.to, &author, &events);
+    let Some(report) = interrupt::or_stop(going, interrupt::BETWEEN_HOSTS).await else {
+        live.end(false, clock::unix_seconds());
+        return Ok(Exit::Interrupted);
+    };
     live.end(report.is_complete(), clock::unix_seconds());
     let report = apply::with_failures(report, failures);
     output::report(&report, Deed::RollBack, global, environment)?;

@@ -11,8 +11,9 @@ use super::arguments::{Global, Sdcard};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
-use super::{files, output};
+use super::{cards, files, output};
 use crate::connect::{self, KnownHosts, PublicKey};
+use crate::discover;
 use crate::ids::HostName;
 use crate::manifest::{self, Manifest, SshOptions, Via};
 use crate::sdcard::{self, Address, Card, HostKey, Image, Wifi};
@@ -83,6 +84,11 @@ pub(crate) async fn run(verb: &Sdcard, global: &Global, environment: &Environmen
             }
         }
         known.add(&names, key)?;
+    }
+
+    let made = discover::Card { name: card.name.to_string(), user: card.user.clone() };
+    if let Err(error) = cards::keep(environment, made) {
+        tracing::warn!(%error, "init will not know this card");
     }
 
     let login = format!("{}@{}", card.user, names[0]);

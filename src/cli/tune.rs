@@ -9,7 +9,7 @@ use super::arguments::{Global, Tune};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
-use super::{apply, bench, output};
+use super::{apply, bench, interrupt, output};
 use crate::clock;
 use crate::connect::Connection;
 use crate::events::Events;
@@ -63,14 +63,18 @@ pub(crate) async fn run(verb: &Tune, global: &Global, environment: &Environment)
     if !verb.yes && !apply::may_change(&question, environment)? {
         return Ok(Exit::Refused);
     }
-    let cancel = apply::cancel_on_interrupt();
+    let cancel = CancellationToken::new();
     let mut tuned = Vec::new();
     for (host, spec, now) in wanted {
         if cancel.is_cancelled() {
             return Ok(Exit::Interrupted);
         }
         let trials = Tuning { fleet: &mut fleet, host: &host, spec: &spec, events: &events, cancel: &cancel };
-        let trials = trials.run(now, verb.quants.clone()).await?;
+        let trials = trials.run(now, verb.quants.clone());
+        let Some(trials) = interrupt::or_end(Box::pin(trials), &cancel).await else {
+            return Ok(Exit::Interrupted);
+        };
+        let trials = trials?;
         let prefer = fleet.manifest.models.get(&spec.model).map_or(Prefer::Balanced, |model| model.prefer);
         let proposal = tune::propose(&trials, prefer);
         let one = Tuned { host, model: spec.model, trials, proposal };
@@ -142,11 +146,10 @@ impl Tuning<'_, '_> {
             if self.cancel.is_cancelled() {
                 break;
             }
+            // one that failed late may have left it in force
+            is_changed = true;
             let outcome = match self.install(quant).await {
-                Ok(()) => {
-                    is_changed = true;
-                    self.measure().await
-                }
+                Ok(()) => self.measure().await,
                 Err(why) => Outcome::Failed(format!("{why:#}")),
             };
             trials.push(Trial { quant, is_installed: false, outcome });
@@ -258,6 +261,9 @@ impl Tuning<'_, '_> {
     async fn go_back(&self, generation: Generation) -> anyhow::Result<()> {
         let author = Author { operator: self.fleet.environment.operator.clone(), now: clock::now_utc() };
         let subjects = [self.subject().await?];
+        if subjects[0].current() == Some(generation) {
+            return Ok(());
+        }
         let report = execute::roll_back(&subjects, Some(generation), &author, self.events).await;
         anyhow::ensure!(
             report.is_complete(),

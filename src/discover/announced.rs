@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use mdns_sd::{HostnameResolutionEvent, ServiceDaemon, ServiceEvent};
 
-use super::{Candidate, MOST, Place, is_pi_name};
+use super::{Candidate, Card, MOST, Place, is_pi_name};
 
 /// What machines with an SSH server announce.
 const SERVICES: [&str; 3] = ["_ssh._tcp.local.", "_sftp-ssh._tcp.local.", "_workstation._tcp.local."];
 /// Raspberry Pi OS calls a machine so that nobody gave a name.
 const FRESH: &str = "raspberrypi.local.";
 
-/// Asks the network once, and listens for so long. Without a network nobody answers.
-pub(super) fn listen(patience: Duration) -> Vec<Candidate> {
-    match ask(patience) {
+/// Asks the network once, also for the hosts of `cards`, and listens for so long. Without a network nobody answers.
+pub(super) fn listen(patience: Duration, cards: &[Card]) -> Vec<Candidate> {
+    match ask(patience, cards) {
         Ok(found) => found,
         Err(error) => {
             tracing::debug!(%error, "the network cannot be asked who is there");
@@ -24,12 +24,16 @@ pub(super) fn listen(patience: Duration) -> Vec<Candidate> {
     }
 }
 
-fn ask(patience: Duration) -> mdns_sd::Result<Vec<Candidate>> {
+fn ask(patience: Duration, cards: &[Card]) -> mdns_sd::Result<Vec<Candidate>> {
     let end = Instant::now() + patience;
     let daemon = ServiceDaemon::new()?;
     let services = SERVICES.map(|service| daemon.browse(service));
     let millis = u64::try_from(patience.as_millis()).ok();
-    let fresh = daemon.resolve_hostname(FRESH, millis)?;
+    let names = cards.iter().take(MOST).map(|card| format!("{}.local.", card.name));
+    let asked: Vec<_> = std::iter::once(FRESH.to_owned())
+        .chain(names)
+        .map(|name| daemon.resolve_hostname(&name, millis))
+        .collect::<mdns_sd::Result<_>>()?;
     let mut found = Vec::new();
     for service in services {
         let service = service?;
@@ -45,9 +49,11 @@ fn ask(patience: Duration) -> mdns_sd::Result<Vec<Candidate>> {
             }
         }
     }
-    while let Ok(event) = fresh.try_recv() {
-        if let HostnameResolutionEvent::AddressesFound(host, addresses) = event {
-            found.extend(candidate(&host, addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr), 22));
+    for answers in asked {
+        while let Ok(event) = answers.try_recv() {
+            if let HostnameResolutionEvent::AddressesFound(host, addresses) = event {
+                found.extend(candidate(&host, addresses.iter().map(mdns_sd::ScopedIp::to_ip_addr), 22));
+            }
         }
     }
     // its thread ends by itself
@@ -96,7 +102,7 @@ mod tests {
     #[test]
     fn listening_ends_in_time_whoever_answers() {
         let begin = Instant::now();
-        listen(Duration::from_millis(100));
+        listen(Duration::from_millis(100), &[]);
         assert!(begin.elapsed() < Duration::from_secs(20));
     }
 }

@@ -50,6 +50,8 @@ pub struct Candidate {
 pub enum Place {
     /// Somebody named it.
     Named,
+    /// A card was made for it here, and it answers to its name.
+    Card,
     /// `~/.ssh/config` has it.
     SshConfig,
     /// `~/.ssh/config` has it, behind another machine: only ssh knows the way.
@@ -65,6 +67,7 @@ impl Place {
     pub const fn words(self) -> &'static str {
         match self {
             Self::Named => "named on the command line",
+            Self::Card => "you made its card",
             Self::SshConfig => "in ~/.ssh/config",
             Self::SshConfigBehind => "in ~/.ssh/config, behind another machine",
             Self::Announced => "announces itself on the network",
@@ -73,13 +76,39 @@ impl Place {
     }
 }
 
-/// Finds machines, those of the ssh configuration in `home` first. Takes about two seconds.
-pub fn discover(home: &Path) -> Vec<Candidate> {
+/// A card that was made here for a host (`bramble sdcard`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Card {
+    /// What the host calls itself, and announces with `.local` behind.
+    pub name: String,
+    /// The login.
+    pub user: String,
+}
+
+/// Finds machines, those of the ssh configuration in `home` first, and asks for the hosts of `cards` by name. Takes about
+/// two seconds.
+pub fn discover(home: &Path, cards: &[Card]) -> Vec<Candidate> {
     let mut found =
         ssh_config::candidates(&read(&home.join(".ssh/config")), &mut |pattern| include(home, pattern));
-    found.extend(announced::listen(LISTENING));
+    found.extend(announced::listen(LISTENING, cards));
     found.extend(neighbours::candidates(&read(Path::new("/proc/net/arp"))));
-    merge(found)
+    let mut merged = merge(found);
+    for one in &mut merged {
+        know(one, cards);
+    }
+    merged
+}
+
+/// Adds what is known of a machine whose card was made here. Of what the ssh configuration has, ssh knows the login.
+fn know(one: &mut Candidate, cards: &[Card]) {
+    let is_its = |card: &&Card| one.name.eq_ignore_ascii_case(&card.name);
+    if one.place == Place::Announced
+        && let Some(card) = cards.iter().find(is_its)
+    {
+        one.user.get_or_insert_with(|| card.user.clone());
+        one.place = Place::Card;
+        one.is_pi = true;
+    }
 }
 
 /// Returns the address by which others on the network of `other` reach this machine.
@@ -185,6 +214,19 @@ mod tests {
         assert_eq!((merged[0].address.as_str(), merged[0].user.as_deref()), ("192.168.1.20", Some("ann")));
         assert!(merged[0].is_pi && merged[0].seen_at.len() == 2);
         assert_eq!(merged[1], other);
+    }
+
+    #[test]
+    fn a_host_whose_card_was_made_here_is_a_pi_and_its_login_is_known() {
+        let cards = [Card { name: "kitchen".to_owned(), user: "ann".to_owned() }];
+        let known = |place, name: &str| {
+            let mut one = candidate(name, &format!("{name}.local"), place, &["192.168.1.20"]);
+            know(&mut one, &cards);
+            (one.place, one.user, one.is_pi)
+        };
+        assert_eq!(known(Place::Announced, "Kitchen"), (Place::Card, Some("ann".to_owned()), true));
+        assert_eq!(known(Place::Announced, "shed"), (Place::Announced, None, false));
+        assert_eq!(known(Place::SshConfig, "kitchen"), (Place::SshConfig, None, false));
     }
 
     #[test]

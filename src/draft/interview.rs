@@ -97,9 +97,14 @@ pub fn interview(
     for one in &mut chosen {
         // ssh's own configuration may say the login of what is in it
         let is_known = one.user.is_some() || matches!(one.place, Place::SshConfig | Place::SshConfigBehind);
-        if let (false, Some(ask)) = (is_known, &mut ask) {
-            let question = Question::Login { address: one.address.clone() };
-            one.user = Some(put(&question, &mut **ask, &|answer| login(answer))?);
+        match &mut ask {
+            Some(ask) if !is_known => {
+                let question = Question::Login { address: one.address.clone() };
+                one.user = Some(put(&question, &mut **ask, &|answer| login(answer))?);
+            }
+            // what would be the answer of somebody who says nothing; who names a host says its login, too
+            None if !is_known && one.place != Place::Named => one.user = Some(LOGIN.to_owned()),
+            _ => {}
         }
     }
     let here = match (told.here, ask) {

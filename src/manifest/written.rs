@@ -637,7 +637,7 @@ text! {
 
 text! {
     /// Bytes in a second.
-    Bandwidth: "a rate such as `48 GB/s`",
+    Bandwidth: "a rate such as `50 MB/s`",
     pattern "^[0-9]{1,6}(\\.[0-9]{1,3})? ?(MiB|GiB|MB|GB)/s$",
     check |text| text.len() <= 18 && text.parse::<BytesPerSec>().is_ok_and(|rate| rate.0 > 0.0),
     hint |text| needs_unit(text, "GB/s")

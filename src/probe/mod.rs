@@ -132,7 +132,7 @@ fn unreachable(error: &connect::Error) -> ProbeFailure {
             "; run this on a terminal, where its password is asked for once, to install your key, or set `ssh.user` and `ssh.identity`"
         }
         E::Authentication { .. } => {
-            "; copy your key there with `ssh-copy-id`, or set `ssh.user` and `ssh.identity`"
+            "; copy your key there with `ssh-copy-id`, unlock it with `ssh-add` if it has a passphrase, or set `ssh.user` and `ssh.identity`"
         }
         E::Sudo { .. } => {
             "; run again with the right password, allow sudo without one for this login, or log in as root"

@@ -206,8 +206,13 @@ fn processes(is_wanted: impl Fn(&[String]) -> bool) -> Vec<u32> {
 
 /// Ends processes at once; one that has just ended is what was wanted.
 pub(crate) fn kill(pids: &[u32]) {
+    signal(pids, Signal::KILL);
+}
+
+/// Sends a signal to processes; one that has just ended is none to mind.
+pub(crate) fn signal(pids: &[u32], signal: Signal) {
     for pid in pids {
-        let _ = kill_process(Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap(), Signal::KILL);
+        let _ = kill_process(Pid::from_raw(i32::try_from(*pid).unwrap()).unwrap(), signal);
     }
 }
 
