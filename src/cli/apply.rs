@@ -27,6 +27,7 @@ use crate::view::{self, Deed};
 /// Makes the hosts run what the manifest says.
 pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let mut fleet = Fleet::open(global, environment)?;
+    fleet.adopts = verb.latitude.adopt;
     let (events, live) = output::recorded_events(environment);
     let fetcher = fleet.fetcher(events.clone())?;
     let connections = fleet.connections()?;
@@ -52,7 +53,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     } else {
         let (inventory, models) = fleet.look(&connections, &fetcher).await;
         let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
-        let is_part = verb.partial && !problems.iter().any(Problem::is_of_all);
+        let is_part = verb.latitude.partial && !problems.iter().any(Problem::is_of_all);
         if !global.json {
             show(&plan, &problems, is_part, &fetcher, environment)?;
         }

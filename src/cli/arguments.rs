@@ -82,6 +82,8 @@ pub(crate) enum Verb {
     Prune(Prune),
     /// Take everything of Bramble off hosts
     Remove(Remove),
+    /// Forget hosts that have left the manifest and will never come back
+    Forget(Forget),
     /// Look after the keys of clients, and the certificates of hosts
     #[command(subcommand)]
     Keys(KeysVerb),
@@ -194,12 +196,22 @@ pub(crate) struct Plan {
     /// Write the plan into this file as a page for a browser
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Plan what can be placed, leave out the rest, as `bramble apply --partial` does
-    #[arg(long)]
-    pub(crate) partial: bool,
+    #[command(flatten)]
+    pub(crate) latitude: Latitude,
     /// Exit with 2 when there is something to do, 0 when there is not
     #[arg(long)]
     pub(crate) exit_code: bool,
+}
+
+/// What a plan may do that it refuses otherwise.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Latitude {
+    /// Serve what can be placed, leave out the rest
+    #[arg(long)]
+    pub(crate) partial: bool,
+    /// Take over hosts that belong to another fleet
+    #[arg(long)]
+    pub(crate) adopt: bool,
 }
 
 #[derive(Debug, Args)]
@@ -326,9 +338,8 @@ pub(crate) struct Apply {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Serve what can be placed, leave out the rest
-    #[arg(long)]
-    pub(crate) partial: bool,
+    #[command(flatten)]
+    pub(crate) latitude: Latitude,
     /// Make another authority and other certificates for all hosts: the old one is lost, or somebody else has it
     #[arg(long, conflicts_with = "plan")]
     pub(crate) new_ca: bool,
@@ -675,6 +686,13 @@ pub(crate) struct Remove {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Forget {
+    /// These hosts
+    #[arg(value_name = "HOST", required = true)]
+    pub(crate) hosts: Vec<HostName>,
 }
 
 #[cfg(test)]

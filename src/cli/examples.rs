@@ -151,6 +151,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
         "remove",
         &[("bramble remove shed", "one host"), ("bramble remove --all", "every host of the manifest")],
     ),
+    ("forget", &[("bramble forget attic", "it is broken, and was taken out of the manifest")]),
     (
         "bundle",
         &[

@@ -52,6 +52,8 @@ pub(crate) struct Fleet<'a> {
     pub(super) environment: &'a Environment,
     is_new_host_key_accepted: bool,
     pub(super) sudo: SudoPasswords,
+    /// Whether plans take over hosts of other fleets.
+    pub(crate) adopts: bool,
 }
 
 /// What sudo asks for on each host, once it is known: for all ways to it.
@@ -103,7 +105,16 @@ impl<'a> Fleet<'a> {
         let bundles = bundle::find(&environment.bundles)?;
         let is_new_host_key_accepted = global.accept_new_host_keys;
         let sudo = SudoPasswords::default();
-        Ok(Self { manifest, lock, lock_path, bundles, environment, is_new_host_key_accepted, sudo })
+        Ok(Self {
+            manifest,
+            lock,
+            lock_path,
+            bundles,
+            environment,
+            is_new_host_key_accepted,
+            sudo,
+            adopts: false,
+        })
     }
 
     /// Does as [`Self::open`]; where there is no manifest and none was named, takes a fleet without hosts.
@@ -124,6 +135,7 @@ impl<'a> Fleet<'a> {
             environment,
             is_new_host_key_accepted: global.accept_new_host_keys,
             sudo: SudoPasswords::default(),
+            adopts: false,
             manifest,
         })
     }
@@ -363,6 +375,7 @@ impl<'a> Fleet<'a> {
             bundles: &bundles,
             bundle_folders: &self.environment.bundles,
             converter: convert::VERSION,
+            adopt: self.adopts,
         });
         let room = execute::check_room(&plan, fetcher);
         let lacks = [room.err(), self.lacks_authority(inventory, safe)].into_iter().flatten();

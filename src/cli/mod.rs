@@ -25,6 +25,7 @@ mod fetch;
 mod files;
 mod fit;
 mod fleet;
+mod forget;
 mod init;
 mod interrupt;
 mod keys;
@@ -134,6 +135,7 @@ async fn run(arguments: Arguments, environment: &Environment) -> anyhow::Result<
         Verb::Prune(verb) => prune::run(&verb, global, environment).await,
         Verb::Rollback(verb) => rollback::run(&verb, global, environment).await,
         Verb::Remove(verb) => remove::run(&verb, global, environment).await,
+        Verb::Forget(verb) => forget::run(&verb, global, environment),
         Verb::Keys(verb) => keys::run(&verb, global, environment),
         Verb::Store(verb) => store::run(&verb, global, environment),
         Verb::Bundle(verb) => bundle::run(&verb, global, environment).await,

@@ -24,12 +24,13 @@ struct Printed<'a> {
 /// Shows what apply would do.
 pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let mut fleet = Fleet::open(global, environment)?;
+    fleet.adopts = verb.latitude.adopt;
     let fetcher = fleet.fetcher(Events::none())?;
     let connections = fleet.connections()?;
     let (inventory, models) = fleet.look(&connections, &fetcher).await;
     let safe = fleet.safe()?;
     let (plan, problems) = fleet.plan(&inventory, &models, &fetcher, &safe);
-    let is_part = verb.partial && !problems.iter().any(Problem::is_of_all);
+    let is_part = verb.latitude.partial && !problems.iter().any(Problem::is_of_all);
     if global.json {
         output::json(&Printed { plan: &plan, problems: &problems })?;
     } else {

@@ -44,7 +44,7 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
                 continue;
             }
         };
-        match plan::suit(&fleet.manifest.fleet, &host, spec, facts, &bundles, &environment.bundles) {
+        match plan::suit(Some(&fleet.manifest.fleet), &host, spec, facts, &bundles, &environment.bundles) {
             Ok(suited) => {
                 let bundle = fleet.bundles.iter().find(|found| found.bundle.digest == suited.digest);
                 receivers.push(Receiver {

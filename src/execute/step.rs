@@ -250,7 +250,7 @@ impl<'a> At<'a> {
             definition: self.definition()?,
             units: self.plan.units.clone(),
             secrets: self.run.doors.secrets.get(self.host).cloned().unwrap_or_default(),
-            adopt: false,
+            adopt: self.plan.is_adopted(),
         };
         let done: Result<Installation, VerbError> = self.tell("install", &request, patience).await;
         done.map(|_| ()).map_err(|error| not_done(&step, &error))

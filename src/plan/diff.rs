@@ -32,7 +32,9 @@ pub(crate) fn reasons(
         return vec!["no generation is in force".to_owned()];
     };
     let mut reasons = Vec::new();
-    if is_same(current, wanted) {
+    if current.fleet != wanted.fleet {
+        reasons.push(format!("it is taken over from the fleet {}", current.fleet));
+    } else if is_same(current, wanted) {
         reasons.extend(off(current, wanted));
     } else {
         reasons.push(format!("generation {number} differs from the manifest"));

@@ -37,6 +37,8 @@ pub struct Inputs<'a> {
     pub bundle_folders: &'a [PathBuf],
     /// The version of the converter whose output hosts will get.
     pub converter: u32,
+    /// Whether hosts of other fleets are taken over; they are refused otherwise.
+    pub adopt: bool,
 }
 
 /// The shortest time that a host waits for its confirmation, in seconds: the contract's.
@@ -66,7 +68,8 @@ fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Proble
             Some(Ok(_)) if blocked.iter().any(|problem| problem.host.as_ref() == Some(host)) => {}
             Some(Ok(facts)) => {
                 let Inputs { manifest, bundles, bundle_folders, .. } = inputs;
-                match suit(&manifest.fleet, host, spec, facts, bundles, bundle_folders) {
+                let fleet = Some(&manifest.fleet).filter(|_| !inputs.adopt);
+                match suit(fleet, host, spec, facts, bundles, bundle_folders) {
                     Ok(bundle) => {
                         able.insert(host, Able { spec, facts, bundle });
                     }

@@ -11,9 +11,10 @@ use crate::manifest::HostSpec;
 /// The machines that `scripts/bundle` builds for.
 const MACHINES: [&str; 2] = ["aarch64", "x86_64"];
 
-/// Returns the bundle for a host, or every reason why it cannot be one of the fleet.
+/// Returns the bundle for a host, or every reason why it cannot be one of the fleet. Where no fleet is given, it may belong to
+/// any.
 pub fn suit<'a>(
-    fleet: &FleetName,
+    fleet: Option<&FleetName>,
     host: &HostName,
     spec: &HostSpec,
     facts: &HostFacts,
@@ -36,10 +37,10 @@ pub fn suit<'a>(
     }
     if let Some(installed) = &facts.installed
         && let Some((_, definition)) = &installed.current
-        && definition.fleet != *fleet
+        && fleet.is_some_and(|fleet| definition.fleet != *fleet)
     {
         faults.push(format!(
-            "{host} belongs to the fleet {}: take it off there first (`bramble remove {host}` with that fleet's manifest)",
+            "{host} belongs to the fleet {}: take it off there first (`bramble remove {host}` with that fleet's manifest), or take it over with `--adopt`",
             definition.fleet
         ));
     }

@@ -42,6 +42,7 @@ pub(crate) struct Fleet {
     pub(crate) lock: Lock,
     pub(crate) secrets: BTreeMap<HostName, Option<Digest>>,
     pub(crate) bundles: Vec<Bundle>,
+    pub(crate) adopt: bool,
 }
 
 pub(crate) fn name(text: &str) -> HostName {
@@ -116,6 +117,7 @@ impl Fleet {
         let mut fleet = Self {
             lock: Lock::new(manifest.fleet.clone()),
             secrets: BTreeMap::new(),
+            adopt: false,
             inventory: Inventory { hosts },
             models: BTreeMap::new(),
             bundles: vec![bundle("aarch64"), bundle("x86_64")],
@@ -203,6 +205,7 @@ impl Fleet {
             bundles: &self.bundles,
             bundle_folders: &[PathBuf::from("/usr/share/bramble/bundles"), PathBuf::from("/home/pi/bundles")],
             converter: 1,
+            adopt: self.adopt,
         })
     }
 

@@ -389,9 +389,16 @@ fn a_host_of_another_fleet_is_refused_and_not_changed() {
     assert_eq!(problems.len(), 1);
     assert_eq!(
         problems[0].message,
-        "attic belongs to the fleet neighbours: take it off there first (`bramble remove attic` with that fleet's manifest)"
+        "attic belongs to the fleet neighbours: take it off there first (`bramble remove attic` with that fleet's manifest), or take it over with `--adopt`"
     );
     assert!(plan.steps().all(|step| step.host != Some(name("attic"))));
+
+    fleet.adopt = true;
+    let plan = fleet.plan();
+    let attic = plan.host(&name("attic")).unwrap();
+    assert_eq!(attic.reasons, ["it is taken over from the fleet neighbours"]);
+    assert_eq!((attic.is_adopted(), attic.generation), (true, Some(Generation::new(2))));
+    assert!(plan.hosts.iter().all(|host| host.host == name("attic") || !host.is_adopted()));
 }
 
 #[test]

@@ -124,6 +124,13 @@ pub struct HostPlan {
     pub notes: Vec<String>,
 }
 
+impl HostPlan {
+    /// Returns whether the host is taken over from another fleet.
+    pub fn is_adopted(&self) -> bool {
+        self.before.as_ref().is_some_and(|before| before.fleet != self.definition.fleet)
+    }
+}
+
 /// What a host that is not bought yet would run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedHost {

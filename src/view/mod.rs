@@ -42,6 +42,15 @@ pub use wrap::{cut, folded};
 /// What is said of a fleet without a host to look at.
 const NO_HOST: &str = "There is no host to look at: boards of the manifest are not bought yet, and its upstreams are not ours.\n";
 
+use crate::ids::HostName;
+
+/// Returns what is to be known of a host that has left the manifest.
+fn of_orphan(host: &HostName) -> String {
+    format!(
+        "no longer in the manifest and still serving; `bramble remove {host}` ends that, `bramble forget {host}` where it is gone for good"
+    )
+}
+
 /// Returns `1 host` or `3 hosts`.
 pub fn count(n: usize, noun: &str) -> String {
     if n == 1 { format!("1 {noun}") } else { format!("{n} {noun}s") }

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Style, Table, count};
+use super::{Style, Table, count, of_orphan};
 use crate::execute::Left;
 use crate::generation::{Definition, DoorTls, EngineSpec, Pace, RouteSpec};
 use crate::plan::{Action, Chosen, HostPlan, Plan, Problem};
@@ -66,12 +66,8 @@ fn hosts(plan: &Plan, problems: &[Problem], style: Style) -> String {
         );
     }
     for orphan in &plan.orphans {
-        let _ = writeln!(
-            text,
-            "{} {}: no longer in the manifest and still serving; `bramble remove {orphan}` ends that\n",
-            style.warn("!"),
-            style.bold(orphan.as_str()),
-        );
+        let _ =
+            writeln!(text, "{} {}: {}\n", style.warn("!"), style.bold(orphan.as_str()), of_orphan(orphan));
     }
     text
 }

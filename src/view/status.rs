@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{NO_HOST, Style, Table};
+use super::{NO_HOST, Style, Table, of_orphan};
 use crate::status::{DoorState, HostStatus, Reach, Snapshot};
 use crate::terminal::{line, text as said};
 
@@ -29,13 +29,7 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
             let _ = writeln!(text, "{} {}: {}", style.bad("x"), host.host, said(why));
         }
         if host.is_orphan {
-            let _ = writeln!(
-                text,
-                "{} {}: no longer in the manifest and still serving; `bramble remove {}` ends that",
-                style.warn("!"),
-                host.host,
-                host.host
-            );
+            let _ = writeln!(text, "{} {}: {}", style.warn("!"), host.host, of_orphan(&host.host));
         }
         if let Some(cordon) = &host.cordon {
             let _ = writeln!(

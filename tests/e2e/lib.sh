@@ -81,11 +81,11 @@ generation() {
 # on HOST SCRIPT: as root on a host; the words of the script are joined, as ssh does.
 on() { "$lab" ssh "$@"; }
 
-# kill_operator PID: kills the bramble that was started as PID, not only the shell, and without root the sudo, around it.
-kill_operator() {
+# stop_operator SIGNAL PID: signals the bramble that was started as PID, not only the shell, and without root the sudo, around it.
+stop_operator() {
     local around
-    around=$1,$(pgrep -d, -P "$1") || around=$1
-    pkill -KILL -x -P "$around" bramble
+    around=$2,$(pgrep -d, -P "$2") || around=$2
+    pkill "-$1" -x -P "$around" bramble
 }
 
 # Hosts share this machine's processors here, and an engine's threads spin while they wait for each other: where one has

@@ -58,7 +58,7 @@ now=$(listening kitchen)
 [ "$(comm -13 <(echo "$before") <(echo "$now") | xargs)" = "$more" ] || die "the receiver has ended: $(cat "$work/applied")"
 [ "$(found "${addresses[0]}" "$work/during")" = "$now" ] || die "kitchen listens on $(xargs <<<"$now")"
 # nobody listens for an operator who is gone
-kill_operator $applying
+stop_operator KILL $applying
 wait $applying || true
 for _ in $(seq 300); do
     if [ "$(listening kitchen)" = "$before" ]; then break; fi
