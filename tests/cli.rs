@@ -604,6 +604,29 @@ fn a_fleet_without_anything_on_it_has_a_status_and_nothing_to_remove() {
 }
 
 #[test]
+fn a_host_that_left_the_manifest_and_is_gone_for_good_is_forgotten() {
+    let desk = Desk::new(LOCAL);
+    desk.run(&["forget", "attic"])
+        .with(1)
+        .complains("attic is not known here: no host has left the manifest");
+    let fleet = LOCAL.lines().find_map(|line| line.strip_prefix("fleet: ")).unwrap();
+    let known = json!({ "address": "192.0.2.1" });
+    let lock =
+        json!({ "format": 1, "fleet": fleet, "hosts": { "attic": known, "cellar": known, "desk": known } });
+    fs::write(desk.path("bramble.lock"), lock.to_string()).unwrap();
+    desk.run(&["forget", "desk"]).with(1).complains("desk is in the manifest: take it out there first");
+    // all or none
+    desk.run(&["forget", "attic", "shed"])
+        .with(1)
+        .complains("shed is not known here: those that have left the manifest are attic, cellar");
+    let ended = desk.run(&["forget", "attic", "--json"]).with(0);
+    assert_eq!(serde_json::from_str::<Value>(&ended.stdout).unwrap(), json!({ "forgotten": ["attic"] }));
+    desk.run(&["forget", "cellar"]).with(0).says("`bramble keys revoke-host cellar`");
+    let lock: Value = serde_json::from_slice(&fs::read(desk.path("bramble.lock")).unwrap()).unwrap();
+    assert_eq!(lock["hosts"].as_object().unwrap().keys().collect::<Vec<_>>(), ["desk"]);
+}
+
+#[test]
 fn a_fleet_of_boards_says_that_they_are_not_bought_yet() {
     let boards = LOCAL.split("hosts:").next().unwrap().to_owned()
         + "hosts:\n  next: { board: pi5-8gb }\n  far: { upstream: \"http://far.local:1/v1\", models: { chat: x } }\n\
