@@ -62,7 +62,11 @@ pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment
     } else {
         output::result(&view::bench(&all.measured, &all.failed, environment.style))?;
     }
-    Ok(if all.failed.is_empty() { Exit::Done } else { Exit::Failed })
+    Ok(match (all.failed.is_empty(), all.measured.is_empty()) {
+        (true, _) => Exit::Done,
+        (false, false) => Exit::Partly,
+        (false, true) => Exit::Failed,
+    })
 }
 
 /// Has a host measure itself; in a trial also how well its engines foretell a text, which plans do not count with.

@@ -2,6 +2,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{Global, Ui};
 use super::environment::Environment;
@@ -44,8 +45,10 @@ pub(crate) async fn run(verb: &Ui, global: &Global, environment: &Environment) -
     if !is_json {
         output::say("Ctrl-C ends it. Each link is good once; when it was used, the next is printed.");
     }
-    let end = async {
-        let _ = tokio::signal::ctrl_c().await;
+    // heard from before the first link is there
+    let mut interrupts = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let end = async move {
+        interrupts.recv().await;
     };
     ui::serve(listener, shown, invite, end).await.context("cannot serve the page")?;
     Ok(Exit::Done)

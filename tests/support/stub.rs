@@ -65,21 +65,32 @@ async fn plays_a_service() {
         "choices": [{ "message": { "content": "Yes." } }], "usage": { "completion_tokens": 8 },
         "timings": { "prompt_ms": 120.0, "predicted_per_second": SPEED },
     });
-    let engine = Router::new().route("/health", get(|| async { StatusCode::OK })).route(
-        "/v1/chat/completions",
-        post(|Json(asked): Json<Value>| async move {
-            if asked["stream"] == true {
-                streamed(&reply).into_response()
-            } else {
-                Json(reply).into_response()
-            }
-        }),
-    );
+    let answer = |Json(asked): Json<Value>| async move {
+        if asked["stream"] == true { streamed(&reply).into_response() } else { Json(reply).into_response() }
+    };
+    let engine = Router::new()
+        .route("/health", get(|| async { StatusCode::OK }))
+        .route("/v1/chat/completions", post(answer))
+        .route("/tokenize", post(|| async { Json(json!({ "tokens": [1, 2, 3] })) }))
+        .route("/v1/completions", post(|| async { Json(text()) }));
     let socket = layout.engine_socket(&spec.model);
     let _ = fs::remove_file(&socket);
     let listener = tokio::net::UnixListener::bind(socket).unwrap();
     ready();
     axum::serve(listener, engine).await.unwrap();
+}
+
+/// Goes on with a text, as one is that is measured.
+fn text() -> Value {
+    let told = json!({ "tokens": ["x"], "token_logprobs": [-1.0], "top_logprobs": [{}], "text_offset": [0] });
+    json!({
+        "id": "cmpl-1", "object": "text_completion", "created": 0, "model": "chat",
+        "choices": [{ "index": 0, "text": "x", "finish_reason": "length", "logprobs": told }],
+        "timings": {
+            "prompt_n": 64, "prompt_ms": 80.0, "prompt_per_second": 800.0,
+            "predicted_n": 32, "predicted_ms": 64.0, "predicted_per_second": SPEED,
+        },
+    })
 }
 
 /// Gives the same answer as a stream: its text, its end, and what it took.
