@@ -178,6 +178,12 @@ fn on_the_desk(promised: &mut Promised) {
     desk.write("bramble: 2\n");
     promised.hold("a manifest with faults", &desk.value(3, &["check"]));
 
+    desk.write("bramble: 1\nfleet: home\nmodels:\n  chat: { source: \"file:./model\" }\nhosts:\n  desk: { address: 127.0.0.1, connect: local }\ndeploy:\n  - { model: chat, on: [desk] }\n");
+    let lock =
+        serde_json::json!({ "format": 1, "fleet": "home", "hosts": { "attic": { "address": "192.0.2.1" } } });
+    fs::write(desk.path("bramble.lock"), lock.to_string()).unwrap();
+    promised.hold("forget", &desk.value(0, &["forget", "attic"]));
+
     model::write_model(&desk.path("model"), 1, 64, Some(1));
     promised.hold("fetch", &desk.value(1, &["fetch", "./model", "./nowhere"]));
     promised.hold("convert", &desk.value(0, &["convert", "model", "--quant", "F16", "--out", "out"]));
