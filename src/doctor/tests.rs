@@ -207,6 +207,22 @@ fn the_disk_is_told_with_what_it_reads_and_what_it_has() {
     let about = About::Disk;
     check(about, |_| {}, Level::Ok, &["NVMe disk, reads 763 MiB/s: 1.3 s for 1 GiB", "200 GiB of 233 GiB"]);
     let card = |rate| {
+#[test]
+fn heat_is_told_beside_too_little_voltage_where_the_firmware_tells_them_apart() {
+    use Level::{Ok, Warning};
+    let throttled = |word| move |host: &mut Host| host.facts.health.throttled = Some(Throttled(word));
+    let about = About::Heat;
+    // the soft limit of the heat, now and before
+    check(about, throttled(0x8_0009), Warning, &["is clocked lower for its heat"]);
+    check(about, throttled(0x9_0000), Warning, &["has been clocked lower for its heat"]);
+    check(About::Power, throttled(0x9_0000), Warning, &["has been too low"]);
+    // slowed now, with voltage enough now
+    check(about, throttled(0x5_0004), Warning, &["is clocked lower for its heat"]);
+    // either may have been the reason
+    check(about, throttled(0x7_0000), Ok, &["51 °C"]);
+    check(about, throttled(0x7_0007), Ok, &["51 °C"]);
+}
+
         move |host: &mut Host| {
             disk(|disk| disk.medium = Some(Medium::Card))(host);
             host.checkup.read = Some(BytesPerSec(rate));
