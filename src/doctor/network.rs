@@ -50,12 +50,27 @@ pub(super) fn firewall(patient: &Patient<'_>) -> Finding {
         .open
         .as_ref()
         .map(|ranges| ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)));
-    match is_open {
-        Some(true) => ok(about, format!("{word} lets port {port} in")),
-        Some(false) => {
+    let silence = match patient.from_here {
+        Some(Answer::Silent) => Some("nothing comes back from"),
+        Some(Answer::NoRoute) => Some("there is no way to"),
+        _ => None,
+    };
+    match (is_open, silence) {
+        (Some(true), Some(silence)) => warning(
+            about,
+            format!("{word} lets port {port} in, and {silence} it, as seen from this machine"),
+            "look for what else stands between: another rule there, a router, or a firewall between subnets",
+        ),
+        (None, Some(silence)) => warning(
+            about,
+            format!("{word} runs, and {silence} port {port}, as seen from this machine"),
+            format!("{let_in}; or look for what else stands between"),
+        ),
+        (Some(true), None) => ok(about, format!("{word} lets port {port} in")),
+        (Some(false), _) => {
             warning(about, format!("{word} does not let port {port} in: no client reaches its door"), let_in)
         }
-        None => note(
+        (None, None) => note(
             about,
             format!("{word} runs; whether it lets port {port} in could not be seen"),
             Some(&let_in),

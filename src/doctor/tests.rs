@@ -324,7 +324,7 @@ fn a_firewall_is_told_with_the_command_that_opens_it() {
     );
     check(about, with(FirewallKind::Firewalld, Some(Vec::new()), None), Warning, &["--add-port=8443/tcp"]);
     check(about, with(FirewallKind::Nftables, None, None), Note, &["nftables", "tcp dport 8443 accept"]);
-    check(about, with(FirewallKind::Ufw, Some(vec![(8000, 9000)]), silent), Ok, &["lets port 8443 in"]);
+    check(about, with(FirewallKind::Ufw, Some(vec![(8000, 9000)]), None), Ok, &["lets port 8443 in"]);
     check(about, with(FirewallKind::Ufw, None, Some(Answer::Refused)), Ok, &["lets this machine reach"]);
     check(about, |host| host.from_here = silent, Warning, &["nothing comes back", "8443"]);
 }
@@ -386,3 +386,34 @@ fn findings_are_read_as_they_are_written() {
     );
     assert_eq!(serde_json::from_str::<Diagnosis>(&text).unwrap(), diagnosis);
 }
+#[test]
+fn a_firewall_that_lets_a_port_in_is_not_believed_where_nothing_comes_back() {
+    use Level::Warning;
+    let with = |kind, open: Option<Vec<(u16, u16)>>, from_here| {
+        move |host: &mut Host| {
+            host.checkup.firewall = Some(Firewall { kind, open });
+            host.from_here = Some(from_here);
+        }
+    };
+    let about = About::Firewall;
+    let open = || Some(vec![(8443, 8443)]);
+    check(
+        about,
+        with(FirewallKind::Ufw, open(), Answer::Silent),
+        Warning,
+        &["ufw lets port 8443 in, and nothing comes back from it", "between"],
+    );
+    check(
+        about,
+        with(FirewallKind::Firewalld, open(), Answer::NoRoute),
+        Warning,
+        &["firewalld lets port 8443 in, and there is no way to it", "between"],
+    );
+    check(
+        about,
+        with(FirewallKind::Nftables, None, Answer::Silent),
+        Warning,
+        &["nftables runs, and nothing comes back from port 8443", "tcp dport 8443 accept", "between"],
+    );
+}
+
