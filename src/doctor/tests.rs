@@ -323,6 +323,49 @@ fn a_firewall_is_told_with_the_command_that_opens_it() {
         &["ufw", "`sudo ufw allow 8443/tcp`"],
     );
     check(about, with(FirewallKind::Firewalld, Some(Vec::new()), None), Warning, &["--add-port=8443/tcp"]);
+/// Gives a host a door at the port, as it was installed, in a state.
+fn with_door(host: &mut Host, port: u16, state: &str) {
+    let installed = serde_json::json!({
+        "current": [3, {
+            "format": 1, "fleet": "home", "host": "shed", "engines": [],
+            "program": { "digest": "0".repeat(64), "version": "0.1.0" },
+            "door": { "port": port, "upstreams": [], "routes": [] },
+        }],
+        "pending": null, "generations": [3], "blobs": {}, "programs": [], "partials": {},
+        "services": { "route": state }, "memory": 0, "drift": [],
+    });
+    host.facts.installed = Some(serde_json::from_value(installed).unwrap());
+}
+
+#[test]
+fn a_port_is_its_doors_where_the_door_is_who_listens() {
+    use Level::{Error, Ok};
+    let about = About::Port;
+    let with = |state: &'static str, who: Option<&'static str>| {
+        move |host: &mut Host| {
+            with_door(host, 8443, state);
+            host.checkup.listening.insert(8443);
+            host.checkup.at_port = who.map(str::to_owned);
+        }
+    };
+    check(about, with("running", Some("brambled")), Ok, &["8443 is its door's"]);
+    // nobody may tell who listens, and systemd keeps the socket of a door that starts
+    check(about, with("running", None), Ok, &["8443 is its door's"]);
+    check(about, with("starting", Some("systemd")), Ok, &["8443 is its door's"]);
+    for state in ["running", "failed", "stopped"] {
+        let words = ["8443 is taken by nginx", "its door", "end that program", "`bramble restart shed`"];
+        check(about, with(state, Some("nginx")), Error, &words);
+    }
+    let words = ["its door does not run", "8443", "`bramble logs shed --door`", "`bramble restart shed`"];
+    check(about, with("failed", Some("systemd")), Error, &words);
+    let words = ["its door does not run", "somebody listens at 8443", "sudo ss -ltnp"];
+    check(about, with("failed", None), Error, &words);
+    let dead = |host: &mut Host| with_door(host, 8443, "stopped");
+    check(about, dead, Error, &["its door does not run", "`bramble logs shed --door`"]);
+    // it is to have another port from the next apply on
+    check(about, |host| with_door(host, 9443, "running"), Ok, &["8443 is free"]);
+}
+
     check(about, with(FirewallKind::Nftables, None, None), Note, &["nftables", "tcp dport 8443 accept"]);
     check(about, with(FirewallKind::Ufw, Some(vec![(8000, 9000)]), None), Ok, &["lets port 8443 in"]);
     check(about, with(FirewallKind::Ufw, None, Some(Answer::Refused)), Ok, &["lets this machine reach"]);
