@@ -9,6 +9,7 @@ use crate::units::{Bytes, BytesPerSec};
 struct Host {
     facts: HostFacts,
     checkup: Checkup,
+    no_bundle: Option<(&'static str, &'static str)>,
     glibc_needed: Option<(u32, u32)>,
     from_here: Option<Answer>,
     others: Vec<Other>,
@@ -37,15 +38,16 @@ impl Host {
             ..Checkup::default()
         };
         let from_here = Some(Answer::Refused);
-        Self { facts, checkup, glibc_needed: Some((2, 34)), from_here, others: Vec::new() }
+        Self { facts, checkup, no_bundle: None, glibc_needed: Some((2, 34)), from_here, others: Vec::new() }
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let Self { facts, checkup, glibc_needed, from_here, others } = self;
+        let Self { facts, checkup, no_bundle, glibc_needed, from_here, others } = self;
         diagnose(&Patient {
             facts,
             checkup,
             port: 8443,
+            no_bundle: *no_bundle,
             glibc_needed: *glibc_needed,
             from_here: *from_here,
             others,
@@ -100,6 +102,22 @@ fn a_system_that_bundles_do_not_run_on_is_in_the_way() {
     check(about, |host| host.facts.is_musl = true, Error, &["musl", "glibc"]);
     check(about, |host| host.facts.glibc = Some((2, 31)), Error, &["2.31", "2.34"]);
     check(about, |host| host.glibc_needed = None, Level::Ok, &["aarch64, 64 bits, glibc 2.36"]);
+    let none = |host: &mut Host| {
+        host.no_bundle = Some(("is an aarch64 machine, and there is no bundle for that", "make one"));
+        host.glibc_needed = None;
+    };
+    check(about, none, Error, &["it is an aarch64 machine, and there is no bundle for that > make one"]);
+    let unknown = |host: &mut Host| {
+        none(host);
+        host.facts.glibc = None;
+    };
+    check(about, unknown, Error, &["no bundle"]);
+    // whose system no bundle runs on is told that first
+    let old = |host: &mut Host| {
+        none(host);
+        host.facts.userland_bits = Some(32);
+    };
+    check(about, old, Error, &["32 bits"]);
 }
 
 #[test]
@@ -190,6 +208,22 @@ fn heat_tells_now_from_before() {
 }
 
 #[test]
+fn heat_is_told_beside_too_little_voltage_where_the_firmware_tells_them_apart() {
+    use Level::{Ok, Warning};
+    let throttled = |word| move |host: &mut Host| host.facts.health.throttled = Some(Throttled(word));
+    let about = About::Heat;
+    // the soft limit of the heat, now and before
+    check(about, throttled(0x8_0009), Warning, &["is clocked lower for its heat"]);
+    check(about, throttled(0x9_0000), Warning, &["has been clocked lower for its heat"]);
+    check(About::Power, throttled(0x9_0000), Warning, &["has been too low"]);
+    // slowed now, with voltage enough now
+    check(about, throttled(0x5_0004), Warning, &["is clocked lower for its heat"]);
+    // either may have been the reason
+    check(about, throttled(0x7_0000), Ok, &["51 °C"]);
+    check(about, throttled(0x7_0007), Ok, &["51 °C"]);
+}
+
+#[test]
 fn a_governor_that_keeps_the_clock_low_is_named() {
     let slow = |host: &mut Host| host.checkup.governor = Some("powersave".to_owned());
     check(About::Governor, slow, Level::Warning, &["powersave", "scaling_governor"]);
@@ -207,22 +241,6 @@ fn the_disk_is_told_with_what_it_reads_and_what_it_has() {
     let about = About::Disk;
     check(about, |_| {}, Level::Ok, &["NVMe disk, reads 763 MiB/s: 1.3 s for 1 GiB", "200 GiB of 233 GiB"]);
     let card = |rate| {
-#[test]
-fn heat_is_told_beside_too_little_voltage_where_the_firmware_tells_them_apart() {
-    use Level::{Ok, Warning};
-    let throttled = |word| move |host: &mut Host| host.facts.health.throttled = Some(Throttled(word));
-    let about = About::Heat;
-    // the soft limit of the heat, now and before
-    check(about, throttled(0x8_0009), Warning, &["is clocked lower for its heat"]);
-    check(about, throttled(0x9_0000), Warning, &["has been clocked lower for its heat"]);
-    check(About::Power, throttled(0x9_0000), Warning, &["has been too low"]);
-    // slowed now, with voltage enough now
-    check(about, throttled(0x5_0004), Warning, &["is clocked lower for its heat"]);
-    // either may have been the reason
-    check(about, throttled(0x7_0000), Ok, &["51 °C"]);
-    check(about, throttled(0x7_0007), Ok, &["51 °C"]);
-}
-
         move |host: &mut Host| {
             disk(|disk| disk.medium = Some(Medium::Card))(host);
             host.checkup.read = Some(BytesPerSec(rate));
@@ -305,24 +323,6 @@ fn a_port_that_somebody_has_is_in_the_way() {
     check(About::Port, unnamed, Level::Error, &["another program"]);
 }
 
-#[test]
-fn a_firewall_is_told_with_the_command_that_opens_it() {
-    use Level::{Note, Ok, Warning};
-    let about = About::Firewall;
-    let with = |kind, open: Option<Vec<(u16, u16)>>, from_here| {
-        move |host: &mut Host| {
-            host.checkup.firewall = Some(Firewall { kind, open });
-            host.from_here = from_here;
-        }
-    };
-    let silent = Some(Answer::Silent);
-    check(
-        about,
-        with(FirewallKind::Ufw, Some(vec![(22, 22)]), silent),
-        Warning,
-        &["ufw", "`sudo ufw allow 8443/tcp`"],
-    );
-    check(about, with(FirewallKind::Firewalld, Some(Vec::new()), None), Warning, &["--add-port=8443/tcp"]);
 /// Gives a host a door at the port, as it was installed, in a state.
 fn with_door(host: &mut Host, port: u16, state: &str) {
     let installed = serde_json::json!({
@@ -366,10 +366,59 @@ fn a_port_is_its_doors_where_the_door_is_who_listens() {
     check(about, |host| with_door(host, 9443, "running"), Ok, &["8443 is free"]);
 }
 
+#[test]
+fn a_firewall_is_told_with_the_command_that_opens_it() {
+    use Level::{Note, Ok, Warning};
+    let about = About::Firewall;
+    let with = |kind, open: Option<Vec<(u16, u16)>>, from_here| {
+        move |host: &mut Host| {
+            host.checkup.firewall = Some(Firewall { kind, open });
+            host.from_here = from_here;
+        }
+    };
+    let silent = Some(Answer::Silent);
+    check(
+        about,
+        with(FirewallKind::Ufw, Some(vec![(22, 22)]), silent),
+        Warning,
+        &["ufw", "`sudo ufw allow 8443/tcp`"],
+    );
+    check(about, with(FirewallKind::Firewalld, Some(Vec::new()), None), Warning, &["--add-port=8443/tcp"]);
     check(about, with(FirewallKind::Nftables, None, None), Note, &["nftables", "tcp dport 8443 accept"]);
     check(about, with(FirewallKind::Ufw, Some(vec![(8000, 9000)]), None), Ok, &["lets port 8443 in"]);
     check(about, with(FirewallKind::Ufw, None, Some(Answer::Refused)), Ok, &["lets this machine reach"]);
     check(about, |host| host.from_here = silent, Warning, &["nothing comes back", "8443"]);
+}
+
+#[test]
+fn a_firewall_that_lets_a_port_in_is_not_believed_where_nothing_comes_back() {
+    use Level::Warning;
+    let with = |kind, open: Option<Vec<(u16, u16)>>, from_here| {
+        move |host: &mut Host| {
+            host.checkup.firewall = Some(Firewall { kind, open });
+            host.from_here = Some(from_here);
+        }
+    };
+    let about = About::Firewall;
+    let open = || Some(vec![(8443, 8443)]);
+    check(
+        about,
+        with(FirewallKind::Ufw, open(), Answer::Silent),
+        Warning,
+        &["ufw lets port 8443 in, and nothing comes back from it", "between"],
+    );
+    check(
+        about,
+        with(FirewallKind::Firewalld, open(), Answer::NoRoute),
+        Warning,
+        &["firewalld lets port 8443 in, and there is no way to it", "between"],
+    );
+    check(
+        about,
+        with(FirewallKind::Nftables, None, Answer::Silent),
+        Warning,
+        &["nftables runs, and nothing comes back from port 8443", "tcp dport 8443 accept", "between"],
+    );
 }
 
 #[test]
@@ -429,34 +478,3 @@ fn findings_are_read_as_they_are_written() {
     );
     assert_eq!(serde_json::from_str::<Diagnosis>(&text).unwrap(), diagnosis);
 }
-#[test]
-fn a_firewall_that_lets_a_port_in_is_not_believed_where_nothing_comes_back() {
-    use Level::Warning;
-    let with = |kind, open: Option<Vec<(u16, u16)>>, from_here| {
-        move |host: &mut Host| {
-            host.checkup.firewall = Some(Firewall { kind, open });
-            host.from_here = Some(from_here);
-        }
-    };
-    let about = About::Firewall;
-    let open = || Some(vec![(8443, 8443)]);
-    check(
-        about,
-        with(FirewallKind::Ufw, open(), Answer::Silent),
-        Warning,
-        &["ufw lets port 8443 in, and nothing comes back from it", "between"],
-    );
-    check(
-        about,
-        with(FirewallKind::Firewalld, open(), Answer::NoRoute),
-        Warning,
-        &["firewalld lets port 8443 in, and there is no way to it", "between"],
-    );
-    check(
-        about,
-        with(FirewallKind::Nftables, None, Answer::Silent),
-        Warning,
-        &["nftables runs, and nothing comes back from port 8443", "tcp dport 8443 accept", "between"],
-    );
-}
-
