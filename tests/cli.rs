@@ -386,15 +386,26 @@ fn a_doctor_says_what_to_do_about_this_machine_and_changes_nothing() {
     // somebody has the door's port
     let taken = TcpListener::bind("0.0.0.0:0").unwrap();
     let port = taken.local_addr().unwrap().port();
-    let desk = Desk::new(&LOCAL.replace("18080", &port.to_string()));
+    let desk = Desk::new(&LOCAL.replace("18080", &port.to_string())).with_checkpoint(|_| {});
     let ended = desk.run(&["doctor"]).with(2);
     let ended =
         ended.says("desk  ").says(&format!("  x  port       {port} is taken by ")).says("`serve.port`");
     let last = ended.stdout.lines().last().unwrap();
-    assert!(last.starts_with("1 host: 1 problem (x: in Bramble's way)"), "{last}");
+    assert!(last.starts_with("1 host: 2 problems (x: in Bramble's way)"), "{last}");
     assert!(!ended.stdout.contains('\x1b'));
     drop(taken);
 
+    // `plan` refuses it for want of a program, in the same words
+    let ended = desk.run(&["doctor", "desk", "--json"]).with(2);
+    let told: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let findings = told["hosts"][0]["findings"].as_array().unwrap();
+    let userland = findings.iter().find(|finding| finding["about"] == "userland").unwrap();
+    let (what, next) = (userland["what"].as_str().unwrap(), userland["do"].as_str().unwrap());
+    assert!(what.contains("there is no bundle for that (there is none in "), "{userland}");
+    assert!(next.contains("scripts/bundle"), "{userland}");
+    desk.run(&["plan"]).with(3).says(&format!("{}: {next}", what.strip_prefix("it ").unwrap()));
+
+    let desk = desk.with_bundle();
     let told: Value = serde_json::from_str(&desk.run(&["doctor", "desk", "--json"]).with(0).stdout).unwrap();
     let findings = told["hosts"][0]["findings"].as_array().unwrap();
     let of = |about: &str| findings.iter().find(|finding| finding["about"] == about).unwrap();
@@ -414,7 +425,7 @@ fn a_doctor_says_what_to_do_about_this_machine_and_changes_nothing() {
 
 #[test]
 fn a_doctor_tells_of_hosts_that_cannot_be_reached_beside_the_others() {
-    let desk = Desk::new(&with_dead_pi());
+    let desk = Desk::new(&with_dead_pi()).with_bundle();
     let ended = desk.run(&["doctor", "--all"]).with(2);
     ended
         .says("kitchen\n  x  login")

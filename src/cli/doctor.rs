@@ -15,6 +15,7 @@ use crate::connect::Connection;
 use crate::doctor::{self, Diagnosis, HostDiagnosis, Level, Other, Patient};
 use crate::draft;
 use crate::facts::{Answer, HostFacts};
+use crate::generation::Bundle;
 use crate::ids::HostName;
 use crate::manifest::{HostSpec, Via};
 use crate::plan;
@@ -135,12 +136,18 @@ async fn look(
         Ok(checkup) => checkup,
         Err(failure) => return lost(label, &failure.message),
     };
-    let glibc_needed = fleet
-        .bundles
-        .iter()
-        .find(|found| found.bundle.machine == facts.machine)
-        .and_then(|found| found.bundle.glibc_version());
-    let patient = Patient { facts, checkup: &checkup, port, glibc_needed, from_here, others: &others };
+    let bundles: Vec<Bundle> = fleet.bundles.iter().map(|found| found.bundle.clone()).collect();
+    let bundle = plan::bundle(spec, facts, &bundles);
+    let (what, next) = plan::no_bundle(&facts.machine, &bundles, &fleet.environment.bundles);
+    let patient = Patient {
+        facts,
+        checkup: &checkup,
+        port,
+        no_bundle: bundle.is_none().then_some((what.as_str(), next.as_str())),
+        glibc_needed: bundle.and_then(Bundle::glibc_version),
+        from_here,
+        others: &others,
+    };
     let machine = facts.board_name.clone().unwrap_or_else(|| facts.machine.clone());
     let machine = facts.os.iter().fold(machine, |machine, os| format!("{machine}, {os}"));
     HostDiagnosis { host: label, machine: Some(machine), findings: doctor::diagnose(&patient) }

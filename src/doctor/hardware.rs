@@ -43,13 +43,9 @@ pub(super) fn power(patient: &Patient<'_>) -> Option<Finding> {
 pub(super) fn heat(patient: &Patient<'_>) -> Option<Finding> {
     let (about, health) = (About::Heat, &patient.facts.health);
     let degrees = health.celsius.map(|degrees| format!("{degrees:.0} °C"));
-    let (is_slowed, was_slowed) = match health.throttled {
-        // too little voltage slows it, too, and is said already
-        Some(throttled) if !throttled.is_under_voltage() => {
-            (throttled.is_slowed_now(), throttled.is_slowed())
-        }
-        _ => (false, false),
-    };
+    // too little voltage slows it, too, and is said already
+    let (is_slowed, was_slowed) =
+        health.throttled.map_or((false, false), |throttled| (throttled.is_hot_now(), throttled.is_hot()));
     let is_hot = health.celsius.is_some_and(|degrees| degrees >= HOT);
     let now = degrees.clone().map_or_else(String::new, |degrees| format!(" ({degrees} now)"));
     let advice = "give it a heat sink with a fan, and air";

@@ -149,7 +149,9 @@ pub struct Patient<'a> {
     pub checkup: &'a Checkup,
     /// The port of its door.
     pub port: u16,
-    /// The C library that the bundle for it needs; none where there is no bundle.
+    /// What is said of it where there is no bundle for it, and what to do; none where there is one.
+    pub no_bundle: Option<(&'a str, &'a str)>,
+    /// The C library that the bundle for it needs, where that is known.
     pub glibc_needed: Option<(u32, u32)>,
     /// What came of connecting to its door's port from this machine; none where it is this machine.
     pub from_here: Option<Answer>,

@@ -1,18 +1,24 @@
 //! The network: the door's port, what keeps packets from it, and whom the host reaches.
 
 use super::{About, Finding, Patient, error, note, ok, warning};
-use crate::facts::{Answer, Board, FirewallKind};
+use crate::facts::{Answer, Board, FirewallKind, ServiceState};
+use crate::ids::HostName;
 
-/// Returns whether the door that listens at the wanted port is ours.
-fn is_door_ours(patient: &Patient<'_>) -> bool {
-    let current = patient.facts.installed.as_ref().and_then(|installed| installed.current.as_ref());
-    current.is_some_and(|(_, definition)| definition.door.port == patient.port)
-}
+/// The service that is a host's door.
+const DOOR: &str = "route";
+/// Who listens where a door of ours does.
+const OURS: &str = "brambled";
+/// Who keeps the socket of a door while that is started anew.
+const KEEPER: &str = "systemd";
 
 pub(super) fn port(patient: &Patient<'_>) -> Finding {
     let (about, port, checkup) = (About::Port, patient.port, patient.checkup);
-    if is_door_ours(patient) {
-        return ok(about, format!("{port} is its door's"));
+    let installed = patient.facts.installed.as_ref();
+    if let Some(installed) = installed
+        && let Some((_, definition)) = &installed.current
+        && definition.door.port == port
+    {
+        return door(patient, &definition.host, installed.services.get(DOOR).copied());
     }
     if !checkup.listening.contains(&port) {
         return ok(about, format!("{port} is free for its door"));
@@ -20,6 +26,27 @@ pub(super) fn port(patient: &Patient<'_>) -> Finding {
     let who = checkup.at_port.as_deref().unwrap_or("another program");
     let advice = "say another `serve.port` in the manifest, or end that program";
     error(about, format!("{port} is taken by {who}"), Some(advice.to_owned()))
+}
+
+/// Says whether the door that was installed at the port is who has it.
+fn door(patient: &Patient<'_>, host: &HostName, state: Option<ServiceState>) -> Finding {
+    let (about, port, checkup) = (About::Port, patient.port, patient.checkup);
+    let is_taken = checkup.listening.contains(&port);
+    let who = checkup.at_port.as_deref().filter(|_| is_taken);
+    if let Some(other) = who.filter(|who| ![OURS, KEEPER].contains(who)) {
+        let advice = format!("end that program, then `bramble restart {host}`; or say another `serve.port`");
+        return error(about, format!("{port} is taken by {other}: its door cannot have it"), Some(advice));
+    }
+    if !matches!(state, Some(ServiceState::Failed | ServiceState::Stopped)) {
+        return ok(about, format!("{port} is its door's"));
+    }
+    if is_taken && who.is_none() {
+        let what = format!("its door does not run, and somebody listens at {port}");
+        let advice = "`sudo ss -ltnp` there tells who: end that program, then `bramble restart";
+        return error(about, what, Some(format!("{advice} {host}`")));
+    }
+    let advice = format!("`bramble logs {host} --door` says why; then `bramble restart {host}`");
+    error(about, format!("its door does not run: nobody answers at {port}"), Some(advice))
 }
 
 pub(super) fn firewall(patient: &Patient<'_>) -> Finding {
@@ -50,12 +77,27 @@ pub(super) fn firewall(patient: &Patient<'_>) -> Finding {
         .open
         .as_ref()
         .map(|ranges| ranges.iter().any(|(first, last)| (*first..=*last).contains(&port)));
-    match is_open {
-        Some(true) => ok(about, format!("{word} lets port {port} in")),
-        Some(false) => {
+    let silence = match patient.from_here {
+        Some(Answer::Silent) => Some("nothing comes back from"),
+        Some(Answer::NoRoute) => Some("there is no way to"),
+        _ => None,
+    };
+    match (is_open, silence) {
+        (Some(true), Some(silence)) => warning(
+            about,
+            format!("{word} lets port {port} in, and {silence} it, as seen from this machine"),
+            "look for what else stands between: another rule there, a router, or a firewall between subnets",
+        ),
+        (None, Some(silence)) => warning(
+            about,
+            format!("{word} runs, and {silence} port {port}, as seen from this machine"),
+            format!("{let_in}; or look for what else stands between"),
+        ),
+        (Some(true), None) => ok(about, format!("{word} lets port {port} in")),
+        (Some(false), _) => {
             warning(about, format!("{word} does not let port {port} in: no client reaches its door"), let_in)
         }
-        None => note(
+        (None, None) => note(
             about,
             format!("{word} runs; whether it lets port {port} in could not be seen"),
             Some(&let_in),

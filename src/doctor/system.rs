@@ -59,6 +59,9 @@ pub(super) fn userland(patient: &Patient<'_>) -> Finding {
         let advice = format!("install a system with glibc, such as {systems}");
         return error(about, "its C library is musl, and bundles need glibc", Some(advice));
     }
+    if let Some((what, advice)) = patient.no_bundle {
+        return error(about, format!("it {what}"), Some(advice.to_owned()));
+    }
     let bits = facts.userland_bits.map_or_else(String::new, |bits| format!(", {bits} bits"));
     let Some((major, minor)) = facts.glibc else {
         return note(about, format!("{machine}{bits}; its C library is not known"), None);

@@ -9,6 +9,7 @@ use crate::units::{Bytes, BytesPerSec};
 struct Host {
     facts: HostFacts,
     checkup: Checkup,
+    no_bundle: Option<(&'static str, &'static str)>,
     glibc_needed: Option<(u32, u32)>,
     from_here: Option<Answer>,
     others: Vec<Other>,
@@ -37,15 +38,16 @@ impl Host {
             ..Checkup::default()
         };
         let from_here = Some(Answer::Refused);
-        Self { facts, checkup, glibc_needed: Some((2, 34)), from_here, others: Vec::new() }
+        Self { facts, checkup, no_bundle: None, glibc_needed: Some((2, 34)), from_here, others: Vec::new() }
     }
 
     fn findings(&self) -> Vec<Finding> {
-        let Self { facts, checkup, glibc_needed, from_here, others } = self;
+        let Self { facts, checkup, no_bundle, glibc_needed, from_here, others } = self;
         diagnose(&Patient {
             facts,
             checkup,
             port: 8443,
+            no_bundle: *no_bundle,
             glibc_needed: *glibc_needed,
             from_here: *from_here,
             others,
@@ -100,6 +102,22 @@ fn a_system_that_bundles_do_not_run_on_is_in_the_way() {
     check(about, |host| host.facts.is_musl = true, Error, &["musl", "glibc"]);
     check(about, |host| host.facts.glibc = Some((2, 31)), Error, &["2.31", "2.34"]);
     check(about, |host| host.glibc_needed = None, Level::Ok, &["aarch64, 64 bits, glibc 2.36"]);
+    let none = |host: &mut Host| {
+        host.no_bundle = Some(("is an aarch64 machine, and there is no bundle for that", "make one"));
+        host.glibc_needed = None;
+    };
+    check(about, none, Error, &["it is an aarch64 machine, and there is no bundle for that > make one"]);
+    let unknown = |host: &mut Host| {
+        none(host);
+        host.facts.glibc = None;
+    };
+    check(about, unknown, Error, &["no bundle"]);
+    // whose system no bundle runs on is told that first
+    let old = |host: &mut Host| {
+        none(host);
+        host.facts.userland_bits = Some(32);
+    };
+    check(about, old, Error, &["32 bits"]);
 }
 
 #[test]
@@ -187,6 +205,22 @@ fn heat_tells_now_from_before() {
     check(About::Heat, throttled(0x8_0008), Warning, &["is clocked lower", "51 °C now", "fan"]);
     check(About::Heat, throttled(0x8_0000), Warning, &["has been clocked lower"]);
     check(About::Heat, |host| host.facts.health.celsius = Some(82.0), Warning, &["82 °C"]);
+}
+
+#[test]
+fn heat_is_told_beside_too_little_voltage_where_the_firmware_tells_them_apart() {
+    use Level::{Ok, Warning};
+    let throttled = |word| move |host: &mut Host| host.facts.health.throttled = Some(Throttled(word));
+    let about = About::Heat;
+    // the soft limit of the heat, now and before
+    check(about, throttled(0x8_0009), Warning, &["is clocked lower for its heat"]);
+    check(about, throttled(0x9_0000), Warning, &["has been clocked lower for its heat"]);
+    check(About::Power, throttled(0x9_0000), Warning, &["has been too low"]);
+    // slowed now, with voltage enough now
+    check(about, throttled(0x5_0004), Warning, &["is clocked lower for its heat"]);
+    // either may have been the reason
+    check(about, throttled(0x7_0000), Ok, &["51 °C"]);
+    check(about, throttled(0x7_0007), Ok, &["51 °C"]);
 }
 
 #[test]
@@ -289,6 +323,49 @@ fn a_port_that_somebody_has_is_in_the_way() {
     check(About::Port, unnamed, Level::Error, &["another program"]);
 }
 
+/// Gives a host a door at the port, as it was installed, in a state.
+fn with_door(host: &mut Host, port: u16, state: &str) {
+    let installed = serde_json::json!({
+        "current": [3, {
+            "format": 1, "fleet": "home", "host": "shed", "engines": [],
+            "program": { "digest": "0".repeat(64), "version": "0.1.0" },
+            "door": { "port": port, "upstreams": [], "routes": [] },
+        }],
+        "pending": null, "generations": [3], "blobs": {}, "programs": [], "partials": {},
+        "services": { "route": state }, "memory": 0, "drift": [],
+    });
+    host.facts.installed = Some(serde_json::from_value(installed).unwrap());
+}
+
+#[test]
+fn a_port_is_its_doors_where_the_door_is_who_listens() {
+    use Level::{Error, Ok};
+    let about = About::Port;
+    let with = |state: &'static str, who: Option<&'static str>| {
+        move |host: &mut Host| {
+            with_door(host, 8443, state);
+            host.checkup.listening.insert(8443);
+            host.checkup.at_port = who.map(str::to_owned);
+        }
+    };
+    check(about, with("running", Some("brambled")), Ok, &["8443 is its door's"]);
+    // nobody may tell who listens, and systemd keeps the socket of a door that starts
+    check(about, with("running", None), Ok, &["8443 is its door's"]);
+    check(about, with("starting", Some("systemd")), Ok, &["8443 is its door's"]);
+    for state in ["running", "failed", "stopped"] {
+        let words = ["8443 is taken by nginx", "its door", "end that program", "`bramble restart shed`"];
+        check(about, with(state, Some("nginx")), Error, &words);
+    }
+    let words = ["its door does not run", "8443", "`bramble logs shed --door`", "`bramble restart shed`"];
+    check(about, with("failed", Some("systemd")), Error, &words);
+    let words = ["its door does not run", "somebody listens at 8443", "sudo ss -ltnp"];
+    check(about, with("failed", None), Error, &words);
+    let dead = |host: &mut Host| with_door(host, 8443, "stopped");
+    check(about, dead, Error, &["its door does not run", "`bramble logs shed --door`"]);
+    // it is to have another port from the next apply on
+    check(about, |host| with_door(host, 9443, "running"), Ok, &["8443 is free"]);
+}
+
 #[test]
 fn a_firewall_is_told_with_the_command_that_opens_it() {
     use Level::{Note, Ok, Warning};
@@ -308,9 +385,40 @@ fn a_firewall_is_told_with_the_command_that_opens_it() {
     );
     check(about, with(FirewallKind::Firewalld, Some(Vec::new()), None), Warning, &["--add-port=8443/tcp"]);
     check(about, with(FirewallKind::Nftables, None, None), Note, &["nftables", "tcp dport 8443 accept"]);
-    check(about, with(FirewallKind::Ufw, Some(vec![(8000, 9000)]), silent), Ok, &["lets port 8443 in"]);
+    check(about, with(FirewallKind::Ufw, Some(vec![(8000, 9000)]), None), Ok, &["lets port 8443 in"]);
     check(about, with(FirewallKind::Ufw, None, Some(Answer::Refused)), Ok, &["lets this machine reach"]);
     check(about, |host| host.from_here = silent, Warning, &["nothing comes back", "8443"]);
+}
+
+#[test]
+fn a_firewall_that_lets_a_port_in_is_not_believed_where_nothing_comes_back() {
+    use Level::Warning;
+    let with = |kind, open: Option<Vec<(u16, u16)>>, from_here| {
+        move |host: &mut Host| {
+            host.checkup.firewall = Some(Firewall { kind, open });
+            host.from_here = Some(from_here);
+        }
+    };
+    let about = About::Firewall;
+    let open = || Some(vec![(8443, 8443)]);
+    check(
+        about,
+        with(FirewallKind::Ufw, open(), Answer::Silent),
+        Warning,
+        &["ufw lets port 8443 in, and nothing comes back from it", "between"],
+    );
+    check(
+        about,
+        with(FirewallKind::Firewalld, open(), Answer::NoRoute),
+        Warning,
+        &["firewalld lets port 8443 in, and there is no way to it", "between"],
+    );
+    check(
+        about,
+        with(FirewallKind::Nftables, None, Answer::Silent),
+        Warning,
+        &["nftables runs, and nothing comes back from port 8443", "tcp dport 8443 accept", "between"],
+    );
 }
 
 #[test]

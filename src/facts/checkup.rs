@@ -190,9 +190,15 @@ fn listening(text: &str) -> BTreeSet<u16> {
     text.lines().take(MOST_PORTS).filter_map(port).collect()
 }
 
-/// Finds the first program in a line of `ss`: `users:(("nginx",pid=812,fd=6))`.
+/// Finds who listens in lines of `ss`, such as `users:(("nginx",pid=812,fd=6))`: our door where it is among them, and
+/// systemd, which may hold the socket of another as well, where there is nobody else.
 fn who(text: &str) -> Option<String> {
-    let name = clean(text.split_once("((\"")?.1.split('"').next()?);
+    let names = text.split("(\"").skip(1).filter_map(|rest| rest.split('"').next());
+    let name = clean(names.min_by_key(|name| match *name {
+        "brambled" => 0,
+        "systemd" => 2,
+        _ => 1,
+    })?);
     (!name.is_empty()).then_some(name)
 }
 
@@ -324,6 +330,21 @@ mod tests {
         let reached = [(0, Answer::Open), (1, Answer::Silent), (3, Answer::Unresolved)];
         assert_eq!(found.reached, reached.into());
         assert_eq!(found.firewall, None);
+    }
+
+    #[test]
+    fn a_door_whose_socket_others_keep_or_share_is_who_listens() {
+        let who = |text: &str| read("", &[("port", text)]).at_port;
+        let ours = "LISTEN 0 511 *:8443 *:* users:((\"systemd\",pid=1,fd=41),(\"brambled\",pid=812,fd=9))";
+        assert_eq!(who(ours).as_deref(), Some("brambled"));
+        let kept = "LISTEN 0 511 *:8443 *:* users:((\"systemd\",pid=1,fd=41))";
+        assert_eq!(who(kept).as_deref(), Some("systemd"));
+        let started = kept.replace("))", "),(\"nginx\",pid=7,fd=3))");
+        assert_eq!(who(&started).as_deref(), Some("nginx"));
+        let lines = "LISTEN 0 5 0.0.0.0:8443 0.0.0.0:* users:((\"nginx\",pid=7,fd=6))\nLISTEN 0 5 [::]:8443 [::]:* users:((\"x\",pid=8,fd=6))";
+        assert_eq!(who(lines).as_deref(), Some("nginx"));
+        assert_eq!(who("LISTEN 0 511 *:8443 *:*"), None);
+        assert_eq!(who("users:((\"\u{1b}\",pid=1,fd=1))"), None);
     }
 
     #[test]

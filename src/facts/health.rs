@@ -28,6 +28,8 @@ impl Throttled {
     /// Clocked lower for its heat or its supply: the frequency is capped, it is throttled, or it is
     /// at the soft limit of the heat.
     const SLOWED: u32 = 0b1110;
+    /// At the soft limit of the heat, whatever its supply gives.
+    const HOT: u32 = 0b1000;
 
     /// Returns whether the supply gives, or gave, too little voltage.
     pub const fn is_under_voltage(self) -> bool {
@@ -47,6 +49,17 @@ impl Throttled {
     /// Returns whether it is, or was, clocked lower than it could be.
     pub const fn is_slowed(self) -> bool {
         (self.0 | self.0 >> 16) & Self::SLOWED != 0
+    }
+
+    /// Returns whether heat slows it now. What too little voltage may have done as well is not counted.
+    pub const fn is_hot_now(self) -> bool {
+        self.0 & Self::HOT != 0 || self.is_slowed_now() && !self.is_under_voltage_now()
+    }
+
+    /// Returns whether heat slows it, or has. What too little voltage may have done as well is not counted.
+    pub const fn is_hot(self) -> bool {
+        let was_hot = self.0 >> 16 & Self::HOT != 0;
+        self.is_hot_now() || was_hot || self.is_slowed() && !self.is_under_voltage()
     }
 }
 

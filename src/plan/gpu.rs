@@ -6,7 +6,7 @@ use crate::manifest::{GpuMode, HostSpec};
 
 /// Returns the bundle for a host: one for its graphics processors where the manifest wants that, they are there and it
 /// is, else the one for the CPU.
-pub(super) fn bundle<'a>(spec: &HostSpec, facts: &HostFacts, bundles: &'a [Bundle]) -> Option<&'a Bundle> {
+pub fn bundle<'a>(spec: &HostSpec, facts: &HostFacts, bundles: &'a [Bundle]) -> Option<&'a Bundle> {
     let with = |gpu: Option<GpuApi>| {
         bundles.iter().find(move |bundle| bundle.machine == facts.machine && bundle.gpu == gpu)
     };

@@ -22,8 +22,9 @@ mod wishes;
 pub use check::check;
 pub use door::{door_tls, door_url};
 pub use forms::recipe;
+pub use gpu::bundle;
 pub use make::{Inputs, fingerprint, make, manifest_digest};
-pub use suit::{is_root, root, suit};
+pub use suit::{is_root, no_bundle, root, suit};
 pub use types::{
     Action, Artifact, Chosen, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped, Step, Wave,
 };

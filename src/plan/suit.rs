@@ -95,17 +95,8 @@ fn misfit(
         ));
     }
     let Some(bundle) = bundle else {
-        let name = |bundle: &Bundle| match bundle.gpu {
-            Some(gpu) => format!("{} with {}", bundle.machine, gpu.name()),
-            None => bundle.machine.clone(),
-        };
-        let there: Vec<String> = bundles.iter().map(name).collect();
-        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
-        let folders: Vec<String> = bundle_folders.iter().map(|folder| folder.display().to_string()).collect();
-        return Some(format!(
-            "{host} is an {machine} machine, and there is no bundle for that (there is {there} in {}): make one with `scripts/bundle {machine}-unknown-linux-gnu` in Bramble's sources, or bring it into one of these folders",
-            folders.join(", ")
-        ));
+        let (what, next) = no_bundle(machine, bundles, bundle_folders);
+        return Some(format!("{host} {what}: {next}"));
     };
     let (glibc, wanted) = (facts.glibc?, bundle.glibc_version()?);
     (wanted > glibc).then(|| {
@@ -118,6 +109,25 @@ fn misfit(
             gpu::command(&bundle.target, bundle.gpu)
         )
     })
+}
+
+/// Returns what is said of a host where there is no bundle for machines like it, and the next move.
+pub fn no_bundle(machine: &str, bundles: &[Bundle], folders: &[PathBuf]) -> (String, String) {
+    let name = |bundle: &Bundle| match bundle.gpu {
+        Some(gpu) => format!("{} with {}", bundle.machine, gpu.name()),
+        None => bundle.machine.clone(),
+    };
+    let there: Vec<String> = bundles.iter().map(name).collect();
+    let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+    let folders: Vec<String> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let what = format!(
+        "is an {machine} machine, and there is no bundle for that (there is {there} in {})",
+        folders.join(", ")
+    );
+    let next = format!(
+        "make one with `scripts/bundle {machine}-unknown-linux-gnu` in Bramble's sources, or bring it into one of these folders"
+    );
+    (what, next)
 }
 
 /// Returns whether our programs on a host run as root: always under the system's systemd, whose
