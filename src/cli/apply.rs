@@ -106,6 +106,11 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
             fleet.manifest.fleet, *key.0
         ));
     }
+    if verb.plan.is_some() && !report.is_complete() {
+        output::say(
+            "The kept plan no longer fits hosts that have changed: make another one, or run `bramble apply` without it.",
+        );
+    }
     // only after the key, which is shown once
     printed?;
     Ok(exit_of(&report))

@@ -9,7 +9,7 @@ use super::exit::Exit;
 use super::fleet::Fleet;
 use super::{interrupt, output};
 use crate::causes::with_causes;
-use crate::events::Event;
+use crate::events::{Event, Events};
 use crate::execute::{Subject, Verbs};
 use crate::facts;
 use crate::ids::HostName;
@@ -36,16 +36,8 @@ pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment
         }
     }
     let events = output::events(environment);
-    let going = futures_util::future::join_all(subjects.iter().map(async |subject| {
-        let (key, what) = (format!("bench {}", subject.host), "measuring, which takes minutes".to_owned());
-        events.send(Event::Started { key: key.clone(), host: Some(subject.host.clone()), what, total: None });
-        let (host, outcome) = measure(subject, false).await;
-        events.send(match &outcome {
-            Ok(_) => Event::Finished { key, outcome: None },
-            Err(why) => Event::Failed { key, error: why.clone() },
-        });
-        (host, outcome)
-    }));
+    let going =
+        futures_util::future::join_all(subjects.iter().map(|subject| measure(subject, false, &events)));
     let Some(all) = interrupt::or_stop(going, "nothing was changed on hosts").await else {
         return Ok(Exit::Interrupted);
     };
@@ -70,9 +62,20 @@ pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment
 }
 
 /// Has a host measure itself; in a trial also how well its engines foretell a text, which plans do not count with.
-pub(super) async fn measure(subject: &Subject, is_trial: bool) -> (HostName, Result<facts::Bench, String>) {
+pub(super) async fn measure(
+    subject: &Subject,
+    is_trial: bool,
+    events: &Events,
+) -> (HostName, Result<facts::Bench, String>) {
+    let (key, what) = (format!("bench {}", subject.host), "measuring, which takes minutes".to_owned());
+    events.send(Event::Started { key: key.clone(), host: Some(subject.host.clone()), what, total: None });
     let verbs = Verbs::of_current(subject.connection.as_ref(), &subject.layout, subject.is_root);
     let asked =
         verbs.run("bench", &serde_json::json!({ "text": is_trial, "is_trial": is_trial }), LIMIT).await;
-    (subject.host.clone(), asked.map_err(|error| with_causes(&error)))
+    let asked = asked.map_err(|error| with_causes(&error));
+    events.send(match &asked {
+        Ok(_) => Event::Finished { key, outcome: None },
+        Err(why) => Event::Failed { key, error: why.clone() },
+    });
+    (subject.host.clone(), asked)
 }

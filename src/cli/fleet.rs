@@ -174,7 +174,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Opens a way to each of `hosts` and looks at them; those with nothing of ours are left
-    /// out. Failures come back as sentences by host.
+    /// out. Failures come back as sentences by host, of which one is that it belongs to another fleet.
     pub(crate) async fn subjects(
         &self,
         hosts: &[HostName],
@@ -195,7 +195,9 @@ impl<'a> Fleet<'a> {
                     failures.insert(host, failure.message.clone());
                 }
                 Ok(facts) => {
-                    if let Some(installed) = facts.installed.clone() {
+                    if let Some(stranger) = plan::stranger(&self.manifest.fleet, &host, facts) {
+                        failures.insert(host, stranger);
+                    } else if let Some(installed) = facts.installed.clone() {
                         subjects.push(Subject {
                             layout: Layout::new(plan::root(spec, facts)),
                             is_root: plan::is_root(spec, facts),

@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, Write as _};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use serde_json::json;
@@ -15,7 +16,7 @@ use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
 use super::{cards, output};
-use crate::connect::{Connection, quote};
+use crate::connect::{Connection, Script, Stdin, quote};
 use crate::discover::{self, Candidate, Place};
 use crate::draft::{self, Ask, Draft, Here, Seen, Told};
 use crate::facts::HostFacts;
@@ -28,6 +29,9 @@ use crate::view::count;
 
 /// Machines that are looked at together.
 const LOOKED_AT_TOGETHER: usize = 16;
+
+/// A small file is read.
+const NAME_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A person at the terminal.
 struct Terminal;
@@ -142,7 +146,8 @@ async fn look(
         (chosen, left)
     };
     let wishes: Vec<String> = chosen.iter().chain(&left).map(|one| one.name.clone()).collect();
-    let names = draft::names(&wishes, &[here_name.clone(), "next".parse()?].into());
+    let taken = [here_name.clone(), "next".parse()?].into();
+    let names = draft::names(&wishes, &taken);
 
     let mut fleet = Fleet::bare(global, environment)?;
     for (name, one) in names.iter().zip(&chosen) {
@@ -161,6 +166,20 @@ async fn look(
         .map(|(host, connection): (HostName, Arc<dyn Connection>)| (host, String::new(), connection))
         .collect();
     let mut inventory = probe::gather(&targets, LOOKED_AT_TOGETHER).await;
+    // of whom only the address was known, the name by which it calls itself
+    let own_names: BTreeMap<&HostName, String> =
+        futures_util::future::join_all(targets.iter().map(async |(host, _, connection)| {
+            let is_nameless = names.iter().zip(&chosen).any(|(name, one)| name == host && is_nameless(one));
+            let name = if is_nameless { own_name(connection.as_ref()).await } else { None };
+            Some((host, name?))
+        }))
+        .await
+        .into_iter()
+        .flatten()
+        .collect();
+    let wishes: Vec<String> =
+        names.iter().zip(wishes).map(|(name, wish)| own_names.get(name).cloned().unwrap_or(wish)).collect();
+    let new_names = draft::names(&wishes, &taken);
     let mut facts = |host: &HostName| match inventory.hosts.remove(host) {
         Some(Ok(facts)) => Ok(facts),
         Some(Err(failure)) => Err(failure.message),
@@ -171,15 +190,31 @@ async fn look(
         host: here_name.clone(),
         address: address.clone(),
     });
-    let left_names = names.iter().skip(chosen.len()).cloned();
+    let left_names = new_names.iter().skip(chosen.len()).cloned();
     let left_out = left_names.zip(left).collect();
     let hosts: Vec<Seen> = names
         .iter()
+        .zip(new_names)
         .zip(chosen)
-        .map(|(host, candidate)| Seen { facts: facts(host), host: host.clone(), candidate })
+        .map(|((host, new), candidate)| Seen { facts: facts(host), host: new, candidate })
         .collect();
     let model = model(&hosts, here.as_ref());
     Ok(Draft { fleet: verb.fleet.clone(), hosts, here, left_out, model })
+}
+
+/// Returns whether nothing but its address is known of a machine.
+fn is_nameless(one: &Candidate) -> bool {
+    one.address.parse::<IpAddr>().is_ok() && matches!(one.place, Place::Named | Place::Neighbour)
+}
+
+/// Asks a machine what it calls itself. Of the answer, a name is made as of any other.
+async fn own_name(connection: &dyn Connection) -> Option<String> {
+    let script =
+        Script { text: "cat /proc/sys/kernel/hostname".to_owned(), is_root: false, timeout: NAME_PATIENCE };
+    let output = connection.run(&script, Stdin::Empty).await.ok()?;
+    let name = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+    let is_own = output.status == 0 && !name.is_empty() && !matches!(name.as_str(), "localhost" | "(none)");
+    is_own.then_some(name)
 }
 
 /// Takes a model for the Pis that were seen; where there is none, for whatever was.

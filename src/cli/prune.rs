@@ -33,7 +33,12 @@ pub(crate) async fn run(verb: &Prune, global: &Global, environment: &Environment
         return Ok(Exit::Refused);
     }
     let events = output::events(environment);
-    let request = PruneRequest { keep: verb.keep, wanted: fleet.lock.digests(), is_dry: verb.dry_run };
+    let request = PruneRequest {
+        keep: verb.keep,
+        wanted: fleet.lock.digests(),
+        keep_unnamed: false,
+        is_dry: verb.dry_run,
+    };
     let going = execute::prune(&subjects, &request, &environment.operator, &events);
     let Some(asked) = interrupt::or_stop(going, interrupt::BETWEEN_HOSTS).await else {
         return Ok(Exit::Interrupted);

@@ -43,8 +43,9 @@ pub(crate) async fn run(verb: &Sdcard, global: &Global, environment: &Environmen
     let host_key = if verb.no_host_key {
         None
     } else {
+        let is_again = is_card_of(dir, &verb.name)?;
         for name in &names {
-            if known.knows(name).await? && !verb.force {
+            if known.knows(name).await? && !verb.force && !is_again {
                 let file = known.path().display();
                 let next = "say --force if this card takes that host's place, or take another name";
                 return Err(Expected::Refused(format!("{file} knows another {name}: {next}")).into());
@@ -121,6 +122,13 @@ fn text(path: &Path) -> anyhow::Result<Option<String>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
+}
+
+/// Returns whether the card was made for this host before: then its place is its own.
+fn is_card_of(dir: &Path, name: &HostName) -> anyhow::Result<bool> {
+    let before = text(&dir.join("user-data"))?.unwrap_or_default();
+    Ok(before.contains("Written by `bramble sdcard`")
+        && before.contains(&format!("\nhostname: \"{name}\"\n")))
 }
 
 /// Returns who logs in to the host by the manifest, where there is one that knows it.

@@ -240,7 +240,7 @@ impl Tuning<'_, '_> {
     async fn measure(&self) -> Outcome {
         let measured = async {
             let subject = self.subject().await?;
-            let (_, bench) = bench::measure(&subject, true).await;
+            let (_, bench) = bench::measure(&subject, true, self.events).await;
             let bench = bench.map_err(anyhow::Error::msg)?;
             let known =
                 subject.installed.measured.iter().find(|known| known.model == self.spec.model).cloned();

@@ -312,7 +312,7 @@ impl<'a> At<'a> {
     }
 
     async fn prune(&self) -> Result<(), State> {
-        let request = PruneRequest::default();
+        let request = PruneRequest { keep_unnamed: true, ..PruneRequest::default() };
         let pruned: Result<Pruned, VerbError> = self.tell("prune", &request, CLEAN_PATIENCE).await;
         // the host serves what was planned: a card that is fuller than it could be is a note
         if let Err(error) = pruned {

@@ -23,6 +23,9 @@ pub struct PruneRequest {
     /// Blobs and programs to keep though no generation needs them yet.
     #[serde(default)]
     pub wanted: BTreeSet<Digest>,
+    /// Leave blobs that none of the generations here named: somebody brought them ahead of an apply.
+    #[serde(default)]
+    pub keep_unnamed: bool,
     /// Only say what would go.
     #[serde(default)]
     pub is_dry: bool,
@@ -69,11 +72,16 @@ pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Prun
     }
 
     let mut pruned = Pruned::default();
+    let mut named = BTreeSet::new();
     for number in laid_out.into_iter().filter(|number| !kept.contains(number)) {
+        // one that cannot be read goes all the same
+        if let Ok(stand) = Stand::read(layout, number) {
+            named.extend(stand.definition.engines.iter().filter_map(|spec| spec.weights.digest));
+        }
         pruned.generations.push(number);
     }
     for digest in digests(&layout.root().join("blobs/sha256"))? {
-        if !needed.contains(&digest) {
+        if !needed.contains(&digest) && (named.contains(&digest) || !request.keep_unnamed) {
             pruned.freed += Bytes(fs::metadata(layout.blob(&digest)).map_or(0, |blob| blob.len()));
             pruned.blobs.push(digest);
         }

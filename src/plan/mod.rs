@@ -24,7 +24,7 @@ pub use door::{door_tls, door_url};
 pub use forms::recipe;
 pub use gpu::bundle;
 pub use make::{Inputs, fingerprint, make, manifest_digest};
-pub use suit::{is_root, no_bundle, root, suit};
+pub use suit::{is_root, no_bundle, root, stranger, suit};
 pub use types::{
     Action, Artifact, Chosen, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped, Step, Wave,
 };

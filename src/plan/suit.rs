@@ -35,21 +35,24 @@ pub fn suit<'a>(
     {
         faults.extend(unkept(host, manager));
     }
-    if let Some(installed) = &facts.installed
-        && let Some((_, definition)) = &installed.current
-        && fleet.is_some_and(|fleet| definition.fleet != *fleet)
-    {
-        faults.push(format!(
-            "{host} belongs to the fleet {}: take it off there first (`bramble remove {host}` with that fleet's manifest), or take it over with `--adopt`",
-            definition.fleet
-        ));
-    }
+    faults.extend(fleet.and_then(|fleet| stranger(fleet, host, facts)));
     let bundle = gpu::bundle(spec, facts, bundles);
     faults.extend(misfit(host, facts, bundle, bundles, bundle_folders));
     match bundle {
         Some(bundle) if faults.is_empty() => Ok(bundle),
         _ => Err(faults),
     }
+}
+
+/// Returns why a host that belongs to another fleet is not touched.
+pub fn stranger(fleet: &FleetName, host: &HostName, facts: &HostFacts) -> Option<String> {
+    let (_, definition) = facts.installed.as_ref()?.current.as_ref()?;
+    (definition.fleet != *fleet).then(|| {
+        format!(
+            "{host} belongs to the fleet {}: take it off there first (`bramble remove {host}` with that fleet's manifest), or take it over with `bramble apply --adopt`",
+            definition.fleet
+        )
+    })
 }
 
 /// Returns why services of the login would not run, or not for long.

@@ -389,7 +389,7 @@ fn a_host_of_another_fleet_is_refused_and_not_changed() {
     assert_eq!(problems.len(), 1);
     assert_eq!(
         problems[0].message,
-        "attic belongs to the fleet neighbours: take it off there first (`bramble remove attic` with that fleet's manifest), or take it over with `--adopt`"
+        "attic belongs to the fleet neighbours: take it off there first (`bramble remove attic` with that fleet's manifest), or take it over with `bramble apply --adopt`"
     );
     assert!(plan.steps().all(|step| step.host != Some(name("attic"))));
 

@@ -82,7 +82,7 @@ async fn hosts_are_pruned_under_their_lease_and_what_is_wanted_is_named() {
     let mut subjects = subjects(&mut world);
     subjects[2].installed = Installed { current: None, programs: [].into(), ..subjects[2].installed.clone() };
     let wanted = Digest::of(b"pushed ahead");
-    let request = PruneRequest { keep: 2, wanted: [wanted].into(), is_dry: true };
+    let request = PruneRequest { keep: 2, wanted: [wanted].into(), keep_unnamed: false, is_dry: true };
     let pruned = prune(&subjects, &request, "ada@desk", &Events::none()).await;
     assert!(matches!(&pruned[&name("attic")], Ok(pruned) if *pruned == Pruned::default()));
     assert!(
@@ -103,7 +103,7 @@ async fn a_program_that_does_not_run_there_is_told_from_one_that_fails() {
         let mut world = World::with(oddity("desk", " lease ", status, &Value::Null, said));
         world.oddities.push(oddity("desk", " logs ", status, &Value::Null, said));
         let subjects = subjects(&mut world);
-        let request = PruneRequest { keep: 2, wanted: [].into(), is_dry: true };
+        let request = PruneRequest { keep: 2, wanted: [].into(), keep_unnamed: false, is_dry: true };
         let pruned = prune(&subjects, &request, "ada@desk", &Events::none()).await;
         let error = pruned[&name("desk")].as_ref().unwrap_err().to_string();
         assert!(error.contains(said) && error.contains("build the bundle again"), "{error}");

@@ -34,7 +34,7 @@ async fn a_cordon_tells_the_door_alone_and_stays_until_it_is_taken_away() {
     // an update does not end it, and neither does a boot or what is pruned
     host.bring_in(2, &[("chat", 1024)]).await;
     host.cut_power().await;
-    prune(&host.layout, LEASE, &PruneRequest { keep: 0, wanted: [].into(), is_dry: false }).unwrap();
+    prune(&host.layout, LEASE, &PruneRequest::default()).unwrap();
     assert_eq!(by().await.as_deref(), Some("ada@desk"));
 
     // without a door that runs there is nobody to tell

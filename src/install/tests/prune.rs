@@ -11,7 +11,7 @@ async fn prune_keeps_what_is_in_force_what_is_pending_and_the_way_back() {
     host.lay_out(4, &[("four", 512)]).await;
     host.activate(4).await;
     let arriving = host.put_blob(b"arriving");
-    let request = PruneRequest { keep: 0, wanted: [arriving].into(), is_dry: false };
+    let request = PruneRequest { wanted: [arriving].into(), ..PruneRequest::default() };
     let dry = PruneRequest { is_dry: true, ..request.clone() };
     let shown = prune(&host.layout, LEASE, &dry).unwrap();
     let pruned = prune(&host.layout, LEASE, &request).unwrap();
@@ -27,6 +27,23 @@ async fn prune_keeps_what_is_in_force_what_is_pending_and_the_way_back() {
     let request = RollbackRequest { to: None, deadline_seconds: 3, probe: activation(1).probe };
     let back = rollback(&host.layout, LEASE, &host, &request).await.unwrap();
     assert_eq!((back.generation, back.activated), (Generation::new(3), true));
+}
+
+#[tokio::test]
+async fn what_was_brought_ahead_stays_until_it_was_in_a_generation_that_goes() {
+    let host = Host::new();
+    host.bring_in(1, &[("one", 512)]).await;
+    host.bring_in(2, &[("two", 512)]).await;
+    host.bring_in(3, &[("three", 512)]).await;
+    let pushed = host.put_blob(b"pushed");
+    let request = PruneRequest { keep_unnamed: true, ..PruneRequest::default() };
+    let pruned = prune(&host.layout, LEASE, &request).unwrap();
+    assert_eq!(
+        (pruned.generations, pruned.blobs),
+        (vec![Generation::FIRST], vec![Digest::of(b"weights of one")])
+    );
+    assert!(host.layout.blob(&pushed).exists());
+    assert_eq!(prune(&host.layout, LEASE, &PruneRequest::default()).unwrap().blobs, [pushed]);
 }
 
 #[tokio::test]
@@ -72,7 +89,7 @@ async fn prune_leaves_of_unfinished_uploads_what_is_wanted_or_under_way() {
 
     let found = inspect(&host.layout, &host).await.unwrap().partials;
     assert_eq!((found[&wanted], found[&abandoned]), (Bytes(3 << 20), Bytes::ZERO));
-    prune(&host.layout, LEASE, &PruneRequest { keep: 0, wanted: [wanted].into(), is_dry: false }).unwrap();
+    prune(&host.layout, LEASE, &PruneRequest { wanted: [wanted].into(), ..PruneRequest::default() }).unwrap();
     let left: Vec<Digest> = inspect(&host.layout, &host).await.unwrap().partials.into_keys().collect();
     assert!(left.len() == 2 && left.contains(&wanted) && left.contains(&under_way), "{left:?}");
     assert!(!list.exists() && !orphan.exists());
