@@ -1,5 +1,5 @@
-//! The fleets of `examples/`: each is planned as its hosts would be found, by the boards that its labels name, or, for the
-//! first fleet, which has none, as `scripts/demo` brings them up.
+//! The fleets of `examples/`: each is planned as its hosts would be found, by the boards that its labels name; the first
+//! fleet, which has none, as `scripts/demo` brings it up.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -42,13 +42,12 @@ fn facts(source: &SourceRef) -> ModelFacts {
 
 /// The host as it would be found: its first label names its board.
 fn host(name: &str, labels: &[String]) -> HostFacts {
-    let (board, memory) = match labels.first() {
-        Some(board) => (board.clone(), (board == "desktop").then(|| Bytes::gib(28))),
-        None => {
-            let known = FIRST.iter().find(|(known, ..)| *known == name);
-            let (_, board, memory) = known.expect("a label that names a board");
-            ((*board).to_owned(), memory.map(Bytes::mib))
-        }
+    let (board, memory) = if let Some(board) = labels.first() {
+        (board.clone(), (board == "desktop").then(|| Bytes::gib(28)))
+    } else {
+        let known = FIRST.iter().find(|(known, ..)| *known == name);
+        let (_, board, memory) = known.expect("a label that names a board");
+        ((*board).to_owned(), memory.map(Bytes::mib))
     };
     let stated = Stated { board, memory, bandwidth: None };
     let facts = stated.facts().expect("a board that can be planned for");
