@@ -22,7 +22,7 @@ pub enum Error {
     #[error("{0:?} is not a generation number: use 1 or more")]
     Generation(String),
     /// The text is not six pairs of hexadecimal digits.
-    #[error("{0:?} is not a hardware address such as aa:bb:cc:dd:ee:ff")]
+    #[error("{0:?} is not a hardware address: write it as aa:bb:cc:dd:ee:ff")]
     Mac(String),
 }
 

@@ -84,7 +84,7 @@ pub enum Answer {
 pub enum Error {
     /// The number is too low.
     #[error(
-        "{holder} has taken this host over since (lease {number}, yours was {shown}): see what `bramble plan` says now"
+        "{holder} has taken this host over since (lease {number}, yours was {shown}): run `bramble plan` again, which says what is there now"
     )]
     Over {
         /// The number that was shown.

@@ -2,7 +2,7 @@
 //! messages are those of the source.
 //!
 //! `src/cli/docs_tests.rs` reads every command line by the program's own parser; `tests/e2e/stories/92-tutorial.sh` runs the
-//! tutorial on hosts.
+//! tutorial on hosts. What neither runs names the tests that do, above its fence.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -17,6 +17,8 @@ use std::process::{Command, Output};
 
 use bramble_fleet::manifest;
 
+#[path = "support/calls.rs"]
+mod calls;
 #[path = "support/desk.rs"]
 mod desk;
 #[path = "support/model.rs"]
@@ -26,11 +28,18 @@ mod pages;
 #[path = "support/stub.rs"]
 mod stub;
 
+use calls::Call;
 use desk::Desk;
-use pages::{Page, pages, repository};
+use pages::{Fence, Note, Page, pages, repository};
 
-/// Pages whose commands a story runs on hosts, and the README, which says the same in short.
-const RUN_ON_HOSTS: [&str; 2] = ["README.md", "docs/tutorial.md"];
+/// The page that a story runs on hosts as it stands, and that story.
+const TUTORIAL: (&str, &str) = ("docs/tutorial.md", "tests/e2e/stories/92-tutorial.sh");
+
+/// What the stories are written with.
+const STORIES: (&str, &str) = ("tests/e2e/stories/", "tests/e2e/lib.sh");
+
+/// Pages about machines that no test has: there even a command of ours may be left out.
+const ELSEWHERE: [&str; 2] = ["docs/macos.md", "docs/windows.md"];
 
 /// A fleet of one host, this machine, with the real program but for its engine.
 struct Fleet {
@@ -86,12 +95,8 @@ fn said(output: &Output) -> String {
 fn commands_that_need_no_pi_are_run() {
     let fleet = Fleet::new();
     let mut run = 0;
-    for page in pages().iter().filter(|page| !RUN_ON_HOSTS.contains(&page.path.as_str())) {
-        for fence in page.fences().iter().filter(|fence| fence.kind == "sh") {
-            if let Some(why) = &fence.not_run {
-                assert!(why.len() > 8, "{}:{}: it says why not", page.path, fence.line);
-                continue;
-            }
+    for page in pages().iter().filter(|page| page.path != TUTORIAL.0) {
+        for fence in page.fences().iter().filter(|fence| fence.kind == "sh" && fence.note.is_none()) {
             for command in fence.commands() {
                 let ended = fleet.shell(&command);
                 assert!(
@@ -124,17 +129,104 @@ fn what_was_recorded_is_what_is_printed() {
     assert!(compared > 0);
 }
 
-/// What the README shows of commands, the tutorial has, too: there a story runs them.
+/// Returns the commands of `bramble` that a test runs, and its text with that of what it is written with.
+fn run_by(file: &str) -> (Vec<Call>, String) {
+    let read = |path: &str| fs::read_to_string(repository().join(path)).unwrap();
+    assert!(file.starts_with("tests/") && repository().join(file).is_file(), "there is no test {file}");
+    let mut text = read(file);
+    if Path::new(file).extension().is_some_and(|extension| extension == "rs") {
+        return (calls::of_rust(&text), text);
+    }
+    let mut calls = calls::of_shell(&text);
+    if file == TUTORIAL.1 {
+        assert!(text.contains(TUTORIAL.0), "{file} does not read {}", TUTORIAL.0);
+        let page = pages().into_iter().find(|page| page.path == TUTORIAL.0).unwrap();
+        for fence in page.fences().iter().filter(|fence| fence.kind == "sh" && fence.note.is_none()) {
+            calls.extend(calls::of_shell(&fence.text));
+            text.push_str(&fence.text);
+        }
+    }
+    if file.starts_with(STORIES.0) {
+        text.push_str(&read(STORIES.1));
+    }
+    (calls, text)
+}
+
+/// Returns what is wrong with a fence that is not run as it stands: a command of `bramble` that none of the tests that
+/// it names runs with the same options ([`Call::is_run_as`]), another program that they do not speak of, or a command
+/// of `bramble` that is said not to be run at all.
+fn faults(page: &Page, fence: &Fence, note: &Note) -> Vec<String> {
+    let commands = fence.commands();
+    let ours = commands
+        .iter()
+        .flat_map(|command| calls::of_shell(command).into_iter().map(move |call| (command, call)));
+    match note {
+        Note::NotRun(why) => {
+            let is_reason = why.split(' ').count() > 2;
+            let ours = ours.filter(|_| !ELSEWHERE.contains(&page.path.as_str()));
+            let ours = ours.map(|(command, _)| format!("a test can run: {command}"));
+            ours.chain((!is_reason).then(|| format!("this says too little: {why}"))).collect()
+        }
+        Note::RunBy(files) => {
+            let tests: Vec<(Vec<Call>, String)> = files.iter().map(|file| run_by(file)).collect();
+            let is_run =
+                |asked: &Call| tests.iter().any(|(run, _)| run.iter().any(|call| asked.is_run_as(call)));
+            let ours = ours.filter(|(_, asked)| !is_run(asked)).map(|(command, _)| command);
+            let others = commands.iter().filter(|command| {
+                let program = command.split(' ').next().unwrap();
+                // a variable is set for what comes below it
+                let is_asked = program != "export" && program != "bramble";
+                is_asked && !tests.iter().any(|(_, text)| text.contains(program))
+            });
+            ours.chain(others).map(|command| format!("not run by {}: {command}", files.join(" "))).collect()
+        }
+    }
+}
+
 #[test]
-fn the_readme_and_the_tutorial_name_the_same_verbs() {
-    let verbs = |path: &str| -> BTreeSet<String> {
-        let page = pages().into_iter().find(|page| page.path == path).unwrap();
-        let fences = page.fences();
-        let lines = fences.iter().filter(|fence| fence.kind == "sh").flat_map(pages::Fence::commands);
-        lines.filter_map(|line| Some(line.strip_prefix("bramble ")?.split(' ').next()?.to_owned())).collect()
-    };
-    let missing: Vec<String> = verbs("README.md").difference(&verbs("docs/tutorial.md")).cloned().collect();
-    assert_eq!(missing, Vec::<String>::new());
+fn what_is_not_run_as_it_stands_is_run_by_the_tests_that_it_names() {
+    let (mut wrong, mut named) = (Vec::new(), 0);
+    for page in pages() {
+        for fence in page.fences() {
+            let is_shown = !fence.commands().is_empty() || fence.kind == "powershell";
+            let is_run = fence.kind == "sh" || fence.kind == "console";
+            match &fence.note {
+                _ if !is_shown => {}
+                None if is_run => {}
+                None => wrong.push(format!("{}:{}: nothing says who runs it", page.path, fence.line)),
+                Some(note) => {
+                    let faults = faults(&page, &fence, note);
+                    wrong.extend(faults.iter().map(|fault| format!("{}:{}: {fault}", page.path, fence.line)));
+                    named += usize::from(matches!(note, Note::RunBy(_)));
+                }
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(named > 12, "{named} fences name their tests");
+}
+
+#[test]
+fn a_command_is_run_where_verb_and_options_stand_in_one_command() {
+    let asked = |line: &str| calls::of_shell(line).pop().unwrap();
+    let is_run = |line: &str, run: &[Call]| run.iter().any(|call| asked(line).is_run_as(call));
+    let story = calls::of_shell(
+        "run 0 prune kitchen --yes\n# run 0 prune kitchen --keep 2\n'bramble tune '*) x ;;\n\
+         if b -f x keys add phone \\\n  --scope status >key; then b logs -n 2; fi\nkey=$(b bundle key)",
+    );
+    assert!(is_run("bramble prune shed  # now", &story) && is_run("bramble bundle key", &story));
+    assert!(is_run("bramble keys add phone --scope status", &story) && is_run("bramble logs -n 100", &story));
+    for other in ["prune shed --keep 2", "prune shed attic", "tune", "logs kitchen", "keys list"] {
+        assert!(!is_run(&format!("bramble {other}"), &story), "{other}");
+    }
+    let test = calls::of_rust(
+        "fleet.ends(0, &[\"tune\", \"-q\", \"Q4_0\"]);\n// (&[\"plan\"])\nfor verb in [\"status\", \"logs\"] {\n\
+         command.args([\n    \"push\",\n    &file(\"x\", 1),\n    host,\n]);\nsaid[\"check\"]",
+    );
+    assert!(is_run("bramble push weights kitchen", &test) && is_run("bramble tune -q Q8_0", &test));
+    for other in ["tune -q Q4_0,Q8_0", "push weights kitchen shed", "plan", "status", "check"] {
+        assert!(!is_run(&format!("bramble {other}"), &test), "{other}");
+    }
 }
 
 #[test]

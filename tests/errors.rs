@@ -200,6 +200,20 @@ fn longest(text: &str) -> String {
     longest.trim_matches([' ', ':', ';', ',', '(']).to_owned()
 }
 
+/// Says whether these words stand in a text as whole words: "let" does not stand in "letters".
+fn says(text: &str, words: &str) -> bool {
+    let is_edge = |c: Option<char>| c.is_none_or(|c| !c.is_alphanumeric());
+    text.match_indices(words).any(|(at, _)| {
+        is_edge(text[..at].chars().next_back()) && is_edge(text[at + words.len()..].chars().next())
+    })
+}
+
+#[test]
+fn a_step_is_a_whole_word() {
+    assert!(says("it is full; let go", "let") && says("run it", "run") && says("it has: a", "it has:"));
+    assert!(!says("letters", "let") && !says("its address", "add") && !says("a country", "try"));
+}
+
 #[test]
 fn every_text_of_an_error_is_held_by_a_test() {
     let (texts, held) = read();
@@ -234,9 +248,8 @@ fn every_text_of_an_error_says_what_to_do_next() {
             // what to do comes behind what was wrong, or is said as what was expected
             let (_, rest) = text.words.split_once([':', ';', ',', '`']).unwrap_or(("", ""));
             let is_passed_on = PASSED_ON.iter().any(|(end, _)| text.words.ends_with(end));
-            let is_step =
-                |word: &&str| is_passed_on || rest.contains(*word) || text.words.starts_with("expected");
-            !STEPS.iter().any(is_step)
+            let is_step = |word: &&str| says(rest, word.trim_end());
+            !is_passed_on && !text.words.starts_with("expected") && !STEPS.iter().any(is_step)
         })
         .map(|text| format!("{}: {}", text.file, text.words))
         .collect();

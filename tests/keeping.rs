@@ -1,4 +1,5 @@
-//! What is told before something is done, and what is kept on the operator's machine: plans and the store.
+//! What is told before something is done, and what is kept: plans and the store on the operator's machine, generations
+//! on a host; and what is asked of a host that serves.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -6,8 +7,9 @@
 )]
 
 use std::fs;
-use std::net::TcpListener;
-use std::process::Command;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Stdio};
 
 use bramble_fleet::store::Store;
 use serde_json::Value;
@@ -113,7 +115,7 @@ fn who_goes_back_is_told_from_where_to_where_and_what_the_next_apply_does() {
     fleet.desk.write(&manifest.replace("context: 256", "context: 128"));
     fleet.ends(0, &["apply", "--partial", "--yes"]);
     // nobody can be asked here
-    for (arguments, code) in [(&["rollback"][..], 3), (&["rollback", "--to", "1", "--yes"], 0)] {
+    for (arguments, code) in [(&["rollback"][..], 3), (&["rollback", "kitchen", "--to", "1", "--yes"], 0)] {
         let told = fleet.ends(code, arguments);
         let change = "~ kitchen  generation 2 -> 1\n    ~ engine chat F16 (context 128, 1 slot) -> chat F16 (context 256, 1 slot)\n";
         assert!(told.contains(change), "{told}");
@@ -144,4 +146,101 @@ fn the_store_tells_weights_and_programs_from_what_nothing_needs() {
     assert!(listed.lines().any(|line| line.ends_with("yes     weights in F16")), "{listed}");
     let pruned = fleet.ends(0, &["store", "prune", "--dry-run"]);
     assert!(pruned.contains(&other) && !pruned.contains(&program), "{pruned}");
+}
+
+#[test]
+fn a_cordoned_host_says_so_until_it_takes_work_again() {
+    let fleet = Fleet::new();
+    let refused = fleet.ends(1, &["cordon", "kitchen"]);
+    assert!(refused.contains("run `bramble apply` first"), "{refused}");
+    fleet.ends(0, &["apply", "--partial", "--yes"]);
+    let cordoned = fleet.ends(0, &["cordon", "kitchen"]);
+    assert!(cordoned.contains("Cordoned: 1 host."), "{cordoned}");
+    let status = || -> Value { serde_json::from_str(&fleet.ends(0, &["status", "--json"])).unwrap() };
+    let host = status()["hosts"][0].clone();
+    assert!(host["cordon"]["by"].as_str().unwrap().contains('@'), "{host}");
+    assert!(fleet.ends(0, &["status"]).contains("cordoned"));
+    let back = fleet.ends(0, &["uncordon", "kitchen"]);
+    assert!(back.contains("Uncordoned: 1 host."), "{back}");
+    assert_eq!(status()["hosts"][0].get("cordon").unwrap_or(&Value::Null), &Value::Null);
+    assert!(!fleet.ends(0, &["status"]).contains("cordoned"));
+}
+
+#[test]
+fn a_prune_keeps_as_many_generations_as_it_is_told() {
+    let fleet = Fleet::new();
+    let manifest = fs::read_to_string(fleet.desk.path("fleet.yaml")).unwrap();
+    let sh = |line: &str| {
+        let status = Command::new("sh").args(["-c", line]).current_dir(fleet.desk.path("")).status();
+        assert!(status.unwrap().success(), "{line}");
+    };
+    for context in [256, 128, 64, 32] {
+        fleet.desk.write(&manifest.replace("context: 256", &format!("context: {context}")));
+        fleet.ends(0, &["apply", "--partial", "--yes"]);
+        sh("mkdir -p old && cp -a root/generations/* old");
+    }
+    // an apply keeps none of them: as an interrupted one leaves them
+    sh("cp -a old/1 old/2 root/generations");
+    let there = || {
+        let folder = fs::read_dir(fleet.desk.path("root/generations")).unwrap();
+        let mut names: Vec<String> =
+            folder.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names.join(" ")
+    };
+    let shown = fleet.ends(0, &["prune", "kitchen", "--keep", "1", "--dry-run"]);
+    assert_eq!(there(), "1 2 3 4", "{shown}");
+    let pruned = fleet.ends(0, &["prune", "kitchen", "--keep", "1", "--yes"]);
+    assert_eq!(there(), "2 3 4", "{pruned}");
+    fleet.ends(0, &["prune", "kitchen", "--yes"]);
+    assert_eq!(there(), "3 4");
+}
+
+#[test]
+fn a_host_that_serves_tells_its_state_and_what_its_services_said() {
+    let fleet = Fleet::new();
+    fleet.ends(0, &["apply", "--partial", "--yes"]);
+    let status: Value = serde_json::from_str(&fleet.ends(0, &["status", "--json"])).unwrap();
+    assert_eq!(status["hosts"][0]["door"], "open", "{status}");
+    let said = fleet.ends(0, &["logs", "-m", "chat", "-n", "100"]);
+    assert!(said.lines().all(|line| line.starts_with("kitchen engine-chat | ")), "{said}");
+    let said = fleet.ends(0, &["logs", "kitchen", "--door"]);
+    assert!(said.lines().all(|line| line.starts_with("kitchen route | ")) && !said.is_empty(), "{said}");
+    // 2: there is something to mend on this machine
+    let output = fleet.desk.command(&["doctor", "--all", "--json"]).output().unwrap();
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(told.to_string().contains("kitchen"), "{told}");
+}
+
+#[test]
+fn the_page_of_the_fleet_is_served_until_it_is_interrupted() {
+    let fleet = Fleet::new();
+    let refused = fleet.ends(1, &["ui", "--port", "0"]);
+    assert!(refused.contains("was never applied from here: `bramble apply` makes its keys"), "{refused}");
+    fleet.ends(0, &["apply", "--partial", "--yes"]);
+    let mut ui = fleet.desk.command(&["ui", "--port", "0", "--json"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(ui.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let told: Value = serde_json::from_str(&line).unwrap();
+    let url = told["url"].as_str().unwrap().strip_prefix("http://").unwrap();
+    let address = url.split('/').next().unwrap();
+    let mut asked = TcpStream::connect(address).unwrap();
+    write!(asked, "GET / HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut page = String::new();
+    asked.read_to_string(&mut page).unwrap();
+    assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+    let pid = rustix::process::Pid::from_child(&ui);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    assert_eq!(ui.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn who_asks_a_host_that_serves_no_more_is_told_where_to_look() {
+    let fleet = Fleet::new();
+    fleet.ends(0, &["apply", "--partial", "--yes"]);
+    fleet.ends(0, &["remove", "kitchen", "--yes"]);
+    let said = fleet.ends(1, &["chat", "kitchen", "Hello"]);
+    assert!(said.contains("kitchen does not answer at https://127.0.0.1:"), "{said}");
+    assert!(said.contains(": `bramble status kitchen` shows what runs there"), "{said}");
 }

@@ -76,6 +76,23 @@ fn a_file_is_pushed_told_and_the_second_time_nothing_is_sent() {
 }
 
 #[test]
+fn two_hosts_are_pushed_to_at_once_and_each_is_told_of() {
+    let ports = [sshd::free_port(), sshd::free_port()];
+    let Some(sshd) = sshd::Sshd::start_on(&ports) else { return };
+    let fleet = Fleet::of(sshd, "", &[("kitchen", "host", ports[0]), ("shed", "other", ports[1])]);
+    let digest = write_noise(&fleet.desk.path("weights"), 9, 2);
+    let output = fleet.command(&["push", "weights", "kitchen", "shed"]).output().unwrap();
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+    assert!(output.status.success() && said.contains("+ kitchen: ") && said.contains("+ shed: "), "{said}");
+    assert!(said.contains(&format!("{} of 9.0 MiB on 2 hosts; ", digest.short())), "{said}");
+    let weights = fs::read(fleet.desk.path("weights")).unwrap();
+    for folder in ["host", "other"] {
+        let blob = fleet.desk.path(folder).join("blobs/sha256").join(digest.to_string());
+        assert!(fs::read(blob).unwrap() == weights, "{folder}");
+    }
+}
+
+#[test]
 fn another_template_costs_what_it_changes() {
     let Some(fleet) = Fleet::new() else { return };
     write_gguf(&fleet.desk.path("old.gguf"), 32, "{{ messages }}");

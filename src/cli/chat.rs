@@ -29,6 +29,10 @@ const LONGEST_PROMPT: u64 = 1 << 20;
 /// What is said where nobody can be asked.
 const NO_HOST: &str = "the manifest has no host that could be asked: name one under `hosts`";
 
+/// What is said where there is nothing that could answer.
+const NO_MODEL: &str =
+    "the manifest has no model that could answer: name one under `models`, and run `bramble apply`";
+
 /// The most hosts that are named where one is not known.
 const SHOWN: usize = 8;
 
@@ -142,12 +146,10 @@ impl<'a> Talk<'a> {
         })?;
         let model = match &verb.model {
             Some(model) => model,
-            None => manifest.models.keys().next().context("the manifest has no model")?,
+            None => manifest.models.keys().next().context(NO_MODEL)?,
         };
         let safe = Safe::open(&environment.state, &manifest.fleet)?;
-        let keys = safe
-            .keys()
-            .with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
+        let keys = safe.needed_keys()?;
         let door = doors::door(&safe, &host, address, (manifest.serve.port, door_tls(manifest)))?;
         let system = verb.system.iter().map(|text| json!({ "role": "system", "content": text }));
         Ok(Self {
@@ -210,7 +212,10 @@ impl<'a> Talk<'a> {
         });
         let started = Instant::now();
         let sent = self.client.post(&self.url).bearer_auth(&*self.key).json(&body).send().await;
-        let mut reply = sent.with_context(|| format!("{} does not answer at {}", self.host, self.url))?;
+        let mut reply = sent.with_context(|| {
+            let (host, url) = (&self.host, &self.url);
+            format!("{host} does not answer at {url}: `bramble status {host}` shows what runs there")
+        })?;
         let status = reply.status();
         if !status.is_success() {
             let value: Value = reply.json().await.unwrap_or_default();

@@ -23,6 +23,7 @@ use crate::placement;
 use crate::plan::{Action, Plan};
 use crate::quant::Quant;
 use crate::tune::{self, Figures, Outcome, Proposal, Trial};
+use crate::units::Bytes;
 use crate::view::{Style, Table};
 
 /// What would be done to one host, and what that takes.
@@ -211,11 +212,18 @@ impl Tuning<'_, '_> {
     async fn install(&mut self, quant: Quant) -> anyhow::Result<()> {
         let Planned { plan, problems, inventory, connections, fetcher } = self.plan(Some(quant)).await?;
         anyhow::ensure!(problems.is_empty(), "{}", problems.join("; "));
-        let has_it = plan.host(self.host).is_some_and(|host| {
-            let mut engines = host.definition.engines.iter();
-            engines.any(|engine| engine.model == self.spec.model && engine.weights.quant == Some(quant))
-        });
-        anyhow::ensure!(has_it, "{quant} does not fit on {}", self.host);
+        let model = &self.spec.model;
+        let is_it = |engine: &EngineSpec| engine.model == *model && engine.weights.quant == Some(quant);
+        let planned = plan.host(self.host);
+        if !planned.is_some_and(|host| host.definition.engines.iter().any(is_it)) {
+            // others would take the model, where the manifest leaves its hosts open
+            let room = planned.map_or(Bytes::ZERO, |host| host.room);
+            anyhow::bail!(
+                "{model} in {quant} does not fit into the {room} that engines may have on {}: \
+                 try a smaller one with -q, or give it less `context` in the manifest",
+                self.host
+            );
+        }
         let mut safe = self.fleet.safe()?;
         let (report, _) = apply::carry_out(
             self.fleet,

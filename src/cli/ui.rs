@@ -16,8 +16,7 @@ use crate::ui;
 pub(crate) async fn run(verb: &Ui, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let manifest = fleet::load(&global.file)?;
     let safe = Safe::open(&environment.state, &manifest.fleet)?;
-    let keys =
-        safe.keys().with_context(|| format!("the fleet {} was never applied from here", manifest.fleet))?;
+    let keys = safe.needed_keys()?;
     let serve = (manifest.serve.port, door_tls(&manifest));
     let addresses = manifest.hosts.iter().filter_map(|(host, spec)| Some((host, spec.via.address()?)));
     let doors =

@@ -71,7 +71,9 @@ pub enum Error {
         source: std::io::Error,
     },
     /// There are no keys to change yet.
-    #[error("the fleet {fleet} was never applied from here: `bramble apply` makes its keys")]
+    #[error(
+        "the fleet {fleet} was never applied from here: `bramble apply` makes its keys, and `bramble keys ca import` brings those of another machine"
+    )]
     NoKeys {
         /// The fleet.
         fleet: FleetName,
@@ -105,9 +107,7 @@ pub enum Error {
         name: String,
     },
     /// The key has none before it.
-    #[error(
-        "the key {name} has none before it; without `--old`, `bramble keys remove {name}` ends it altogether"
-    )]
+    #[error("the key {name} has none before it: to end it altogether, run `bramble keys remove {name}`")]
     KeyNotRotating {
         /// The name.
         name: String,

@@ -51,6 +51,14 @@ impl Safe {
         self.keys.as_ref()
     }
 
+    /// Returns the fleet's keys, for what cannot do without.
+    ///
+    /// # Errors
+    /// [`Error::NoKeys`] if it was never applied from here.
+    pub fn needed_keys(&self) -> Result<&FleetKeys, Error> {
+        self.keys.as_ref().ok_or_else(|| Error::NoKeys { fleet: self.fleet.clone() })
+    }
+
     /// Returns the fleet's certificates; none if no host has any from here.
     pub fn certificates(&self) -> Option<&Certificates> {
         self.certificates.as_ref()
@@ -88,7 +96,7 @@ impl Safe {
 
     /// The same, with `2^work` as the work for one guess.
     pub(super) fn export_with(&self, passphrase: &str, work: u8) -> Result<Vec<u8>, Error> {
-        let Some(keys) = &self.keys else { return Err(Error::NoKeys { fleet: self.fleet.clone() }) };
+        let keys = self.needed_keys()?;
         if passphrase.chars().count() < SHORTEST_PASSPHRASE {
             return Err(Error::ShortPassphrase { least: SHORTEST_PASSPHRASE });
         }

@@ -36,7 +36,7 @@ pub enum Error {
     },
     /// A login that no system takes.
     #[error(
-        "{user:?} is no login: small letters, digits, `-` and `_`, at most 32 of them, a letter first, and not root"
+        "{user:?} is no login: use small letters, digits, `-` and `_`, at most 32 of them, a letter first, and not root"
     )]
     User {
         /// What was said.
@@ -49,10 +49,10 @@ pub enum Error {
     #[error("this is no Wi-Fi's password: use 8 to 63 characters of ASCII")]
     Passphrase,
     /// A country that is none.
-    #[error("{0:?} is no country: its two letters, such as DE or GB, since radio rules differ")]
+    #[error("{0:?} is no country: give its two letters, such as DE or GB, since radio rules differ")]
     Country(String),
     /// A time zone that is none.
-    #[error("{0:?} is no time zone: a name such as Europe/Berlin")]
+    #[error("{0:?} is no time zone: give a name such as Europe/Berlin")]
     Timezone(String),
     /// A template of ours is wrong.
     #[error("this is a fault of bramble, please report it: {0}")]

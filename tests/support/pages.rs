@@ -10,6 +10,25 @@ pub(crate) struct Page {
     pub(crate) text: String,
 }
 
+/// Why the commands of a fence are not run as they stand.
+#[derive(Debug, Clone)]
+pub(crate) enum Note {
+    /// `<!-- run by FILE FILE -->`: these tests, relative to the repository, run such commands.
+    RunBy(Vec<String>),
+    /// `<!-- not run: WHY -->`: no test can.
+    NotRun(String),
+}
+
+impl Note {
+    fn of(line: &str) -> Option<Self> {
+        let said = line.strip_prefix("<!-- ")?.strip_suffix(" -->")?;
+        if let Some(files) = said.strip_prefix("run by ") {
+            return Some(Self::RunBy(files.split_whitespace().map(str::to_owned).collect()));
+        }
+        Some(Self::NotRun(said.strip_prefix("not run: ")?.to_owned()))
+    }
+}
+
 /// What stands between two lines of backticks.
 pub(crate) struct Fence {
     /// `sh`, `yaml`, …
@@ -17,8 +36,8 @@ pub(crate) struct Fence {
     /// The line that it begins on; 1 is the first.
     pub(crate) line: usize,
     pub(crate) text: String,
-    /// Why its commands are not run here, where the line before it says so: `<!-- not run: … -->`.
-    pub(crate) not_run: Option<String>,
+    /// What the line before it says of its commands.
+    pub(crate) note: Option<Note>,
 }
 
 pub(crate) fn repository() -> PathBuf {
@@ -55,14 +74,10 @@ impl Page {
                 }
                 (false, Some(kind)) => {
                     (open, indent) = (true, line.len() - bare.len());
-                    let (kind, text, not_run) = (kind.trim().to_owned(), String::new(), note.take());
-                    fences.push(Fence { kind, line: at + 1, text, not_run });
+                    let (kind, text, note) = (kind.trim().to_owned(), String::new(), note.take());
+                    fences.push(Fence { kind, line: at + 1, text, note });
                 }
-                (false, None) => {
-                    let said = bare.strip_prefix("<!-- not run").and_then(|rest| rest.strip_suffix("-->"));
-                    note =
-                        said.map(|said| said.trim_start_matches(" here").trim_matches([':', ' ']).to_owned());
-                }
+                (false, None) => note = Note::of(bare),
             }
         }
         assert!(!open, "{}: a fence does not end", self.path);

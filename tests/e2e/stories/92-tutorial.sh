@@ -10,11 +10,11 @@ for host in kitchen shed; do
     printf 'Host %s\n  HostName %s\n  User pi\n' "$host" "$("$lab" ip "$host")"
 done >"$work/tutorial/home/.ssh/config"
 
-# commands PAGE: the command lines of its `sh` fences, but for those that the line before says are not run
+# commands PAGE: the command lines of its `sh` fences, but for those that the line before says are not run, or elsewhere
 commands() {
     awk '
         /^ *```/ { if (in_fence) { in_fence = 0 } else { in_fence = 1; runs = /```sh$/ && !skip }; skip = 0; next }
-        !in_fence { skip = /^ *<!-- not run/; next }
+        !in_fence { skip = /^ *<!-- (not run|run by)/; next }
         runs && !/^ *#/ && NF { if (sub(/\\$/, "")) printf "%s", $0; else print }
     ' "$1"
 }

@@ -7,6 +7,10 @@ key=$(b bundle key)
 says "--key $key"
 run 3 bundle export "$work/site.bramble"
 says "is there already"
+# what the weights are made of is more than what is made
+run 0 bundle export "$work/whole.bramble" --sources
+[ "$(stat -c %s "$work/whole.bramble")" -gt "$(stat -c %s "$work/site.bramble")" ] || die "--sources took nothing along"
+rm "$work/whole.bramble"
 if command -v minisign >/dev/null; then # scripts/test installs it
     (cd "$work" && tar -xf site.bramble index.json index.json.minisig && minisign -Vm index.json -P "$key")
 fi
@@ -24,6 +28,7 @@ run 1 bundle import broken.bramble --key "$key"
 says "is not what was signed"
 run 0 bundle import "$work/site.bramble" --key "$key"
 says "fleet.yaml was written"
+run 0 plan
 run 0 apply --yes
 says "Applied: 3 hosts."
 ask shed
