@@ -3,6 +3,7 @@
 use super::testing::{Fleet, MANIFEST, name};
 use super::types::Action;
 use crate::generation::Definition;
+use crate::ids::Generation;
 use crate::lock::LockedHost;
 use crate::quant::Quant;
 use crate::units::Bytes;
@@ -110,4 +111,26 @@ fn a_host_that_shall_live_in_another_folder_is_taken_off_first() {
             "attic has Bramble in /srv/old, and the manifest wants it in its usual folder: take it off first (`bramble remove attic`), or leave `dir` as it was"
         ]
     );
+}
+
+#[test]
+fn a_host_of_another_fleet_is_refused_and_not_changed() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    let installed = fleet.facts("attic").installed.as_mut().unwrap();
+    installed.current.as_mut().unwrap().1.fleet = "neighbours".parse().unwrap();
+    let (plan, problems) = fleet.make();
+    assert_eq!(problems.len(), 1);
+    assert_eq!(
+        problems[0].message,
+        "attic belongs to the fleet neighbours: take it off there first (`bramble remove attic` with that fleet's manifest), or take it over with `bramble apply --adopt`"
+    );
+    assert!(plan.steps().all(|step| step.host != Some(name("attic"))));
+
+    fleet.adopt = true;
+    let plan = fleet.plan();
+    let attic = plan.host(&name("attic")).unwrap();
+    assert_eq!(attic.reasons, ["it is taken over from the fleet neighbours"]);
+    assert_eq!((attic.is_adopted(), attic.generation), (true, Some(Generation::new(2))));
+    assert!(plan.hosts.iter().all(|host| host.host == name("attic") || !host.is_adopted()));
 }

@@ -380,28 +380,6 @@ fn each_host_gets_the_bundle_for_its_machine() {
 }
 
 #[test]
-fn a_host_of_another_fleet_is_refused_and_not_changed() {
-    let mut fleet = Fleet::new();
-    fleet.apply();
-    let installed = fleet.facts("attic").installed.as_mut().unwrap();
-    installed.current.as_mut().unwrap().1.fleet = "neighbours".parse().unwrap();
-    let (plan, problems) = fleet.make();
-    assert_eq!(problems.len(), 1);
-    assert_eq!(
-        problems[0].message,
-        "attic belongs to the fleet neighbours: take it off there first (`bramble remove attic` with that fleet's manifest), or take it over with `bramble apply --adopt`"
-    );
-    assert!(plan.steps().all(|step| step.host != Some(name("attic"))));
-
-    fleet.adopt = true;
-    let plan = fleet.plan();
-    let attic = plan.host(&name("attic")).unwrap();
-    assert_eq!(attic.reasons, ["it is taken over from the fleet neighbours"]);
-    assert_eq!((attic.is_adopted(), attic.generation), (true, Some(Generation::new(2))));
-    assert!(plan.hosts.iter().all(|host| host.host == name("attic") || !host.is_adopted()));
-}
-
-#[test]
 fn all_that_is_wrong_is_said_at_once() {
     let mut fleet = Fleet::new();
     let facts = fleet.facts("attic");
