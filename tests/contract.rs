@@ -283,6 +283,10 @@ fn of_keys(desk: &Desk, promised: &mut Promised) {
 
 /// What carries an applied fleet to another site.
 fn of_bundles(desk: &Desk, promised: &mut Promised) {
+    // a file of ours does not go along, and that is said
+    let ended = desk.command(&["bundle", "export", "sources.bramble", "--sources"]).output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert!(ended.status.success() && said.contains("at the same place beside the manifest"), "{said}");
     let exported = desk.value(0, &["bundle", "export", "site.bramble"]);
     promised.hold("bundle export", &exported);
     let site = Desk::new("");

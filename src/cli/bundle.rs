@@ -105,7 +105,14 @@ async fn export(verb: &BundleExport, global: &Global, environment: &Environment)
         let Ok(facts) = facts else { continue };
         let weights = if facts.source.is_gguf() { Vec::new() } else { made(&facts, store, &fleet.lock) };
         // what is a GGUF already is what hosts get, as it is or for another quant
-        let has_source = verb.sources || weights.is_empty();
+        let is_file = facts.source.uri.starts_with("file:");
+        if is_file {
+            output::say(&format!(
+                "{name} is made of a file of yours, which does not go along: at the site, have {} at the same place beside the manifest.",
+                facts.source.uri.trim_start_matches("file:")
+            ));
+        }
+        let has_source = (verb.sources || weights.is_empty()) && !is_file;
         if has_source {
             fetcher.obtain(&facts.source).await?;
             for file in &facts.source.files {
