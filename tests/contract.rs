@@ -307,6 +307,13 @@ fn with_a_host_that_is_lost(fleet: &Fleet, promised: &mut Promised) {
     promised.hold("push", &desk.value(2, &["push", "weights.gguf", "kitchen", "attic"]));
     promised.hold("restart", &desk.value(2, &["restart"]));
     desk.told(&[2], &["logs"], "");
+    // who was left out, also where nothing else was to be done
+    let manifest = fs::read_to_string(desk.path("fleet.yaml")).unwrap();
+    desk.write(&manifest.replace("on: [kitchen]", "on: [kitchen, attic]"));
+    promised.hold("apply", &desk.value(2, &["apply", "--yes"]));
+    let again = desk.value(2, &["apply", "--yes"]);
+    promised.hold("apply", &again);
+    assert_eq!(again["hosts"]["attic"]["state"]["state"], "not_started", "{again}");
     desk.write(&fleet.manifest);
 }
 

@@ -73,7 +73,8 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     if plan.is_empty() {
         fleet.save_lock()?;
         if global.json {
-            output::json(&Report::default())?;
+            let left = plan.skipped.iter().map(|skipped| (skipped.host.clone(), skipped.why.clone()));
+            output::json(&with_failures(Report::default(), left.collect()))?;
         }
         return Ok(if plan.skipped.is_empty() { Exit::Done } else { Exit::Partly });
     }
@@ -191,6 +192,11 @@ pub(crate) fn exit_of(report: &Report) -> Exit {
 
 /// Reads a plan that was kept, and refuses one whose hosts have changed since.
 fn saved(path: &Path, inventory: &Inventory) -> anyhow::Result<Plan> {
+    anyhow::ensure!(
+        path.extension().is_none_or(|extension| extension != "yaml"),
+        "{} is a manifest, not a plan: a manifest is named with -f",
+        path.display()
+    );
     let text = files::read(path, files::LONGEST_PLAN)
         .with_context(|| format!("cannot read the plan {}", path.display()))?;
     let plan: Plan = serde_json::from_slice(&text)

@@ -212,7 +212,8 @@ impl<'a> Talk<'a> {
         });
         let started = Instant::now();
         let sent = self.client.post(&self.url).bearer_auth(&*self.key).json(&body).send().await;
-        let mut reply = sent.with_context(|| {
+        // where it was asked is said once
+        let mut reply = sent.map_err(reqwest::Error::without_url).with_context(|| {
             let (host, url) = (&self.host, &self.url);
             format!("{host} does not answer at {url}: `bramble status {host}` shows what runs there")
         })?;

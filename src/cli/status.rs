@@ -15,6 +15,7 @@ use crate::connect::Connection;
 use crate::execute::{VerbError, Verbs, Verified};
 use crate::ids::HostName;
 use crate::keys::Safe;
+use crate::plan;
 use crate::status::{self, Door, Snapshot};
 use crate::view;
 
@@ -142,6 +143,11 @@ async fn look(
         })
         .collect();
     let mut snapshot = status::gather(&inventory, &doors, clock::unix_seconds()).await;
+    for host in &mut snapshot.hosts {
+        let facts = inventory.hosts.get(&host.host).and_then(|facts| facts.as_ref().ok());
+        host.warnings
+            .extend(facts.and_then(|facts| plan::stranger(&fleet.manifest.fleet, &host.host, facts)));
+    }
     let mut orphans = fleet.orphans();
     orphans.retain(|host| verb.hosts.is_empty() || verb.hosts.contains(host));
     snapshot.add_orphans(&orphans);

@@ -185,7 +185,9 @@ impl Door {
             _ => return reply::refuse(StatusCode::NOT_FOUND, "not_found", "there is nothing at this path"),
         };
         if !scopes.iter().any(|scope| visitor.may(*scope)) {
-            let message = format!("the key {:?} is not for this path", visitor.key_id);
+            let wanted = if scopes.contains(&Scope::Infer) { "infer" } else { "status" };
+            let message =
+                format!("the key {:?} is not for this path, which wants the scope {wanted}", visitor.key_id);
             return reply::refuse(StatusCode::FORBIDDEN, "scope_missing", &message);
         }
         if head.method != method {
