@@ -82,7 +82,7 @@ pub enum Answer {
 /// Why a host's lease could not be looked at, or does not allow what was to be done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The number is too low.
+    /// Another lease is in force, or was last.
     #[error(
         "{holder} has taken this host over since (lease {number}, yours was {shown}): run `bramble plan` again, which says what is there now"
     )]
@@ -221,7 +221,8 @@ pub fn answer(layout: &Layout, ask: Ask) -> Result<Option<Answer>, Error> {
 /// [`Error::Over`] when somebody has; [`Error::Read`] when that cannot be known.
 pub fn check(layout: &Layout, number: u64) -> Result<(), Error> {
     match read(&layout.lease())? {
-        Some(lease) if lease.number > number => {
+        // a lower one, too: after `remove` they begin anew, and an operator who slept through that has a higher one
+        Some(lease) if lease.number != number => {
             Err(Error::Over { shown: number, number: lease.number, holder: lease.holder.operator })
         }
         _ => Ok(()),
@@ -363,6 +364,9 @@ mod tests {
         end(&layout).expect("removed");
         assert_eq!(answer(&layout, Ask::Release { number: 2 }).expect("looked at"), None);
         assert!(!layout.lease().exists());
+        // numbers begin anew: who slept through all of it has a higher one, and is refused
+        assert_eq!(answer(&layout, take("cyd")).expect("taken"), Some(granted(1)));
+        assert!(check(&layout, 1).is_ok() && matches!(check(&layout, 2), Err(Error::Over { .. })));
         fs::write(layout.lease(), "{").expect("written");
         assert!(matches!(check(&layout, 9), Err(Error::Read { .. })), "what cannot be read allows nothing");
     }

@@ -23,9 +23,11 @@ use crate::units::Bytes;
 /// a line of some 40 bytes each.
 const CLAIM_STEP: u64 = 1 << 20;
 
-/// Bytes are brought to the disk in steps of this many: what is lost with the power at most.
-/// It also keeps the last sync short.
-const SYNC_STEP: u64 = 64 << 20;
+/// Bytes that may be written and not on the disk at any moment: what is lost with the power at most. Whoever would go
+/// beyond waits for the disk. It also keeps the last sync short.
+const SYNC_WINDOW: u64 = 64 << 20;
+/// Bytes are brought to the disk in steps of this many, so that more can be written meanwhile.
+const SYNC_STEP: u64 = SYNC_WINDOW / 2;
 
 /// Bytes that are given to the kernel at once. For more it takes memory in larger units. Where a virtual machine has to
 /// have these from its host first, 512 MiB in steps of 4 MiB cost 0.3 to 1.2 s of processor time, and in these 0.1 to 0.3.
@@ -64,6 +66,8 @@ struct Inner {
     size: u64,
     state: Mutex<State>,
     changed: Condvar,
+    /// Brings what was written to the disk.
+    sync: fn(&File) -> io::Result<()>,
 }
 
 #[derive(Debug)]
@@ -72,7 +76,12 @@ struct State {
     spans: Spans,
     /// What the journal does not claim yet.
     unclaimed: Spans,
+    /// Bytes that are being written, written, and being brought to the disk.
+    writing: u64,
     unsynced: u64,
+    syncing: u64,
+    /// Writers that wait for the disk.
+    waiting: usize,
     version: Option<String>,
     /// Raised when everything that has arrived is thrown away.
     round: u64,
@@ -85,6 +94,17 @@ struct State {
 impl Arrival {
     /// Takes up, or begins, the blob in the partial file at `path`.
     pub(super) fn open(path: PathBuf, blobs: PathBuf, proof: Proof, size: Bytes) -> Result<Self, Error> {
+        Self::open_on(path, blobs, proof, size, File::sync_data)
+    }
+
+    /// Does so on a disk that is brought up to date by `sync`.
+    pub(super) fn open_on(
+        path: PathBuf,
+        blobs: PathBuf,
+        proof: Proof,
+        size: Bytes,
+        sync: fn(&File) -> io::Result<()>,
+    ) -> Result<Self, Error> {
         let fail = |source| Error::Write { path: path.clone(), source };
         let file = write::open_locked(&path)?;
         let journal_path = Journal::path(&path);
@@ -109,7 +129,10 @@ impl Arrival {
             journal,
             spans: claims.spans,
             unclaimed: Spans::default(),
+            writing: 0,
             unsynced: 0,
+            syncing: 0,
+            waiting: 0,
             version: claims.version,
             round: 0,
             hashed: 0,
@@ -117,7 +140,8 @@ impl Arrival {
             fault: None,
             is_over: false,
         };
-        let inner = Inner { file, path, size: size.0, state: Mutex::new(state), changed: Condvar::new() };
+        let inner =
+            Inner { file, path, size: size.0, state: Mutex::new(state), changed: Condvar::new(), sync };
         let mut arrival = Self { inner: Arc::new(inner), threads: Vec::new(), blobs, proof };
         arrival.start_threads()?;
         Ok(arrival)
@@ -127,7 +151,7 @@ impl Arrival {
         if matches!(self.proof, Proof::Whole(_)) {
             self.start("hash", Inner::hash)?;
         }
-        if self.inner.size > SYNC_STEP {
+        if self.inner.is_windowed() {
             self.start("sync", Inner::sync)?;
         }
         Ok(())
@@ -154,6 +178,12 @@ impl Arrival {
         let fail = |source| Error::Write { path: self.inner.path.clone(), source };
         self.threads.push(started.map_err(fail)?);
         Ok(())
+    }
+
+    /// Returns how much is lost if the power goes now.
+    #[cfg(test)]
+    pub(super) fn at_risk(&self) -> Bytes {
+        Bytes(self.inner.lock().at_risk())
     }
 
     /// Returns how large the blob will be.
@@ -205,13 +235,19 @@ impl Arrival {
         if span.end > inner.size {
             return Err(inner.cannot_write(io::Error::other("more bytes than the blob has")));
         }
-        for (piece, at) in data.chunks(WRITE_STEP).zip((at..).step_by(WRITE_STEP)) {
-            inner.file.write_all_at(piece, at).map_err(|source| inner.cannot_write(source))?;
-        }
+        let bytes = data.len() as u64;
+        inner.await_window(bytes);
+        let mut pieces = data.chunks(WRITE_STEP).zip((at..).step_by(WRITE_STEP));
+        let written = pieces.try_for_each(|(piece, at)| inner.file.write_all_at(piece, at));
         let mut state = inner.lock();
+        state.writing -= bytes;
+        if let Err(source) = written {
+            inner.changed.notify_all();
+            return Err(inner.cannot_write(source));
+        }
         state.spans.add(span.clone());
         state.unclaimed.add(span);
-        state.unsynced += data.len() as u64;
+        state.unsynced += bytes;
         if state.unclaimed.total().0 >= CLAIM_STEP {
             state.claim().map_err(|source| inner.cannot_write(source))?;
         }
@@ -330,6 +366,11 @@ impl Drop for Arrival {
 }
 
 impl State {
+    /// Returns how much is lost if the power goes now.
+    fn at_risk(&self) -> u64 {
+        self.writing + self.unsynced + self.syncing
+    }
+
     fn claim(&mut self) -> io::Result<()> {
         let unclaimed = std::mem::take(&mut self.unclaimed);
         self.journal.wrote(&unclaimed)
@@ -343,6 +384,30 @@ impl Inner {
 
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether more of it may be written than may be lost with the power.
+    fn is_windowed(&self) -> bool {
+        self.size > SYNC_WINDOW
+    }
+
+    /// Waits until so many bytes more may be written, and counts them as being written.
+    fn await_window(&self, bytes: u64) {
+        let mut state = self.lock();
+        let may_be = |state: &State| {
+            let at_risk = state.at_risk();
+            !self.is_windowed() || state.is_over || at_risk == 0 || at_risk + bytes <= SYNC_WINDOW
+        };
+        if !may_be(&state) {
+            state.waiting += 1;
+            // the disk shall not wait for more
+            self.changed.notify_all();
+            while !may_be(&state) {
+                state = self.wait(state);
+            }
+            state.waiting -= 1;
+        }
+        state.writing += bytes;
     }
 
     fn cannot_write(&self, source: io::Error) -> Error {
@@ -392,15 +457,17 @@ impl Inner {
     fn sync(&self) {
         let mut state = self.lock();
         while !state.is_over {
-            if state.unsynced < SYNC_STEP {
+            if state.unsynced < SYNC_STEP && (state.waiting == 0 || state.unsynced == 0) {
                 state = self.wait(state);
                 continue;
             }
             let (spans, round) = (state.spans.clone(), state.round);
-            state.unsynced = 0;
+            state.syncing = std::mem::take(&mut state.unsynced);
             drop(state);
-            let synced = self.file.sync_data();
+            let synced = (self.sync)(&self.file);
             state = self.lock();
+            state.syncing = 0;
+            self.changed.notify_all();
             if synced.is_ok() && state.round == round {
                 // a claim that is missing costs bytes after a loss of power, nothing else
                 drop(state.journal.synced(&spans));

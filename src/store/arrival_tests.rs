@@ -1,6 +1,8 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
+use super::arrival::Proof;
 use super::made::Made;
 use super::{Arrival, Claimed, Error, Store};
 use crate::ids::Digest;
@@ -196,4 +198,36 @@ fn a_link_that_somebody_laid_in_the_place_of_a_file_is_not_followed() {
     }
     assert_eq!(fs::read(&theirs).unwrap(), b"precious");
     assert!(!dir.path().join("nowhere").exists());
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a slow disk takes time")]
+fn what_is_not_on_the_disk_yet_stays_within_the_window_however_slow_that_is() {
+    const PIECE: u64 = 4 << 20;
+    const SIZE: u64 = 160 << 20;
+    const SLOW: Duration = Duration::from_millis(250);
+    const WINDOW: Bytes = Bytes(64 << 20);
+    let dir = tempfile::tempdir().unwrap();
+    let (path, blobs) = (dir.path().join("partial"), dir.path().join("blobs"));
+    let proof = Proof::Parts(Digest::of(b"whatever"));
+    let arrival = Arrival::open_on(path, blobs, proof, Bytes(SIZE), |_| {
+        std::thread::sleep(SLOW);
+        Ok(())
+    });
+    let (arrival, piece) = (arrival.unwrap(), vec![7; usize::try_from(PIECE).unwrap()]);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        for lane in 0..4 {
+            let (arrival, piece) = (&arrival, &piece);
+            scope.spawn(move || {
+                for at in (0..SIZE / PIECE).filter(|at| at % 4 == lane) {
+                    arrival.write_at(at * PIECE, piece).unwrap();
+                    assert!(arrival.at_risk() <= WINDOW, "{} at risk", arrival.at_risk());
+                }
+            });
+        }
+    });
+    assert!(arrival.is_whole());
+    // what did not fit into the window waited for the disk, at least twice
+    assert!(begun.elapsed() >= 2 * SLOW, "{:?}", begun.elapsed());
 }
