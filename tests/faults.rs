@@ -328,9 +328,11 @@ fn first_use(trial: &Trial, number: u64) -> Option<String> {
     };
     let input = trial.fleet.desk.path("request.json");
     fs::write(&input, serde_json::to_vec(&request).unwrap()).unwrap();
+    // under the lease that the push before had
+    let lease = fs::read(trial.fleet.desk.path("host/lease")).unwrap();
+    let lease: serde_json::Value = serde_json::from_slice(&lease).unwrap();
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_brambled"))
-        // a later lease than any that a push has had
-        .args(["install", "--lease", "1000000", "--root"])
+        .args(["install", "--lease", &lease["number"].to_string(), "--root"])
         .arg(trial.fleet.desk.path("host"))
         .stdin(File::open(input).unwrap())
         .output()
