@@ -29,6 +29,8 @@ pub enum Event {
         key: String,
         /// Bytes done, from the start of the work, what was resumed included.
         done: Bytes,
+        /// How much of it came from other hosts by now.
+        from_hosts: Bytes,
     },
     /// It ended well.
     Finished {

@@ -137,7 +137,7 @@ impl Doing {
                     });
                 }
             }
-            Event::Progress { key, done } => {
+            Event::Progress { key, done, .. } => {
                 if let Some(work) = self.work(key) {
                     work.done = *done;
                 }
@@ -314,7 +314,7 @@ mod tests {
         recorder.begin(folder.path(), "apply", "me@desk", 100).await;
         recorder.take(&started("a", Some(Bytes(10))));
         recorder.take(&started("b", None));
-        recorder.take(&Event::Progress { key: "a".to_owned(), done: Bytes(4) });
+        recorder.take(&Event::Progress { key: "a".to_owned(), done: Bytes(4), from_hosts: Bytes::ZERO });
         recorder.take(&Event::Failed { key: "b".to_owned(), error: "no\nroom".to_owned() });
         recorder.write();
         let seen = read(folder.path(), 130).unwrap();

@@ -31,6 +31,7 @@ use bramble_fleet::probe::SCRIPT;
 use bramble_fleet::quant::TensorType;
 use fleet::{Fleet, Noise, write_noise};
 use rustix::process::Signal;
+use serde_json::Value;
 
 /// Writes a GGUF of `mib` MiB of tensors and a vocabulary of 128,000 words with this chat template.
 fn write_gguf(path: &Path, mib: u64, template: &str) {
@@ -65,7 +66,10 @@ fn a_file_is_pushed_told_and_the_second_time_nothing_is_sent() {
     let stdout = String::from_utf8(output.stdout).unwrap();
     assert!(stdout.starts_with("+ kitchen: 0 B sent, 9.0 MiB were there, "), "{stdout}");
     let last = stdout.lines().last().unwrap();
-    assert_eq!(last, format!("{} of 9.0 MiB on 1 host; 0 B left this machine.", digest.short()));
+    assert_eq!(
+        last,
+        format!("{} of 9.0 MiB on 1 host; 0 B left this machine, 9.0 MiB was there already.", digest.short())
+    );
 
     let output = fleet.command(&["push", "nothing", "kitchen"]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -73,6 +77,39 @@ fn a_file_is_pushed_told_and_the_second_time_nothing_is_sent() {
     let output = fleet.command(&["push", "weights", "cellar"]).output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.code() == Some(1) && stderr.contains("knows a host cellar"), "{stderr}");
+}
+
+#[test]
+fn programs_are_told_how_far_a_push_is_and_where_the_bytes_come_from() {
+    let ports = [sshd::free_port(), sshd::free_port()];
+    let Some(sshd) = sshd::Sshd::start_on(&ports) else { return };
+    let fleet = Fleet::of(sshd, "", &[("kitchen", "host", ports[0]), ("shed", "other", ports[1])]);
+    write_noise(&fleet.desk.path("weights"), 9, 2);
+    let output = fleet.command(&["push", "weights", "kitchen", "shed", "--json"]).output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let events: Vec<Value> = stderr.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    for host in ["kitchen", "shed"] {
+        let is_its = |event: &&Value| event["key"].as_str().unwrap().starts_with(&format!("push/{host}/"));
+        let its: Vec<&Value> = events.iter().filter(is_its).collect();
+        let weights = its.iter().position(|event| event["what"] == "pushing weights").unwrap();
+        let its: Vec<&Value> =
+            its[weights..].iter().filter(|event| event["key"] == its[weights]["key"]).copied().collect();
+        assert_eq!(
+            (&its[0]["event"], &its[0]["host"], &its[0]["total"]),
+            (&"started".into(), &host.into(), &(9 << 20).into())
+        );
+        let last = its.last().unwrap();
+        assert_eq!(last["event"], "finished", "{stderr}");
+        let progress: Vec<&&Value> = its.iter().filter(|event| event["event"] == "progress").collect();
+        assert_eq!(progress.len() + 2, its.len(), "{stderr}");
+        let far = |key: &str| progress.iter().map(|event| event[key].as_u64().unwrap()).collect::<Vec<_>>();
+        assert!(far("done").is_sorted() && far("from_hosts").is_sorted(), "{stderr}");
+        assert!(
+            far("from_hosts").last() <= said["arrived"][host]["bytes_from_hosts"].as_u64().as_ref(),
+            "{stderr}"
+        );
+    }
 }
 
 #[test]

@@ -22,6 +22,7 @@ use bramble_fleet::events::{Event, Events};
 use bramble_fleet::execute::Verbs;
 use bramble_fleet::generation::Layout;
 use bramble_fleet::ids::{Digest, HostName};
+use bramble_fleet::lease;
 use bramble_fleet::probe;
 use bramble_fleet::transfer::{
     Cargo, ChunkList, Error, Limits, Link, Pushed, Reason, Target, Way, push, push_bundle,
@@ -93,7 +94,9 @@ impl Place {
     }
 
     async fn bootstrap(&self, connection: &dyn Connection) -> Pushed {
-        push_bundle(self.way(connection), self.bundle.cargo(), &Events::none()).await.unwrap()
+        push_bundle(self.way(connection), self.bundle.cargo(), &Limits::default(), &Events::none())
+            .await
+            .unwrap()
     }
 
     async fn push(&self, connection: &dyn Connection, artifact: &Artifact) -> Result<Pushed, Error> {
@@ -108,7 +111,7 @@ impl Place {
     ) -> Result<Pushed, Error> {
         let list = self.list(artifact);
         let targets = [self.target(connection, None)];
-        let mut pushed = push(&targets, artifact.cargo(), &list, Limits::default(), events).await;
+        let mut pushed = push(&targets, artifact.cargo(), &list, &Limits::default(), events).await;
         pushed.remove(0)
     }
 
@@ -118,7 +121,14 @@ impl Place {
     }
 
     fn target<'a>(&'a self, connection: &'a dyn Connection, link: Option<Link>) -> Target<'a> {
-        Target { way: self.way(connection), program: &self.bundle.digest, lease: 0, link, is_here: false }
+        Target {
+            way: self.way(connection),
+            program: &self.bundle.digest,
+            lease: 0,
+            link,
+            is_here: false,
+            gives: false,
+        }
     }
 
     fn is_sealed(&self, artifact: &Artifact) -> bool {
@@ -281,7 +291,7 @@ async fn hosts_bring_a_blob_on_to_each_other_and_one_copy_leaves_the_operator() 
     let targets: Vec<Target<'_>> =
         places.iter().zip(&ways).map(|(place, way)| place.target(way, Some(loopback()))).collect();
     let to_all = async |most: Limits| {
-        let pushed = push(&targets, artifact.cargo(), &list, most, &Events::none()).await;
+        let pushed = push(&targets, artifact.cargo(), &list, &most, &Events::none()).await;
         pushed.into_iter().map(Result::unwrap).collect::<Vec<Pushed>>()
     };
     let pushed = to_all(Limits::default()).await;
@@ -302,9 +312,47 @@ async fn hosts_bring_a_blob_on_to_each_other_and_one_copy_leaves_the_operator() 
         std::fs::remove_file(place.layout.blob(&artifact.digest)).unwrap();
     }
     let begun = Instant::now();
-    to_all(Limits { per_host: Some(Bytes::mib(16)), in_all: None }).await;
+    to_all(Limits::new(Some(Bytes::mib(16)), None)).await;
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     assert!(places.iter().all(|place| place.is_sealed(&artifact)));
+}
+
+#[tokio::test]
+async fn a_host_that_has_the_blob_already_gives_it_and_nothing_is_told_of_it_or_written_to_it() {
+    let local = Local::new();
+    let places: Vec<Place> = (0..3).map(|_| Place::new()).collect();
+    for place in &places {
+        place.bootstrap(&local).await;
+    }
+    let artifact = places[0].artifact("weights", 9);
+    let list = places[0].list(&artifact);
+    places[0].push(&local, &artifact).await.unwrap();
+    // another operator holds the giver, and the second one lost what it had
+    let holder = lease::Holder { operator: "bob@desk".to_owned(), boot: String::new(), process: 1 };
+    lease::answer(&places[0].layout, lease::Ask::Take { holder, in_place_of: None }).unwrap();
+    let target = |place: usize| places[place].target(&local, Some(loopback()));
+    let giver = |place| Target { gives: true, ..target(place) };
+    let targets = [giver(0), target(2), giver(1)];
+    let (told, hear) = std::sync::mpsc::channel();
+    let events = Events::new(move |event| told.send(event).unwrap());
+    let begun = Instant::now();
+    let pushed = push(&targets, artifact.cargo(), &list, &Limits::default(), &events).await;
+    assert!(begun.elapsed() < Duration::from_secs(12), "{:?}", begun.elapsed());
+    let got = pushed[1].as_ref().unwrap();
+    assert_eq!((got.bytes_sent, got.bytes_from_hosts), (Bytes::ZERO, artifact.bytes));
+    assert!(places[2].is_sealed(&artifact));
+    drop(events);
+    let keys: std::collections::BTreeSet<String> = hear
+        .iter()
+        .map(|event| match event {
+            Event::Started { key, .. } | Event::Progress { key, .. } | Event::Finished { key, .. } => key,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    assert!(pushed[2].is_err(), "{:?}", pushed[2]);
+    assert!(!places[1].layout.blob(&artifact.digest).exists());
+    assert!(!places[1].layout.partial(&artifact.digest).exists());
 }
 
 #[tokio::test]
@@ -322,11 +370,11 @@ async fn this_machine_has_a_blob_from_its_own_store_and_from_no_other_host() {
         .map(|(at, place)| Target { is_here: at == 0, ..place.target(&local, Some(loopback())) })
         .collect();
     // a rate that would take it half an hour holds for wires
-    let limits = Limits { per_host: Some(Bytes::kib(8)), in_all: Some(Bytes::kib(8)) };
+    let limits = Limits::new(Some(Bytes::kib(8)), Some(Bytes::kib(8)));
     let seen = Arc::new(Mutex::new(Vec::new()));
     let sink = Arc::clone(&seen);
     let events = Events::new(move |event| sink.lock().unwrap().push(event));
-    let pushed = push(&targets[..1], artifact.cargo(), &list, limits, &events).await;
+    let pushed = push(&targets[..1], artifact.cargo(), &list, &limits, &events).await;
     let pushed = pushed.into_iter().next().unwrap().unwrap();
     let moved = |pushed: &Pushed| (pushed.bytes_sent, pushed.bytes_from_hosts, pushed.bytes_reused);
     assert_eq!(moved(&pushed), (Bytes::ZERO, Bytes::ZERO, Bytes::ZERO));
@@ -338,9 +386,9 @@ async fn this_machine_has_a_blob_from_its_own_store_and_from_no_other_host() {
     std::fs::remove_file(places[0].layout.blob(&artifact.digest)).unwrap();
 
     // beside others it takes nothing from them, though one has all of it already
-    push(&targets[1..2], artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+    push(&targets[1..2], artifact.cargo(), &list, &Limits::default(), &Events::none()).await;
     let begun = Instant::now();
-    let pushed = push(&targets, artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+    let pushed = push(&targets, artifact.cargo(), &list, &Limits::default(), &Events::none()).await;
     let pushed: Vec<Pushed> = pushed.into_iter().map(Result::unwrap).collect();
     assert!(begun.elapsed() < Duration::from_secs(12), "nobody waits for it: {:?}", begun.elapsed());
     assert!(places.iter().all(|place| place.is_sealed(&artifact)));
@@ -358,12 +406,30 @@ async fn what_leaves_the_operator_keeps_to_its_rate() {
         place.bootstrap(&local).await;
     }
     let targets: Vec<Target<'_>> = places.iter().map(|place| place.target(&local, None)).collect();
-    let limits = Limits { per_host: None, in_all: Some(Bytes::mib(4)) };
+    let limits = Limits::new(None, Some(Bytes::mib(4)));
     let begun = Instant::now();
-    let pushed = push(&targets, artifact.cargo(), &list, limits, &Events::none()).await;
+    let pushed = push(&targets, artifact.cargo(), &list, &limits, &Events::none()).await;
     // twice 3 MiB, since nobody reaches anybody
     assert!(pushed.iter().all(|one| one.as_ref().unwrap().bytes_sent == artifact.bytes));
     assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+
+    // two files side by side have one rate, and so has a program that comes before them
+    let files = [places[0].artifact("others", 2), places[0].artifact("more", 4)];
+    let lists = [places[0].list(&files[0]), places[0].list(&files[1])];
+    let begun = Instant::now();
+    let events = Events::none();
+    let one = |at: usize| push(&targets[at..=at], files[at].cargo(), &lists[at], &limits, &events);
+    tokio::join!(one(0), one(1));
+    assert!(places.iter().zip(&files).all(|(place, file)| place.is_sealed(file)));
+    assert!(begun.elapsed() >= Duration::from_millis(1400), "{:?}", begun.elapsed());
+    let mut bare = Place::new();
+    bare.artifact("padding", 3);
+    sh(&format!("cd {} && tar -czf bundle.tar.gz brambled padding", bare.dir.path().display()));
+    bare.bundle = Artifact::of(bare.dir.path().join("bundle.tar.gz"));
+    let (begun, least) = (Instant::now(), bare.bundle.bytes.0 as f64 / f64::from(4 << 20));
+    assert!(least > 0.7, "{least}");
+    push_bundle(bare.way(&local), bare.bundle.cargo(), &limits, &events).await.unwrap();
+    assert!(begun.elapsed().as_secs_f64() >= 0.9 * least, "{:?}, not {least} s", begun.elapsed());
 }
 
 #[tokio::test]
@@ -378,7 +444,7 @@ async fn a_host_that_cannot_take_part_holds_nobody_up() {
     // the third has no program
     let targets: Vec<Target<'_>> =
         places.iter().map(|place| place.target(&local, Some(loopback()))).collect();
-    let mut pushed = push(&targets, artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+    let mut pushed = push(&targets, artifact.cargo(), &list, &Limits::default(), &Events::none()).await;
     let third = pushed.pop().unwrap().unwrap_err();
     assert!(third.to_string().contains("gave no answer that makes sense"), "{third}");
     assert!(pushed.iter().all(Result::is_ok), "{pushed:?}");
@@ -467,7 +533,7 @@ async fn what_a_hostile_host_says_fails_it_alone_and_holds_nobody_up() {
         };
         let targets = [place.target(&hostile, Some(loopback())), place.target(&honest, Some(loopback()))];
         let list = place.list(&artifact);
-        let mut pushed = push(&targets, artifact.cargo(), &list, Limits::default(), &Events::none()).await;
+        let mut pushed = push(&targets, artifact.cargo(), &list, &Limits::default(), &Events::none()).await;
         assert!(pushed.pop().unwrap().is_ok(), "{said}");
         match pushed.pop().unwrap() {
             Ok(pushed) => assert!(why.is_empty() && pushed.bytes_from_hosts <= artifact.bytes, "{pushed:?}"),

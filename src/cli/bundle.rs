@@ -61,7 +61,8 @@ fn shown<T, E: std::error::Error>(
     work: impl FnOnce(&dyn Fn(Bytes)) -> Result<T, E>,
 ) -> Result<T, E> {
     events.send(Event::Started { key: KEY.to_owned(), host: None, what, total: Some(total) });
-    let done = work(&|done| events.send(Event::Progress { key: KEY.to_owned(), done }));
+    let done =
+        work(&|done| events.send(Event::Progress { key: KEY.to_owned(), done, from_hosts: Bytes::ZERO }));
     events.send(match &done {
         Ok(_) => Event::Finished { key: KEY.to_owned(), outcome: None },
         Err(error) => Event::Failed { key: KEY.to_owned(), error: with_causes(error) },

@@ -131,7 +131,7 @@ impl<'a> Work<'a> {
             self.events.send(if done == Bytes::ZERO {
                 Event::Started { key: key.clone(), host: None, what: what.clone(), total: Some(all) }
             } else {
-                Event::Progress { key: key.clone(), done }
+                Event::Progress { key: key.clone(), done, from_hosts: Bytes::ZERO }
             });
         };
         let bundles = bundle::find(&self.environment.bundles)?;

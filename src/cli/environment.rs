@@ -3,7 +3,7 @@ use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use crate::view::Style;
+use crate::view::{Showing, Style};
 
 /// What the process was started with, read once.
 #[derive(Debug)]
@@ -30,8 +30,8 @@ pub(crate) struct Environment {
     pub(crate) is_screen: bool,
     /// Columns of what standard output is read on: 100 where that is no terminal.
     pub(crate) width: usize,
-    /// Whether a person reads standard error.
-    pub(crate) is_terminal: bool,
+    /// How what goes on is told on standard error.
+    pub(crate) showing: Showing,
     /// Whether a person can answer.
     pub(crate) can_ask: bool,
 }
@@ -69,7 +69,12 @@ pub(crate) fn named(name: &str) -> Option<String> {
 }
 
 impl Environment {
-    pub(crate) fn read() -> Self {
+    /// Returns whether a person looks at standard error.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.showing == Showing::Bars
+    }
+
+    pub(crate) fn read(tells_json: bool) -> Self {
         let home = PathBuf::from(var("HOME").unwrap_or_else(|| "/".to_owned()));
         let folder =
             |name: &str, fallback: &str| var(name).map_or_else(|| home.join(fallback), PathBuf::from);
@@ -101,7 +106,11 @@ impl Environment {
             },
             is_screen,
             width: width(),
-            is_terminal: std::io::stderr().is_terminal(),
+            showing: match (tells_json, std::io::stderr().is_terminal()) {
+                (true, _) => Showing::Json,
+                (false, true) => Showing::Bars,
+                (false, false) => Showing::Lines,
+            },
             can_ask: std::io::stdin().is_terminal() && std::io::stderr().is_terminal(),
         }
     }
@@ -113,7 +122,7 @@ impl Environment {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
-            .with_ansi(self.is_terminal)
+            .with_ansi(self.is_watched())
             .without_time()
             // its own words about a standard error that nobody reads would be a panic
             .log_internal_errors(false)

@@ -267,7 +267,7 @@ impl<'a> Fleet<'a> {
     /// Returns how fast weights may move.
     pub(crate) fn limits(&self) -> execute::Limits {
         let manifest::Caps { per_host, total } = self.manifest.rollout.bandwidth;
-        execute::Limits { per_host, in_all: total }
+        execute::Limits::new(per_host, total)
     }
 
     fn connect(&self, host: &HostName, spec: &HostSpec) -> anyhow::Result<Arc<dyn Connection>> {

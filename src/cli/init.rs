@@ -118,7 +118,7 @@ async fn find(verb: &Init, environment: &Environment) -> anyhow::Result<Vec<Cand
     if verb.offline {
         return Ok(Vec::new());
     }
-    if environment.is_terminal {
+    if environment.is_watched() {
         output::say("Looking for machines…");
     }
     let (home, cards) = (environment.home.clone(), cards::read(environment));
@@ -157,7 +157,7 @@ async fn look(
     if is_here {
         fleet.manifest.hosts.insert(here_name.clone(), plain_host(Via::Local { address: address.clone() }));
     }
-    if environment.is_terminal && !chosen.is_empty() {
+    if environment.is_watched() && !chosen.is_empty() {
         output::say(&format!("Looking at {}…", count(chosen.len(), "machine")));
     }
     let targets: Vec<probe::Target> = fleet

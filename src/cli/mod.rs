@@ -65,11 +65,11 @@ pub fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(error) => return usage(&error).into(),
     };
-    let environment = Environment::read();
+    let is_json = arguments.global.json;
+    let environment = Environment::read(is_json);
     environment.start_log();
     // the HTTP client is built without a TLS library of its own choice; a second call changes nothing
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let is_json = arguments.global.json;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

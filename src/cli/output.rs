@@ -71,7 +71,7 @@ pub(crate) fn report(
     result(&view::report(report, deed, environment.style))
 }
 
-/// Returns events that are shown on standard error as they happen.
+/// Returns events that are shown on standard error as they happen: to people, or with `--json` to programs.
 pub(crate) fn events(environment: &Environment) -> Events {
     let progress = progress(environment);
     Events::new(move |event| progress.show(event))
@@ -89,7 +89,7 @@ pub(crate) fn recorded_events(environment: &Environment) -> (Events, Recorder) {
 }
 
 fn progress(environment: &Environment) -> Progress {
-    Progress::new(environment.is_terminal, environment::columns(std::io::stderr()))
+    Progress::new(environment.showing, environment::columns(std::io::stderr()))
 }
 
 /// Says something beside the result.

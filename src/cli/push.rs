@@ -62,7 +62,8 @@ pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment)
     }
     let events = output::events(environment);
     let most = usize::try_from(fleet.manifest.rollout.max_parallel).unwrap_or(usize::MAX);
-    let going = execute::push(parcel, &receivers, most, fleet.limits(), &environment.operator, &events);
+    let limits = fleet.limits();
+    let going = execute::push(parcel, &receivers, most, &limits, &environment.operator, &events);
     let stand = "what was sent is kept on the hosts, and the same command goes on from there";
     let Some(pushed) = interrupt::or_stop(going, stand).await else { return Ok(Exit::Interrupted) };
     let mut delivery: Delivery =

@@ -3,10 +3,14 @@
 
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Connection, Error, Output, Script, Stdin, Talk};
+use super::{Connection, Error, Output, Piece, Script, Stdin, Talk};
+
+/// How long it waits for more of what it is told in a conversation.
+const MOMENT: Duration = Duration::from_millis(50);
 
 /// One run that was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,10 +92,26 @@ impl Connection for Fake {
         self.answer(&Call { script: script.clone(), stdin: drain(stdin)? })
     }
 
-    /// Says all of its answer before it listens.
+    /// Listens until nothing more comes for a moment, and then says all of its answer.
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
-        let mut output = self.answer(&Call { script: script.clone(), stdin: Vec::new() })?;
         let Talk { mut input, output: mouth } = talk;
+        let mut stdin = Vec::new();
+        while let Ok(Some(piece)) = tokio::time::timeout(MOMENT, input.recv()).await {
+            match piece {
+                Piece::Bytes(bytes) => stdin.extend(bytes),
+                Piece::Part(file, range) => {
+                    let from = stdin.len();
+                    let length = usize::try_from(range.end - range.start);
+                    let read = length.map_err(std::io::Error::other).and_then(|length| {
+                        stdin.resize(from + length, 0);
+                        file.read_exact_at(&mut stdin[from..], range.start)
+                    });
+                    let doing = || "cannot read what is sent".to_owned();
+                    read.map_err(|source| Error::Here { doing: doing(), source })?;
+                }
+            }
+        }
+        let mut output = self.answer(&Call { script: script.clone(), stdin })?;
         // who does not listen misses it
         drop(mouth.send(std::mem::take(&mut output.stdout)).await);
         drop(mouth);

@@ -260,7 +260,7 @@ impl Run<'_> {
     }
 
     /// Returns whether `host` has already failed.
-    fn is_out(&self, host: &HostName) -> bool {
+    pub(super) fn is_out(&self, host: &HostName) -> bool {
         self.with(|report| {
             report.hosts.get(host).is_some_and(|outcome| {
                 matches!(outcome.state, State::Failed { .. } | State::Locked { .. } | State::WentBack { .. })

@@ -96,12 +96,13 @@ pub async fn push(
     parcel: Parcel,
     receivers: &[Receiver],
     most: usize,
-    limits: Limits,
+    limits: &Limits,
     operator: &str,
     events: &Events,
 ) -> std::io::Result<Delivery> {
     let Parcel { path, listing } = parcel;
-    let programs = receivers.iter().map(|receiver| push_program(receiver.way(), &receiver.bundle, events));
+    let programs =
+        receivers.iter().map(|receiver| push_program(receiver.way(), &receiver.bundle, limits, events));
     let programs: Vec<_> = programs.collect();
     let programs = futures_util::stream::iter(programs).buffered(most.max(1)).collect::<Vec<_>>();
     let (listed, programs) = tokio::join!(listing, programs);
@@ -173,7 +174,7 @@ impl Receiver {
 
     fn target(&self, lease: u64) -> Target<'_> {
         let program = &self.bundle.bundle.digest;
-        Target { way: self.way(), program, lease, link: self.link, is_here: self.is_here }
+        Target { way: self.way(), program, lease, link: self.link, is_here: self.is_here, gives: false }
     }
 
     fn seat(&self) -> Seat {
@@ -198,10 +199,11 @@ pub fn link(facts: &HostFacts) -> Option<Link> {
 pub(super) async fn push_program(
     way: Way<'_>,
     found: &Found,
+    limits: &Limits,
     events: &Events,
 ) -> Result<Pushed, transfer::Error> {
     let bundle = &found.bundle;
     let what = format!("brambled {} for {}", bundle.version, bundle.target);
     let cargo = Cargo { what: &what, digest: &bundle.digest, bytes: bundle.bytes, path: &found.archive };
-    transfer::push_bundle(way, cargo, events).await
+    transfer::push_bundle(way, cargo, limits, events).await
 }

@@ -61,6 +61,9 @@ pub struct Outcome {
     /// Bytes that other hosts brought it.
     #[serde(default)]
     pub bytes_from_hosts: Bytes,
+    /// Bytes that it had already of what it was to get: from an attempt before, or in other files.
+    #[serde(default)]
+    pub bytes_reused: Bytes,
 }
 
 impl Outcome {
@@ -72,6 +75,7 @@ impl Outcome {
             measured: Vec::new(),
             bytes_sent: Bytes::ZERO,
             bytes_from_hosts: Bytes::ZERO,
+            bytes_reused: Bytes::ZERO,
         }
     }
 }

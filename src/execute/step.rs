@@ -113,8 +113,11 @@ pub(super) async fn push(run: &Run<'_>, recipe: &Digest, hosts: &[&HostName]) ->
         Ok((at, at.target(lease)))
     });
     let targets: Vec<Result<(&At<'_>, Target<'_>), State>> = futures_util::future::join_all(targets).await;
-    let ready: Vec<Target<'_>> = targets.iter().flatten().map(|(_, target)| *target).collect();
-    let mut pushed = transfer::push(&ready, cargo, &list, run.doors.limits, run.events).await.into_iter();
+    let givers: Vec<At<'_>> = artifact.given_by.iter().filter_map(|host| run.giver(host)).collect();
+    // who only reads there needs no lease
+    let giving = givers.iter().map(|at| Target { gives: true, ..at.target(0) });
+    let ready: Vec<Target<'_>> = targets.iter().flatten().map(|(_, target)| *target).chain(giving).collect();
+    let mut pushed = transfer::push(&ready, cargo, &list, &run.doors.limits, run.events).await.into_iter();
     let of_host = |target: Result<(&At<'_>, Target<'_>), State>| {
         let (at, _) = target?;
         let pushed = pushed.next().ok_or_else(no_way)?;
@@ -122,6 +125,14 @@ pub(super) async fn push(run: &Run<'_>, recipe: &Digest, hosts: &[&HostName]) ->
         Ok(())
     };
     targets.into_iter().map(of_host).collect()
+}
+
+impl Run<'_> {
+    /// Returns a host that is to give what it has; none: it takes no part in that.
+    fn giver<'a>(&'a self, host: &'a HostName) -> Option<At<'a>> {
+        let can_give = !self.doors.here.contains(host) && !self.is_out(host);
+        At::new(self, host).filter(|_| can_give)
+    }
 }
 
 fn not_pushed(step: &str, error: &transfer::Error) -> State {
@@ -174,7 +185,14 @@ impl<'a> At<'a> {
     fn target(&self, lease: u64) -> Target<'_> {
         let link = self.run.doors.links.get(self.host).copied();
         let is_here = self.run.doors.here.contains(self.host);
-        Target { way: self.way(), program: &self.plan.definition.program.digest, lease, link, is_here }
+        Target {
+            way: self.way(),
+            program: &self.plan.definition.program.digest,
+            lease,
+            link,
+            is_here,
+            gives: false,
+        }
     }
 
     /// Returns the number of our lease of the host, which is taken before the first change.
@@ -209,7 +227,7 @@ impl<'a> At<'a> {
         let step = "pushing the program";
         let found = self.run.doors.bundles.iter().find(|found| found.bundle.digest == *digest);
         let found = found.ok_or_else(|| failed(step, "the bundle is no longer on this machine"))?;
-        let pushed = push_program(self.way(), found, self.run.events).await;
+        let pushed = push_program(self.way(), found, &self.run.doors.limits, self.run.events).await;
         self.count(&pushed.map_err(|error| failed(step, with_causes(&error)))?);
         Ok(())
     }
@@ -218,6 +236,7 @@ impl<'a> At<'a> {
         self.run.outcome(self.host, |outcome| {
             outcome.bytes_sent += pushed.bytes_sent;
             outcome.bytes_from_hosts += pushed.bytes_from_hosts;
+            outcome.bytes_reused += pushed.bytes_reused;
         });
     }
 

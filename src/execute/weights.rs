@@ -146,7 +146,8 @@ pub(super) async fn make(run: &Run<'_>, ids: &[Digest]) -> Result<(), String> {
     let what = format!("making {} of {}", quants.join(" and "), first.model);
     let total = missing.iter().map(|artifact| artifact.bytes).sum();
     run.work(&key, &what, Some(total));
-    let progress = |done, _| run.events.send(Event::Progress { key: key.clone(), done });
+    let progress =
+        |done, _| run.events.send(Event::Progress { key: key.clone(), done, from_hosts: Bytes::ZERO });
     let made = child::run(&run.doors.brambled, &order, run.cancel.cancelled(), progress).await;
     let made = made
         .map(|made| made.iter().map(|made| made.bytes).sum::<Bytes>())

@@ -158,7 +158,7 @@ pub(super) async fn fetch(
     let progress = |done: Bytes| {
         let step = done.0 / STEP;
         if told.swap(step, Ordering::Relaxed) != step || done == file.bytes {
-            events.send(Event::Progress { key: key.clone(), done });
+            events.send(Event::Progress { key: key.clone(), done, from_hosts: Bytes::ZERO });
         }
     };
     let result = download(&fetcher.web, &fetcher.store, ask, file, known, &progress).await;

@@ -84,7 +84,7 @@ pub struct Rollout {
 pub struct Caps {
     /// What each host takes in, from whomever.
     pub per_host: Option<Bytes>,
-    /// What leaves the operator's machine for all hosts of one file together.
+    /// What leaves the operator's machine, for all hosts and files together.
     pub total: Option<Bytes>,
 }
 

@@ -91,7 +91,7 @@ record! {
     Caps: "`bandwidth`" {
         /// What each host takes in, from whomever.
         may per_host: Bandwidth;
-        /// What leaves the operator's machine for all hosts of one file together.
+        /// What leaves the operator's machine, for all hosts and files together.
         may total: Bandwidth;
     }
 }

@@ -128,7 +128,7 @@ fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Proble
             }
         }
     }
-    let artifacts = artifacts(inputs, &choices, &engines);
+    let mut artifacts = artifacts(inputs, &choices, &engines);
     let full = disk_problems(inputs, &hosts, &artifacts);
     if !full.is_empty() {
         // what others do without them is decided without them
@@ -138,8 +138,7 @@ fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Proble
     }
     problems.extend(blocked);
     let waves = waves::waves(inputs.manifest, inputs.inventory, inputs.bundles, &artifacts, &hosts);
-    let orphans =
-        inputs.lock.hosts.keys().filter(|host| !inputs.manifest.hosts.contains_key(*host)).cloned().collect();
+    waves::name_givers(&mut artifacts, &waves, &hosts, inputs.inventory);
     let plan = Plan {
         format: FORMAT,
         bramble: env!("CARGO_PKG_VERSION").to_owned(),
@@ -161,9 +160,15 @@ fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Proble
             .collect(),
         waves,
         skipped,
-        orphans,
+        orphans: orphans(inputs),
     };
     (plan, problems)
+}
+
+/// Returns the hosts that were applied to and that the manifest does not name any longer.
+fn orphans(inputs: &Inputs<'_>) -> Vec<HostName> {
+    let hosts = inputs.lock.hosts.keys();
+    hosts.filter(|host| !inputs.manifest.hosts.contains_key(*host)).cloned().collect()
 }
 
 /// Returns the hosts that are not bought yet, each with the name of its board and what it will be.
@@ -266,6 +271,7 @@ fn artifacts(inputs: &Inputs<'_>, choices: &Choices, engines: &Engines) -> Vec<A
                 may_requantize: inputs.manifest.models.get(&engine.model).is_some_and(|spec| spec.requantize),
                 digest: inputs.lock.made.get(&id).map(|made| made.digest),
                 bytes: engine.weights.bytes,
+                given_by: Vec::new(),
             });
         }
     }

@@ -2,6 +2,7 @@
 
 use super::testing::{Fleet, MANIFEST, name};
 use super::types::Action;
+use crate::facts::Link;
 use crate::generation::Definition;
 use crate::ids::Generation;
 use crate::lock::LockedHost;
@@ -20,6 +21,29 @@ fn weights_that_a_disk_has_cut_off_are_sent_again() {
     let plan = fleet.plan();
     let pushes = plan.steps().filter(|step| matches!(step.action, Action::Push { .. })).count();
     assert_eq!(pushes, 1, "{:?}", plan.waves);
+}
+
+#[test]
+fn who_has_weights_on_a_wire_gives_them_to_who_has_lost_them() {
+    let mut fleet = Fleet::with("context: 1024", "context: 1024, quant: Q4_0");
+    fleet.apply();
+    let lost = fleet.facts("attic").installed.as_mut().unwrap();
+    lost.blobs.clear();
+    lost.drift.push("the blob is not there".to_owned());
+    let mut link = |host: &str, is_wireless: bool, megabits: Option<u32>| {
+        fleet.facts(host).link = Some(Link { name: "eth0".to_owned(), is_wireless, megabits });
+        let artifacts = fleet.plan().artifacts;
+        assert_eq!(artifacts.len(), 1, "{artifacts:?}");
+        artifacts[0].given_by.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(link("attic", false, Some(1000)), ["desk", "shed"], "who is to get them gives nothing");
+    assert_eq!(link("shed", false, Some(100)), ["shed", "desk"]);
+    assert_eq!(link("shed", false, Some(1000)), ["shed", "desk"], "the fastest first");
+    assert_eq!(link("desk", true, None), ["shed"], "nobody gives over the air");
+    let touched = fleet.facts("shed").installed.as_mut().unwrap();
+    touched.touched.extend(touched.blobs.keys().copied());
+    let plan = fleet.plan();
+    assert!(plan.artifacts.iter().all(|artifact| artifact.given_by.is_empty()), "{:?}", plan.artifacts);
 }
 
 #[test]

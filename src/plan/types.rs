@@ -85,6 +85,9 @@ pub struct Artifact {
     pub digest: Option<Digest>,
     /// The GGUF's size: exact once `digest` is there, else predicted.
     pub bytes: Bytes,
+    /// Hosts that have the GGUF already, and give it to those that are to get it, beside this machine.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub given_by: Vec<HostName>,
 }
 
 /// What one host shall run.

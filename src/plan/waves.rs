@@ -1,12 +1,16 @@
 //! The steps, in the order in which they keep every promise.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
 use super::types::{Action, Artifact, HostPlan, Step, Wave};
 use crate::facts::{HostFacts, Inventory};
 use crate::generation::Bundle;
-use crate::ids::Digest;
+use crate::ids::{Digest, HostName};
 use crate::manifest::{Manifest, Role};
+
+/// How many hosts give what they have: more would only wait, since each host asks few.
+const MOST_GIVERS: usize = 3;
 
 /// Returns the waves that bring `hosts` to their definitions.
 ///
@@ -118,6 +122,38 @@ fn stage(
         add(Action::Install { generation }, host.reasons.join("; "));
     }
     steps
+}
+
+/// Names for what is pushed the hosts that have it already and can give it: those on wires, the fastest first. Over the
+/// air each would take the same air twice.
+pub(crate) fn name_givers(
+    artifacts: &mut [Artifact],
+    waves: &[Wave],
+    hosts: &[HostPlan],
+    inventory: &Inventory,
+) {
+    let pushes = waves.iter().flat_map(|wave| &wave.steps).filter_map(|step| match &step.action {
+        Action::Push { artifact, .. } => Some((artifact, step.host.as_ref())),
+        _ => None,
+    });
+    let pushes: BTreeSet<(&Digest, Option<&HostName>)> = pushes.collect();
+    for artifact in artifacts {
+        let Some(digest) = artifact.digest else { continue };
+        if pushes.iter().all(|(id, _)| **id != artifact.id) {
+            continue;
+        }
+        let speed = |host: &HostName| {
+            let facts = inventory.hosts.get(host)?.as_ref().ok()?;
+            let is_wired = facts.link.as_ref().is_none_or(|link| !link.is_wireless);
+            let has_it = facts.installed.as_ref()?.holds(&digest, artifact.bytes);
+            (is_wired && has_it).then(|| facts.link.as_ref().and_then(|link| link.megabits))
+        };
+        let others = hosts.iter().filter(|plan| !pushes.contains(&(&artifact.id, Some(&plan.host))));
+        let mut givers: Vec<_> =
+            others.filter_map(|plan| Some((Reverse(speed(&plan.host)?), &plan.host))).collect();
+        givers.sort();
+        artifact.given_by = givers.into_iter().take(MOST_GIVERS).map(|(_, host)| host.clone()).collect();
+    }
 }
 
 fn activation(title: &str, hosts: &[&HostPlan], is_gate: bool) -> Wave {

@@ -84,7 +84,7 @@ struct Source {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// It is being connected to.
+    /// It is being connected to, for the first time or again.
     Expected,
     Active,
     Passed,
@@ -318,6 +318,16 @@ impl Board {
         self.take_back(source);
         self.sources[source].asked.clear();
         self.sources[source].ahead = 0;
+    }
+
+    /// The way to `source` broke. Returns whether to look for it again: meanwhile others are asked.
+    pub(super) fn lost(&mut self, source: usize) -> bool {
+        if self.is_gone(source) {
+            return false;
+        }
+        self.gone(source);
+        self.sources[source].standing = Standing::Expected;
+        true
     }
 
     /// Gives up, or passes by, whoever has owed for too long.

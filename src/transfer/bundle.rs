@@ -1,13 +1,20 @@
 //! Brings the bundle to a host that has nothing of ours yet: `sh`, `tar` and `sha256sum`.
 
+use std::fs::File;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc;
+
+use super::limits::{Limits, Pacing};
 use super::push::{
-    Cargo, Moved, OVERHEAD, Pushed, SLOWEST, Tries, Way, nonsense, path_word, progress, run, said, told,
+    Cargo, Moved, OVERHEAD, Pushed, Tries, UNHEARD, WAITING, Way, ask, cannot_connect, nonsense, path_word,
+    said, told,
 };
 use super::{Answer, Error};
-use crate::connect::Stdin;
-use crate::events::Events;
+use crate::connect::{Output, Piece, Script, Talk};
+use crate::events::{Event, Events};
 use crate::units::Bytes;
 
 /// Room beside the archive for what is unpacked from it, as a multiple of its size. Our
@@ -15,15 +22,26 @@ use crate::units::Bytes;
 const UNPACKED: u64 = 4;
 /// Room that is left to the rest of the system, as `receive` does.
 const SPARE_KIB: u64 = 64 << 10;
+/// What is sent at once where there is no rate to keep.
+const STEP: u64 = 1 << 20;
+/// The longest answer that is heard to its end.
+const MOST_SAID: usize = 64 << 10;
+/// How many hosts may share a rate in all while bundles are sent.
+const SIDE_BY_SIDE: usize = 64;
 
 /// Brings a bundle to a host and unpacks it to `programs/<digest>/`. A host that has it
-/// does nothing.
+/// does nothing. It keeps to `limits` as blobs do.
 ///
 /// # Errors
 ///
 /// Whatever fails, `programs/<digest>/` is not there, and what had arrived of the archive
 /// is kept for the next attempt unless its digest was wrong.
-pub async fn push_bundle(way: Way<'_>, cargo: Cargo<'_>, events: &Events) -> Result<Pushed, Error> {
+pub async fn push_bundle(
+    way: Way<'_>,
+    cargo: Cargo<'_>,
+    limits: &Limits,
+    events: &Events,
+) -> Result<Pushed, Error> {
     let dir = way.layout.program(cargo.digest);
     let program = path_word(&dir);
     let unpacking = path_word(&dir.with_extension("partial"));
@@ -32,7 +50,7 @@ pub async fn push_bundle(way: Way<'_>, cargo: Cargo<'_>, events: &Events) -> Res
     let parents = [partial_path.parent(), dir.parent()].into_iter().flatten().map(path_word);
     let parents = parents.collect::<Vec<_>>().join(" ");
     let (digest, bytes) = (cargo.digest, cargo.bytes.0);
-    let ask = format!(
+    let question = format!(
         "if [ -x {program}/brambled ]; then echo sealed
 elif [ -f {partial} ]; then wc -c <{partial}
 else echo 0; fi"
@@ -75,17 +93,18 @@ sealed $(({bytes} - {offset}))"#
         )
     };
     // of a program that is there nobody need hear
-    let Some(offset) = missing_from(way, cargo, &ask).await? else {
+    let Some(offset) = missing_from(way, cargo, &question).await? else {
         let (bytes_sent, bytes_from_hosts) = (Bytes::ZERO, Bytes::ZERO);
         return Ok(Pushed { bytes_sent, bytes_from_hosts, bytes_reused: cargo.bytes, seconds: 0.0 });
     };
-    let work = |key: String| async move { append(way, cargo, events, &key, offset, &ask, &take).await };
+    let pour = Pour { way, cargo, limits, pacing: limits.to_one_host(), events };
+    let work = |key: String| async move { pour.append(&key, offset, &question, &take).await };
     told(way, cargo, events, work).await
 }
 
-/// Asks with the script `ask` how many bytes are there. None: all of it, unpacked.
-async fn missing_from(way: Way<'_>, cargo: Cargo<'_>, ask: &str) -> Result<Option<u64>, Error> {
-    let output = run(way, cargo, ask.to_owned(), OVERHEAD, Stdin::Empty).await?;
+/// Asks with the script `question` how many bytes are there. None: all of it, unpacked.
+async fn missing_from(way: Way<'_>, cargo: Cargo<'_>, question: &str) -> Result<Option<u64>, Error> {
+    let output = ask(way, cargo, question.to_owned()).await?;
     match std::str::from_utf8(&output.stdout).unwrap_or_default().trim() {
         "sealed" => Ok(None),
         bytes => bytes
@@ -95,33 +114,79 @@ async fn missing_from(way: Way<'_>, cargo: Cargo<'_>, ask: &str) -> Result<Optio
     }
 }
 
-/// Streams what is missing from `offset` on into the script `take(offset)`, which prints an [`Answer`].
-async fn append(
-    way: Way<'_>,
-    cargo: Cargo<'_>,
-    events: &Events,
-    key: &str,
-    mut offset: u64,
-    ask: &str,
-    take: &(dyn Fn(u64) -> String + Sync),
-) -> Result<Moved, Error> {
-    let mut tries = Tries::default();
-    loop {
-        let rest = offset.min(cargo.bytes.0)..cargo.bytes.0;
-        let on_progress = progress(events, key, Bytes(rest.start));
-        let stdin = Stdin::File { path: cargo.path.to_owned(), parts: vec![rest], on_progress };
-        let limit = OVERHEAD + Duration::from_secs(cargo.bytes.0 / SLOWEST);
-        let output = run(way, cargo, take(offset), limit, stdin).await?;
-        match serde_json::from_slice(&output.stdout) {
-            Ok(Answer::Sealed { received, .. }) => {
-                return Ok(Moved { sent: received, brought: received, ..Moved::default() });
+/// A bundle on its way into scripts of one host.
+struct Pour<'a> {
+    way: Way<'a>,
+    cargo: Cargo<'a>,
+    limits: &'a Limits,
+    pacing: Pacing,
+    events: &'a Events,
+}
+
+impl Pour<'_> {
+    /// Streams what is missing from `offset` on into the script `take(offset)`, which prints an [`Answer`].
+    async fn append(
+        &self,
+        key: &str,
+        mut offset: u64,
+        question: &str,
+        take: &(dyn Fn(u64) -> String + Sync),
+    ) -> Result<Moved, Error> {
+        let (way, cargo) = (self.way, self.cargo);
+        let mut tries = Tries::default();
+        loop {
+            let rest = offset.min(cargo.bytes.0)..cargo.bytes.0;
+            let output = self.run(take(offset), rest, key).await?;
+            match serde_json::from_slice(&output.stdout) {
+                Ok(Answer::Sealed { received, .. }) => {
+                    return Ok(Moved { sent: received, brought: received, ..Moved::default() });
+                }
+                Ok(Answer::Refused { reason, message, .. }) => {
+                    tries.again(way, cargo, reason, message).await?;
+                }
+                _ => return Err(nonsense(way, cargo, said(&output))),
             }
-            Ok(Answer::Refused { reason, message, .. }) => tries.again(way, cargo, reason, message).await?,
-            _ => return Err(nonsense(way, cargo, said(&output))),
+            match missing_from(way, cargo, question).await? {
+                Some(bytes) => offset = bytes,
+                None => return Ok(Moved::default()),
+            }
         }
-        match missing_from(way, cargo, ask).await? {
-            Some(bytes) => offset = bytes,
-            None => return Ok(Moved::default()),
+    }
+
+    /// Runs a script that reads a part of the bundle.
+    async fn run(&self, text: String, part: Range<u64>, key: &str) -> Result<Output, Error> {
+        let (way, cargo) = (self.way, self.cargo);
+        let timeout = OVERHEAD + Duration::from_secs(cargo.bytes.0 / self.limits.slowest(SIDE_BY_SIDE));
+        let script = Script { text, is_root: way.is_root, timeout };
+        let file =
+            File::open(cargo.path).map_err(|source| Error::Read { path: cargo.path.to_owned(), source })?;
+        let (input, mut output) = (mpsc::channel(WAITING), mpsc::channel::<Vec<u8>>(UNHEARD));
+        let talk = way.connection.talk(&script, Talk { input: input.1, output: output.0 });
+        let hear = async {
+            let mut heard = Vec::new();
+            while let Some(bytes) = output.1.recv().await {
+                heard.extend(bytes.into_iter().take(MOST_SAID.saturating_sub(heard.len())));
+            }
+            heard
+        };
+        let (ended, (), stdout) = tokio::join!(talk, self.feed(input.0, Arc::new(file), part, key), hear);
+        let ended = ended.map_err(|source| cannot_connect(way, cargo, source))?;
+        Ok(Output { stdout, ..ended })
+    }
+
+    /// Sends a part of the file, for as long as it is taken.
+    async fn feed(&self, say: mpsc::Sender<Piece>, file: Arc<File>, part: Range<u64>, key: &str) {
+        let mut at = part.start;
+        while at < part.end {
+            let step = self.pacing.step(STEP).min(part.end - at);
+            self.pacing.wait_to_send(step).await;
+            // a script need not read its input: it has said why
+            if say.send(Piece::Part(Arc::clone(&file), at..at + step)).await.is_err() {
+                return;
+            }
+            at += step;
+            let (key, done, from_hosts) = (key.to_owned(), Bytes(at), Bytes::ZERO);
+            self.events.send(Event::Progress { key, done, from_hosts });
         }
     }
 }

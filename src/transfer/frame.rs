@@ -55,10 +55,12 @@ pub(super) enum Said {
         is_shared: bool,
         /// What the host takes in at most, when no others take part, in bytes per second.
         most_per_second: Option<Bytes>,
+        /// Whether the host only gives what it has: it takes nothing.
+        gives: bool,
     },
     /// Where the chunks come from.
     Course(Course),
-    /// The sender is still there: others may have chunks from this host.
+    /// The sender is still there, and others take part: they are not ready yet, or may have chunks from this host.
     Stay,
 }
 

@@ -12,6 +12,7 @@ mod bundle;
 mod chunks;
 mod course;
 mod frame;
+mod limits;
 mod packing;
 mod peer;
 mod push;
@@ -26,7 +27,8 @@ pub use bundle::push_bundle;
 pub use chunks::{CHUNK, Chunk, ChunkList};
 pub use course::Link;
 pub use frame::{LARGEST_TRIED, hear_anything};
-pub use push::{Cargo, Limits, Pushed, Target, Way, push};
+pub use limits::Limits;
+pub use push::{Cargo, Pushed, Target, Way, push};
 pub use receive::{KeeperArgs, Order, ReceiveArgs, receive, run_keeper, run_receive};
 
 use crate::connect;
@@ -34,7 +36,7 @@ use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// What the two ends of a push say to each other, by version.
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 /// How a push ended, as the host says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::net::sockopt::set_socket_recv_buffer_size;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
@@ -34,8 +35,10 @@ const CONNECTING: Duration = Duration::from_secs(3);
 const HELLO: Duration = Duration::from_secs(10);
 /// How long bytes may wait to be taken by the other end.
 const STUCK: Duration = Duration::from_secs(20);
-/// Those who have not said who they are yet.
+/// Those who have not said who they are yet, beside all who are invited: they may come at once.
 const MOST_KNOCKING: usize = 16;
+/// What waits to be read where a rate is kept.
+const PACED_BUFFER: usize = 128 << 10;
 /// A guest whose connection broke comes again, and the old one may not be gone yet.
 const PER_GUEST: usize = 2;
 
@@ -99,6 +102,7 @@ impl Door {
             config: Arc::new(config),
             token: course.token.clone(),
             most: course.guests.len() * PER_GUEST,
+            most_knocking: course.guests.len() + MOST_KNOCKING,
             knocking: AtomicUsize::new(0),
             inside: AtomicUsize::new(0),
         });
@@ -110,7 +114,8 @@ impl Door {
                     _ => continue,
                 };
                 let Ok((socket, _)) = socket else { continue };
-                let Some(knocking) = Counted::take(&lobby, |lobby| &lobby.knocking, MOST_KNOCKING) else {
+                let Some(knocking) = Counted::take(&lobby, |lobby| &lobby.knocking, lobby.most_knocking)
+                else {
                     continue;
                 };
                 let (lobby, stock) = (Arc::clone(&lobby), Arc::clone(&stock));
@@ -127,6 +132,7 @@ struct Lobby {
     config: Arc<ServerConfig>,
     token: Token,
     most: usize,
+    most_knocking: usize,
     knocking: AtomicUsize,
     inside: AtomicUsize,
 }
@@ -246,8 +252,13 @@ pub(super) struct Visit {
 
 impl Visit {
     /// Connects, and says who it is. Nothing is known yet of what the other end says to that.
-    pub(super) fn new(peer: &Peer, identity: &Identity, token: &Token, digest: Digest) -> io::Result<Self> {
-        let socket = Timed::new(TcpStream::connect_timeout(&peer.address, CONNECTING)?)?;
+    pub(super) fn new(peer: &Peer, identity: &Identity, token: &Token, shelf: &Shelf) -> io::Result<Self> {
+        let socket = TcpStream::connect_timeout(&peer.address, CONNECTING)?;
+        if shelf.is_paced() {
+            // what is not read is not sent
+            set_socket_recv_buffer_size(&socket, PACED_BUFFER)?;
+        }
+        let socket = Timed::new(socket)?;
         let pins = Arc::new(Pins::new(vec![peer.certificate]));
         let config = ClientConfig::builder_with_provider(Arc::clone(&pins.provider))
             .with_protocol_versions(&[&rustls::version::TLS13])
@@ -266,7 +277,7 @@ impl Visit {
             }
         }
         stream.sock.until = None;
-        frame::say(&mut stream, &Guest::Hello { token: token.clone(), digest })?;
+        frame::say(&mut stream, &Guest::Hello { token: token.clone(), digest: shelf.list.digest })?;
         Ok(Self { stream })
     }
 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::course::{Link, Member, courses};
 use super::frame::{self, Course, Decoder, DoorPlate, Runs, Said, Word};
+use super::limits::{Limits, Pacing};
 use super::packing::{Packers, Packing, Seen, pieces};
 use super::{Answer, CHUNK, ChunkList, Error, PROTOCOL, Reason};
 use crate::causes::with_causes;
@@ -19,7 +20,6 @@ use crate::connect::{self, Connection, Output, Piece, Script, Stdin, Talk, quote
 use crate::events::{Event, Events};
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
-use crate::pace::Pace;
 use crate::units::Bytes;
 
 /// A push is given up when it is slower than this on the whole: a fifth of what Wi-Fi
@@ -34,13 +34,15 @@ const BUSY_WAIT: Duration = Duration::from_millis(250);
 /// A bundle that arrives with another digest is sent again once.
 const DAMAGED_TRIES: u32 = 2;
 /// Frames that wait to be written to a host.
-const WAITING: usize = 4;
+pub(super) const WAITING: usize = 4;
 /// What a host says is heard in pieces, of which so many may wait.
-const UNHEARD: usize = 16;
+pub(super) const UNHEARD: usize = 16;
 /// How long hosts that are ready wait for the others: the slower ones then take part with what the
 /// sender has alone.
 const GATHERING: Duration = Duration::from_secs(15);
-/// How often a host that has everything hears that others still take part.
+/// How long those that are to get something wait for those that only give it: the sender has it, too.
+const GIVERS: Duration = Duration::from_secs(3);
+/// How often a host that waits for others hears that they still take part.
 const STAYING: Duration = Duration::from_secs(15);
 /// How long a host may take to end when nothing is left to be said.
 const ENDING: Duration = Duration::from_secs(15);
@@ -48,8 +50,6 @@ const ENDING: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_mins(5);
 /// What a host copies from its own disk, in bytes per second, at worst: a slow card.
 const SLOWEST_COPY: u64 = 4 << 20;
-/// Bytes that are sent at once where there is a rate to keep.
-const PACED: u64 = 64 << 10;
 
 /// How to get at a host's files.
 #[derive(Clone, Copy)]
@@ -91,15 +91,9 @@ pub struct Target<'a> {
     /// Whether it is this machine: what it lacks is copied, and it takes no part in what hosts give each other. No rate
     /// holds for it, since nothing of it is on a wire.
     pub is_here: bool,
-}
-
-/// How fast blobs may move, in bytes per second.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Limits {
-    /// What each host takes in at most, from whomever.
-    pub per_host: Option<Bytes>,
-    /// What leaves this machine at most, for all hosts of one blob together.
-    pub in_all: Option<Bytes>,
+    /// Whether it has the blob, as far as is known, and only gives it to the others: nothing is told of it, nothing is
+    /// sent to it, nobody waits for it long, and it needs no lease.
+    pub gives: bool,
 }
 
 /// What a push took.
@@ -126,26 +120,34 @@ pub async fn push(
     targets: &[Target<'_>],
     cargo: Cargo<'_>,
     list: &ChunkList,
-    limits: Limits,
+    limits: &Limits,
     events: &Events,
 ) -> Vec<Result<Pushed, Error>> {
     let (joining, arrivals) = mpsc::unbounded_channel();
-    let away = targets.iter().filter(|target| !target.is_here).count();
+    let count = |is: fn(&Target<'_>) -> bool| targets.iter().filter(|target| is(target)).count();
+    let (away, giving) = (count(|target| !target.is_here), count(|target| target.gives));
     let shared = Shared {
         cargo,
         list,
         limits,
         is_common: away > 1,
         text: list.to_text(),
-        pace: limits.in_all.map(|rate| Mutex::new(Pace::new(rate))),
         packers: Packers::new(),
-        left: watch::Sender::new(targets.len()),
+        left: watch::Sender::new(targets.len() - giving),
     };
     let legs = targets.iter().map(|target| {
-        let leg =
-            Leg { target: *target, shared: &shared, joining: joining.clone(), is_done: OnceLock::new() };
+        let leg = Leg {
+            target: *target,
+            shared: &shared,
+            pacing: if target.is_here { Pacing::default() } else { limits.to_one_host() },
+            joining: joining.clone(),
+            is_done: OnceLock::new(),
+        };
         async move {
             let leg = &leg;
+            if leg.target.gives {
+                return leg.give().await;
+            }
             let pushed =
                 told(leg.target.way, cargo, events, |key| async move { leg.run(events, &key).await }).await;
             leg.done();
@@ -154,18 +156,27 @@ pub async fn push(
     });
     let legs: Vec<_> = legs.collect();
     drop(joining);
-    let (pushed, ()) = tokio::join!(join_all(legs), gather(away, list, arrivals));
+    let (pushed, ()) = tokio::join!(join_all(legs), gather((away - giving, giving), list, arrivals));
     pushed
 }
 
-/// A host that has said what it misses, and waits for its course; none: it takes no part.
-type Joining = Option<(Member, oneshot::Sender<Course>)>;
+/// A host that is ready.
+struct Joining {
+    /// Whether it only gives.
+    gives: bool,
+    /// What it misses, and who waits for its course; none: it takes no part.
+    member: Option<(Member, oneshot::Sender<Course>)>,
+}
 
-/// Waits for the hosts, and gives each its course.
-async fn gather(count: usize, list: &ChunkList, mut arrivals: mpsc::UnboundedReceiver<Joining>) {
-    let (mut members, mut answers, mut absent) = (Vec::new(), Vec::new(), 0);
-    let mut until = None;
-    while members.len() + absent < count {
+/// Waits for the hosts, those that get something and those that only give, and tells each its course.
+async fn gather(
+    (mut getting, mut giving): (usize, usize),
+    list: &ChunkList,
+    mut arrivals: mpsc::UnboundedReceiver<Joining>,
+) {
+    let (mut members, mut answers) = (Vec::new(), Vec::new());
+    let mut until: Option<tokio::time::Instant> = None;
+    while getting + giving > 0 {
         let patience = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until).await,
@@ -174,15 +185,21 @@ async fn gather(count: usize, list: &ChunkList, mut arrivals: mpsc::UnboundedRec
         };
         tokio::select! {
             arrival = arrivals.recv() => match arrival {
-                Some(Some((member, answer))) => {
-                    // who misses nothing waits for nobody
-                    if !member.missing.is_empty() {
-                        until = until.or_else(|| Some(tokio::time::Instant::now() + GATHERING));
+                Some(Joining { gives, member }) => {
+                    *(if gives { &mut giving } else { &mut getting }) -= 1;
+                    let now = tokio::time::Instant::now();
+                    if let Some((member, answer)) = member {
+                        // who misses nothing waits for nobody
+                        if !member.missing.is_empty() {
+                            until = until.or(Some(now + GATHERING));
+                        }
+                        members.push(member);
+                        answers.push(answer);
                     }
-                    members.push(member);
-                    answers.push(answer);
+                    if getting == 0 {
+                        until = Some(until.map_or(now, |until| until.min(now + GIVERS)));
+                    }
                 }
-                Some(None) => absent += 1,
                 None => break,
             },
             () = patience => break,
@@ -198,8 +215,19 @@ async fn gather(count: usize, list: &ChunkList, mut arrivals: mpsc::UnboundedRec
         drop(answer.send(course));
     }
     while let Some(late) = arrivals.recv().await {
-        if let Some((member, answer)) = late {
+        if let Some((member, answer)) = late.member {
             drop(answer.send(alone(&member)));
+        }
+    }
+}
+
+/// Waits for a host's course; until then it hears now and then that the sender is still there.
+async fn wait_for(mut course: oneshot::Receiver<Course>, say: &mpsc::Sender<Piece>) -> Option<Course> {
+    loop {
+        match tokio::time::timeout(STAYING, &mut course).await {
+            Ok(course) => return course.ok(),
+            // one that has ended meanwhile has said why
+            Err(_) => drop(say.send(Piece::Bytes(frame::message(&Said::Stay))).await),
         }
     }
 }
@@ -287,11 +315,10 @@ fn check(cargo: Cargo<'_>) -> Result<(), Error> {
 struct Shared<'a> {
     cargo: Cargo<'a>,
     list: &'a ChunkList,
-    limits: Limits,
+    limits: &'a Limits,
     /// Whether hosts give each other what they have.
     is_common: bool,
     text: String,
-    pace: Option<Mutex<Pace>>,
     packers: Packers,
     /// Hosts that are not done yet.
     left: watch::Sender<usize>,
@@ -301,6 +328,7 @@ struct Shared<'a> {
 struct Leg<'a> {
     target: Target<'a>,
     shared: &'a Shared<'a>,
+    pacing: Pacing,
     joining: mpsc::UnboundedSender<Joining>,
     is_done: OnceLock<()>,
 }
@@ -336,12 +364,31 @@ struct Heard {
 }
 
 impl Leg<'_> {
+    /// Has the host give what it has until the others are done.
+    async fn give(&self) -> Result<Pushed, Error> {
+        let mut left = self.shared.left.subscribe();
+        let all_done = async {
+            // an error says that nobody is left, either
+            drop(left.wait_for(|left| *left == 0).await);
+            tokio::time::sleep(ENDING).await;
+        };
+        let begun = Instant::now();
+        let nobody = Events::none();
+        tokio::select! {
+            given = self.run(&nobody, "") => given.map(|_| ()),
+            () = all_done => Ok(()),
+        }?;
+        let (bytes_sent, bytes_from_hosts, bytes_reused) =
+            (Bytes::ZERO, Bytes::ZERO, self.shared.cargo.bytes);
+        Ok(Pushed { bytes_sent, bytes_from_hosts, bytes_reused, seconds: begun.elapsed().as_secs_f64() })
+    }
+
     async fn run(&self, events: &Events, key: &str) -> Result<Moved, Error> {
         let mut has_joined = false;
         let outcome = self.attempts(events, key, &mut has_joined).await;
         if !has_joined && !self.target.is_here {
             // whoever gathers has gone only when nobody is left
-            drop(self.joining.send(None));
+            drop(self.joining.send(Joining { gives: self.target.gives, member: None }));
         }
         outcome
     }
@@ -395,10 +442,7 @@ impl Leg<'_> {
 
     /// Returns the least that is taken for a transfer that goes on, in bytes per second.
     fn slowest(&self) -> u64 {
-        let most = [self.shared.limits.per_host, self.shared.limits.in_all].into_iter().flatten().min();
-        let hosts = *self.shared.left.borrow() as u64;
-        // all hosts may share a rate, and nothing keeps it exactly
-        most.map_or(SLOWEST, |most| SLOWEST.min(most.0 / hosts.max(1) / 2)).max(1)
+        self.shared.limits.slowest(*self.shared.left.borrow())
     }
 
     fn receive(&self) -> String {
@@ -424,7 +468,8 @@ impl Leg<'_> {
         let begin = Said::Begin {
             lease: self.target.lease,
             is_shared: shared.is_common && !self.target.is_here,
-            most_per_second: shared.limits.per_host.filter(|_| !self.target.is_here),
+            most_per_second: shared.limits.per_host().filter(|_| !self.target.is_here),
+            gives: self.target.gives,
         };
         let mut frames = frame::message(&begin);
         frames.extend(frame::data_head(shared.text.len() as u64));
@@ -455,11 +500,14 @@ impl Leg<'_> {
                 };
                 match word {
                     Word::Ended { answer } => {
-                        let is_sealed = matches!(answer, Answer::Sealed { .. });
+                        let sealed = match &answer {
+                            Answer::Sealed { from_hosts, .. } => Some(*from_hosts),
+                            Answer::Refused { .. } => None,
+                        };
                         heard.answer = Some(answer);
-                        if is_sealed {
+                        if let Some(from_hosts) = sealed {
                             let (key, done) = (key.to_owned(), shared.list.bytes);
-                            events.send(Event::Progress { key, done });
+                            events.send(Event::Progress { key, done, from_hosts });
                             self.stay(&say).await;
                         }
                         return heard;
@@ -469,11 +517,11 @@ impl Leg<'_> {
                         if bytes > progress.1 {
                             progress = (Instant::now(), bytes);
                         }
-                        events.send(Event::Progress { key: key.to_owned(), done: bytes });
+                        events.send(Event::Progress { key: key.to_owned(), done: bytes, from_hosts });
                     }
                     Word::Missing { chunks, door } if !heard.has_joined && self.are_runs(&chunks) => {
                         heard.has_joined = true;
-                        let Some(course) = self.join(chunks, door).await else { return heard };
+                        let Some(course) = self.join(chunks, door, &say).await else { return heard };
                         drop(say.send(Piece::Bytes(frame::message(&Said::Course(course)))).await);
                         progress.0 = Instant::now();
                     }
@@ -517,12 +565,18 @@ impl Leg<'_> {
 
     /// Counts this host among those that are done, once.
     fn done(&self) {
-        if self.is_done.set(()).is_ok() {
+        if !self.target.gives && self.is_done.set(()).is_ok() {
             self.shared.left.send_modify(|left| *left -= 1);
         }
     }
 
-    async fn join(&self, missing: Runs, door: Option<DoorPlate>) -> Option<Course> {
+    /// Has this host take part, and returns its course once the others are ready, too.
+    async fn join(
+        &self,
+        missing: Runs,
+        door: Option<DoorPlate>,
+        say: &mpsc::Sender<Piece>,
+    ) -> Option<Course> {
         let sizes = |(first, last): &(usize, usize)| {
             let first = self.shared.list.chunks.get(*first).map_or(0, |chunk| chunk.range.start);
             let last = self.shared.list.chunks.get(*last).map_or(0, |chunk| chunk.range.end);
@@ -533,11 +587,11 @@ impl Leg<'_> {
             door,
             missing_bytes: missing.iter().map(sizes).sum(),
             missing,
-            most_per_second: self.shared.limits.per_host,
+            most_per_second: self.shared.limits.per_host(),
         };
         let (answer, course) = oneshot::channel();
-        self.joining.send(Some((member, answer))).ok()?;
-        course.await.ok()
+        self.joining.send(Joining { gives: self.target.gives, member: Some((member, answer)) }).ok()?;
+        wait_for(course, say).await
     }
 
     /// Sends a chunk, and returns how much of it was taken to be sent.
@@ -578,10 +632,11 @@ impl Leg<'_> {
         let length = part.end - part.start;
         drop(say.send(Piece::Bytes(frame::data_head(length).to_vec())).await);
         let mut sent = 0;
-        for step in self.steps(part) {
-            let bytes = step.end - step.start;
-            self.wait_to_send(bytes).await;
-            if say.send(Piece::Part(Arc::clone(file), step)).await.is_err() {
+        while sent < length {
+            let bytes = self.pacing.step(length).min(length - sent);
+            let at = part.start + sent;
+            self.pacing.wait_to_send(bytes).await;
+            if say.send(Piece::Part(Arc::clone(file), at..at + bytes)).await.is_err() {
                 break;
             }
             sent += bytes;
@@ -592,26 +647,9 @@ impl Leg<'_> {
     /// Sends a packed piece, and returns its length; 0: nobody takes it any longer.
     async fn send_packed(&self, say: &mpsc::Sender<Piece>, packed: Vec<u8>) -> u64 {
         let length = packed.len() as u64;
-        self.wait_to_send(length).await;
+        self.pacing.wait_to_send(length).await;
         let frame = [frame::packed_head(length).as_slice(), &packed].concat();
         if say.send(Piece::Bytes(frame)).await.is_ok() { length } else { 0 }
-    }
-
-    /// Returns the parts that are sent at once.
-    fn steps(&self, part: Range<u64>) -> impl Iterator<Item = Range<u64>> + use<> {
-        let step = if self.shared.pace.is_some() { PACED } else { (part.end - part.start).max(1) };
-        let end = part.end;
-        part.step_by(usize::try_from(step).unwrap_or(usize::MAX))
-            .map(move |start| start..end.min(start + step))
-    }
-
-    /// Waits until so many bytes may leave this machine.
-    async fn wait_to_send(&self, bytes: u64) {
-        if let Some(pace) = self.shared.pace.as_ref().filter(|_| !self.target.is_here) {
-            let now = Instant::now();
-            let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now);
-            tokio::time::sleep_until(due.into()).await;
-        }
     }
 }
 
@@ -647,24 +685,14 @@ impl Tries {
     }
 }
 
-/// Tells `events` how much is there, of which `here` was before.
-pub(super) fn progress(events: &Events, key: &str, here: Bytes) -> Arc<dyn Fn(u64) + Send + Sync> {
-    let (events, key) = (events.clone(), key.to_owned());
-    Arc::new(move |sent| events.send(Event::Progress { key: key.clone(), done: here + Bytes(sent) }))
+/// Runs a script that reads nothing and does not take long.
+pub(super) async fn ask(way: Way<'_>, cargo: Cargo<'_>, text: String) -> Result<Output, Error> {
+    let script = Script { text, is_root: way.is_root, timeout: OVERHEAD };
+    let asked = way.connection.run(&script, Stdin::Empty).await;
+    asked.map_err(|source| cannot_connect(way, cargo, source))
 }
 
-pub(super) async fn run(
-    way: Way<'_>,
-    cargo: Cargo<'_>,
-    text: String,
-    timeout: Duration,
-    stdin: Stdin,
-) -> Result<Output, Error> {
-    let script = Script { text, is_root: way.is_root, timeout };
-    way.connection.run(&script, stdin).await.map_err(|source| cannot_connect(way, cargo, source))
-}
-
-fn cannot_connect(way: Way<'_>, cargo: Cargo<'_>, source: connect::Error) -> Error {
+pub(super) fn cannot_connect(way: Way<'_>, cargo: Cargo<'_>, source: connect::Error) -> Error {
     Error::Connect { what: cargo.what.to_owned(), host: way.connection.describe(), source }
 }
 
@@ -688,4 +716,29 @@ fn plain(text: &str) -> String {
 
 pub(super) fn path_word(path: &Path) -> String {
     quote(&path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transfer::board::SENDERS_SILENCE;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_waits_for_slow_ones_does_not_think_that_the_sender_is_gone() {
+        let (say, mut heard) = mpsc::channel(100);
+        let (answer, course) = oneshot::channel();
+        let slow = async {
+            tokio::time::sleep(Duration::from_mins(20)).await;
+            answer.send(Course::default())
+        };
+        let (course, answered) = tokio::join!(wait_for(course, &say), slow);
+        assert_eq!((course, answered), (Some(Course::default()), Ok(())));
+        let there = frame::message(&Said::Stay);
+        let mut times = 0;
+        while let Ok(piece) = heard.try_recv() {
+            assert!(matches!(piece, Piece::Bytes(bytes) if bytes == there));
+            times += 1;
+        }
+        assert!(times >= 2 * Duration::from_mins(20).as_secs() / SENDERS_SILENCE.as_secs(), "{times}");
+    }
 }

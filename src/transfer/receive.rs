@@ -54,6 +54,9 @@ const MARGIN_INODES: u64 = 64;
 const WAITING: usize = 2;
 /// What waits between sshd and this at most, where the system allows it; by itself it gives 64 KiB, two packets.
 const PIPE: usize = 1 << 20;
+/// How long until another host is looked for again, each time that the way to it breaks: its door may have been
+/// crowded, or its link away for a moment.
+const RETURNS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3)];
 /// How often the sender hears how far it is.
 const TOLD: Duration = Duration::from_millis(300);
 
@@ -154,17 +157,18 @@ struct Begun {
     lease: u64,
     is_shared: bool,
     most_per_second: Option<Bytes>,
+    gives: bool,
     text: String,
 }
 
 fn begin<R: Read + AsFd, W: Write>(line: &mut Line<R, W>) -> Result<Begun, Refusal> {
     let told = line.hear().map_err(malformed)?;
-    let Some(Said::Begin { lease, is_shared, most_per_second }) = told else {
+    let Some(Said::Begin { lease, is_shared, most_per_second, gives }) = told else {
         return Err(malformed("the sender does not begin with it"));
     };
     let list = line.patiently(|from| frame::data(from, MOST_LIST)).map_err(malformed)?;
     let text = String::from_utf8(list).map_err(|_| malformed("it is no text"))?;
-    Ok(Begun { lease, is_shared, most_per_second, text })
+    Ok(Begun { lease, is_shared, most_per_second, gives, text })
 }
 
 fn malformed(said: impl Display) -> Refusal {
@@ -295,8 +299,11 @@ impl Place {
         R: Read + AsFd + Send + 'static,
         W: Write + Send + 'static,
     {
-        self.allows(begun.lease)?;
-        let (list, mut arrival) = self.prepare(&begun.text)?;
+        if !begun.gives {
+            self.allows(begun.lease)?;
+        }
+        let mut copying = Copying { place: self, lease: begun.lease, line: &mut line, told: Instant::now() };
+        let (list, mut arrival) = self.prepare(&begun.text, begun.gives, &mut |here| copying.look(here))?;
         let path = if arrival.is_some() { &self.partial } else { &self.blob };
         let file = File::open(path).map_err(disk("read", path))?;
         left.arrived = arrival.as_ref().map(Arrival::arrived);
@@ -314,10 +321,16 @@ impl Place {
             let said = door.as_ref().and_then(|door| door.said().ok());
             let gone = |error: io::Error| (Reason::WrongSize, format!("the link broke: {error}"));
             speak(&line.output, &Word::Missing { chunks: runs(&missing), door: said }).map_err(gone)?;
-            match line.hear().map_err(gone)? {
-                Some(Said::Course(heard)) => course = heard,
-                _ => return Err((Reason::Protocol, "the sender does not say who has the chunks".to_owned())),
-            }
+            course = loop {
+                match line.hear().map_err(gone)? {
+                    Some(Said::Course(heard)) => break heard,
+                    Some(Said::Stay) => {}
+                    _ => {
+                        let message = "the sender does not say who has the chunks".to_owned();
+                        return Err((Reason::Protocol, message));
+                    }
+                }
+            };
         }
         let sizes = list.chunks.iter().map(|chunk| chunk.range.end - chunk.range.start);
         let peers: Vec<_> = course.sources.iter().map(|peer| (peer.holds.clone(), peer.hops)).collect();
@@ -360,10 +373,19 @@ impl Place {
     }
 
     /// Reads the list of chunks and takes up what is here. There is no arrival of a blob that is sealed.
-    fn prepare(&self, text: &str) -> Result<(ChunkList, Option<Arrival>), Refusal> {
+    /// What is copied from other blobs is told to `look`, which ends it by an error.
+    fn prepare(
+        &self,
+        text: &str,
+        gives: bool,
+        look: Look<'_>,
+    ) -> Result<(ChunkList, Option<Arrival>), Refusal> {
         let list = ChunkList::parse(text).map_err(malformed)?;
         if list.digest != self.digest {
             return Err(malformed(format!("it is that of {}", list.digest.short())));
+        }
+        if gives && !self.is_sealed(list.bytes) {
+            return Err((Reason::Disk, "it does not have what it was to give".to_owned()));
         }
         for dir in [Self::folder(&self.partial), Self::folder(&self.blob), &self.lists] {
             store::make_folder(dir).map_err(disk("make", dir))?;
@@ -383,8 +405,10 @@ impl Place {
             return Ok((list, None));
         }
         store::write_whole(&self.list, text.as_bytes()).map_err(refused)?;
-        self.copy(&list, &arrival)?;
+        let copied = self.copy(&list, &arrival, look);
+        // whatever happened, what has been copied counts
         arrival.settle().map_err(refused)?;
+        copied?;
         Ok((list, Some(arrival)))
     }
 
@@ -415,8 +439,9 @@ impl Place {
         Ok(())
     }
 
-    /// Copies missing chunks from blobs that have them. What is there and damaged is not taken.
-    fn copy(&self, list: &ChunkList, arrival: &Arrival) -> Result<(), Refusal> {
+    /// Copies missing chunks from blobs that have them, and tells `look` after each how much is here. What is there
+    /// and damaged is not taken.
+    fn copy(&self, list: &ChunkList, arrival: &Arrival, look: Look<'_>) -> Result<(), Refusal> {
         let missing = list.within(&arrival.gaps());
         if missing.is_empty() {
             return Ok(());
@@ -433,6 +458,7 @@ impl Place {
                 if Digest::of(&data) == chunk.digest {
                     arrival.write_at(chunk.range.start, &data).map_err(refused)?;
                 }
+                look(arrival.arrived())?;
             }
         }
         Ok(())
@@ -470,6 +496,35 @@ impl Place {
         let kept = self.lists.join(self.digest.to_string());
         fs::rename(&self.list, &kept).map_err(disk("keep", &kept))?;
         name().map_err(refused).map(drop)
+    }
+}
+
+/// Is told how much is here while that is being copied. An error ends it.
+type Look<'a> = &'a mut dyn FnMut(Bytes) -> Result<(), Refusal>;
+
+/// Looks after what is copied on this host alone, for as long as a slow card takes.
+struct Copying<'a, R, W> {
+    place: &'a Place,
+    lease: u64,
+    line: &'a mut Line<R, W>,
+    told: Instant,
+}
+
+impl<R: Read + AsFd, W: Write> Copying<'_, R, W> {
+    /// Checks that the sender may still write here and is there, and tells it now and then that so much is `here`.
+    fn look(&mut self, here: Bytes) -> Result<(), Refusal> {
+        self.place.allows(self.lease)?;
+        if !self.line.is_there() {
+            let message =
+                "the link broke while chunks were copied on the host: push again, it goes on from there";
+            return Err((Reason::WrongSize, message.to_owned()));
+        }
+        if self.told.elapsed() >= TOLD {
+            self.told = Instant::now();
+            // a sender that is gone is found out by its end of the line
+            drop(speak(&self.line.output, &Word::Here { bytes: here, from_hosts: Bytes::ZERO }));
+        }
+        Ok(())
     }
 }
 
@@ -511,11 +566,19 @@ fn start<R, W>(
         };
         let (shelf, brought, token) = (Arc::clone(shelf), brought.clone(), course.token.clone());
         thread::spawn(move || {
-            let visit = Visit::new(&peer, &identity, &token, shelf.list.digest);
-            if let Err(error) = visit.and_then(|mut visit| shelf.bring(at, &mut visit, &brought)) {
-                tracing::debug!("{} brings nothing more: {error}", peer.address);
-                shelf.change(|board| board.gone(at));
+            for pause in RETURNS.map(Some).into_iter().chain([None]) {
+                let visit = Visit::new(&peer, &identity, &token, &shelf);
+                let brings = visit.and_then(|mut visit| shelf.bring(at, &mut visit, &brought));
+                let Err(error) = brings else { return };
+                tracing::debug!("{} brings nothing: {error}", peer.address);
+                match pause {
+                    Some(pause) if shelf.change(|board| board.lost(at)) => {
+                        shelf.wait_until(Instant::now() + pause);
+                    }
+                    _ => break,
+                }
             }
+            shelf.change(|board| board.gone(at));
         });
     }
     let (shelf, brought) = (Arc::clone(shelf), brought.clone());

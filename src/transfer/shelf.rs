@@ -34,7 +34,10 @@ pub(super) struct Shelf {
     is_closed: AtomicBool,
     /// Buffers of chunks, used again.
     buffers: Mutex<Vec<Vec<u8>>>,
-    pace: Option<Mutex<Pace>>,
+    /// When chunks may be asked for.
+    asking: Option<Mutex<Pace>>,
+    /// When bytes may be read: a chunk that was asked for comes no faster than the rate, either.
+    reading: Option<Mutex<Pace>>,
 }
 
 impl Shelf {
@@ -47,7 +50,8 @@ impl Shelf {
             file,
             is_closed: AtomicBool::new(false),
             buffers: Mutex::default(),
-            pace: pace.map(Mutex::new),
+            asking: pace.clone().map(Mutex::new),
+            reading: pace.map(Mutex::new),
         }
     }
 
@@ -85,8 +89,13 @@ impl Shelf {
         drop(self.changed.wait_timeout(self.lock(), TICK));
     }
 
+    /// Returns whether what comes here keeps to a rate.
+    pub(super) fn is_paced(&self) -> bool {
+        self.reading.is_some()
+    }
+
     /// Waits until then, or until nothing more is to come.
-    fn wait_until(&self, due: Instant) {
+    pub(super) fn wait_until(&self, due: Instant) {
         while !self.is_closed() && self.with(|board| board.going()) == Going::On {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -142,13 +151,23 @@ impl Shelf {
 
     /// Returns when the next chunk may be asked for.
     fn paid(&self, now: Instant) -> Instant {
-        let pace = self.pace.as_ref();
+        let pace = self.asking.as_ref();
         pace.map_or(now, |pace| pace.lock().unwrap_or_else(PoisonError::into_inner).paid(now))
     }
 
     fn spend(&self, bytes: u64, now: Instant) {
-        if let Some(pace) = &self.pace {
+        if let Some(pace) = &self.asking {
             pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now);
+        }
+    }
+
+    /// So many bytes have been read: waits until more may be.
+    fn hold_back(&self, came: usize) {
+        if let Some(pace) = &self.reading {
+            let now = Instant::now();
+            let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(came as u64), now);
+            // whoever is read from is to be seen to be alive
+            self.wait_until(due.min(now + READ_TICK));
         }
     }
 
@@ -186,12 +205,11 @@ impl Shelf {
             let mut data = self.buffer();
             let mut tick = |came: usize| {
                 let now = Instant::now();
-                self.with(|board| {
-                    if came > 0 {
-                        board.heard(me, now);
-                    }
-                    !board.is_gone(me) && board.going() == Going::On
-                })
+                if came > 0 {
+                    self.with(|board| board.heard(me, now));
+                    self.hold_back(came);
+                }
+                self.with(|board| !board.is_gone(me) && board.going() == Going::On)
             };
             match source.reply(self.length(at), &mut data, &mut tick)? {
                 Reply::Waiting => {}

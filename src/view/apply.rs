@@ -1,5 +1,6 @@
 use std::fmt::Write as _;
 
+use super::push::moved;
 use super::{Style, count};
 use crate::execute::{Outcome, Report, State};
 use crate::terminal::text as plain;
@@ -96,11 +97,11 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
         };
         let _ = writeln!(text, "{line}");
     }
-    let moved = |bytes: fn(&Outcome) -> Bytes| report.hosts.values().map(bytes).sum::<Bytes>();
-    let between = moved(|outcome| outcome.bytes_from_hosts);
-    if between > Bytes::ZERO {
-        let sent = moved(|outcome| outcome.bytes_sent);
-        let _ = writeln!(text, "{sent} left this machine, {between} went from host to host.");
+    let all = |bytes: fn(&Outcome) -> Bytes| report.hosts.values().map(bytes).sum::<Bytes>();
+    let (sent, between) = (all(|outcome| outcome.bytes_sent), all(|outcome| outcome.bytes_from_hosts));
+    let reused = all(|outcome| outcome.bytes_reused);
+    if sent + between + reused > Bytes::ZERO {
+        let _ = writeln!(text, "{}.", moved(sent, between, reused));
     }
     let _ = writeln!(text, "{}", sum(report, deed, style));
     text

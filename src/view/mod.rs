@@ -30,7 +30,7 @@ pub use fit::fit;
 pub use html::html;
 pub use logs::log_line;
 pub use plan::{part, plan};
-pub use progress::Progress;
+pub use progress::{Progress, Showing};
 pub use prune::pruned;
 pub use push::delivery;
 pub use schema::schema;

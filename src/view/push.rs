@@ -29,16 +29,17 @@ pub fn delivery(delivery: &Delivery, style: Style) -> String {
     }
     let sent: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_sent).sum();
     let between: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_from_hosts).sum();
-    let between = match between {
-        Bytes::ZERO => String::new(),
-        bytes => format!(", {bytes} went from host to host"),
-    };
-    let _ = writeln!(
-        text,
-        "{} of {} on {}; {sent} left this machine{between}.",
-        delivery.digest.short(),
-        delivery.bytes,
-        count(delivery.arrived.len(), "host")
-    );
+    let reused: Bytes = delivery.arrived.values().map(|arrived| arrived.bytes_reused).sum();
+    let moved = moved(sent, between, reused);
+    let (digest, bytes) = (delivery.digest.short(), delivery.bytes);
+    let _ = writeln!(text, "{digest} of {bytes} on {}; {moved}.", count(delivery.arrived.len(), "host"));
     text
+}
+
+/// Returns the words for what was moved: over this machine's uplink, between hosts, and not at all since it was there.
+pub(super) fn moved(sent: Bytes, between: Bytes, reused: Bytes) -> String {
+    let more = [(between, "went from host to host"), (reused, "was there already")];
+    let more = more.into_iter().filter(|(bytes, _)| *bytes > Bytes::ZERO);
+    let more: String = more.map(|(bytes, what)| format!(", {bytes} {what}")).collect();
+    format!("{sent} left this machine{more}")
 }

@@ -42,7 +42,10 @@ impl Sender {
         let (order, output) = (host.order(), far.try_clone().unwrap());
         let receiving = thread::spawn(move || receive(&order, far, output));
         // a host that refuses to begin need not read all of it
-        let _ = frame::say(&mut socket, &Said::Begin { lease: 0, is_shared, most_per_second: None });
+        let _ = frame::say(
+            &mut socket,
+            &Said::Begin { lease: 0, is_shared, most_per_second: None, gives: false },
+        );
         let _ = socket.write_all(&frame::data_head(text.len() as u64));
         let _ = socket.write_all(text.as_bytes());
         Self { socket, receiving, asked: Vec::new() }
@@ -53,9 +56,12 @@ impl Sender {
     }
 
     fn missing(&mut self) -> (frame::Runs, frame::DoorPlate) {
-        match self.hear() {
-            Word::Missing { chunks, door } => (chunks, door.unwrap()),
-            other => panic!("{other:?}"),
+        loop {
+            match self.hear() {
+                Word::Missing { chunks, door } => return (chunks, door.unwrap()),
+                Word::Here { .. } => {}
+                other => panic!("{other:?}"),
+            }
         }
     }
 
@@ -440,4 +446,63 @@ fn when_the_host_before_it_dies_the_sender_is_asked_for_the_rest() {
     assert!(received >= Bytes(33 << 20) - Bytes(4 * CHUNK), "{received}");
     second.end();
     two.check_whole();
+}
+
+/// Returns a blob that a host has in another one, but for its first kilobyte.
+fn known_but_for_its_beginning(size: usize) -> Host {
+    let first = Host::new(size);
+    first.send();
+    let data = [noise(1000, 7).as_slice(), &first.data].concat();
+    let starts: Vec<u64> = (0..size.div_ceil(4 * MIB) as u64).map(|at| 1000 + at * CHUNK).collect();
+    first.next(data, &starts)
+}
+
+#[test]
+fn a_host_that_copies_from_its_own_disk_says_how_far_it_is_and_stops_when_nobody_listens() {
+    let host = known_but_for_its_beginning(40 * MIB);
+    let place = Place::new(&host.order());
+    let mut told = Vec::new();
+    let prepared = place.prepare(&host.list.to_text(), false, &mut |here| {
+        told.push(here);
+        Ok(())
+    });
+    assert_eq!(told, (1..=10).map(|chunks| Bytes(chunks * CHUNK)).collect::<Vec<_>>());
+    drop(prepared.unwrap());
+    assert_eq!(arrived(&host.partial()), Bytes(10 * CHUNK));
+
+    let host = known_but_for_its_beginning(40 * MIB);
+    let answer = Sender::begin(&host, false).end();
+    assert_eq!(reason(&answer), Some(Reason::WrongSize), "{answer:?}");
+    assert_eq!(arrived(&host.partial()), Bytes(CHUNK), "what was copied counts");
+}
+
+#[test]
+fn a_host_that_was_taken_over_while_it_copies_copies_no_more() {
+    let host = known_but_for_its_beginning(9 * MIB);
+    let (_sender, far) = UnixStream::pair().unwrap();
+    let output = Arc::new(Mutex::new(far.try_clone().unwrap()));
+    let mut line = Line { input: Polled(far), output };
+    let place = Place::new(&host.order());
+    let mut copying = Copying { place: &place, lease: 0, line: &mut line, told: Instant::now() };
+    let mut looks = 0;
+    let prepared = place.prepare(&host.list.to_text(), false, &mut |here| {
+        looks += 1;
+        take_over(&host);
+        copying.look(here)
+    });
+    assert_eq!(prepared.map(drop).map_err(|(reason, _)| reason), Err(Reason::Over));
+    assert_eq!((looks, arrived(&host.partial())), (1, Bytes(CHUNK)));
+}
+
+#[test]
+fn a_host_that_waits_for_slow_ones_hears_that_the_sender_is_there() {
+    let host = Host::new(MIB);
+    let mut sender = Sender::begin(&host, true);
+    sender.missing();
+    for _ in 0..3 {
+        frame::say(&mut sender.socket, &Said::Stay).unwrap();
+    }
+    sender.course(Course::default());
+    assert_eq!(sender.serve(&host, |_, _| true), Some(host.sealed(MIB)));
+    sender.end();
 }

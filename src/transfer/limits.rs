@@ -1,0 +1,107 @@
+//! How fast blobs may move.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::push::SLOWEST;
+use crate::pace::Pace;
+use crate::units::Bytes;
+
+/// Bytes that are sent at once where there is a rate to keep.
+const PACED: u64 = 64 << 10;
+
+/// How fast blobs may move. Clones keep to one rate in all, whatever they are used for side by side.
+#[derive(Debug, Clone, Default)]
+pub struct Limits {
+    per_host: Option<Bytes>,
+    in_all: Option<(Bytes, Arc<Mutex<Pace>>)>,
+}
+
+impl Limits {
+    /// Returns limits in bytes per second: what each host takes in at most, from whomever, and what leaves
+    /// this machine at most. What this machine copies for itself keeps to none.
+    pub fn new(per_host: Option<Bytes>, in_all: Option<Bytes>) -> Self {
+        Self { per_host, in_all: in_all.map(|rate| (rate, Arc::new(Mutex::new(Pace::new(rate))))) }
+    }
+
+    /// Returns what each host takes in at most.
+    pub(super) fn per_host(&self) -> Option<Bytes> {
+        self.per_host
+    }
+
+    /// Returns the least that is taken for a transfer that goes on, where so many `hosts` share what there is: in
+    /// bytes per second.
+    pub(super) fn slowest(&self, hosts: usize) -> u64 {
+        let in_all = self.in_all.as_ref().map(|(rate, _)| *rate);
+        let most = [self.per_host, in_all].into_iter().flatten().min();
+        // nothing keeps a rate exactly
+        most.map_or(SLOWEST, |most| SLOWEST.min(most.0 / hosts.max(1) as u64 / 2)).max(1)
+    }
+
+    /// Returns what one host is sent by.
+    pub(super) fn to_one_host(&self) -> Pacing {
+        let own = self.per_host.map(|rate| Arc::new(Mutex::new(Pace::new(rate))));
+        Pacing(own.into_iter().chain(self.in_all.as_ref().map(|(_, pace)| Arc::clone(pace))).collect())
+    }
+}
+
+/// Keeps what is sent to one host to the rates that hold for it.
+#[derive(Debug, Default)]
+pub(super) struct Pacing(Vec<Arc<Mutex<Pace>>>);
+
+impl Pacing {
+    /// Returns how much of `length` bytes is sent at once.
+    pub(super) fn step(&self, length: u64) -> u64 {
+        if self.0.is_empty() { length.max(1) } else { PACED }
+    }
+
+    /// Waits until so many bytes may be sent.
+    pub(super) async fn wait_to_send(&self, bytes: u64) {
+        let now = tokio::time::Instant::now().into_std();
+        let spend = |pace: &Arc<Mutex<Pace>>| {
+            pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now)
+        };
+        if let Some(due) = self.0.iter().map(spend).max() {
+            tokio::time::sleep_until(due.into()).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_share_a_rate_may_be_as_slow_as_that_makes_them() {
+        let slowest = |per_host, in_all, hosts| Limits::new(per_host, in_all).slowest(hosts);
+        assert_eq!(slowest(None, None, 30), SLOWEST);
+        assert_eq!(slowest(Some(Bytes::mib(4)), Some(Bytes::gib(1)), 1), SLOWEST);
+        assert_eq!(slowest(None, Some(Bytes(600_000)), 30), 10_000);
+        assert_eq!(slowest(Some(Bytes(1000)), None, 0), 500);
+        assert_eq!(slowest(Some(Bytes(1)), None, 100), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rate_in_all_is_shared_by_whatever_is_sent_and_one_of_a_host_is_its_own() {
+        let limits = Limits::new(Some(Bytes::mib(4)), Some(Bytes::mib(6)));
+        let one_host = async |limits: Limits| {
+            let pacing = limits.to_one_host();
+            let mut left = 12_u64 << 20;
+            while left > 0 {
+                let step = pacing.step(left).min(left);
+                pacing.wait_to_send(step).await;
+                left -= step;
+            }
+        };
+        let begun = tokio::time::Instant::now();
+        one_host(limits.clone()).await;
+        let alone = begun.elapsed().as_secs_f64();
+        assert!((2.95..3.15).contains(&alone), "{alone}");
+        let begun = tokio::time::Instant::now();
+        tokio::join!(one_host(limits.clone()), one_host(limits));
+        let together = begun.elapsed().as_secs_f64();
+        assert!((3.95..4.25).contains(&together), "{together}");
+        let free = Limits::default().to_one_host();
+        assert_eq!(free.step(12 << 20), 12 << 20);
+        free.wait_to_send(u64::MAX).await;
+    }
+}
