@@ -240,7 +240,15 @@ fn on_hosts(fleet: &Fleet, promised: &mut Promised) {
     promised.hold("status", &line);
     assert_eq!(interrupt(watching), Some(130));
     promised.hold("restart", &desk.value(0, &["restart"]));
-    promised.hold("bench", &desk.value(0, &["bench"]));
+    let measured = desk.value(0, &["bench"]);
+    promised.hold("bench", &measured);
+    // a disk that is as fast as memory cannot be told from it: the bench says so instead
+    let is_told = |host: &Value| {
+        host["storage"].is_null() && host["notes"].to_string().contains("storage was not measured")
+    };
+    if measured["measured"].as_object().unwrap().values().all(is_told) {
+        promised.forgo("bench", "measured{}.storage");
+    }
     promised.hold("chat", &desk.value(0, &["chat", "kitchen", "Hello"]));
     let lines = desk.told(&[0], &["logs"], "");
     assert!(!lines.is_empty());

@@ -28,6 +28,9 @@ pub(super) const OWED: Duration = Duration::from_mins(1);
 const HOP: Duration = Duration::from_secs(2);
 /// How long a host that is being connected to is waited for before others are asked.
 pub(super) const CONNECTING: Duration = Duration::from_secs(4);
+/// How long until a host is looked for again, each time that the way to it breaks: its door may have been crowded, or its
+/// link away for a moment.
+const RETURNS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3)];
 /// How often a host may be passed by before it is not asked again.
 const MOST_PASSES: u32 = 2;
 /// How often the sender may send a chunk wrong: broken memory, or a broken link.
@@ -76,6 +79,8 @@ struct Source {
     /// Since when it owes what it owes.
     since: Instant,
     passes: u32,
+    /// How often the way to it broke.
+    breaks: usize,
     silence: Duration,
     /// None: it is the last resort.
     owed: Option<Duration>,
@@ -130,6 +135,7 @@ impl Board {
             heard: now,
             since: now,
             passes: 0,
+            breaks: 0,
             silence,
             owed,
             brought: 0,
@@ -320,14 +326,16 @@ impl Board {
         self.sources[source].ahead = 0;
     }
 
-    /// The way to `source` broke. Returns whether to look for it again: meanwhile others are asked.
-    pub(super) fn lost(&mut self, source: usize) -> bool {
-        if self.is_gone(source) {
-            return false;
-        }
+    /// The way to `source` broke. Returns how long until it is looked for again, while others are asked; none: it
+    /// is not there any longer.
+    pub(super) fn lost(&mut self, source: usize) -> Option<Duration> {
+        let pause = RETURNS.get(self.sources[source].breaks).copied().filter(|_| !self.is_gone(source));
         self.gone(source);
-        self.sources[source].standing = Standing::Expected;
-        true
+        if pause.is_some() {
+            self.sources[source].breaks += 1;
+            self.sources[source].standing = Standing::Expected;
+        }
+        pause
     }
 
     /// Gives up, or passes by, whoever has owed for too long.

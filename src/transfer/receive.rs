@@ -54,9 +54,6 @@ const MARGIN_INODES: u64 = 64;
 const WAITING: usize = 2;
 /// What waits between sshd and this at most, where the system allows it; by itself it gives 64 KiB, two packets.
 const PIPE: usize = 1 << 20;
-/// How long until another host is looked for again, each time that the way to it breaks: its door may have been
-/// crowded, or its link away for a moment.
-const RETURNS: [Duration; 3] = [Duration::from_millis(500), Duration::from_secs(1), Duration::from_secs(3)];
 /// How often the sender hears how far it is.
 const TOLD: Duration = Duration::from_millis(300);
 
@@ -566,19 +563,14 @@ fn start<R, W>(
         };
         let (shelf, brought, token) = (Arc::clone(shelf), brought.clone(), course.token.clone());
         thread::spawn(move || {
-            for pause in RETURNS.map(Some).into_iter().chain([None]) {
+            loop {
                 let visit = Visit::new(&peer, &identity, &token, &shelf);
                 let brings = visit.and_then(|mut visit| shelf.bring(at, &mut visit, &brought));
                 let Err(error) = brings else { return };
                 tracing::debug!("{} brings nothing: {error}", peer.address);
-                match pause {
-                    Some(pause) if shelf.change(|board| board.lost(at)) => {
-                        shelf.wait_until(Instant::now() + pause);
-                    }
-                    _ => break,
-                }
+                let Some(pause) = shelf.change(|board| board.lost(at)) else { return };
+                shelf.wait_until(Instant::now() + pause);
             }
-            shelf.change(|board| board.gone(at));
         });
     }
     let (shelf, brought) = (Arc::clone(shelf), brought.clone());

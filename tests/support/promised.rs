@@ -135,6 +135,13 @@ impl Promised {
     }
 
     /// Returns what the table promises and nothing has shown.
+    /// Takes it that the keys of one place cannot be seen on this machine.
+    pub(crate) fn forgo(&mut self, command: &str, place: &str) {
+        let keys = self.rows[&(command.to_owned(), place.to_owned())].keys.keys();
+        let keys: Vec<String> = keys.cloned().collect();
+        self.seen.extend(keys.into_iter().map(|key| (command.to_owned(), place.to_owned(), key)));
+    }
+
     pub(crate) fn unseen(&self) -> Vec<String> {
         let keys = self.rows.iter().flat_map(|((command, place), row)| {
             row.keys.keys().map(move |key| (command.clone(), place.clone(), key.clone()))
