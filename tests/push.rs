@@ -345,6 +345,11 @@ fn noop() {
         xargs.stdin(fs::File::open(fleet.desk.path("ports")).unwrap()).stdout(Stdio::null());
         xargs
     };
+    // as somebody who does not have to become root would, where there is no sudo
+    let has_sudo =
+        Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|output| output.status.success());
+    let nothing = if has_sudo { "sudo -n true" } else { "true" };
+    eprintln!("noop.peer_runs = {nothing}");
     let look = format!("sh -c {} sh /nowhere", quote(SCRIPT));
     let plan = || {
         let mut plan = fleet.command(&["plan"]);
@@ -355,7 +360,7 @@ fn noop() {
     assert!(plan().status().unwrap().success());
     let mut seconds: [Vec<f64>; 4] = Default::default();
     for _ in 0..5 {
-        let runs = [by_ssh("true"), by_ssh(&look), plan(), {
+        let runs = [by_ssh(nothing), by_ssh(&look), plan(), {
             let mut push = fleet.pushing("small");
             push.stdout(Stdio::null()).stderr(Stdio::null());
             push

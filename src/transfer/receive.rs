@@ -633,8 +633,9 @@ fn keep(
             Going::On => {}
             Going::Whole => return Ok(()),
             Going::Wrong => {
-                let message =
-                    "chunks come with another digest again and again, so they were not kept".to_owned();
+                let message = "chunks come with another digest again and again, so they were not kept: \
+                     look for damage on the sending machine (`bramble store verify`), and at the memory of both"
+                    .to_owned();
                 return Err((Reason::WrongDigest, message));
             }
             Going::NoSource => {
