@@ -66,11 +66,11 @@ impl Local {
 #[async_trait]
 impl Connection for Local {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
-        self.start(script, Io::Whole(stdin)).await
+        self.start(script, &mut Io::Whole(stdin)).await
     }
 
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
-        self.start(script, Io::Talk(talk)).await
+        self.start(script, &mut Io::Talk(talk)).await
     }
 
     fn describe(&self) -> String {
@@ -79,15 +79,14 @@ impl Connection for Local {
 }
 
 impl Local {
-    async fn start(&self, script: &Script, io: Io) -> Result<Output, Error> {
+    async fn start(&self, script: &Script, io: &mut Io) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
         let mut command = shell();
         command.args(wrapped.args());
         if let Some(path) = &self.search_path {
             command.env("PATH", path);
         }
-        let (end, Left { stdout, stderr }) =
-            process::run(command, wrapped.first_line(), io, script.timeout).await;
+        let (end, Left { stdout, stderr }) = process::run(command, Some(&wrapped), io, script.timeout).await;
         let host = HERE.to_owned();
         match end {
             End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
@@ -99,7 +98,7 @@ impl Local {
                 {
                     let mut sh = shell();
                     sh.args(kill.args());
-                    process::run(sh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
+                    process::run(sh, Some(&kill), &mut Io::Whole(Stdin::Empty), KILLING).await;
                 }
                 Err(Error::TimedOut { host, after: script.timeout })
             }

@@ -80,7 +80,7 @@ impl Ssh {
         ssh.arg(format!("exec sh -c {}", quote(ADD_KEY)));
         let limit = self.settings.connect_timeout * 3;
         let stdin = Stdin::Bytes(format!("{}\n", key.line).into_bytes());
-        let (end, left) = process::run(ssh, None, Io::Whole(stdin), limit).await;
+        let (end, left) = process::run(ssh, None, &mut Io::Whole(stdin), limit).await;
         drop(helper);
         match end {
             End::Status(0) => Ok(()),

@@ -27,6 +27,8 @@ use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, diagno
 const MOST_SESSIONS: usize = 8;
 /// Printed by a session that found no master, so that nothing was run.
 const NO_MASTER: &str = "bramble-has-no-master";
+/// What a session says to which the host gave no room beside those that run: sshd's `MaxSessions`.
+const NO_ROOM: &str = "Session open refused by peer";
 /// How often a login is looked for. Only those wait for it who come while it is made.
 const TICK: Duration = Duration::from_millis(25);
 /// What a session depends on, whatever the user's configuration says. OpenSSH knows these since 8.7, of 2021.
@@ -240,7 +242,7 @@ impl Ssh {
     }
 
     /// Runs one session. None: nothing was sent, and the next try may go better.
-    async fn start(&self, wrapped: &Wrapped, script: &Script, io: Io) -> Option<Result<Output, Error>> {
+    async fn start(&self, wrapped: &Wrapped, script: &Script, io: &mut Io) -> Option<Result<Output, Error>> {
         let mut master = self.master.lock().await;
         if !master.is_up() {
             master.forget();
@@ -270,7 +272,7 @@ impl Ssh {
         master: MutexGuard<'_, Master>,
         wrapped: &Wrapped,
         script: &Script,
-        io: Io,
+        io: &mut Io,
     ) -> Option<Result<Output, Error>> {
         if let Err(source) = self.dir.forget() {
             return Some(Err(folder_failed(source)));
@@ -297,7 +299,7 @@ impl Ssh {
         };
         // what the user's ProxyCommand started is in its group, and the master's from the login on
         let victim = Victim::Program;
-        let (end, mut left) = process::run_until(ssh, wrapped.first_line(), io, over, victim).await;
+        let (end, mut left) = process::run_until(ssh, Some(wrapped), io, over, victim).await;
         if let Some(master) = &mut master {
             master.hold = Hold::take(&socket);
         }
@@ -309,7 +311,7 @@ impl Ssh {
             if has_begun {
                 wrapped.forget_login(&mut left.stderr);
             }
-            return self.conclude(&socket, wrapped, script, (end, left)).await;
+            return self.conclude(&socket, wrapped, script, io, (end, left)).await;
         }
         let said = left.stderr.text();
         match end {
@@ -320,7 +322,7 @@ impl Ssh {
             }
             End::Status(128..) => Some(Err(self.login_failed(said).await)),
             End::TimedOut => Some(Err(self.login_failed(late(&said, login)).await)),
-            _ => self.conclude(&socket, wrapped, script, (end, left)).await,
+            _ => self.conclude(&socket, wrapped, script, io, (end, left)).await,
         }
     }
 
@@ -414,28 +416,89 @@ impl Ssh {
         socket: &Path,
         wrapped: &Wrapped,
         script: &Script,
-        io: Io,
+        io: &mut Io,
     ) -> Option<Result<Output, Error>> {
         let ssh = self.through_master(socket, wrapped);
-        let ended = process::run(ssh, wrapped.first_line(), io, script.timeout).await;
-        self.conclude(socket, wrapped, script, ended).await
+        let ended = process::run(ssh, Some(wrapped), io, script.timeout).await;
+        self.conclude(socket, wrapped, script, io, ended).await
     }
 
-    /// Says how a session went, and ends on the host what did not end by itself. None: it found no master.
+    /// Says how a session of the master went. None: it found no master.
     async fn conclude(
         &self,
         socket: &Path,
         wrapped: &Wrapped,
         script: &Script,
-        (end, Left { stdout, stderr }): (End, Left),
+        io: &mut Io,
+        ended: (End, Left),
     ) -> Option<Result<Output, Error>> {
+        if has_no_room(wrapped, &ended) {
+            // those that run go on, and may do so for long
+            return Some(self.run_apart(socket, wrapped, script, io).await);
+        }
+        let (end, left) = &ended;
+        if matches!(end, End::Status(255)) && !wrapped.has_begun(&left.stderr) {
+            let said = wrapped.said(&left.stderr);
+            if said.contains(NO_MASTER) {
+                return None;
+            }
+        }
+        Some(self.end(socket, wrapped, script, ended).await)
+    }
+
+    /// Runs one session over a connection of its own.
+    async fn run_apart(
+        &self,
+        socket: &Path,
+        wrapped: &Wrapped,
+        script: &Script,
+        io: &mut Io,
+    ) -> Result<Output, Error> {
+        let (end, mut left) = self.session_apart(wrapped, script.timeout, io).await;
+        if wrapped.has_begun(&left.stderr) {
+            wrapped.forget_login(&mut left.stderr);
+        } else if matches!(end, End::Status(255)) {
+            let said = left.stderr.text();
+            if said.contains("open failed") {
+                let said = "it permits no session; raise MaxSessions in its sshd_config".to_owned();
+                return Err(Error::Refused { host: self.host.clone(), said });
+            }
+            return Err(self.login_failed(said).await);
+        }
+        self.end(socket, wrapped, script, (end, left)).await
+    }
+
+    async fn session_apart(&self, wrapped: &Wrapped, limit: Duration, io: &mut Io) -> (End, Left) {
+        let is_old = self.is_old.load(Ordering::Relaxed);
+        // it says at this level why there is none
+        let mut options = vec!["LogLevel=INFO", "ControlMaster=no"];
+        options.extend(SESSION.iter().filter(|_| !is_old));
+        let mut ssh = self.connecting_with(&options);
+        ssh.args(["-S", "none", "--"]).arg(&self.target.address).arg(wrapped.line());
+        process::run(ssh, Some(wrapped), io, self.login_limit() + limit).await
+    }
+
+    /// Ends on the host what did not end by itself.
+    async fn kill(&self, socket: &Path, kill: &Wrapped) {
+        let nothing = &mut Io::Whole(Stdin::Empty);
+        let ended = process::run(self.through_master(socket, kill), Some(kill), nothing, KILLING).await;
+        if has_no_room(kill, &ended) {
+            self.session_apart(kill, KILLING, nothing).await;
+        }
+    }
+
+    /// Says how a session went that was sent, and ends on the host what did not end by itself.
+    async fn end(
+        &self,
+        socket: &Path,
+        wrapped: &Wrapped,
+        script: &Script,
+        (end, Left { stdout, stderr }): (End, Left),
+    ) -> Result<Output, Error> {
         let host = self.host.clone();
-        Some(match end {
+        match end {
             End::Status(255) if !wrapped.is_own_255(&stderr) => {
                 let said = one_line(&wrapped.said(&stderr));
-                if said.contains(NO_MASTER) {
-                    return None;
-                }
                 let said = if said.is_empty() { "ssh said nothing".to_owned() } else { said };
                 Err(Error::Lost { host, said })
             }
@@ -444,8 +507,7 @@ impl Ssh {
             End::TimedOut | End::TooMuch => {
                 // our end is closed; the script's other end would go on until it reads or writes
                 if let Some(kill) = wrapped.killer(&stderr) {
-                    let ssh = self.through_master(socket, &kill);
-                    process::run(ssh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
+                    self.kill(socket, &kill).await;
                 }
                 Err(match end {
                     End::TooMuch => Error::TooMuch { host },
@@ -453,8 +515,15 @@ impl Ssh {
                 })
             }
             End::Here(doing, source) => Err(Error::Here { doing, source }),
-        })
+        }
     }
+}
+
+/// Returns whether the host gave a session no room, so that its script was not sent.
+fn has_no_room(wrapped: &Wrapped, (end, left): &(End, Left)) -> bool {
+    matches!(end, End::Status(255))
+        && !wrapped.has_begun(&left.stderr)
+        && wrapped.said(&left.stderr).contains(NO_ROOM)
 }
 
 /// Returns the path of a socket as `ssh -S` reads it.
@@ -481,11 +550,11 @@ impl Connection for Ssh {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
         let _permit = self.permit().await?;
-        let again = stdin.clone();
-        if let Some(result) = self.start(&wrapped, script, Io::Whole(stdin)).await {
+        let io = &mut Io::Whole(stdin);
+        if let Some(result) = self.start(&wrapped, script, io).await {
             return result;
         }
-        self.start(&wrapped, script, Io::Whole(again)).await.unwrap_or_else(|| Err(self.is_down()))
+        self.start(&wrapped, script, io).await.unwrap_or_else(|| Err(self.is_down()))
     }
 
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
@@ -499,7 +568,9 @@ impl Connection for Ssh {
         }
         let socket = self.socket(&master);
         drop(master);
-        self.session(&socket, &wrapped, script, Io::Talk(talk)).await.unwrap_or_else(|| Err(self.is_down()))
+        self.session(&socket, &wrapped, script, &mut Io::Talk(talk))
+            .await
+            .unwrap_or_else(|| Err(self.is_down()))
     }
 
     fn describe(&self) -> String {
