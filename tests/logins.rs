@@ -1,6 +1,8 @@
-//! Unusual ways to a host, each with a real sshd: one session at a time.
+//! Unusual ways to a host, each with a real sshd: one session at a time, jump hosts, certificates, agents, and what a
+//! person may have configured.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a test's helpers fail loudly too, and start the sshd that the tests talk to"
@@ -14,9 +16,10 @@ mod process;
 mod sshd;
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use bramble_fleet::connect::{Connection, Error, Output, Piece, Script, Ssh, Stdin, Talk};
+use bramble_fleet::connect::{Connection, Error, Output, Piece, Script, Settings, Ssh, Stdin, Talk};
 use process::Process;
 use sshd::Sshd;
 use tokio::sync::mpsc;
@@ -102,4 +105,120 @@ async fn a_host_that_permits_no_session_says_so() {
     let Some(sshd) = Sshd::start_with("MaxSessions 0\n") else { return };
     let error = failure(sshd.connect()).await;
     assert!(matches!(&error, Error::Refused { said, .. } if said.contains("MaxSessions")), "{error}");
+}
+
+/// Returns the way to `sshd` with this configuration in place of the user's and the system's.
+fn configured(sshd: &Sshd, text: &str) -> Ssh {
+    let config = sshd.path("ssh_config");
+    std::fs::write(&config, text).unwrap();
+    std::fs::set_permissions(&config, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let settings = Settings { config: Some(config), ..sshd.settings() };
+    Ssh::new(sshd.target(), settings).unwrap()
+}
+
+/// A jump host before `sshd`, which `sshd` knows.
+struct Gate {
+    gate: Sshd,
+    config: String,
+}
+
+impl Gate {
+    fn before(sshd: &Sshd) -> Option<Self> {
+        let gate = Sshd::start()?;
+        let user = gate.target().user.unwrap();
+        let (port, key) = (gate.port, gate.path("login"));
+        // its address is the host's own here, so that the rule for that one goes by what was typed
+        let config = format!(
+            "Host gate\n  HostName 127.0.0.1\n  HostKeyAlias gate\n  Port {port}\n  User {user}\n  \
+             IdentityFile {}\n  IdentitiesOnly yes\n  LogLevel QUIET\n\
+             Match originalhost 127.0.0.1\n  ProxyJump gate\n",
+            key.display()
+        );
+        let this = Self { gate, config };
+        this.know(sshd, "host.pub");
+        Some(this)
+    }
+
+    /// Has `sshd` know the key in `file` as the jump host's.
+    fn know(&self, sshd: &Sshd, file: &str) {
+        sshd.know("host.pub");
+        let key = std::fs::read_to_string(self.gate.path(file)).unwrap();
+        let known = std::fs::read_to_string(sshd.path("known")).unwrap();
+        std::fs::write(sshd.path("known"), format!("{known}gate {key}")).unwrap();
+    }
+}
+
+fn fingerprint(sshd: &Sshd) -> String {
+    let print = Command::new("ssh-keygen").arg("-lf").arg(sshd.path("host.pub")).output().unwrap();
+    let print = String::from_utf8(print.stdout).unwrap();
+    print.split_whitespace().find(|word| word.starts_with("SHA256:")).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_host_behind_a_jump_host_is_like_any_other() {
+    let Some(sshd) = Sshd::start() else { return };
+    let gate = Gate::before(&sshd).unwrap();
+    let ssh = configured(&sshd, &gate.config);
+    let output = ssh.run(&script("cat; echo err >&2; exit 3"), Stdin::Bytes(b"in\n".to_vec())).await.unwrap();
+    assert_eq!((output.status, &*output.stdout, &*output.stderr), (3, &b"in\n"[..], "err\n"));
+    assert_eq!(run(&ssh, "echo again").await.stdout, b"again\n");
+    assert!(gate.gate.log().contains("Accepted publickey"), "it was on the way: {}", gate.gate.log());
+}
+
+#[tokio::test]
+async fn a_jump_host_with_an_unknown_key_is_refused_with_its_fingerprint_and_accepted_when_told() {
+    let Some(sshd) = Sshd::start() else { return };
+    let gate = Gate::before(&sshd).unwrap();
+    sshd.know("host.pub");
+    let asked = format!("{}StrictHostKeyChecking ask\n", gate.config);
+    let error = failure(configured(&sshd, &asked)).await;
+    let Error::HostKeyUnknown { host, fingerprint: Some(shown) } = &error else { panic!("{error:?}") };
+    assert!(host.starts_with("gate, on the way to "), "{host}");
+    assert_eq!(*shown, format!("ssh-ed25519 {}", fingerprint(&gate.gate)));
+    assert!(error.to_string().contains("--accept-new-host-keys"), "{error}");
+    assert!(!std::fs::read_to_string(sshd.path("known")).unwrap().contains("gate"));
+
+    let settings =
+        Settings { is_new_host_key_accepted: true, config: Some(sshd.path("ssh_config")), ..sshd.settings() };
+    let ssh = Ssh::new(sshd.target(), settings).unwrap();
+    assert_eq!(run(&ssh, "echo in").await.stdout, b"in\n");
+    assert!(std::fs::read_to_string(sshd.path("known")).unwrap().contains("gate"), "it was remembered");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_jump_host_is_told_from_what_is_wrong_with_the_host() {
+    let Some(sshd) = Sshd::start() else { return };
+    let gate = Gate::before(&sshd).unwrap();
+    gate.know(&sshd, "stranger.pub");
+    let error = failure(configured(&sshd, &gate.config)).await;
+    assert!(matches!(&error, Error::HostKeyChanged { host, .. } if host.starts_with("gate, ")), "{error}");
+
+    gate.know(&sshd, "host.pub");
+    let login = gate.gate.path("login");
+    let stranger =
+        gate.config.replace(&login.display().to_string(), &gate.gate.path("stranger").display().to_string());
+    let error = failure(configured(&sshd, &stranger)).await;
+    assert!(
+        matches!(&error, Error::Authentication { host, .. } if host.contains(", on the way to ")),
+        "{error}"
+    );
+
+    let closed =
+        gate.config.replace(&format!("Port {}", gate.gate.port), &format!("Port {}", sshd::free_port()));
+    let error = failure(configured(&sshd, &closed)).await;
+    assert!(matches!(&error, Error::Refused { said, .. } if said.contains("Connection refused")), "{error}");
+
+    let nowhere = gate.config.replace("HostName 127.0.0.1", "HostName no-such-host.invalid");
+    let error = failure(configured(&sshd, &nowhere)).await;
+    assert!(matches!(&error, Error::Unreachable { said, .. } if said.contains("resolve")), "{error}");
+
+    // the host's own fault is the host's
+    gate.know(&sshd, "host.pub");
+    let known = std::fs::read_to_string(sshd.path("known")).unwrap();
+    let gates = known.lines().find(|line| line.starts_with("gate ")).unwrap().to_owned();
+    std::fs::write(sshd.path("known"), gates + "\n").unwrap();
+    let error = failure(configured(&sshd, &gate.config)).await;
+    let Error::HostKeyUnknown { host, fingerprint: Some(shown) } = &error else { panic!("{error:?}") };
+    assert!(!host.contains("on the way"), "{host}");
+    assert_eq!(*shown, format!("ssh-ed25519 {}", fingerprint(&sshd)));
 }

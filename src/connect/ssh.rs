@@ -21,7 +21,7 @@ use super::master::{Hold, PERSIST};
 use super::process::{self, End, Io, Left, Victim};
 use super::shell::{KILLING, Wrapped, one_line};
 use super::socket_dir::SocketDir;
-use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, diagnosis};
+use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, config, diagnosis};
 
 /// sshd's `MaxSessions` is 10 unless somebody changed it; two are left for the user.
 const MOST_SESSIONS: usize = 8;
@@ -103,6 +103,8 @@ pub struct Ssh {
     pub(super) target: Target,
     pub(super) settings: Settings,
     pub(super) host: String,
+    /// In the folder below.
+    config: PathBuf,
     /// Locked while a connection is opened.
     master: Mutex<Master>,
     /// 0700, with the control socket.
@@ -148,6 +150,7 @@ impl Ssh {
             doing: "cannot make a folder for the control socket".to_owned(),
             source,
         })?;
+        let config = config::write(dir.path(), &settings).map_err(folder_failed)?;
         let host = format!(
             "{}{}{}",
             target.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default(),
@@ -157,7 +160,7 @@ impl Ssh {
         let sessions = Semaphore::new(MOST_SESSIONS);
         let sudo = SudoPassword::default();
         let (master, is_old) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Self { target, settings, host, master, dir, sessions, sudo, is_old })
+        Ok(Self { target, settings, host, config, master, dir, sessions, sudo, is_old })
     }
 
     /// Gives sudo this password where it asks for one.
@@ -174,37 +177,13 @@ impl Ssh {
     /// Returns `ssh` with what a new connection needs, whatever the user's configuration
     /// says: the first value that `ssh` sees is the one it takes.
     pub(super) fn connecting(&self) -> Command {
-        let settings = &self.settings;
-        let mut ssh = Command::new("ssh");
-        ssh.env("LC_ALL", "C");
-        if let Some(config) = &settings.config {
-            ssh.arg("-F").arg(config);
-        }
-        let accept = if settings.is_new_host_key_accepted { "accept-new" } else { "yes" };
-        for option in [
-            "BatchMode=yes",
-            "ForwardAgent=no",
-            "ForwardX11=no",
-            "ClearAllForwardings=yes",
-            "PermitLocalCommand=no",
-            "RemoteCommand=none",
-            "RequestTTY=no",
-            "Tunnel=no",
-            // what packs is packed before
-            "Compression=no",
-            "ServerAliveInterval=15",
-            "ServerAliveCountMax=3",
-            "LogLevel=ERROR",
-            &format!("StrictHostKeyChecking={accept}"),
-            &format!("ConnectTimeout={}", settings.connect_timeout.as_secs().max(1)),
-        ] {
+        let mut ssh = program();
+        ssh.arg("-F").arg(&self.config).args(["-o", "LogLevel=ERROR"]);
+        // as the file says; these are seen in a list of processes
+        for option in config::forced(&self.settings) {
             ssh.arg("-o").arg(option);
         }
-        if let Some(known) = &settings.known_hosts {
-            ssh.arg("-o").arg(format!("UserKnownHostsFile={}", config_path(known)));
-            ssh.arg("-o").arg("GlobalKnownHostsFile=none");
-        }
-        if let Some(ciphers) = &settings.first_ciphers {
+        if let Some(ciphers) = &self.settings.first_ciphers {
             ssh.arg("-o").arg(format!("Ciphers=^{ciphers}"));
         }
         if let Some(user) = &self.target.user {
@@ -221,8 +200,7 @@ impl Ssh {
 
     /// Returns [`Self::connecting`] with options that go before those.
     pub(super) fn connecting_with(&self, options: &[&str]) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.env("LC_ALL", "C");
+        let mut ssh = program();
         for option in options {
             ssh.args(["-o", option]);
         }
@@ -233,8 +211,8 @@ impl Ssh {
     /// Returns `ssh` as a client of the master. It needs no configuration, and it must
     /// never connect by itself.
     fn through_master(&self, socket: &Path, wrapped: &Wrapped) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.env("LC_ALL", "C").args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
+        let mut ssh = program();
+        ssh.args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
         // sh -c: its end of the pipe stays open until it has spoken
         ssh.args(["-o", &format!("ProxyCommand=sh -c 'echo {NO_MASTER} >&2'")]);
         ssh.arg("-S").arg(control_path(socket)).arg("--").arg(&self.target.address).arg(wrapped.line());
@@ -342,9 +320,11 @@ impl Ssh {
 
     /// Makes the error for an `ssh` that came to no login.
     async fn login_failed(&self, said: String) -> Error {
-        // OpenSSH 10 does not count a connection that is closed at once among its errors
-        let said =
-            if said.trim().is_empty() { self.in_more_words("INFO").await.unwrap_or(said) } else { said };
+        let said = if diagnosis::is_little(&said) {
+            self.in_more_words(&["-o", "LogLevel=INFO"]).await.unwrap_or(said)
+        } else {
+            said
+        };
         let is_unknown = diagnosis::is_unknown_key(&said);
         let fingerprint = if is_unknown { self.shown_fingerprint().await } else { None };
         diagnosis::of_login(self.host.clone(), &said, fingerprint)
@@ -358,14 +338,16 @@ impl Ssh {
     /// Connects once more to learn which key the host shows: `ssh` itself asks, so that
     /// jump hosts and the choice among several keys are as they were.
     async fn shown_fingerprint(&self) -> Option<String> {
-        diagnosis::fingerprint(&self.in_more_words("DEBUG1").await?)
+        // the ssh of a jump host is given this, and no option
+        diagnosis::fingerprint(&self.in_more_words(&["-v"]).await?)
     }
 
     /// Connects once more, for a connection that fails, and returns what `ssh` says of it. One that does not fail this
     /// time, since the `ssh` before was only killed, ends at once.
-    async fn in_more_words(&self, level: &str) -> Option<String> {
-        let mut ssh = self.connecting_with(&[&format!("LogLevel={level}")]);
-        ssh.args(["-T", "-S", "none"]);
+    async fn in_more_words(&self, how: &[&str]) -> Option<String> {
+        let mut ssh = program();
+        // the first that says so sets the level
+        ssh.args(how).args(self.connecting().as_std().get_args()).args(["-T", "-S", "none"]);
         let (status, said) = self.connect(ssh, "verbose", Some("exit")).await.ok()?;
         (status != 0).then_some(said)
     }
@@ -539,10 +521,11 @@ fn late(said: &str, limit: Duration) -> String {
     format!("{said}\nno login within {} s", limit.as_secs())
 }
 
-/// Writes a path as a value of ssh's configuration.
-fn config_path(path: &Path) -> String {
-    let text = path.display().to_string().replace('%', "%%");
-    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
+/// Returns `ssh`, which asks nothing on the terminal. Nor does one that the user's `ProxyCommand` starts.
+fn program() -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.env("LC_ALL", "C").env("SSH_ASKPASS_REQUIRE", "force");
+    ssh
 }
 
 #[async_trait]
