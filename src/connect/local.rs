@@ -169,6 +169,31 @@ exit 1
     }
 
     #[tokio::test]
+    async fn a_sudo_that_is_not_there_is_told_from_a_shell_that_runs_nothing() {
+        for password in [None, Some("sesame")] {
+            let mut login = Login::new("#!/bin/sh\necho 'ada is not in the sudoers file' >&2\nexit 1\n");
+            if let Some(password) = password {
+                login = login.with_password(password);
+            }
+            match login.run("true", Stdin::Empty).await {
+                Err(Error::Sudo { said, .. }) => assert_eq!(said, "ada is not in the sudoers file"),
+                other => panic!("{other:?}"),
+            }
+            // root, whose shell cannot start another
+            let sh = "#!/bin/sh\necho 'sh: Cannot fork' >&2\nexit 2\n";
+            for (name, text) in [("id", "#!/bin/sh\necho 0\n"), ("sh", sh)] {
+                std::fs::write(login._dir.path().join(name), text).unwrap();
+            }
+            let path = login._dir.path().join("sh");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            match login.run("true", Stdin::Empty).await {
+                Err(Error::Authentication { said, .. }) => assert_eq!(said, "sh: Cannot fork"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn sudo_gets_its_password_and_the_script_all_of_its_own_input() {
         let login = Login::new(ASKING).with_password("sesame");
         let ran = login.run("echo ran; cat", Stdin::Empty).await.unwrap();

@@ -484,6 +484,10 @@ impl Ssh {
                 let said = if said.is_empty() { "ssh said nothing".to_owned() } else { said };
                 Err(Error::Lost { host, said })
             }
+            // no shell ends so by itself, and ssh says 255 of one that a signal ended
+            End::Status(status @ 129..=159) if !wrapped.has_begun(&stderr) => {
+                Err(Error::Lost { host, said: format!("ssh was ended here by signal {}", status - 128) })
+            }
             End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
             End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
             End::TimedOut | End::TooMuch => {
