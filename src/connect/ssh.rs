@@ -32,7 +32,7 @@ const NO_ROOM: &str = "Session open refused by peer";
 /// How often a login is looked for. Only those wait for it who come while it is made.
 const TICK: Duration = Duration::from_millis(25);
 /// What a session depends on, whatever the user's configuration says. OpenSSH knows these since 8.7, of 2021.
-const SESSION: [&str; 3] = ["SessionType=default", "StdinNull=no", "ForkAfterAuthentication=no"];
+pub(super) const SESSION: [&str; 3] = ["SessionType=default", "StdinNull=no", "ForkAfterAuthentication=no"];
 
 /// Whom to log in to. What is left out comes from `~/.ssh/config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -198,6 +198,11 @@ impl Ssh {
         ssh
     }
 
+    /// Returns what a session depends on, as far as our `ssh` is known to know it.
+    fn session_options(&self) -> &'static [&'static str] {
+        if self.is_old.load(Ordering::Relaxed) { &[] } else { &SESSION }
+    }
+
     /// Returns [`Self::connecting`] with options that go before those.
     pub(super) fn connecting_with(&self, options: &[&str]) -> Command {
         let mut ssh = program();
@@ -294,7 +299,7 @@ impl Ssh {
         let said = left.stderr.text();
         match end {
             // of ssh itself, or of a signal
-            End::Status(128..) if said.contains("Bad configuration option: sessiontype") => {
+            End::Status(128..) if is_of_old(&said) => {
                 self.is_old.store(true, Ordering::Relaxed);
                 None
             }
@@ -347,7 +352,11 @@ impl Ssh {
     async fn in_more_words(&self, how: &[&str]) -> Option<String> {
         let mut ssh = program();
         // the first that says so sets the level
-        ssh.args(how).args(self.connecting().as_std().get_args()).args(["-T", "-S", "none"]);
+        ssh.args(how);
+        for option in self.session_options() {
+            ssh.args(["-o", option]);
+        }
+        ssh.args(self.connecting().as_std().get_args()).args(["-T", "-S", "none"]);
         let (status, said) = self.connect(ssh, "verbose", Some("exit")).await.ok()?;
         (status != 0).then_some(said)
     }
@@ -451,10 +460,9 @@ impl Ssh {
     }
 
     async fn session_apart(&self, wrapped: &Wrapped, limit: Duration, io: &mut Io) -> (End, Left) {
-        let is_old = self.is_old.load(Ordering::Relaxed);
         // it says at this level why there is none
         let mut options = vec!["LogLevel=INFO", "ControlMaster=no"];
-        options.extend(SESSION.iter().filter(|_| !is_old));
+        options.extend(self.session_options());
         let mut ssh = self.connecting_with(&options);
         ssh.args(["-S", "none", "--"]).arg(&self.target.address).arg(wrapped.line());
         process::run(ssh, Some(wrapped), io, self.login_limit() + limit).await
@@ -510,6 +518,11 @@ fn has_no_room(wrapped: &Wrapped, (end, left): &(End, Left)) -> bool {
     matches!(end, End::Status(255))
         && !wrapped.has_begun(&left.stderr)
         && wrapped.said(&left.stderr).contains(NO_ROOM)
+}
+
+/// Returns whether an `ssh` does not know [`SESSION`].
+pub(super) fn is_of_old(said: &str) -> bool {
+    said.contains("Bad configuration option: sessiontype")
 }
 
 /// Returns the path of a socket as `ssh -S` reads it.
