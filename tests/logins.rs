@@ -15,11 +15,13 @@ mod process;
 #[expect(dead_code, reason = "a part for other tests")]
 mod sshd;
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bramble_fleet::connect::{Connection, Error, Output, Piece, Script, Settings, Ssh, Stdin, Talk};
+use bramble_fleet::connect::{
+    Connection, Error, Output, Piece, Script, Settings, Ssh, Stdin, Talk, Target, fast_cipher,
+};
 use process::Process;
 use sshd::Sshd;
 use tokio::sync::mpsc;
@@ -221,4 +223,193 @@ async fn what_is_wrong_with_a_jump_host_is_told_from_what_is_wrong_with_the_host
     let Error::HostKeyUnknown { host, fingerprint: Some(shown) } = &error else { panic!("{error:?}") };
     assert!(!host.contains("on the way"), "{host}");
     assert_eq!(*shown, format!("ssh-ed25519 {}", fingerprint(&sshd)));
+}
+
+#[tokio::test]
+async fn each_end_may_have_its_own_cipher_put_first() {
+    for has_aes in [true, false] {
+        let Some(sshd) = Sshd::start_with("LogLevel DEBUG1\n") else { return };
+        let first_ciphers = Some(fast_cipher(has_aes).to_owned());
+        let ssh = Ssh::new(sshd.target(), Settings { first_ciphers, ..sshd.settings() }).unwrap();
+        assert_eq!(run(&ssh, "echo in").await.stdout, b"in\n");
+        // both ways, as the host has it
+        for way in ["client->server", "server->client"] {
+            let agreed = format!("kex: {way} cipher: {} ", fast_cipher(has_aes));
+            said(&sshd, &agreed).await;
+        }
+    }
+}
+
+/// Waits until the host has said this.
+async fn said(sshd: &Sshd, text: &str) {
+    let heard = async {
+        while !sshd.log().contains(text) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(10), heard).await;
+    assert!(heard.is_ok(), "{text}: {}", sshd.log());
+}
+
+#[tokio::test]
+async fn a_certificate_lets_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = dir.path().join("authority");
+    sshd::keygen(&authority);
+    let Some(sshd) = Sshd::start_with(&format!("TrustedUserCAKeys {}.pub\n", authority.display())) else {
+        return;
+    };
+    let (mut target, key) = (sshd.target(), sshd.path("stranger"));
+    target.identity = Some(key.clone());
+    let connect = || Ssh::new(target.clone(), sshd.settings()).unwrap();
+    assert!(matches!(failure(connect()).await, Error::Authentication { .. }), "the key alone is nobody's");
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-I", "ada", "-V", "-1h:+1h", "-n"]).arg(target.user.as_ref().unwrap());
+    assert!(keygen.arg("-s").arg(&authority).arg(key.with_extension("pub")).status().unwrap().success());
+    assert_eq!(run(&connect(), "echo in").await.stdout, b"in\n");
+    said(&sshd, "ED25519-CERT").await;
+}
+
+/// An agent of its own, which ends with the test.
+struct Agent {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    async fn start(folder: &Path) -> Self {
+        let socket = folder.join("agent");
+        let mut agent = Command::new("ssh-agent");
+        agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
+        let process = agent.spawn().unwrap();
+        wait_for(&socket).await;
+        Self { process, socket }
+    }
+
+    fn add(&self, key: &Path) {
+        let mut add = Command::new("ssh-add");
+        assert!(add.arg("-q").arg(key).env("SSH_AUTH_SOCK", &self.socket).status().unwrap().success());
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_only_an_agent_has_lets_in() {
+    let Some(sshd) = Sshd::start() else { return };
+    let agent = Agent::start(sshd.dir.path()).await;
+    agent.add(&sshd.path("login"));
+    std::fs::remove_file(sshd.path("login")).unwrap();
+    let config = sshd.path("ssh_config");
+    std::fs::write(&config, format!("IdentityAgent {}\n", agent.socket.display())).unwrap();
+    let settings = Settings { config: Some(config), ..sshd.settings() };
+    let target = Target { identity: None, ..sshd.target() };
+    let ssh = Ssh::new(target.clone(), settings).unwrap();
+    assert_eq!(run(&ssh, "echo in").await.stdout, b"in\n");
+    let error = failure(Ssh::new(target, sshd.settings()).unwrap()).await;
+    assert!(matches!(error, Error::Authentication { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_that_a_person_forwards_is_forwarded() {
+    let Some(sshd) = Sshd::start_with("LogLevel DEBUG1\nPermitTunnel yes\nX11Forwarding yes\n") else {
+        return;
+    };
+    let agent = Agent::start(sshd.dir.path()).await;
+    let ports = [sshd::free_port(), sshd::free_port(), sshd::free_port()];
+    let config = format!(
+        "IdentityAgent {}\nForwardAgent yes\nForwardX11 yes\nForwardX11Trusted yes\nExitOnForwardFailure yes\n\
+         LocalForward {} 127.0.0.1:1\nDynamicForward {}\nRemoteForward {} 127.0.0.1:1\n\
+         PermitLocalCommand yes\nLocalCommand touch {}\n",
+        agent.socket.display(),
+        ports[0],
+        ports[1],
+        ports[2],
+        sshd.path("local").display()
+    );
+    let first = configured(&sshd, &config);
+    let second = configured(&sshd, &config);
+    // with the login, through it, and by one that logs in without a script
+    let look = "echo \"$SSH_AUTH_SOCK$DISPLAY\"; read -r line; [ \"$line\" = on ]";
+    let shown = first.run(&script(look), Stdin::Bytes(b"on\n".to_vec())).await.unwrap();
+    assert_eq!((shown.status, shown.stdout), (0, b"\n".to_vec()));
+    for ssh in [&first, &second] {
+        let (say, input) = mpsc::channel(1);
+        let (output, mut hear) = mpsc::channel(1);
+        let script = script(look);
+        let lead = async {
+            let shown = hear.recv().await.unwrap();
+            for port in ports {
+                let error = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+                assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{port}");
+            }
+            say.send(Piece::Bytes(b"on\n".to_vec())).await.unwrap();
+            shown
+        };
+        let (ended, shown) = tokio::join!(ssh.talk(&script, Talk { input, output }), lead);
+        assert_eq!((ended.unwrap().status, shown), (0, b"\n".to_vec()));
+    }
+    assert!(!sshd.path("local").exists());
+    said(&sshd, "exec").await;
+    for asked in ["auth-agent-req", "x11-req", "tcpip-forward", "tun@openssh.com"] {
+        assert!(!sshd.log().contains(asked), "{asked}: {}", sshd.log());
+    }
+}
+
+#[tokio::test]
+async fn no_script_is_the_worse_for_what_a_person_has_configured() {
+    let Some(sshd) = Sshd::start_with("AcceptEnv *\n") else { return };
+    let (own, asked) = (sshd.path("own"), sshd.path("asked"));
+    std::fs::create_dir(&own).unwrap();
+    let config = format!(
+        "Match exec \"echo >>{asked}; echo noise; echo noise >&2\"\n  ServerAliveInterval 1\n\
+         Host *\nSessionType none\nStdinNull yes\nForkAfterAuthentication yes\nRemoteCommand false\n\
+         RequestTTY force\nEscapeChar ~\nBatchMode no\nLogLevel DEBUG3\nVisualHostKey yes\nTunnel yes\n\
+         ControlMaster auto\nControlPath {own}/%r@%h:%p\nControlPersist yes\nCompression yes\n\
+         SendEnv LANG LC_* *\nSetEnv LC_MESSAGES=de_DE.UTF-8 POSIXLY_CORRECT=1\nUpdateHostKeys ask\n\
+         AddKeysToAgent ask\nStrictHostKeyChecking no\nPermitLocalCommand yes\nLocalCommand echo local\n\
+         NumberOfPasswordPrompts 3\nConnectionAttempts 2\nGatewayPorts yes\nIgnoreUnknown Strange\nStrange yes\n",
+        asked = asked.display(),
+        own = own.display(),
+    );
+    let ssh = configured(&sshd, &config);
+    // what a terminal would take for an escape, and the end of its input
+    let bytes = b"in\n~.\n~~\n~&\n\x04\r\n\x00\xff".repeat(1000);
+    for text in ["cat; echo err >&2; exit 3"; 2] {
+        let output = ssh.run(&script(text), Stdin::Bytes(bytes.clone())).await.unwrap();
+        assert!(output.stdout == bytes && output.stderr == "err\n" && output.status == 3, "{output:?}");
+    }
+    let slow = Script { timeout: Duration::from_secs(1), ..script("sleep 1000") };
+    let error = ssh.run(&slow, Stdin::Empty).await.unwrap_err();
+    assert!(matches!(error, Error::TimedOut { .. }), "{error}");
+    ssh.close().await;
+    let (say, input) = mpsc::channel(1);
+    let (output, mut hear) = mpsc::channel(1);
+    let lead = async {
+        say.send(Piece::Bytes(b"~.\nhello\n".to_vec())).await.unwrap();
+        drop(say);
+        let mut heard = Vec::new();
+        while let Some(more) = hear.recv().await {
+            heard.extend(more);
+        }
+        heard
+    };
+    let talk = script("cat");
+    let (ended, heard) = tokio::join!(ssh.talk(&talk, Talk { input, output }), lead);
+    assert_eq!((ended.unwrap().status, heard), (0, b"~.\nhello\n".to_vec()));
+    assert_eq!(std::fs::read_dir(&own).unwrap().count(), 0, "the person's own connections are not ours");
+    assert!(asked.exists(), "it was read");
+
+    // and a host that is not known is refused, whatever it says
+    sshd.know("stranger.pub");
+    let error = failure(configured(&sshd, &config)).await;
+    assert!(matches!(error, Error::HostKeyChanged { .. }), "{error}");
+    std::fs::write(sshd.path("known"), "").unwrap();
+    let error = failure(configured(&sshd, &config)).await;
+    assert!(matches!(error, Error::HostKeyUnknown { fingerprint: Some(_), .. }), "{error}");
 }
