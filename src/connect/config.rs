@@ -98,3 +98,40 @@ fn home() -> PathBuf {
 fn quoted(text: &str) -> String {
     if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text.to_owned() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_forced_comes_first_then_the_users_file_then_the_systems() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { known_hosts: Some("/a b/50%".into()), ..Settings::default() };
+        let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "BatchMode=yes");
+        assert!(lines.contains(&"UserKnownHostsFile=\"/a b/50%%\""), "{text}");
+        let first = lines.iter().position(|line| line.starts_with("Include ")).unwrap();
+        assert!(lines[first].ends_with("/.ssh/config"), "{text}");
+        assert!(lines[first + 1..].iter().all(|line| line.ends_with("/ssh_config")), "{text}");
+
+        let settings = Settings { config: Some("/dev/null".into()), ..settings };
+        let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
+        assert!(!text.contains("Include"), "{text}");
+    }
+
+    #[test]
+    fn a_file_of_the_systems_that_others_may_write_to_is_copied_since_ssh_includes_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let system = folder.path().join("ssh_config");
+        fs::write(&system, "User pi\n").unwrap();
+        for (mode, is_copied) in [(0o644, false), (0o664, true)] {
+            fs::set_permissions(&system, fs::Permissions::from_mode(mode)).unwrap();
+            let read = readable(&system, folder.path()).unwrap();
+            assert_eq!(read != system, is_copied);
+            assert_eq!(fs::read_to_string(read).unwrap(), "User pi\n");
+        }
+    }
+}
