@@ -2,7 +2,6 @@
 //! person may have configured.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::print_stderr,
     clippy::disallowed_methods,
     reason = "a test's helpers fail loudly too, and start the sshd that the tests talk to"

@@ -53,7 +53,7 @@ pub(super) fn write(folder: &Path, settings: &Settings) -> io::Result<PathBuf> {
         Some(config) => vec![config.clone()],
         None => {
             let system = SYSTEM.iter().map(Path::new).find(|path| path.exists());
-            let system = system.map(|path| readable(path, folder)).transpose()?;
+            let system = system.map(|path| readable(path, folder)).transpose()?.flatten();
             std::iter::once(home().join(".ssh/config")).chain(system).collect()
         }
     };
@@ -69,17 +69,17 @@ fn is_empty(config: &Path) -> bool {
 }
 
 /// Returns the system's file, or a copy where `ssh` reads it and yet would not include it: for its owner, who is
-/// nobody in some containers, or for its mode.
-fn readable(path: &Path, folder: &Path) -> io::Result<PathBuf> {
-    let meta = fs::metadata(path)?;
+/// nobody in some containers, or for its mode. None: it cannot be read, which `ssh` itself takes for an empty one.
+fn readable(path: &Path, folder: &Path) -> io::Result<Option<PathBuf>> {
+    let (Ok(text), Ok(meta)) = (fs::read(path), fs::metadata(path)) else { return Ok(None) };
     let is_trusted = [0, rustix::process::getuid().as_raw()].contains(&meta.uid());
     if is_trusted && meta.mode() & 0o022 == 0 {
-        return Ok(path.to_owned());
+        return Ok(Some(path.to_owned()));
     }
     let copy = folder.join("system");
-    fs::write(&copy, fs::read(path)?)?;
+    fs::write(&copy, text)?;
     fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
-    Ok(copy)
+    Ok(Some(copy))
 }
 
 /// Returns the folder in which `ssh` itself looks for the user's file: that of the login, whatever `HOME` says. Logins
@@ -129,7 +129,7 @@ mod tests {
         fs::write(&system, "User pi\n").unwrap();
         for (mode, is_copied) in [(0o644, false), (0o664, true)] {
             fs::set_permissions(&system, fs::Permissions::from_mode(mode)).unwrap();
-            let read = readable(&system, folder.path()).unwrap();
+            let read = readable(&system, folder.path()).unwrap().unwrap();
             assert_eq!(read != system, is_copied);
             assert_eq!(fs::read_to_string(read).unwrap(), "User pi\n");
         }

@@ -119,7 +119,7 @@ mod tests {
 
     /// This machine with another `sudo`, and a login that is not root.
     struct Login {
-        _dir: tempfile::TempDir,
+        dir: tempfile::TempDir,
         local: Local,
     }
 
@@ -132,7 +132,7 @@ mod tests {
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
             }
             let search_path = Some(format!("{}:/usr/bin:/bin", dir.path().display()));
-            Self { _dir: dir, local: Local { search_path, ..Local::new() } }
+            Self { dir, local: Local { search_path, ..Local::new() } }
         }
 
         fn with_password(self, password: &str) -> Self {
@@ -182,9 +182,9 @@ exit 1
             // root, whose shell cannot start another
             let sh = "#!/bin/sh\necho 'sh: Cannot fork' >&2\nexit 2\n";
             for (name, text) in [("id", "#!/bin/sh\necho 0\n"), ("sh", sh)] {
-                std::fs::write(login._dir.path().join(name), text).unwrap();
+                std::fs::write(login.dir.path().join(name), text).unwrap();
             }
-            let path = login._dir.path().join("sh");
+            let path = login.dir.path().join("sh");
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
             match login.run("true", Stdin::Empty).await {
                 Err(Error::Authentication { said, .. }) => assert_eq!(said, "sh: Cannot fork"),
