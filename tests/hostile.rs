@@ -159,6 +159,9 @@ fn check_call(words: &[&OsStr], why: &str) {
     if !is_master {
         return;
     }
+    // our configuration is gone with the call
+    let at = words.iter().position(|word| *word == "-F").unwrap();
+    let words = [&words[..at], &words[at + 2..]].concat();
     let given = words.iter().filter(|word| !["-M", "-N", "-f"].map(OsStr::new).contains(word));
     let read = Command::new("/usr/bin/ssh").args(["-G", "-F", "none"]).args(given).output().unwrap();
     // OpenSSH refuses some logins by itself, which is as good

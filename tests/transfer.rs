@@ -265,6 +265,25 @@ async fn two_operators_at_once_end_with_one_whole_blob() {
 }
 
 #[tokio::test]
+async fn a_sender_of_another_release_is_refused_with_words() {
+    let (place, local) = (Place::new(), Local::new());
+    place.bootstrap(&local).await;
+    let artifact = place.artifact("weights", 1);
+    // the host hears another number than we say
+    let program = place.layout.program(&place.bundle.digest).join("brambled");
+    let text = std::fs::read_to_string(&program).unwrap();
+    let other = "#!/bin/sh\nset -- $(echo \"$@\" | sed 's/--protocol [0-9]*/--protocol 1/')\n";
+    // it is sealed, and may be replaced
+    std::fs::remove_file(&program).unwrap();
+    std::fs::write(&program, text.replace("#!/bin/sh\n", other)).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let (reason, message) = refusal(place.push(&local, &artifact).await);
+    assert_eq!(reason, Reason::Protocol);
+    assert!(message.contains("version 1 of the protocol") && message.contains("of one release"), "{message}");
+    assert!(!place.is_sealed(&artifact));
+}
+
+#[tokio::test]
 async fn a_file_of_another_size_is_not_even_started() {
     let place = Place::new();
     let mut artifact = place.artifact("weights", 1);

@@ -6,9 +6,55 @@
 use super::Error;
 use super::shell::{clean, one_line};
 
+/// Said of whoever hung up before a word of SSH.
+const KEX: &str = "kex_exchange_identification: ";
+/// Said where that was a program of this machine.
+const UNKNOWN: &str = "Connection closed by UNKNOWN port ";
+
 /// Makes the error for an `ssh` that never came to be logged in. `fingerprint` is asked
 /// only when the host key is unknown.
 pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) -> Error {
+    let Some(stderr) = on_the_way(stderr) else { return of_host(host, stderr, fingerprint) };
+    let named = |name: &str| format!("{}, on the way to {host},", clean(name));
+    let of = |before: &str, after: &str| {
+        stderr.lines().find_map(|line| {
+            let (_, rest) = if before.is_empty() { ("", line) } else { line.split_once(before)? };
+            Some(named(rest.split_once(after)?.0))
+        })
+    };
+    match of_host(host.clone(), stderr, fingerprint) {
+        Error::HostKeyUnknown { host, fingerprint } => {
+            let host = of("host key is known for ", " and you have").unwrap_or(host);
+            Error::HostKeyUnknown { host, fingerprint }
+        }
+        Error::HostKeyChanged { host, said } => {
+            let host = of("Host key for ", " has changed").unwrap_or(host);
+            Error::HostKeyChanged { host, said }
+        }
+        // a password that it would take is not the host's: its ways to log in stay out of this
+        Error::Authentication { host, .. } => {
+            let host = of("", ": Permission denied").unwrap_or(host);
+            Error::Authentication { host, said: "it takes none of your keys".to_owned() }
+        }
+        error => error,
+    }
+}
+
+/// Returns whether another try may say more: OpenSSH 10 does not count a connection that is closed at once among its
+/// errors, and an `ssh` that leaves a master behind has nobody hear what is said on the way.
+pub(super) fn is_little(stderr: &str) -> bool {
+    stderr.lines().all(|line| line.trim().is_empty() || line.starts_with(KEX) || line.starts_with(UNKNOWN))
+}
+
+/// Returns what was said on the way to the host, where that is why it was not reached: by the `ssh` of a jump host, or
+/// by the user's `ProxyCommand`.
+fn on_the_way(stderr: &str) -> Option<&str> {
+    let end = [KEX, UNKNOWN].iter().filter_map(|end| stderr.find(end)).min()?;
+    let said = &stderr[..end];
+    (stderr.contains(UNKNOWN) && !said.trim().is_empty()).then_some(said)
+}
+
+fn of_host(host: String, stderr: &str, fingerprint: Option<String>) -> Error {
     let said = summary(stderr);
     let has = |text: &str| stderr.contains(text);
     if has("REMOTE HOST IDENTIFICATION HAS CHANGED") || has("REVOKED HOST KEY DETECTED") {
@@ -109,9 +155,39 @@ mod tests {
                 "changed",
             ),
             ("", "unreachable"),
+            // of jump hosts
+            (
+                "ssh: Could not resolve hostname gate: Name or service not known\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535",
+                "unreachable",
+            ),
+            (
+                "ssh: connect to host gate port 22: Connection refused\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535",
+                "refused",
+            ),
+            (
+                "channel 0: open failed: connect failed: No route to host\nstdio forwarding failed\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535",
+                "unreachable",
+            ),
+            (
+                "ada@gate: Permission denied (publickey).\nConnection closed by UNKNOWN port 65535",
+                "authentication",
+            ),
         ] {
             assert_eq!(class(stderr), expected, "{stderr}");
         }
+    }
+
+    #[test]
+    fn a_jump_host_that_lets_nobody_in_is_named_and_its_password_is_not_asked_for() {
+        let stderr = "ada@gate: Permission denied (publickey,password).\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535\n";
+        let error = of_login("pi@kitchen".into(), stderr, None);
+        assert!(!error.takes_password());
+        assert_eq!(
+            error.to_string(),
+            "ada@gate, on the way to pi@kitchen, does not accept the login: it takes none of your keys"
+        );
+        let stderr = "pi@kitchen: Permission denied (publickey,password).\n";
+        assert!(of_login("pi@kitchen".into(), stderr, None).takes_password());
     }
 
     #[test]

@@ -66,11 +66,11 @@ impl Local {
 #[async_trait]
 impl Connection for Local {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
-        self.start(script, Io::Whole(stdin)).await
+        self.start(script, &mut Io::Whole(stdin)).await
     }
 
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
-        self.start(script, Io::Talk(talk)).await
+        self.start(script, &mut Io::Talk(talk)).await
     }
 
     fn describe(&self) -> String {
@@ -79,15 +79,14 @@ impl Connection for Local {
 }
 
 impl Local {
-    async fn start(&self, script: &Script, io: Io) -> Result<Output, Error> {
+    async fn start(&self, script: &Script, io: &mut Io) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
         let mut command = shell();
         command.args(wrapped.args());
         if let Some(path) = &self.search_path {
             command.env("PATH", path);
         }
-        let (end, Left { stdout, stderr }) =
-            process::run(command, wrapped.first_line(), io, script.timeout).await;
+        let (end, Left { stdout, stderr }) = process::run(command, Some(&wrapped), io, script.timeout).await;
         let host = HERE.to_owned();
         match end {
             End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
@@ -99,7 +98,7 @@ impl Local {
                 {
                     let mut sh = shell();
                     sh.args(kill.args());
-                    process::run(sh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
+                    process::run(sh, Some(&kill), &mut Io::Whole(Stdin::Empty), KILLING).await;
                 }
                 Err(Error::TimedOut { host, after: script.timeout })
             }
@@ -120,7 +119,7 @@ mod tests {
 
     /// This machine with another `sudo`, and a login that is not root.
     struct Login {
-        _dir: tempfile::TempDir,
+        dir: tempfile::TempDir,
         local: Local,
     }
 
@@ -133,7 +132,7 @@ mod tests {
                 std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
             }
             let search_path = Some(format!("{}:/usr/bin:/bin", dir.path().display()));
-            Self { _dir: dir, local: Local { search_path, ..Local::new() } }
+            Self { dir, local: Local { search_path, ..Local::new() } }
         }
 
         fn with_password(self, password: &str) -> Self {
@@ -167,6 +166,31 @@ exit 1
         let failed = Login::new("#!/bin/sh\n[ \"$1\" = -n ] && shift && exec \"$@\"\n");
         let failed = failed.run("echo ran; exit 1", Stdin::Empty).await.unwrap();
         assert_eq!((failed.status, failed.stdout), (1, b"ran\n".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_sudo_that_is_not_there_is_told_from_a_shell_that_runs_nothing() {
+        for password in [None, Some("sesame")] {
+            let mut login = Login::new("#!/bin/sh\necho 'ada is not in the sudoers file' >&2\nexit 1\n");
+            if let Some(password) = password {
+                login = login.with_password(password);
+            }
+            match login.run("true", Stdin::Empty).await {
+                Err(Error::Sudo { said, .. }) => assert_eq!(said, "ada is not in the sudoers file"),
+                other => panic!("{other:?}"),
+            }
+            // root, whose shell cannot start another
+            let sh = "#!/bin/sh\necho 'sh: Cannot fork' >&2\nexit 2\n";
+            for (name, text) in [("id", "#!/bin/sh\necho 0\n"), ("sh", sh)] {
+                std::fs::write(login.dir.path().join(name), text).unwrap();
+            }
+            let path = login.dir.path().join("sh");
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            match login.run("true", Stdin::Empty).await {
+                Err(Error::Authentication { said, .. }) => assert_eq!(said, "sh: Cannot fork"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[tokio::test]

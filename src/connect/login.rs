@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 use super::process::{self, End, Io, look};
-use super::ssh::Ssh;
+use super::ssh::{SESSION, Ssh, is_of_old};
 use super::{Error, Password, Stdin, diagnosis, quote};
 use crate::system;
 
@@ -15,6 +15,14 @@ const ADD_KEY: &str = r#"umask 077; cd && mkdir -p .ssh && {
 } && cat >>.ssh/authorized_keys && {
     ! command -v restorecon >/dev/null 2>&1 || restorecon -F .ssh .ssh/authorized_keys >/dev/null 2>&1 || :
 }"#;
+
+/// A password is asked for, once, and no key is tried.
+const PASSWORD: [&str; 4] = [
+    "BatchMode=no",
+    "PubkeyAuthentication=no",
+    "PreferredAuthentications=password,keyboard-interactive",
+    "NumberOfPasswordPrompts=1",
+];
 
 /// A key that a host may be given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,18 +77,19 @@ impl Ssh {
         let whom = self.resolve().await?.whom;
         let helper = Askpass::new(self.dir.path(), &whom, password);
         let helper = helper.map_err(here("cannot write in the folder of the control socket"))?;
-        let mut ssh = self.connecting_with(&[
-            "BatchMode=no",
-            "PubkeyAuthentication=no",
-            "PreferredAuthentications=password,keyboard-interactive",
-            "NumberOfPasswordPrompts=1",
-        ]);
-        ssh.env("SSH_ASKPASS", &helper.program).env("SSH_ASKPASS_REQUIRE", "force");
-        ssh.args(["-S", "none", "--"]).arg(&self.target.address);
-        ssh.arg(format!("exec sh -c {}", quote(ADD_KEY)));
         let limit = self.settings.connect_timeout * 3;
-        let stdin = Stdin::Bytes(format!("{}\n", key.line).into_bytes());
-        let (end, left) = process::run(ssh, None, Io::Whole(stdin), limit).await;
+        let io = &mut Io::Whole(Stdin::Bytes(format!("{}\n", key.line).into_bytes()));
+        let add = |session: &'static [&'static str]| {
+            let mut ssh = self.connecting_with(&[&PASSWORD, session].concat());
+            ssh.env("SSH_ASKPASS", &helper.program);
+            ssh.args(["-S", "none", "--"]).arg(&self.target.address);
+            ssh.arg(format!("exec sh -c {}", quote(ADD_KEY)));
+            ssh
+        };
+        let (mut end, mut left) = process::run(add(&SESSION), None, io, limit).await;
+        if is_of_old(&left.stderr.text()) {
+            (end, left) = process::run(add(&[]), None, io, limit).await;
+        }
         drop(helper);
         match end {
             End::Status(0) => Ok(()),

@@ -7,6 +7,7 @@
 //! A script that was sent is never sent again: when a link breaks while one runs, the
 //! caller learns it ([`Error::Lost`]) and decides. Nothing here knows what scripts do.
 
+mod config;
 mod diagnosis;
 pub mod fake;
 mod host_key;

@@ -12,10 +12,10 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::{Child, ChildStdin, Command};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use zeroize::Zeroizing;
 
-use super::shell::Tail;
+use super::shell::{Tail, Wrapped};
 use super::{Piece, Stdin, Talk};
 use crate::system;
 
@@ -49,7 +49,7 @@ pub(super) enum End {
 }
 
 /// What a program reads.
-enum Feed {
+enum Feed<'a> {
     Nothing,
     /// What goes to a host may be its secrets: nothing of it stays.
     Pipe(Option<ChildStdin>, Zeroizing<Vec<u8>>),
@@ -58,10 +58,10 @@ enum Feed {
     Watch(File, u64, Arc<dyn Fn(u64) + Send + Sync>),
     /// The program cannot skip what is between the parts.
     Copying(Option<ChildStdin>, Copying),
-    Talking(Option<ChildStdin>, mpsc::Receiver<Piece>),
+    Talking(Option<ChildStdin>, &'a mut mpsc::Receiver<Piece>),
 }
 
-/// What a program reads, and where it writes.
+/// What a program reads, and where it writes. One that was refused before it began has heard nothing of it.
 pub(super) enum Io {
     /// All that it reads is known; all that it writes is kept.
     Whole(Stdin),
@@ -144,32 +144,33 @@ pub(super) enum Victim {
 }
 
 /// Runs `command` in a process group of its own, so that a Ctrl-C on the terminal reaches
-/// us and not the step in hand. It reads `first_line` before anything else.
+/// us and not the step in hand. It reads the first line of `wrapped` before anything else.
 pub(super) async fn run(
     command: Command,
-    first_line: Option<Zeroizing<Vec<u8>>>,
-    io: Io,
+    wrapped: Option<&Wrapped>,
+    io: &mut Io,
     limit: Duration,
 ) -> (End, Left) {
-    run_until(command, first_line, io, tokio::time::sleep(limit), Victim::Group).await
+    run_until(command, wrapped, io, tokio::time::sleep(limit), Victim::Group).await
 }
 
 /// Runs `command` like [`run`]; its time is over when `over` is.
 pub(super) async fn run_until(
     mut command: Command,
-    first_line: Option<Zeroizing<Vec<u8>>>,
-    io: Io,
+    wrapped: Option<&Wrapped>,
+    io: &mut Io,
     over: impl Future<Output = ()>,
     victim: Victim,
 ) -> (End, Left) {
     let mut left = Left::default();
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     command.process_group(0).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let first_line = wrapped.and_then(Wrapped::first_line);
     let (feed, ear) = match io {
-        Io::Whole(stdin) => (open(&mut command, stdin, first_line.is_some()), None),
+        Io::Whole(stdin) => (open(&mut command, stdin.clone(), first_line.is_some()), None),
         Io::Talk(Talk { input, output }) => {
             command.stdin(Stdio::piped());
-            (Ok(Feed::Talking(None, input)), Some(output))
+            (Ok(Feed::Talking(None, input)), Some(output.clone()))
         }
     };
     let mut feed = match feed {
@@ -186,7 +187,7 @@ pub(super) async fn run_until(
     let mut guard = GroupGuard(child.id().filter(|_| victim == Victim::Group));
     let end = tokio::select! {
         biased;
-        ended = gather(&mut child, (first_line, feed), ear, &mut left) => match ended {
+        ended = gather(&mut child, (first_line, feed), (wrapped, ear), &mut left) => match ended {
             Err(end) => end,
             Ok(status) => {
                 guard.0 = None;
@@ -222,7 +223,7 @@ fn code(status: ExitStatus) -> i32 {
 }
 
 /// `is_led`: something goes into standard input before this.
-fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed, (String, io::Error)> {
+fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed<'static>, (String, io::Error)> {
     match stdin {
         Stdin::Empty if is_led => {
             command.stdin(Stdio::piped());
@@ -257,12 +258,13 @@ fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed, (Stri
 
 async fn gather(
     child: &mut Child,
-    (first_line, mut feed): (Option<Zeroizing<Vec<u8>>>, Feed),
-    mut ear: Option<mpsc::Sender<Vec<u8>>>,
+    (first_line, mut feed): (Option<Zeroizing<Vec<u8>>>, Feed<'_>),
+    (wrapped, mut ear): (Option<&Wrapped>, Option<mpsc::Sender<Vec<u8>>>),
     left: &mut Left,
 ) -> Result<ExitStatus, End> {
     let here = |doing: &'static str| move |error| End::Here(doing.to_owned(), error);
     let (mut stdout, mut stderr) = (child.stdout.take(), child.stderr.take());
+    let begun = Notify::new();
     let Left { stdout: kept_out, stderr: kept_err } = left;
     let read_out = async {
         let Some(pipe) = &mut stdout else { return Ok(()) };
@@ -282,10 +284,15 @@ async fn gather(
     let read_err = async {
         let Some(pipe) = &mut stderr else { return Ok(()) };
         let mut buffer = vec![0; 8 << 10];
+        let mut awaited = wrapped;
         loop {
             match pipe.read(&mut buffer).await.map_err(here("cannot read standard error"))? {
                 0 => return Ok(()),
                 n => kept_err.push(&buffer[..n]),
+            }
+            if awaited.is_some_and(|wrapped| wrapped.has_begun(kept_err)) {
+                awaited = None;
+                begun.notify_one();
             }
         }
     };
@@ -303,6 +310,10 @@ async fn gather(
     let write = async {
         if let (Some(line), Some(pipe)) = (&first_line, feed.pipe()) {
             is_read(pipe.write_all(line).await).map_err(here("cannot feed standard input"))?;
+        }
+        // what was said to a script that never begins could not be said again
+        if wrapped.is_some() && matches!(feed, Feed::Talking(..)) {
+            begun.notified().await;
         }
         feed.write().await.map_err(here("cannot feed standard input"))?;
         std::future::pending::<Result<Infallible, End>>().await
@@ -331,7 +342,7 @@ async fn gather(
     status
 }
 
-impl Feed {
+impl Feed<'_> {
     /// Returns the pipe that the program reads, where it is one.
     fn pipe(&mut self) -> Option<&mut ChildStdin> {
         match self {
@@ -348,7 +359,7 @@ impl Feed {
                 let pipe = blocking(pipe)?;
                 tokio::task::spawn_blocking(move || copying.run(pipe)).await.map_err(io::Error::other)?
             }
-            Self::Talking(Some(pipe), mut input) => {
+            Self::Talking(Some(pipe), input) => {
                 let pipe = Arc::new(blocking(pipe)?);
                 // more in flight between the two programs; where there is a limit, so be it
                 system::enlarge_pipe(&pipe, PIPE);
@@ -388,7 +399,7 @@ const LOOKING: Duration = Duration::from_secs(20);
 
 /// Runs a program of this machine that needs no input, and returns what it prints.
 pub(super) async fn look(command: Command) -> io::Result<String> {
-    let (end, left) = run(command, None, Io::Whole(Stdin::Empty), LOOKING).await;
+    let (end, left) = run(command, None, &mut Io::Whole(Stdin::Empty), LOOKING).await;
     match end {
         End::Status(0) => Ok(String::from_utf8_lossy(&left.stdout).into_owned()),
         End::Here(_, source) => Err(source),

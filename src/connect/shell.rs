@@ -26,10 +26,12 @@ s=$?
 [ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
 exit $s"#;
 
-/// With `use_pty`, Debian's default, sudo gives the script a process group of its own.
+/// Says before, too, that it is sudo's turn. With `use_pty`, Debian's default, sudo gives the script a process group
+/// of its own.
 const AS_ROOT: &str = r#"export LC_ALL=C
 run='printf "%s begins %s %s\n" "$1" "$3" "$$" >&2; exec sh -c "$2"'
-if [ "$(id -u)" = 0 ]; then sh -c "$run" sh "$1" "$2" "$$"; else sudo -n sh -c "$run" sh "$1" "$2" "$$"; fi
+if [ "$(id -u)" = 0 ]; then sh -c "$run" sh "$1" "$2" "$$"
+else printf '%s asks\n' "$1" >&2; sudo -n sh -c "$run" sh "$1" "$2" "$$"; fi
 s=$?
 [ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
 exit $s"#;
@@ -39,7 +41,7 @@ const AS_ROOT_BY_PASSWORD: &str = r#"export LC_ALL=C
 run='printf "%s begins %s %s
 " "$1" "$3" "$$" >&2; exec sh -c "$2"'
 if [ "$(id -u)" = 0 ]; then IFS= read -r line; sh -c "$run" sh "$1" "$2" "$$"
-elif sudo -n true </dev/null 2>/dev/null; then IFS= read -r line; sudo -n sh -c "$run" sh "$1" "$2" "$$"
+elif printf '%s asks\n' "$1" >&2; sudo -n true </dev/null 2>/dev/null; then IFS= read -r line; sudo -n sh -c "$run" sh "$1" "$2" "$$"
 else sudo -k -S -p '' sh -c "$run" sh "$1" "$2" "$$"; fi
 s=$?
 [ $s -ne 255 ] || printf '\n%s ended\n' "$1" >&2
@@ -159,10 +161,11 @@ impl Wrapped {
         Output { status, stdout, stderr: self.said(stderr) }
     }
 
-    /// Makes the error for a script that never began although a login shell ran.
+    /// Makes the error for a script that never began: sudo's, where it was sudo's turn, else the login shell's, which
+    /// runs nothing.
     pub(super) fn never_began(&self, host: String, stderr: &Tail) -> Error {
         let said = one_line(&self.said(stderr));
-        if self.script.is_root {
+        if String::from_utf8_lossy(&stderr.head).contains(&format!("{} asks\n", self.mark)) {
             let said = if said.is_empty() { "sudo said nothing".to_owned() } else { said };
             Error::Sudo { host, said }
         } else {

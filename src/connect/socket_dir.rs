@@ -30,11 +30,15 @@ pub(super) struct SocketDir {
 }
 
 impl SocketDir {
-    /// Makes one in `wanted`, or in `/tmp` where that is not there or its name is too long.
+    /// Makes one in `wanted`, or in `/tmp` where that is not there or its name is too long or no plain word.
     pub(super) fn new(wanted: Option<&Path>) -> io::Result<Self> {
         static SWEPT: Once = Once::new();
         let is_short = |dir: &&Path| dir.as_os_str().len() + "/bram-123456/s".len() <= LONGEST_SOCKET;
-        let parent = wanted.filter(is_short).filter(|dir| dir.is_dir()).unwrap_or(Path::new("/tmp"));
+        // ssh writes what is in it into the command lines of jump hosts, and quotes nothing
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._+-".contains(c);
+        let is_word = |dir: &&Path| dir.to_str().is_some_and(|text| text.chars().all(is_plain));
+        let parent =
+            wanted.filter(is_short).filter(is_word).filter(|dir| dir.is_dir()).unwrap_or(Path::new("/tmp"));
         // once a run: a fleet has a folder for each host
         SWEPT.call_once(|| sweep(parent));
         Self::in_folder(parent)

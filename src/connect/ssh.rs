@@ -21,16 +21,18 @@ use super::master::{Hold, PERSIST};
 use super::process::{self, End, Io, Left, Victim};
 use super::shell::{KILLING, Wrapped, one_line};
 use super::socket_dir::SocketDir;
-use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, diagnosis};
+use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, config, diagnosis};
 
 /// sshd's `MaxSessions` is 10 unless somebody changed it; two are left for the user.
 const MOST_SESSIONS: usize = 8;
 /// Printed by a session that found no master, so that nothing was run.
 const NO_MASTER: &str = "bramble-has-no-master";
+/// What a session says to which the host gave no room beside those that run: sshd's `MaxSessions`.
+const NO_ROOM: &str = "Session open refused by peer";
 /// How often a login is looked for. Only those wait for it who come while it is made.
 const TICK: Duration = Duration::from_millis(25);
 /// What a session depends on, whatever the user's configuration says. OpenSSH knows these since 8.7, of 2021.
-const SESSION: [&str; 3] = ["SessionType=default", "StdinNull=no", "ForkAfterAuthentication=no"];
+pub(super) const SESSION: [&str; 3] = ["SessionType=default", "StdinNull=no", "ForkAfterAuthentication=no"];
 
 /// Whom to log in to. What is left out comes from `~/.ssh/config`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +103,8 @@ pub struct Ssh {
     pub(super) target: Target,
     pub(super) settings: Settings,
     pub(super) host: String,
+    /// In the folder below.
+    config: PathBuf,
     /// Locked while a connection is opened.
     master: Mutex<Master>,
     /// 0700, with the control socket.
@@ -146,6 +150,7 @@ impl Ssh {
             doing: "cannot make a folder for the control socket".to_owned(),
             source,
         })?;
+        let config = config::write(dir.path(), &settings).map_err(folder_failed)?;
         let host = format!(
             "{}{}{}",
             target.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default(),
@@ -155,7 +160,7 @@ impl Ssh {
         let sessions = Semaphore::new(MOST_SESSIONS);
         let sudo = SudoPassword::default();
         let (master, is_old) = (Mutex::default(), AtomicBool::new(false));
-        Ok(Self { target, settings, host, master, dir, sessions, sudo, is_old })
+        Ok(Self { target, settings, host, config, master, dir, sessions, sudo, is_old })
     }
 
     /// Gives sudo this password where it asks for one.
@@ -172,37 +177,13 @@ impl Ssh {
     /// Returns `ssh` with what a new connection needs, whatever the user's configuration
     /// says: the first value that `ssh` sees is the one it takes.
     pub(super) fn connecting(&self) -> Command {
-        let settings = &self.settings;
-        let mut ssh = Command::new("ssh");
-        ssh.env("LC_ALL", "C");
-        if let Some(config) = &settings.config {
-            ssh.arg("-F").arg(config);
-        }
-        let accept = if settings.is_new_host_key_accepted { "accept-new" } else { "yes" };
-        for option in [
-            "BatchMode=yes",
-            "ForwardAgent=no",
-            "ForwardX11=no",
-            "ClearAllForwardings=yes",
-            "PermitLocalCommand=no",
-            "RemoteCommand=none",
-            "RequestTTY=no",
-            "Tunnel=no",
-            // what packs is packed before
-            "Compression=no",
-            "ServerAliveInterval=15",
-            "ServerAliveCountMax=3",
-            "LogLevel=ERROR",
-            &format!("StrictHostKeyChecking={accept}"),
-            &format!("ConnectTimeout={}", settings.connect_timeout.as_secs().max(1)),
-        ] {
+        let mut ssh = program();
+        ssh.arg("-F").arg(&self.config).args(["-o", "LogLevel=ERROR"]);
+        // as the file says; these are seen in a list of processes
+        for option in config::forced(&self.settings) {
             ssh.arg("-o").arg(option);
         }
-        if let Some(known) = &settings.known_hosts {
-            ssh.arg("-o").arg(format!("UserKnownHostsFile={}", config_path(known)));
-            ssh.arg("-o").arg("GlobalKnownHostsFile=none");
-        }
-        if let Some(ciphers) = &settings.first_ciphers {
+        if let Some(ciphers) = &self.settings.first_ciphers {
             ssh.arg("-o").arg(format!("Ciphers=^{ciphers}"));
         }
         if let Some(user) = &self.target.user {
@@ -217,10 +198,14 @@ impl Ssh {
         ssh
     }
 
+    /// Returns what a session depends on, as far as our `ssh` is known to know it.
+    fn session_options(&self) -> &'static [&'static str] {
+        if self.is_old.load(Ordering::Relaxed) { &[] } else { &SESSION }
+    }
+
     /// Returns [`Self::connecting`] with options that go before those.
     pub(super) fn connecting_with(&self, options: &[&str]) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.env("LC_ALL", "C");
+        let mut ssh = program();
         for option in options {
             ssh.args(["-o", option]);
         }
@@ -231,8 +216,8 @@ impl Ssh {
     /// Returns `ssh` as a client of the master. It needs no configuration, and it must
     /// never connect by itself.
     fn through_master(&self, socket: &Path, wrapped: &Wrapped) -> Command {
-        let mut ssh = Command::new("ssh");
-        ssh.env("LC_ALL", "C").args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
+        let mut ssh = program();
+        ssh.args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
         // sh -c: its end of the pipe stays open until it has spoken
         ssh.args(["-o", &format!("ProxyCommand=sh -c 'echo {NO_MASTER} >&2'")]);
         ssh.arg("-S").arg(control_path(socket)).arg("--").arg(&self.target.address).arg(wrapped.line());
@@ -240,7 +225,7 @@ impl Ssh {
     }
 
     /// Runs one session. None: nothing was sent, and the next try may go better.
-    async fn start(&self, wrapped: &Wrapped, script: &Script, io: Io) -> Option<Result<Output, Error>> {
+    async fn start(&self, wrapped: &Wrapped, script: &Script, io: &mut Io) -> Option<Result<Output, Error>> {
         let mut master = self.master.lock().await;
         if !master.is_up() {
             master.forget();
@@ -270,7 +255,7 @@ impl Ssh {
         master: MutexGuard<'_, Master>,
         wrapped: &Wrapped,
         script: &Script,
-        io: Io,
+        io: &mut Io,
     ) -> Option<Result<Output, Error>> {
         if let Err(source) = self.dir.forget() {
             return Some(Err(folder_failed(source)));
@@ -297,7 +282,7 @@ impl Ssh {
         };
         // what the user's ProxyCommand started is in its group, and the master's from the login on
         let victim = Victim::Program;
-        let (end, mut left) = process::run_until(ssh, wrapped.first_line(), io, over, victim).await;
+        let (end, mut left) = process::run_until(ssh, Some(wrapped), io, over, victim).await;
         if let Some(master) = &mut master {
             master.hold = Hold::take(&socket);
         }
@@ -309,18 +294,18 @@ impl Ssh {
             if has_begun {
                 wrapped.forget_login(&mut left.stderr);
             }
-            return self.conclude(&socket, wrapped, script, (end, left)).await;
+            return self.conclude(&socket, wrapped, script, io, (end, left)).await;
         }
         let said = left.stderr.text();
         match end {
             // of ssh itself, or of a signal
-            End::Status(128..) if said.contains("Bad configuration option: sessiontype") => {
+            End::Status(128..) if is_of_old(&said) => {
                 self.is_old.store(true, Ordering::Relaxed);
                 None
             }
             End::Status(128..) => Some(Err(self.login_failed(said).await)),
             End::TimedOut => Some(Err(self.login_failed(late(&said, login)).await)),
-            _ => self.conclude(&socket, wrapped, script, (end, left)).await,
+            _ => self.conclude(&socket, wrapped, script, io, (end, left)).await,
         }
     }
 
@@ -340,9 +325,11 @@ impl Ssh {
 
     /// Makes the error for an `ssh` that came to no login.
     async fn login_failed(&self, said: String) -> Error {
-        // OpenSSH 10 does not count a connection that is closed at once among its errors
-        let said =
-            if said.trim().is_empty() { self.in_more_words("INFO").await.unwrap_or(said) } else { said };
+        let said = if diagnosis::is_little(&said) {
+            self.in_more_words(&["-o", "LogLevel=INFO"]).await.unwrap_or(said)
+        } else {
+            said
+        };
         let is_unknown = diagnosis::is_unknown_key(&said);
         let fingerprint = if is_unknown { self.shown_fingerprint().await } else { None };
         diagnosis::of_login(self.host.clone(), &said, fingerprint)
@@ -356,14 +343,20 @@ impl Ssh {
     /// Connects once more to learn which key the host shows: `ssh` itself asks, so that
     /// jump hosts and the choice among several keys are as they were.
     async fn shown_fingerprint(&self) -> Option<String> {
-        diagnosis::fingerprint(&self.in_more_words("DEBUG1").await?)
+        // the ssh of a jump host is given this, and no option
+        diagnosis::fingerprint(&self.in_more_words(&["-v"]).await?)
     }
 
     /// Connects once more, for a connection that fails, and returns what `ssh` says of it. One that does not fail this
     /// time, since the `ssh` before was only killed, ends at once.
-    async fn in_more_words(&self, level: &str) -> Option<String> {
-        let mut ssh = self.connecting_with(&[&format!("LogLevel={level}")]);
-        ssh.args(["-T", "-S", "none"]);
+    async fn in_more_words(&self, how: &[&str]) -> Option<String> {
+        let mut ssh = program();
+        // the first that says so sets the level
+        ssh.args(how);
+        for option in self.session_options() {
+            ssh.args(["-o", option]);
+        }
+        ssh.args(self.connecting().as_std().get_args()).args(["-T", "-S", "none"]);
         let (status, said) = self.connect(ssh, "verbose", Some("exit")).await.ok()?;
         (status != 0).then_some(said)
     }
@@ -414,38 +407,101 @@ impl Ssh {
         socket: &Path,
         wrapped: &Wrapped,
         script: &Script,
-        io: Io,
+        io: &mut Io,
     ) -> Option<Result<Output, Error>> {
         let ssh = self.through_master(socket, wrapped);
-        let ended = process::run(ssh, wrapped.first_line(), io, script.timeout).await;
-        self.conclude(socket, wrapped, script, ended).await
+        let ended = process::run(ssh, Some(wrapped), io, script.timeout).await;
+        self.conclude(socket, wrapped, script, io, ended).await
     }
 
-    /// Says how a session went, and ends on the host what did not end by itself. None: it found no master.
+    /// Says how a session of the master went. None: it found no master.
     async fn conclude(
         &self,
         socket: &Path,
         wrapped: &Wrapped,
         script: &Script,
-        (end, Left { stdout, stderr }): (End, Left),
+        io: &mut Io,
+        ended: (End, Left),
     ) -> Option<Result<Output, Error>> {
+        if has_no_room(wrapped, &ended) {
+            // those that run go on, and may do so for long
+            return Some(self.run_apart(socket, wrapped, script, io).await);
+        }
+        let (end, left) = &ended;
+        if matches!(end, End::Status(255)) && !wrapped.has_begun(&left.stderr) {
+            let said = wrapped.said(&left.stderr);
+            if said.contains(NO_MASTER) {
+                return None;
+            }
+        }
+        Some(self.end(socket, wrapped, script, ended).await)
+    }
+
+    /// Runs one session over a connection of its own.
+    async fn run_apart(
+        &self,
+        socket: &Path,
+        wrapped: &Wrapped,
+        script: &Script,
+        io: &mut Io,
+    ) -> Result<Output, Error> {
+        let (end, mut left) = self.session_apart(wrapped, script.timeout, io).await;
+        if wrapped.has_begun(&left.stderr) {
+            wrapped.forget_login(&mut left.stderr);
+        } else if matches!(end, End::Status(255)) {
+            let said = left.stderr.text();
+            if said.contains("open failed") {
+                let said = "it permits no session; raise MaxSessions in its sshd_config".to_owned();
+                return Err(Error::Refused { host: self.host.clone(), said });
+            }
+            return Err(self.login_failed(said).await);
+        }
+        self.end(socket, wrapped, script, (end, left)).await
+    }
+
+    async fn session_apart(&self, wrapped: &Wrapped, limit: Duration, io: &mut Io) -> (End, Left) {
+        // it says at this level why there is none
+        let mut options = vec!["LogLevel=INFO", "ControlMaster=no"];
+        options.extend(self.session_options());
+        let mut ssh = self.connecting_with(&options);
+        ssh.args(["-S", "none", "--"]).arg(&self.target.address).arg(wrapped.line());
+        process::run(ssh, Some(wrapped), io, self.login_limit() + limit).await
+    }
+
+    /// Ends on the host what did not end by itself.
+    async fn kill(&self, socket: &Path, kill: &Wrapped) {
+        let nothing = &mut Io::Whole(Stdin::Empty);
+        let ended = process::run(self.through_master(socket, kill), Some(kill), nothing, KILLING).await;
+        if has_no_room(kill, &ended) {
+            self.session_apart(kill, KILLING, nothing).await;
+        }
+    }
+
+    /// Says how a session went that was sent, and ends on the host what did not end by itself.
+    async fn end(
+        &self,
+        socket: &Path,
+        wrapped: &Wrapped,
+        script: &Script,
+        (end, Left { stdout, stderr }): (End, Left),
+    ) -> Result<Output, Error> {
         let host = self.host.clone();
-        Some(match end {
+        match end {
             End::Status(255) if !wrapped.is_own_255(&stderr) => {
                 let said = one_line(&wrapped.said(&stderr));
-                if said.contains(NO_MASTER) {
-                    return None;
-                }
                 let said = if said.is_empty() { "ssh said nothing".to_owned() } else { said };
                 Err(Error::Lost { host, said })
+            }
+            // no shell ends so by itself, and ssh says 255 of one that a signal ended
+            End::Status(status @ 129..=159) if !wrapped.has_begun(&stderr) => {
+                Err(Error::Lost { host, said: format!("ssh was ended here by signal {}", status - 128) })
             }
             End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
             End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
             End::TimedOut | End::TooMuch => {
                 // our end is closed; the script's other end would go on until it reads or writes
                 if let Some(kill) = wrapped.killer(&stderr) {
-                    let ssh = self.through_master(socket, &kill);
-                    process::run(ssh, kill.first_line(), Io::Whole(Stdin::Empty), KILLING).await;
+                    self.kill(socket, &kill).await;
                 }
                 Err(match end {
                     End::TooMuch => Error::TooMuch { host },
@@ -453,8 +509,20 @@ impl Ssh {
                 })
             }
             End::Here(doing, source) => Err(Error::Here { doing, source }),
-        })
+        }
     }
+}
+
+/// Returns whether the host gave a session no room, so that its script was not sent.
+fn has_no_room(wrapped: &Wrapped, (end, left): &(End, Left)) -> bool {
+    matches!(end, End::Status(255))
+        && !wrapped.has_begun(&left.stderr)
+        && wrapped.said(&left.stderr).contains(NO_ROOM)
+}
+
+/// Returns whether an `ssh` does not know [`SESSION`].
+pub(super) fn is_of_old(said: &str) -> bool {
+    said.contains("Bad configuration option: sessiontype")
 }
 
 /// Returns the path of a socket as `ssh -S` reads it.
@@ -470,10 +538,11 @@ fn late(said: &str, limit: Duration) -> String {
     format!("{said}\nno login within {} s", limit.as_secs())
 }
 
-/// Writes a path as a value of ssh's configuration.
-fn config_path(path: &Path) -> String {
-    let text = path.display().to_string().replace('%', "%%");
-    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text }
+/// Returns `ssh`, which asks nothing on the terminal. Nor does one that the user's `ProxyCommand` starts.
+fn program() -> Command {
+    let mut ssh = Command::new("ssh");
+    ssh.env("LC_ALL", "C").env("SSH_ASKPASS_REQUIRE", "force");
+    ssh
 }
 
 #[async_trait]
@@ -481,11 +550,11 @@ impl Connection for Ssh {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
         let _permit = self.permit().await?;
-        let again = stdin.clone();
-        if let Some(result) = self.start(&wrapped, script, Io::Whole(stdin)).await {
+        let io = &mut Io::Whole(stdin);
+        if let Some(result) = self.start(&wrapped, script, io).await {
             return result;
         }
-        self.start(&wrapped, script, Io::Whole(again)).await.unwrap_or_else(|| Err(self.is_down()))
+        self.start(&wrapped, script, io).await.unwrap_or_else(|| Err(self.is_down()))
     }
 
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
@@ -499,7 +568,9 @@ impl Connection for Ssh {
         }
         let socket = self.socket(&master);
         drop(master);
-        self.session(&socket, &wrapped, script, Io::Talk(talk)).await.unwrap_or_else(|| Err(self.is_down()))
+        self.session(&socket, &wrapped, script, &mut Io::Talk(talk))
+            .await
+            .unwrap_or_else(|| Err(self.is_down()))
     }
 
     fn describe(&self) -> String {

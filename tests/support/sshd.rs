@@ -1,6 +1,7 @@
 //! A real sshd on the loopback interface, with keys and configuration of its own.
 
-use std::io::{BufRead as _, BufReader};
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -27,6 +28,15 @@ impl Sshd {
 
     /// Starts one that listens on all of these ports; the first is its own.
     pub(crate) fn start_on(ports: &[u16]) -> Option<Self> {
+        Self::start_as(ports, "")
+    }
+
+    /// Starts one with these lines before the others of its configuration.
+    pub(crate) fn start_with(lines: &str) -> Option<Self> {
+        Self::start_as(&[free_port()], lines)
+    }
+
+    fn start_as(ports: &[u16], first: &str) -> Option<Self> {
         if !Path::new(SSHD).exists() {
             eprintln!("SKIPPED: {SSHD} is not installed (package openssh-server)");
             return None;
@@ -35,7 +45,7 @@ impl Sshd {
         for key in ["host", "login", "stranger"] {
             keygen(&dir.path().join(key));
         }
-        let processes = ports.chunks(MOST_PORTS).map(|ports| listen(dir.path(), ports)).collect();
+        let processes = ports.chunks(MOST_PORTS).map(|ports| listen(dir.path(), ports, first)).collect();
         let sshd = Self { dir, port: ports[0], processes };
         sshd.know("host.pub");
         Some(sshd)
@@ -45,6 +55,11 @@ impl Sshd {
     pub(crate) fn know(&self, file: &str) {
         let key = std::fs::read_to_string(self.path(file)).unwrap();
         std::fs::write(self.path("known"), format!("[127.0.0.1]:{} {key}", self.port)).unwrap();
+    }
+
+    /// Returns what it said so far.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -91,7 +106,7 @@ impl Drop for Sshd {
 }
 
 /// Starts the program, with the keys in `dir`.
-fn listen(dir: &Path, ports: &[u16]) -> Child {
+fn listen(dir: &Path, ports: &[u16], first: &str) -> Child {
     let is_root = fs_uid() == 0;
     if is_root {
         // sshd started as root wants its empty folder; systemd makes it for the real one
@@ -101,7 +116,7 @@ fn listen(dir: &Path, ports: &[u16]) -> Child {
     let lines: Vec<String> = ports.iter().map(|port| format!("Port {port}\n")).collect();
     // bash in a bash, as it believes then, reads no file of the user's, which may take longer than all else
     let config = format!(
-        "SetEnv SHLVL=1\nListenAddress 127.0.0.1\n{}HostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
+        "{first}SetEnv SHLVL=1\nListenAddress 127.0.0.1\n{}HostKey {}\nAuthorizedKeysFile {}\nPidFile none\n\
          StrictModes no\nUsePAM {}\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n\
          PermitRootLogin prohibit-password\nUseDNS no\nSubsystem sftp internal-sftp\nMaxStartups 100\n",
         lines.concat(),
@@ -127,7 +142,14 @@ fn listen(dir: &Path, ports: &[u16]) -> Child {
         said.push(line);
     }
     assert!(process.try_wait().unwrap().is_none(), "sshd ended: {said:?}");
-    std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+    let log = dir.join("log");
+    std::thread::spawn(move || {
+        for line in lines.map_while(Result::ok) {
+            // the folder goes before the last words do
+            let Ok(mut log) = File::options().append(true).create(true).open(&log) else { return };
+            let _ = writeln!(log, "{line}");
+        }
+    });
     process
 }
 
@@ -141,7 +163,7 @@ fn fs_uid() -> u32 {
     std::fs::metadata("/proc/self").unwrap().uid()
 }
 
-fn keygen(path: &Path) {
+pub(crate) fn keygen(path: &Path) {
     let status =
         Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path).status().unwrap();
     assert!(status.success());

@@ -1,0 +1,137 @@
+//! The configuration that our `ssh` reads, in place of the user's and the system's, both of which it includes.
+//!
+//! For a jump host `ssh` starts another one, to which it hands the name of this file and none of its options. What
+//! must hold there, too, is in the file: unknown keys are refused, and nobody is asked anything.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use super::ssh::Settings;
+
+/// Where a system has its configuration. The first that is there counts.
+const SYSTEM: [&str; 2] = ["/etc/ssh/ssh_config", "/usr/etc/ssh/ssh_config"];
+
+/// Returns what holds for a host and for those on the way to it, whatever the user's configuration says: the first
+/// value that `ssh` sees is the one it takes.
+pub(super) fn forced(settings: &Settings) -> Vec<String> {
+    let accept = if settings.is_new_host_key_accepted { "accept-new" } else { "yes" };
+    let mut options: Vec<String> = [
+        "BatchMode=yes",
+        "ForwardAgent=no",
+        "ForwardX11=no",
+        "ClearAllForwardings=yes",
+        "PermitLocalCommand=no",
+        "RemoteCommand=none",
+        "RequestTTY=no",
+        "Tunnel=no",
+        // what packs is packed before
+        "Compression=no",
+        "ServerAliveInterval=15",
+        "ServerAliveCountMax=3",
+    ]
+    .map(str::to_owned)
+    .into();
+    options.push(format!("StrictHostKeyChecking={accept}"));
+    options.push(format!("ConnectTimeout={}", settings.connect_timeout.as_secs().max(1)));
+    if let Some(known) = &settings.known_hosts {
+        options
+            .push(format!("UserKnownHostsFile={}", quoted(&known.display().to_string().replace('%', "%%"))));
+        options.push("GlobalKnownHostsFile=none".to_owned());
+    }
+    options
+}
+
+/// Writes the file into `folder`, and returns its path.
+pub(super) fn write(folder: &Path, settings: &Settings) -> io::Result<PathBuf> {
+    let mut lines = forced(settings);
+    // a way that fails says why
+    lines.push("LogLevel=INFO".to_owned());
+    let included = match &settings.config {
+        Some(config) if is_empty(config) => Vec::new(),
+        Some(config) => vec![config.clone()],
+        None => {
+            let system = SYSTEM.iter().map(Path::new).find(|path| path.exists());
+            let system = system.map(|path| readable(path, folder)).transpose()?.flatten();
+            std::iter::once(home().join(".ssh/config")).chain(system).collect()
+        }
+    };
+    lines.extend(included.iter().map(|path| format!("Include {}", quoted(&path.display().to_string()))));
+    let path = folder.join("config");
+    fs::write(&path, lines.join("\n") + "\n")?;
+    Ok(path)
+}
+
+/// `ssh` includes no file that somebody else may write to; nobody can write into these.
+fn is_empty(config: &Path) -> bool {
+    [Path::new("none"), Path::new("/dev/null")].contains(&config)
+}
+
+/// Returns the system's file, or a copy where `ssh` reads it and yet would not include it: for its owner, who is
+/// nobody in some containers, or for its mode. None: it cannot be read, which `ssh` itself takes for an empty one.
+fn readable(path: &Path, folder: &Path) -> io::Result<Option<PathBuf>> {
+    let (Ok(text), Ok(meta)) = (fs::read(path), fs::metadata(path)) else { return Ok(None) };
+    let is_trusted = [0, rustix::process::getuid().as_raw()].contains(&meta.uid());
+    if is_trusted && meta.mode() & 0o022 == 0 {
+        return Ok(Some(path.to_owned()));
+    }
+    let copy = folder.join("system");
+    fs::write(&copy, text)?;
+    fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+    Ok(Some(copy))
+}
+
+/// Returns the folder in which `ssh` itself looks for the user's file: that of the login, whatever `HOME` says. Logins
+/// that no file lists are left to `ssh`.
+fn home() -> PathBuf {
+    let me = rustix::process::getuid().as_raw().to_string();
+    let logins = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let home = logins.lines().find_map(|line| {
+        let words: Vec<&str> = line.split(':').collect();
+        (words.get(2) == Some(&me.as_str())).then(|| words.get(5).copied()).flatten()
+    });
+    PathBuf::from(home.filter(|home| home.starts_with('/')).unwrap_or("~"))
+}
+
+/// Writes one word of a configuration.
+fn quoted(text: &str) -> String {
+    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_forced_comes_first_then_the_users_file_then_the_systems() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Settings { known_hosts: Some("/a b/50%".into()), ..Settings::default() };
+        let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "BatchMode=yes");
+        assert!(lines.contains(&"UserKnownHostsFile=\"/a b/50%%\""), "{text}");
+        let first = lines.iter().position(|line| line.starts_with("Include ")).unwrap();
+        assert!(lines[first].ends_with("/.ssh/config"), "{text}");
+        assert!(lines[first + 1..].iter().all(|line| line.ends_with("/ssh_config")), "{text}");
+
+        let settings = Settings { config: Some("/dev/null".into()), ..settings };
+        let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
+        assert!(!text.contains("Include"), "{text}");
+    }
+
+    #[test]
+    fn a_file_of_the_systems_that_others_may_write_to_is_copied_since_ssh_includes_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let system = folder.path().join("ssh_config");
+        fs::write(&system, "User pi\n").unwrap();
+        for (mode, is_copied) in [(0o644, false), (0o664, true)] {
+            fs::set_permissions(&system, fs::Permissions::from_mode(mode)).unwrap();
+            let read = readable(&system, folder.path()).unwrap().unwrap();
+            assert_eq!(read != system, is_copied);
+            assert_eq!(fs::read_to_string(read).unwrap(), "User pi\n");
+        }
+    }
+}
