@@ -200,11 +200,6 @@ exit 1
         assert_eq!((ran.status, ran.stdout), (0, b"ran\n".to_vec()));
         let bytes = Stdin::Bytes(b"first\nsecond".to_vec());
         assert_eq!(login.run("cat", bytes).await.unwrap().stdout, b"first\nsecond");
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), b"0123456789").unwrap();
-        let parts = std::iter::once(4..10).collect();
-        let from_file = Stdin::File { path: file.path().into(), parts, on_progress: Arc::new(|_| {}) };
-        assert_eq!(login.run("cat", from_file).await.unwrap().stdout, b"456789");
 
         let (say, input) = tokio::sync::mpsc::channel(1);
         let (output, mut heard) = tokio::sync::mpsc::channel(4);

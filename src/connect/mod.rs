@@ -28,7 +28,6 @@ pub use ssh::{Settings, Ssh, Target, fast_cipher, has_aes};
 
 use std::fs::File;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,17 +71,6 @@ pub enum Stdin {
     Empty,
     /// These bytes.
     Bytes(Vec<u8>),
-    /// Parts of a file, one after the other. Calls `on_progress` with the bytes sent so far now
-    /// and then.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The parts, each within the file; a single one that goes to the file's end is sent without a copy.
-        parts: Vec<Range<u64>>,
-        /// Told how far it has come; must not block. Counts what has been read here: some
-        /// MiB of it may still be on the way.
-        on_progress: Arc<dyn Fn(u64) + Send + Sync>,
-    },
 }
 
 /// What goes to and comes from a script while it runs.

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitStatus, Stdio};
@@ -25,8 +24,6 @@ const MOST_STDOUT: usize = 16 << 20;
 const PIECE: usize = 256 << 10;
 /// What a pipe holds that a conversation goes through, where the system allows it.
 const PIPE: usize = 1 << 20;
-/// How often a transfer is looked at.
-const TICK: Duration = Duration::from_millis(100);
 
 /// What a program left.
 #[derive(Debug, Default)]
@@ -53,11 +50,6 @@ enum Feed<'a> {
     Nothing,
     /// What goes to a host may be its secrets: nothing of it stays.
     Pipe(Option<ChildStdin>, Zeroizing<Vec<u8>>),
-    /// The program reads the file by itself. We share its file description, so that our
-    /// position, less where it began, is its progress: no byte is copied.
-    Watch(File, u64, Arc<dyn Fn(u64) + Send + Sync>),
-    /// The program cannot skip what is between the parts.
-    Copying(Option<ChildStdin>, Copying),
     Talking(Option<ChildStdin>, &'a mut mpsc::Receiver<Piece>),
 }
 
@@ -67,34 +59,6 @@ pub(super) enum Io {
     Whole(Stdin),
     /// It is talked with.
     Talk(Talk),
-}
-
-/// Parts of a file that go into a pipe.
-struct Copying {
-    file: File,
-    parts: Vec<Range<u64>>,
-    on_progress: Arc<dyn Fn(u64) + Send + Sync>,
-}
-
-impl Copying {
-    /// Blocks until all is in the pipe, or nobody reads it any longer.
-    fn run(self, mut pipe: File) -> io::Result<()> {
-        let (mut buffer, mut sent) = (vec![0; PIECE], 0);
-        for part in self.parts {
-            let mut at = part.start;
-            while at < part.end {
-                let length = usize::try_from(part.end - at).unwrap_or(PIECE).min(PIECE);
-                self.file.read_exact_at(&mut buffer[..length], at)?;
-                if !is_read(pipe.write_all(&buffer[..length]))? {
-                    return Ok(());
-                }
-                at += length as u64;
-                sent += length as u64;
-                (self.on_progress)(sent);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Returns whether the other end of a pipe took what was written: a script need not read its input.
@@ -181,7 +145,7 @@ pub(super) async fn run_until(
         Ok(child) => child,
         Err(error) => return (End::Here(format!("cannot start {name}"), error), left),
     };
-    if let Feed::Pipe(pipe, _) | Feed::Copying(pipe, _) | Feed::Talking(pipe, _) = &mut feed {
+    if let Feed::Pipe(pipe, _) | Feed::Talking(pipe, _) = &mut feed {
         *pipe = child.stdin.take();
     }
     let mut guard = GroupGuard(child.id().filter(|_| victim == Victim::Group));
@@ -237,22 +201,6 @@ fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed<'stati
             command.stdin(Stdio::piped());
             Ok(Feed::Pipe(None, Zeroizing::new(bytes)))
         }
-        Stdin::File { path, parts, on_progress } => {
-            let failed = |error| (format!("cannot read {}", path.display()), error);
-            let file = File::open(&path).map_err(failed)?;
-            let end = file.metadata().map_err(failed)?.len();
-            if let [part] = parts.as_slice()
-                && part.end == end
-                && !is_led
-            {
-                rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(part.start))
-                    .map_err(|errno| failed(errno.into()))?;
-                command.stdin(Stdio::from(file.try_clone().map_err(failed)?));
-                return Ok(Feed::Watch(file, part.start, on_progress));
-            }
-            command.stdin(Stdio::piped());
-            Ok(Feed::Copying(None, Copying { file, parts, on_progress }))
-        }
     }
 }
 
@@ -296,13 +244,6 @@ async fn gather(
             }
         }
     };
-    let watched = match &feed {
-        Feed::Watch(file, begun, on_progress) => {
-            let file = file.try_clone().map_err(here("cannot watch standard input"))?;
-            Some((file, *begun, Arc::clone(on_progress)))
-        }
-        _ => None,
-    };
     let ended = async {
         tokio::try_join!(read_out, read_err)?;
         child.wait().await.map_err(here("cannot wait for a program's end"))
@@ -318,36 +259,21 @@ async fn gather(
         feed.write().await.map_err(here("cannot feed standard input"))?;
         std::future::pending::<Result<Infallible, End>>().await
     };
-    let watch = async {
-        let Some((file, begun, on_progress)) = &watched else {
-            return std::future::pending::<Infallible>().await;
-        };
-        let mut ticks = tokio::time::interval(TICK);
-        loop {
-            ticks.tick().await;
-            tell(file, *begun, on_progress);
-        }
-    };
-    let status = tokio::select! {
+    tokio::select! {
         status = ended => status,
         written = write => match written {
             Ok(never) => match never {},
             Err(end) => Err(end),
         },
-        never = watch => match never {},
-    };
-    if let Some((file, begun, on_progress)) = &watched {
-        tell(file, *begun, on_progress);
     }
-    status
 }
 
 impl Feed<'_> {
     /// Returns the pipe that the program reads, where it is one.
     fn pipe(&mut self) -> Option<&mut ChildStdin> {
         match self {
-            Self::Pipe(pipe, _) | Self::Copying(pipe, _) | Self::Talking(pipe, _) => pipe.as_mut(),
-            Self::Nothing | Self::Watch(..) => None,
+            Self::Pipe(pipe, _) | Self::Talking(pipe, _) => pipe.as_mut(),
+            Self::Nothing => None,
         }
     }
 
@@ -355,10 +281,6 @@ impl Feed<'_> {
     async fn write(self) -> io::Result<()> {
         match self {
             Self::Pipe(Some(mut pipe), bytes) => is_read(pipe.write_all(&bytes).await).map(drop),
-            Self::Copying(Some(pipe), copying) => {
-                let pipe = blocking(pipe)?;
-                tokio::task::spawn_blocking(move || copying.run(pipe)).await.map_err(io::Error::other)?
-            }
             Self::Talking(Some(pipe), input) => {
                 let pipe = Arc::new(blocking(pipe)?);
                 // more in flight between the two programs; where there is a limit, so be it
@@ -372,11 +294,7 @@ impl Feed<'_> {
                 }
                 Ok(())
             }
-            Self::Nothing
-            | Self::Watch(..)
-            | Self::Pipe(None, _)
-            | Self::Copying(None, _)
-            | Self::Talking(None, _) => Ok(()),
+            Self::Nothing | Self::Pipe(None, _) | Self::Talking(None, _) => Ok(()),
         }
     }
 }
@@ -386,12 +304,6 @@ fn blocking(pipe: ChildStdin) -> io::Result<File> {
     let pipe = File::from(pipe.into_owned_fd()?);
     rustix::io::ioctl_fionbio(&pipe, false)?;
     Ok(pipe)
-}
-
-fn tell(file: &File, begun: u64, on_progress: &Arc<dyn Fn(u64) + Send + Sync>) {
-    if let Ok(position) = rustix::fs::tell(file) {
-        on_progress(position.saturating_sub(begun));
-    }
 }
 
 /// How long that may take.

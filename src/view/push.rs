@@ -39,7 +39,9 @@ pub fn delivery(delivery: &Delivery, style: Style) -> String {
 /// Returns the words for what was moved: over this machine's uplink, between hosts, and not at all since it was there.
 pub(super) fn moved(sent: Bytes, between: Bytes, reused: Bytes) -> String {
     let more = [(between, "went from host to host"), (reused, "was there already")];
-    let more = more.into_iter().filter(|(bytes, _)| *bytes > Bytes::ZERO);
-    let more: String = more.map(|(bytes, what)| format!(", {bytes} {what}")).collect();
-    format!("{sent} left this machine{more}")
+    let mut text = format!("{sent} left this machine");
+    for (bytes, what) in more.into_iter().filter(|(bytes, _)| *bytes > Bytes::ZERO) {
+        let _ = write!(text, ", {bytes} {what}");
+    }
+    text
 }
