@@ -4,7 +4,7 @@ use super::{Deed, Style, log_line, part, plan, pruned, report, status};
 use crate::execute::{Left, LogLine, Outcome, Pruned, Report, State};
 use crate::facts::{Cordon, Foretold, Inventory, Measured, ServiceState};
 use crate::ids::{Digest, Generation, HostName};
-use crate::plan::testing::{Fleet, name};
+use crate::plan::testing::{Fleet, MANIFEST, name};
 use crate::status::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
 use crate::units::{Bytes, TokensPerSec};
 
@@ -119,6 +119,29 @@ fn what_a_door_speaks_from_now_on_is_shown_with_what_that_means() {
         let text = plan(&fleet.plan(), &[], None, PLAIN);
         assert!(text.contains(said) && text.contains("    ~ port   "), "{text}");
     }
+}
+
+#[test]
+fn an_address_or_a_setting_that_is_another_one_is_shown_with_both() {
+    let text = |address: &str, context: &str, cloud: &str, route: &str| {
+        MANIFEST
+            .replace("10.0.0.1,", address)
+            .replace("context: 1024", context)
+            .replace("  desk: {", &format!("  cloud: {{ {cloud} }}\n  desk: {{"))
+            .replace("order: [local, desk]", route)
+    };
+    let cloud = "upstream: \"http://10.0.0.7/v1\", models: { chat: mistral }";
+    let mut fleet = Fleet::of(&text("10.0.0.1,", "context: 1024", cloud, "order: [local, desk, cloud]"));
+    fleet.apply();
+    let address = "10.0.0.9, wake: { mac: \"aa:bb:cc:dd:ee:ff\" },";
+    let cloud = "upstream: \"https://10.0.0.8/v1\", key: env:CLOUD_KEY, models: { chat: other }";
+    let route = "order: [local, desk, cloud], continue_on: [desk]";
+    let after = text(address, "context: 1024, keep_prompts: true", cloud, route);
+    fleet.manifest = Fleet::of(&after).manifest;
+    let shown = plan(&fleet.plan(), &[], None, PLAIN);
+    let of_attic = shown.split("\n\n").next().unwrap().lines();
+    let changes: Vec<&str> = of_attic.filter(|line| line.starts_with("    ~")).collect();
+    insta::assert_snapshot!(changes.join("\n"));
 }
 
 #[test]
