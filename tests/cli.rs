@@ -340,6 +340,30 @@ fn shells_complete_every_verb_and_the_manual_has_a_page_for_each() {
 }
 
 #[test]
+fn who_takes_the_command_away_is_told_what_stays_and_it_stays() {
+    let desk = Desk::new("");
+    let remove = |prefix: &str| {
+        let mut command = Command::new("sh");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install.sh"));
+        command.args(["--remove", "--prefix"]).arg(desk.path(prefix)).current_dir(desk.path("."));
+        command.env("HOME", desk.path("home")).env_remove("XDG_CACHE_HOME");
+        Ended::of(command.env("XDG_STATE_HOME", desk.path("state")))
+    };
+    remove("none").with(1).complains("there is no bramble in ");
+    let kept = ["home/.cache/bramble/sha256", "state/bramble/fleets/home", "prefix/share/other"];
+    for folder in kept.into_iter().chain(["prefix/bin", "prefix/share/bramble/bundles"]) {
+        fs::create_dir_all(desk.path(folder)).unwrap();
+    }
+    fs::write(desk.path("prefix/bin/bramble"), "").unwrap();
+    let ended = remove("prefix").with(0).complains("bramble is no more in ");
+    let ended = ended.complains(&format!("weights in {} ", desk.path("home/.cache/bramble").display()));
+    let ended = ended.complains(&format!("keys of fleets in {} ", desk.path("state/bramble").display()));
+    ended.complains("Hosts go on serving.").complains("bramble remove --all");
+    assert!(kept.iter().all(|folder| desk.path(folder).is_dir()) && desk.path("fleet.yaml").exists());
+    assert!(!desk.path("prefix/bin/bramble").exists() && !desk.path("prefix/share/bramble").exists());
+}
+
+#[test]
 fn a_first_manifest_is_written_from_what_is_found_and_never_over_another() {
     let desk = Desk::new("");
     let before = desk.run(&["init", "--offline"]).with(3);
