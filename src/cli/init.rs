@@ -149,7 +149,7 @@ async fn look(
     let taken = [here_name.clone(), "next".parse()?].into();
     let names = draft::names(&wishes, &taken);
 
-    let mut fleet = Fleet::bare(global, environment)?;
+    let mut fleet = Fleet::bare(global, verb.login, environment)?;
     for (name, one) in names.iter().zip(&chosen) {
         fleet.manifest.hosts.insert(name.clone(), plain_host(ssh(one)));
     }
@@ -263,7 +263,7 @@ fn of_host(seen: &Seen) -> serde_json::Value {
     json!({ "address": seen.candidate.address, "place": seen.candidate.place, "machine": machine, "failure": failure })
 }
 
-/// What takes host keys that are not known yet: every verb has it, and a host that shows one asks for it.
+/// What takes host keys that are not known yet: a host that shows one asks for it.
 const ACCEPTING: &str = "--accept-new-host-keys";
 
 /// Returns the command that does the same once more, over the manifest that is there now.
@@ -338,6 +338,7 @@ fn said(draft: &Draft, verb: &Init, path: &Path, hosts: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::arguments::Login;
 
     #[test]
     fn where_a_host_key_is_not_known_the_next_command_looks_again_as_it_was_asked() {
@@ -360,6 +361,7 @@ mod tests {
             offline: false,
             force: false,
             yes: false,
+            login: Login::default(),
         };
         let commands = |draft: &Draft| {
             next(draft, &verb, Path::new("new.yaml")).into_iter().map(|(line, _)| line).collect::<Vec<_>>()

@@ -46,7 +46,7 @@ impl Checked {
 
 /// Shows what the hosts run, and how they are.
 pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let mut connections = fleet.connections()?;
     fleet.check_logins(&verb.hosts)?;
     if !verb.hosts.is_empty() {
