@@ -99,9 +99,14 @@ fn told(verb: &Init) -> anyhow::Result<Told> {
 fn candidate(text: &str) -> anyhow::Result<Candidate> {
     let Via::Ssh { address, ssh } = by_address(text)? else { anyhow::bail!("{text:?} is no host") };
     anyhow::ensure!(
-        draft::is_address(&address),
+        draft::is_host(&address),
         "a manifest does not take the address {address:?}: say a host's name or its IPv4 address"
     );
+    anyhow::ensure!(
+        ssh.user.as_deref().is_none_or(draft::is_login),
+        "{text:?} has no login before the `@`: it is of letters, digits, '_', '.' and '-'"
+    );
+    anyhow::ensure!(ssh.port != Some(0), "{text:?} ends with no port: say 1 to 65535");
     Ok(Candidate {
         name: address.clone(),
         user: ssh.user,
@@ -339,6 +344,30 @@ fn said(draft: &Draft, verb: &Init, path: &Path, hosts: usize) -> String {
 mod tests {
     use super::*;
     use crate::cli::arguments::Login;
+
+    #[test]
+    fn a_word_that_can_be_no_host_is_refused_with_what_to_say() {
+        for text in ["kitchen", "kitchen.local", "a_b", "192.168.1.20", "pi@shed:2222", "4pi.local.", "x--y"] {
+            assert!(candidate(text).is_ok(), "{text}");
+        }
+        for (text, expected) in [
+            ("1", "say a host's name or its IPv4 address"),
+            ("192.168.1", "say a host's name or its IPv4 address"),
+            ("192.168.1.300", "say a host's name or its IPv4 address"),
+            ("kitchen..local", "say a host's name or its IPv4 address"),
+            ("kitchen-.local", "say a host's name or its IPv4 address"),
+            ("...", "say a host's name or its IPv4 address"),
+            ("_", "say a host's name or its IPv4 address"),
+            ("http://kitchen", "ends with no port"),
+            ("kitchen,shed", "say a host's name or its IPv4 address"),
+            ("fe80::1", "say a host's name or its IPv4 address"),
+            ("a;b@kitchen", "has no login before the `@`"),
+            ("kitchen:0", "say 1 to 65535"),
+        ] {
+            let said = format!("{:#}", candidate(text).unwrap_err());
+            assert!(said.contains(expected), "{text}: {said}");
+        }
+    }
 
     #[test]
     fn where_a_host_key_is_not_known_the_next_command_looks_again_as_it_was_asked() {
