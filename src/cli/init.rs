@@ -347,7 +347,8 @@ mod tests {
 
     #[test]
     fn a_word_that_can_be_no_host_is_refused_with_what_to_say() {
-        for text in ["kitchen", "kitchen.local", "a_b", "192.168.1.20", "pi@shed:2222", "4pi.local.", "x--y"] {
+        for text in ["kitchen", "kitchen.local", "a_b", "192.168.1.20", "pi@shed:2222", "4pi.local.", "x--y"]
+        {
             assert!(candidate(text).is_ok(), "{text}");
         }
         for (text, expected) in [

@@ -117,6 +117,8 @@ fn choices(all: &[Chosen], room: Bytes, style: Style) -> String {
             one_line(&chosen.speed),
         ]);
     }
+    // what it needs is told in its reason, too
+    table.narrow(6, &[2, 3], style);
     let mut text = table.render(6, style);
     for chosen in all {
         let _ = writeln!(text, "      {}", style.dim(&format!("{}: {}", chosen.model, said(&chosen.why))));

@@ -39,7 +39,27 @@ fn a_plan_keeps_to_narrow_terminals() {
     let made = fleet.plan();
     let shown = |width| narrow(width, |style| plan(&made, &[], None, style));
     insta::assert_snapshot!("a_plan_in_60_columns", shown(60));
+    insta::assert_snapshot!("a_plan_in_50_columns", shown(50));
     insta::assert_snapshot!("a_plan_in_40_columns", shown(40));
+}
+
+#[test]
+fn a_fit_leaves_out_columns_that_a_narrow_terminal_has_no_room_for() {
+    use crate::catalog;
+    use crate::fit::{LADDER, Question, fit};
+    let (model, board) = ("qwen2.5-1.5b-instruct", "pi4-4gb");
+    let facts = catalog::find(model).unwrap().figures.facts(crate::source::Pinned {
+        uri: format!("catalog:{model}"),
+        files: Vec::new(),
+        license: None,
+    });
+    let question = Question { context: 2048, quants: LADDER.to_vec(), is_only: false };
+    let boards = [(board.to_owned(), crate::facts::planned(board).unwrap())];
+    let made = fit(model, &facts, true, &question, &boards);
+    let shown = |width| narrow(width, |style| super::fit(&made, style));
+    insta::assert_snapshot!("a_fit_in_50_columns", shown(50));
+    insta::assert_snapshot!("a_fit_in_40_columns", shown(40));
+    assert!(!super::fit(&made, PLAIN).contains("Without room"));
 }
 
 #[test]
@@ -385,6 +405,7 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
     assert_eq!(plain(&status(&snapshot, COLOURED)), status(&snapshot, PLAIN));
     let shown = |width| narrow(width, |style| status(&snapshot, style));
     insta::assert_snapshot!("a_status_in_60_columns", shown(60));
+    insta::assert_snapshot!("a_status_in_50_columns", shown(50));
     insta::assert_snapshot!("a_status_in_40_columns", shown(40));
 }
 
