@@ -619,9 +619,12 @@ fn a_fleet_without_anything_on_it_has_a_status_and_nothing_to_remove() {
         + "  "
         + &pi
         + ":\n  - { model: chat, on: [kitchen] }\n";
-    let ended = Desk::new(&dead).run(&["status"]).with(0);
+    let unreached = Desk::new(&dead);
+    unreached.run(&["status", "--exit-code"]).with(2);
+    let ended = unreached.run(&["status"]).with(0);
     ended.says("kitchen  -").says("x kitchen: ").says("refuses the connection");
     let desk = Desk::new(LOCAL);
+    desk.run(&["status", "--exit-code", "--json"]).with(2).says("\"generation\": null");
     let ended = desk.run(&["status"]).with(0).says("desk  ");
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
     let ended = desk.run(&["status", "--json", "desk"]).with(0);

@@ -487,6 +487,9 @@ pub(crate) struct Status {
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "5",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) watch: Option<u64>,
+    /// Exit with 2 when a host cannot be reached, does not serve, is not as it was applied or has a warning
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) exit_code: bool,
     #[command(flatten)]
     pub(crate) login: Login,
 }
