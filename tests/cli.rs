@@ -340,6 +340,67 @@ fn shells_complete_every_verb_and_the_manual_has_a_page_for_each() {
 }
 
 #[test]
+fn bash_completes_the_names_of_the_manifest_and_says_nothing_without_one() {
+    let desk = Desk::new(
+        "bramble: 1\nfleet: home\nmodels:\n  chat: { source: \"file:model\" }\n  coder: { source: \"file:model\" }\nhosts:\n  \
+         kitchen: { address: 10.0.0.2 }\n  shed: { address: 10.0.0.3 }\n  next: { board: pi5-8gb }\n  \
+         far: { upstream: \"http://far.local:1/v1\", models: { chat: x } }\ndeploy:\n  - { model: chat, on: [kitchen, shed] }\n  \
+         - { model: coder, on: [shed] }\n",
+    );
+    let known = json!({ "address": "192.0.2.1" });
+    let lock = json!({ "format": 1, "fleet": "home", "hosts": { "attic": known, "shed": known } });
+    fs::write(desk.path("bramble.lock"), lock.to_string()).unwrap();
+    fs::create_dir(desk.path("else")).unwrap();
+    fs::write(desk.path("faulty.yaml"), "bramble: 1\nhosts: [").unwrap();
+    fs::write(desk.path("complete"), desk.run(&["completions", "bash"]).with(0).stdout).unwrap();
+    let completed = |folder: &str, line: &str| {
+        // as a shell cuts it, and asks for the last word
+        let script = format!(
+            "cd {folder} && . \"$0\" && COMP_WORDS=({line}) && COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)) && \
+             _bramble_with_names bramble \"${{COMP_WORDS[COMP_CWORD]}}\" '' && echo \"${{COMPREPLY[*]}}\""
+        );
+        let programs = Path::new(env!("CARGO_BIN_EXE_bramble")).parent().unwrap();
+        let mut shell = Command::new("bash");
+        shell.args(["--norc", "-c", &script]).arg(desk.path("complete")).current_dir(desk.path("."));
+        shell.env("PATH", format!("{}:/usr/bin:/bin", programs.display())).env("HOME", desk.path("home"));
+        let ended = Ended::of(&mut shell).with(0);
+        assert_eq!(ended.stderr, "", "{line}");
+        ended.stdout.trim_end().to_owned()
+    };
+    for (line, expected) in [
+        ("bramble status ''", "kitchen shed"),
+        ("bramble status k", "kitchen"),
+        ("bramble logs shed k", "kitchen"),
+        ("bramble logs -m c", "chat coder"),
+        ("bramble restart --model co", "coder"),
+        ("bramble restart --model = co", "coder"),
+        ("bramble tune -q Q4_0 s", "shed"),
+        ("bramble chat f", "far"),
+        ("bramble forget ''", "attic"),
+        ("bramble remove ''", "kitchen shed attic"),
+        ("bramble keys revoke-host k", "kitchen"),
+        ("bramble push chat.gguf ''", "kitchen shed"),
+        ("bramble fetch c", "chat coder"),
+        ("bramble status --wa", "--watch"),
+        ("bramble rollb", "rollback"),
+    ] {
+        assert_eq!(completed(".", line), expected, "{line}");
+    }
+    assert_eq!(completed("else", "bramble -f ../fleet.yaml status k"), "kitchen");
+    assert_eq!(completed("else", "bramble status --file = ../fleet.yaml k"), "kitchen");
+    for (folder, line) in [
+        ("else", "bramble status k"),
+        (".", "bramble -f faulty.yaml status k"),
+        (".", "bramble push k"),
+        (".", "bramble fit k"),
+        (".", "bramble chat kitchen k"),
+        (".", "bramble bundle export k"),
+    ] {
+        assert_eq!(completed(folder, line), "", "{line}");
+    }
+}
+
+#[test]
 fn who_takes_the_command_away_is_told_what_stays_and_it_stays() {
     let desk = Desk::new("");
     let remove = |prefix: &str| {

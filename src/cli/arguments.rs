@@ -622,8 +622,11 @@ pub(crate) struct Schema {
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
     /// The shell
-    #[arg(value_name = "SHELL", value_enum)]
-    pub(crate) shell: clap_complete::Shell,
+    #[arg(value_name = "SHELL", value_enum, required_unless_present = "words")]
+    pub(crate) shell: Option<clap_complete::Shell>,
+    /// A command line up to the word that is completed: the names that may stand there are printed, as the scripts ask for them
+    #[arg(last = true, hide = true, conflicts_with = "shell")]
+    pub(crate) words: Vec<String>,
 }
 
 #[derive(Debug, Args)]
