@@ -6,7 +6,7 @@
 )]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -337,6 +337,89 @@ fn shells_complete_every_verb_and_the_manual_has_a_page_for_each() {
     let pages = fs::read_dir(desk.path("pages/man1")).unwrap().count();
     assert_eq!(told["pages"].as_array().map(Vec::len), Some(pages));
     desk.run(&["man", "fleet.yaml/x"]).with(1).complains("cannot make the folder");
+}
+
+/// Returns a command that runs the program on a terminal of its own, whose keys are its standard input.
+fn on_terminal(desk: &Desk, arguments: &str) -> Command {
+    let mut command = Command::new("script");
+    let line = format!("exec {} {arguments}", env!("CARGO_BIN_EXE_bramble"));
+    command.args(["-qec", &line, "/dev/null"]).env_clear().current_dir(desk.path("."));
+    let of_desk = desk.command(&[]);
+    command.envs(of_desk.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("TERM", "xterm").env("SHELL", "/bin/sh").stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let desk = Desk::new(LOCAL);
+    let line = "fit qwen2.5-0.5b-instruct -q Q4_0";
+    let shown = |name: &str, value: &str| Ended::of(on_terminal(&desk, line).env(name, value)).with(0).stdout;
+    for (name, value, is_coloured) in
+        [("X", "", true), ("NO_COLOR", "", true), ("NO_COLOR", "1", false), ("TERM", "dumb", false)]
+    {
+        let shown = shown(name, value);
+        assert!(shown.contains("pi5-8gb"), "{shown}");
+        assert_eq!(shown.contains("\x1b["), is_coloured, "{name}={value}: {shown:?}");
+    }
+    // into a pipe, and for programs
+    assert!(!desk.run(&line.split(' ').collect::<Vec<_>>()).with(0).stdout.contains('\x1b'));
+    let told = Ended::of(&mut on_terminal(&desk, &format!("{line} --json"))).with(0).stdout;
+    assert!(serde_json::from_str::<Value>(&told).is_ok(), "{told}");
+    // what is wrong with the command line is dressed by others, who want to be told, too
+    let wrong = |value: &str| Ended::of(on_terminal(&desk, "nothing").env("NO_COLOR", value)).with(1).stdout;
+    assert!(wrong("").contains("\x1b[") && !wrong("1").contains("\x1b["), "{}", wrong("1"));
+}
+
+#[test]
+fn a_status_that_is_watched_is_drawn_over_the_one_before_until_ctrl_c() {
+    let desk = Desk::new(LOCAL);
+    let mut watching = on_terminal(&desk, "status --watch=1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let mut keys = watching.stdin.take().unwrap();
+    let (mut screen, mut shown) = (watching.stdout.take().unwrap(), Vec::new());
+    let rounds = |shown: &[u8]| shown.windows(3).filter(|three| *three == b"\x1b[J").count();
+    while rounds(&shown) < 2 {
+        let mut some = [0; 4096];
+        let count = screen.read(&mut some).unwrap();
+        assert!(count > 0, "it ended: {}", String::from_utf8_lossy(&shown));
+        shown.extend(&some[..count]);
+    }
+    keys.write_all(b"\x03").unwrap();
+    screen.read_to_end(&mut shown).unwrap();
+    assert_eq!(watching.wait().unwrap().code(), Some(130));
+    let shown = String::from_utf8(shown).unwrap();
+    let (rounds, end) = shown.rsplit_once("\x1b[J").unwrap();
+    for round in rounds.split("\x1b[J") {
+        assert!(round.starts_with("\x1b[H") && round.contains("every 1 s, Ctrl-C ends it"), "{round:?}");
+        assert!(round.contains("desk ") && round.ends_with('\n'), "{round:?}");
+        // nothing of a longer line stays
+        let mut lines = round.split_inclusive('\n');
+        assert!(lines.all(|line| line.ends_with("\x1b[K\r\n")), "{round:?}");
+    }
+    // what the terminal itself shows of the key
+    assert!(matches!(end, "" | "^C"), "{end:?}");
+    // where nothing can be written over, each look follows the one before
+    let mut plain = desk.command(&["status", "--watch=1"]);
+    let mut watching = plain.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(
+        lines
+            .by_ref()
+            .filter(|line| line.contains("every 1 s"))
+            .nth(1)
+            .is_some_and(|line| !line.contains('\x1b'))
+    );
+    let id = watching.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert!(lines.all(|line| !line.contains('\x1b')));
+    assert_eq!(watching.wait().unwrap().code(), Some(130));
+    desk.run(&["status", "--watch=0"]).with(1).complains("0 is not in 1..");
+    desk.run(&["status", "--watch", "--exit-code"]).with(1).complains("cannot be used with");
 }
 
 #[test]
