@@ -72,6 +72,7 @@ main() {
         rm -rf "$prefix/share/bramble" "$prefix/share/doc/bramble"
         rm -f "$prefix/bin/bramble" || die "cannot remove $prefix/bin/bramble: use sudo"
         say "bramble is no more in $prefix"
+        say_what_stays
         exit 0
     fi
     if [ -z "$from" ]; then
@@ -148,6 +149,13 @@ words='man/man1 bash-completion/completions zsh/site-functions fish/vendor_compl
 remove_words() {
     rm -f "$prefix/share/man/man1/bramble.1" "$prefix/share/man/man1"/bramble-*.1 "$prefix/share/bash-completion/completions/bramble" \
         "$prefix/share/zsh/site-functions/_bramble" "$prefix/share/fish/vendor_completions.d/bramble.fish"
+}
+
+# The folders are those that the command takes by itself.
+say_what_stays() {
+    home=${HOME:-~}
+    say "What stays, of each user: manifests with their bramble.lock, hosts' keys in $home/.ssh/known_hosts, weights in ${XDG_CACHE_HOME:-$home/.cache}/bramble (safe to delete), and keys of fleets in ${XDG_STATE_HOME:-$home/.local/state}/bramble (hosts that still run cannot be changed without them)."
+    say "Hosts go on serving. To end that, install it again, and say: bramble remove --all"
 }
 
 # put FILE PLACE: in one step

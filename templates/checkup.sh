@@ -30,7 +30,6 @@ first_line /sys/devices/system/cpu/cpu0/cpufreq/scaling_governor
 say governor "$line"
 say synchronized "$(timeout 5 timedatectl show --property=NTPSynchronized --value 2>/dev/null)"
 
-say filesystem "$(stat -f -c %T "$place" 2>/dev/null)"
 case ,$(findmnt -n -o OPTIONS -T "$place" 2>/dev/null), in
 *,ro,*) say read_only 1 ;;
 esac

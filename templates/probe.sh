@@ -148,6 +148,7 @@ while [ ! -d "$place" ] && [ "$place" != / ] && [ -n "$place" ]; do
     esac
 done
 say disk_path "$place"
+say filesystem "$(stat -f -c %T "$place" 2>/dev/null)"
 
 # the block device below it; filesystems over several have none
 device=$(readlink -f "/sys/dev/block/$(stat -c %Hd:%Ld "$place" 2>/dev/null)" 2>/dev/null)

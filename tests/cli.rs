@@ -6,7 +6,7 @@
 )]
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -339,6 +339,174 @@ fn shells_complete_every_verb_and_the_manual_has_a_page_for_each() {
     desk.run(&["man", "fleet.yaml/x"]).with(1).complains("cannot make the folder");
 }
 
+/// Returns a command that runs the program on a terminal of its own, whose keys are its standard input.
+fn on_terminal(desk: &Desk, arguments: &str) -> Command {
+    let mut command = Command::new("script");
+    let line = format!("exec {} {arguments}", env!("CARGO_BIN_EXE_bramble"));
+    command.args(["-qec", &line, "/dev/null"]).env_clear().current_dir(desk.path("."));
+    let of_desk = desk.command(&[]);
+    command.envs(of_desk.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.env("TERM", "xterm").env("SHELL", "/bin/sh").stdin(Stdio::null());
+    command
+}
+
+#[test]
+fn colours_are_for_terminals_that_want_them() {
+    let desk = Desk::new(LOCAL);
+    let line = "fit qwen2.5-0.5b-instruct -q Q4_0";
+    let shown = |name: &str, value: &str| Ended::of(on_terminal(&desk, line).env(name, value)).with(0).stdout;
+    for (name, value, is_coloured) in
+        [("X", "", true), ("NO_COLOR", "", true), ("NO_COLOR", "1", false), ("TERM", "dumb", false)]
+    {
+        let shown = shown(name, value);
+        assert!(shown.contains("pi5-8gb"), "{shown}");
+        assert_eq!(shown.contains("\x1b["), is_coloured, "{name}={value}: {shown:?}");
+    }
+    // into a pipe, and for programs
+    assert!(!desk.run(&line.split(' ').collect::<Vec<_>>()).with(0).stdout.contains('\x1b'));
+    let told = Ended::of(&mut on_terminal(&desk, &format!("{line} --json"))).with(0).stdout;
+    assert!(serde_json::from_str::<Value>(&told).is_ok(), "{told}");
+    // what is wrong with the command line is dressed by others, who want to be told, too
+    let wrong = |value: &str| Ended::of(on_terminal(&desk, "nothing").env("NO_COLOR", value)).with(1).stdout;
+    assert!(wrong("").contains("\x1b[") && !wrong("1").contains("\x1b["), "{}", wrong("1"));
+}
+
+#[test]
+fn a_status_that_is_watched_is_drawn_over_the_one_before_until_ctrl_c() {
+    let desk = Desk::new(LOCAL);
+    let mut watching = on_terminal(&desk, "status --watch=1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .unwrap();
+    let mut keys = watching.stdin.take().unwrap();
+    let (mut screen, mut shown) = (watching.stdout.take().unwrap(), Vec::new());
+    let rounds = |shown: &[u8]| shown.windows(3).filter(|three| *three == b"\x1b[J").count();
+    while rounds(&shown) < 2 {
+        let mut some = [0; 4096];
+        let count = screen.read(&mut some).unwrap();
+        assert!(count > 0, "it ended: {}", String::from_utf8_lossy(&shown));
+        shown.extend(&some[..count]);
+    }
+    keys.write_all(b"\x03").unwrap();
+    screen.read_to_end(&mut shown).unwrap();
+    assert_eq!(watching.wait().unwrap().code(), Some(130));
+    let shown = String::from_utf8(shown).unwrap();
+    let (rounds, end) = shown.rsplit_once("\x1b[J").unwrap();
+    for round in rounds.split("\x1b[J") {
+        assert!(round.starts_with("\x1b[H") && round.contains("every 1 s, Ctrl-C ends it"), "{round:?}");
+        assert!(round.contains("desk ") && round.ends_with('\n'), "{round:?}");
+        // nothing of a longer line stays
+        let mut lines = round.split_inclusive('\n');
+        assert!(lines.all(|line| line.ends_with("\x1b[K\r\n")), "{round:?}");
+    }
+    // what the terminal itself shows of the key
+    assert!(matches!(end, "" | "^C"), "{end:?}");
+    // where nothing can be written over, each look follows the one before
+    let mut plain = desk.command(&["status", "--watch=1"]);
+    let mut watching = plain.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert!(
+        lines
+            .by_ref()
+            .filter(|line| line.contains("every 1 s"))
+            .nth(1)
+            .is_some_and(|line| !line.contains('\x1b'))
+    );
+    let id = watching.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    assert!(lines.all(|line| !line.contains('\x1b')));
+    assert_eq!(watching.wait().unwrap().code(), Some(130));
+    desk.run(&["status", "--watch=0"]).with(1).complains("0 is not in 1..");
+    desk.run(&["status", "--watch", "--exit-code"]).with(1).complains("cannot be used with");
+}
+
+#[test]
+fn bash_completes_the_names_of_the_manifest_and_says_nothing_without_one() {
+    let desk = Desk::new(
+        "bramble: 1\nfleet: home\nmodels:\n  chat: { source: \"file:model\" }\n  coder: { source: \"file:model\" }\nhosts:\n  \
+         kitchen: { address: 10.0.0.2 }\n  shed: { address: 10.0.0.3 }\n  next: { board: pi5-8gb }\n  \
+         far: { upstream: \"http://far.local:1/v1\", models: { chat: x } }\ndeploy:\n  - { model: chat, on: [kitchen, shed] }\n  \
+         - { model: coder, on: [shed] }\n",
+    );
+    let known = json!({ "address": "192.0.2.1" });
+    let lock = json!({ "format": 1, "fleet": "home", "hosts": { "attic": known, "shed": known } });
+    fs::write(desk.path("bramble.lock"), lock.to_string()).unwrap();
+    fs::create_dir(desk.path("else")).unwrap();
+    fs::write(desk.path("faulty.yaml"), "bramble: 1\nhosts: [").unwrap();
+    fs::write(desk.path("complete"), desk.run(&["completions", "bash"]).with(0).stdout).unwrap();
+    let completed = |folder: &str, line: &str| {
+        // as a shell cuts it, and asks for the last word
+        let script = format!(
+            "cd {folder} && . \"$0\" && COMP_WORDS=({line}) && COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)) && \
+             _bramble_with_names bramble \"${{COMP_WORDS[COMP_CWORD]}}\" '' && echo \"${{COMPREPLY[*]}}\""
+        );
+        let programs = Path::new(env!("CARGO_BIN_EXE_bramble")).parent().unwrap();
+        let mut shell = Command::new("bash");
+        shell.args(["--norc", "-c", &script]).arg(desk.path("complete")).current_dir(desk.path("."));
+        shell.env("PATH", format!("{}:/usr/bin:/bin", programs.display())).env("HOME", desk.path("home"));
+        let ended = Ended::of(&mut shell).with(0);
+        assert_eq!(ended.stderr, "", "{line}");
+        ended.stdout.trim_end().to_owned()
+    };
+    for (line, expected) in [
+        ("bramble status ''", "kitchen shed"),
+        ("bramble status k", "kitchen"),
+        ("bramble logs shed k", "kitchen"),
+        ("bramble logs -m c", "chat coder"),
+        ("bramble restart --model co", "coder"),
+        ("bramble restart --model = co", "coder"),
+        ("bramble tune -q Q4_0 s", "shed"),
+        ("bramble chat f", "far"),
+        ("bramble forget ''", "attic"),
+        ("bramble remove ''", "kitchen shed attic"),
+        ("bramble keys revoke-host k", "kitchen"),
+        ("bramble push chat.gguf ''", "kitchen shed"),
+        ("bramble fetch c", "chat coder"),
+        ("bramble status --wa", "--watch"),
+        ("bramble rollb", "rollback"),
+    ] {
+        assert_eq!(completed(".", line), expected, "{line}");
+    }
+    assert_eq!(completed("else", "bramble -f ../fleet.yaml status k"), "kitchen");
+    assert_eq!(completed("else", "bramble status --file = ../fleet.yaml k"), "kitchen");
+    for (folder, line) in [
+        ("else", "bramble status k"),
+        (".", "bramble -f faulty.yaml status k"),
+        (".", "bramble push k"),
+        (".", "bramble fit k"),
+        (".", "bramble chat kitchen k"),
+        (".", "bramble bundle export k"),
+    ] {
+        assert_eq!(completed(folder, line), "", "{line}");
+    }
+}
+
+#[test]
+fn who_takes_the_command_away_is_told_what_stays_and_it_stays() {
+    let desk = Desk::new("");
+    let remove = |prefix: &str| {
+        let mut command = Command::new("sh");
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/install.sh"));
+        command.args(["--remove", "--prefix"]).arg(desk.path(prefix)).current_dir(desk.path("."));
+        command.env("HOME", desk.path("home")).env_remove("XDG_CACHE_HOME");
+        Ended::of(command.env("XDG_STATE_HOME", desk.path("state")))
+    };
+    remove("none").with(1).complains("there is no bramble in ");
+    let kept = ["home/.cache/bramble/sha256", "state/bramble/fleets/home", "prefix/share/other"];
+    for folder in kept.into_iter().chain(["prefix/bin", "prefix/share/bramble/bundles"]) {
+        fs::create_dir_all(desk.path(folder)).unwrap();
+    }
+    fs::write(desk.path("prefix/bin/bramble"), "").unwrap();
+    let ended = remove("prefix").with(0).complains("bramble is no more in ");
+    let ended = ended.complains(&format!("weights in {} ", desk.path("home/.cache/bramble").display()));
+    let ended = ended.complains(&format!("keys of fleets in {} ", desk.path("state/bramble").display()));
+    ended.complains("Hosts go on serving.").complains("bramble remove --all");
+    assert!(kept.iter().all(|folder| desk.path(folder).is_dir()) && desk.path("fleet.yaml").exists());
+    assert!(!desk.path("prefix/bin/bramble").exists() && !desk.path("prefix/share/bramble").exists());
+}
+
 #[test]
 fn a_first_manifest_is_written_from_what_is_found_and_never_over_another() {
     let desk = Desk::new("");
@@ -595,9 +763,12 @@ fn a_fleet_without_anything_on_it_has_a_status_and_nothing_to_remove() {
         + "  "
         + &pi
         + ":\n  - { model: chat, on: [kitchen] }\n";
-    let ended = Desk::new(&dead).run(&["status"]).with(0);
+    let unreached = Desk::new(&dead);
+    unreached.run(&["status", "--exit-code"]).with(2);
+    let ended = unreached.run(&["status"]).with(0);
     ended.says("kitchen  -").says("x kitchen: ").says("refuses the connection");
     let desk = Desk::new(LOCAL);
+    desk.run(&["status", "--exit-code", "--json"]).with(2).says("\"generation\": null");
     let ended = desk.run(&["status"]).with(0).says("desk  ");
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
     let ended = desk.run(&["status", "--json", "desk"]).with(0);

@@ -26,7 +26,7 @@ use crate::view::{self, Deed};
 
 /// Makes the hosts run what the manifest says.
 pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let mut fleet = Fleet::open(global, environment)?;
+    let mut fleet = Fleet::open(global, verb.login, environment)?;
     fleet.adopts = verb.latitude.adopt;
     let (events, live) = output::recorded_events(environment);
     let fetcher = fleet.fetcher(events.clone())?;

@@ -31,8 +31,13 @@ pub(crate) struct Global {
     /// Print the result as JSON
     #[arg(long, global = true)]
     pub(crate) json: bool,
+}
+
+/// How hosts are logged in to: of commands that do.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Login {
     /// Take host keys that are not known yet, and remember them
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub(crate) accept_new_host_keys: bool,
 }
 
@@ -126,6 +131,8 @@ pub(crate) struct Init {
     /// Do not ask: take what looks like a Raspberry Pi, and this machine
     #[arg(short, long)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -201,6 +208,8 @@ pub(crate) struct Plan {
     /// Exit with 2 when there is something to do, 0 when there is not
     #[arg(long)]
     pub(crate) exit_code: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 /// What a plan may do that it refuses otherwise.
@@ -343,6 +352,8 @@ pub(crate) struct Apply {
     /// Make another authority and other certificates for all hosts: the old one is lost, or somebody else has it
     #[arg(long, conflicts_with = "plan")]
     pub(crate) new_ca: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 /// What is changed here reaches the hosts with the next apply.
@@ -476,6 +487,11 @@ pub(crate) struct Status {
     #[arg(short, long, value_name = "SECONDS", num_args = 0..=1, require_equals = true, default_missing_value = "5",
         value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) watch: Option<u64>,
+    /// Exit with 2 when a host cannot be reached, does not serve, is not as it was applied or has a warning
+    #[arg(long, conflicts_with = "watch")]
+    pub(crate) exit_code: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -486,6 +502,8 @@ pub(crate) struct Doctor {
     /// Every host of the manifest
     #[arg(long, conflicts_with = "hosts")]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -496,6 +514,8 @@ pub(crate) struct Push {
     /// The hosts of the manifest to bring it to
     #[arg(value_name = "HOST", required = true)]
     pub(crate) hosts: Vec<HostName>,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -503,6 +523,8 @@ pub(crate) struct Bench {
     /// Only these hosts
     #[arg(value_name = "HOST")]
     pub(crate) hosts: Vec<HostName>,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -519,6 +541,8 @@ pub(crate) struct Tune {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -598,8 +622,11 @@ pub(crate) struct Schema {
 #[derive(Debug, Args)]
 pub(crate) struct Completions {
     /// The shell
-    #[arg(value_name = "SHELL", value_enum)]
-    pub(crate) shell: clap_complete::Shell,
+    #[arg(value_name = "SHELL", value_enum, required_unless_present = "words")]
+    pub(crate) shell: Option<clap_complete::Shell>,
+    /// A command line up to the word that is completed: the names that may stand there are printed, as the scripts ask for them
+    #[arg(last = true, hide = true, conflicts_with = "shell")]
+    pub(crate) words: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -620,6 +647,8 @@ pub(crate) struct Rollback {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -639,6 +668,8 @@ pub(crate) struct Logs {
     /// Go on showing lines as they come, until Ctrl-C
     #[arg(long)]
     pub(crate) follow: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -649,6 +680,8 @@ pub(crate) struct Restart {
     /// Only the engines of these models, not the door
     #[arg(short, long = "model", value_name = "MODEL", value_delimiter = ',')]
     pub(crate) models: Vec<ModelName>,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -656,6 +689,8 @@ pub(crate) struct Cordon {
     /// These hosts
     #[arg(value_name = "HOST", required = true)]
     pub(crate) hosts: Vec<HostName>,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -672,6 +707,8 @@ pub(crate) struct Prune {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -686,6 +723,8 @@ pub(crate) struct Remove {
     /// Do not ask
     #[arg(short, long)]
     pub(crate) yes: bool,
+    #[command(flatten)]
+    pub(crate) login: Login,
 }
 
 #[derive(Debug, Args)]
@@ -698,6 +737,18 @@ pub(crate) struct Forget {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn host_keys_are_taken_by_commands_that_log_in_alone() {
+        let command = <Arguments as clap::CommandFactory>::command();
+        let takes = |verb: &&clap::Command| {
+            verb.get_arguments().any(|argument| argument.get_id() == "accept_new_host_keys")
+        };
+        let those: Vec<&str> = command.get_subcommands().filter(takes).map(clap::Command::get_name).collect();
+        let all = "init plan push apply status doctor bench tune logs restart cordon uncordon rollback prune remove";
+        assert_eq!(those.join(" "), all);
+        assert!(Arguments::try_parse_from(["bramble", "catalog", "--accept-new-host-keys"]).is_err());
+    }
 
     #[test]
     fn rates_are_read_as_people_write_them() {

@@ -27,7 +27,7 @@ struct Measured {
 
 /// Measures hosts, all at once, and lets each remember it for the next plan.
 pub(crate) async fn run(verb: &Bench, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let hosts = fleet.named_or_ours(&verb.hosts);
     let (subjects, mut failed) = fleet.subjects(&hosts).await?;
     for host in &hosts {

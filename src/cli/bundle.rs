@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::json;
 
-use super::arguments::{BundleExport, BundleImport, BundleVerb, Global};
+use super::arguments::{BundleExport, BundleImport, BundleVerb, Global, Login};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::{self, Fleet};
@@ -77,7 +77,7 @@ async fn export(verb: &BundleExport, global: &Global, environment: &Environment)
         return Err(Expected::Refused(format!("{} is there already: {next}", verb.path.display())).into());
     }
     let events = output::events(environment);
-    let mut fleet = Fleet::open(global, environment)?;
+    let mut fleet = Fleet::open(global, Login::default(), environment)?;
     let manifest = files::read_text(&global.file, files::LONGEST_MANIFEST)
         .with_context(|| format!("cannot read {}", global.file.display()))?;
     let fetcher = Fetcher::new(fleet.settings_of_fetch()?, events.clone())?;

@@ -13,7 +13,7 @@ pub(crate) async fn run(
     global: &Global,
     environment: &Environment,
 ) -> anyhow::Result<Exit> {
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let (subjects, failures) = fleet.subjects(&verb.hosts).await?;
     anyhow::ensure!(
         !subjects.is_empty() || !failures.is_empty(),

@@ -30,7 +30,7 @@ const HERE: &str = "this machine";
 
 /// Looks at hosts, or at this machine, and says what to do about them. Nothing is changed anywhere.
 pub(crate) async fn run(verb: &Doctor, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let mut fleet = Fleet::open_or_bare(global, environment)?;
+    let mut fleet = Fleet::open_or_bare(global, verb.login, environment)?;
     let known = fleet.manifest.hosts.clone();
     let asked = asked(verb, &mut fleet)?;
     let names: Vec<HostName> = asked.iter().map(|(host, _)| host.clone()).collect();

@@ -90,6 +90,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("bramble status kitchen", "one"),
             ("bramble status --watch", "again every 5 seconds"),
             ("bramble status --verify", "after hashing the weights on every host"),
+            ("bramble status --exit-code", "for a timer; 2: a host is not well"),
             ("bramble status --json | jq '.hosts[].door'", "for scripts"),
         ],
     ),

@@ -10,8 +10,8 @@ pub(crate) enum Exit {
     Done,
     /// 1: it failed, or the command line is wrong.
     Failed,
-    /// 2: changes are pending (`plan --exit-code`), it came to its end on some hosts and not on others, or something
-    /// is in Bramble's way on a host (`doctor`).
+    /// 2: changes are pending (`plan --exit-code`), it came to its end on some hosts and not on others, or a host wants
+    /// to be looked after (`status --exit-code`, `doctor`).
     Partly,
     /// 3: refused before anything was changed.
     Refused,

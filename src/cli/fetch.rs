@@ -4,7 +4,7 @@ use anyhow::Context as _;
 use serde::Serialize;
 use serde_json::json;
 
-use super::arguments::{AnySource, Fetch, Global, Wanted};
+use super::arguments::{AnySource, Fetch, Global, Login, Wanted};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::{self, Fleet};
@@ -21,7 +21,7 @@ pub(crate) async fn run(verb: &Fetch, global: &Global, environment: &Environment
     let events = output::events(environment);
     let has_name = verb.wanted.iter().any(|wanted| matches!(wanted, Wanted::Name(_)));
     let mut fleet = if verb.wanted.is_empty() || (has_name && global.file.exists()) {
-        Some(Fleet::open(global, environment)?)
+        Some(Fleet::open(global, Login::default(), environment)?)
     } else {
         None
     };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::Context as _;
 use zeroize::Zeroizing;
 
-use super::arguments::{DEFAULT_MANIFEST, Global};
+use super::arguments::{DEFAULT_MANIFEST, Global, Login};
 use super::environment::{self, Environment};
 use super::files::{self, LONGEST_MANIFEST};
 use super::output;
@@ -97,13 +97,13 @@ pub(crate) fn lock(path: &Path, fleet: &FleetName) -> anyhow::Result<Lock> {
 
 impl<'a> Fleet<'a> {
     /// Reads the manifest, its lock and the bundles of this machine.
-    pub(crate) fn open(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
+    pub(crate) fn open(global: &Global, login: Login, environment: &'a Environment) -> anyhow::Result<Self> {
         let manifest = load(&global.file)?;
         let lock_path = Environment::lock_path(&global.file);
         let mut lock = lock(&lock_path, &manifest.fleet)?;
         forget_renamed(&mut lock, &manifest);
         let bundles = bundle::find(&environment.bundles)?;
-        let is_new_host_key_accepted = global.accept_new_host_keys;
+        let is_new_host_key_accepted = login.accept_new_host_keys;
         let sudo = SudoPasswords::default();
         Ok(Self {
             manifest,
@@ -118,22 +118,26 @@ impl<'a> Fleet<'a> {
     }
 
     /// Does as [`Self::open`]; where there is no manifest and none was named, takes a fleet without hosts.
-    pub(crate) fn open_or_bare(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
+    pub(crate) fn open_or_bare(
+        global: &Global,
+        login: Login,
+        environment: &'a Environment,
+    ) -> anyhow::Result<Self> {
         if global.file != Path::new(DEFAULT_MANIFEST) || global.file.exists() {
-            return Self::open(global, environment);
+            return Self::open(global, login, environment);
         }
-        Self::bare(global, environment)
+        Self::bare(global, login, environment)
     }
 
     /// Takes a fleet without hosts.
-    pub(crate) fn bare(global: &Global, environment: &'a Environment) -> anyhow::Result<Self> {
+    pub(crate) fn bare(global: &Global, login: Login, environment: &'a Environment) -> anyhow::Result<Self> {
         let manifest = Manifest::without_hosts("home".parse()?);
         Ok(Self {
             lock: Lock::new(manifest.fleet.clone()),
             lock_path: Environment::lock_path(&global.file),
             bundles: bundle::find(&environment.bundles)?,
             environment,
-            is_new_host_key_accepted: global.accept_new_host_keys,
+            is_new_host_key_accepted: login.accept_new_host_keys,
             sudo: SudoPasswords::default(),
             adopts: false,
             manifest,

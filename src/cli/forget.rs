@@ -1,4 +1,4 @@
-use super::arguments::{Forget, Global};
+use super::arguments::{Forget, Global, Login};
 use super::environment::Environment;
 use super::exit::Exit;
 use super::fleet::Fleet;
@@ -7,7 +7,7 @@ use crate::ids::HostName;
 
 /// Forgets hosts that have left the manifest and are gone for good. Nobody is asked anything.
 pub(crate) fn run(verb: &Forget, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let mut fleet = Fleet::open(global, environment)?;
+    let mut fleet = Fleet::open(global, Login::default(), environment)?;
     for host in &verb.hosts {
         anyhow::ensure!(
             !fleet.manifest.hosts.contains_key(host),

@@ -99,9 +99,14 @@ fn told(verb: &Init) -> anyhow::Result<Told> {
 fn candidate(text: &str) -> anyhow::Result<Candidate> {
     let Via::Ssh { address, ssh } = by_address(text)? else { anyhow::bail!("{text:?} is no host") };
     anyhow::ensure!(
-        draft::is_address(&address),
+        draft::is_host(&address),
         "a manifest does not take the address {address:?}: say a host's name or its IPv4 address"
     );
+    anyhow::ensure!(
+        ssh.user.as_deref().is_none_or(draft::is_login),
+        "{text:?} has no login before the `@`: it is of letters, digits, '_', '.' and '-'"
+    );
+    anyhow::ensure!(ssh.port != Some(0), "{text:?} ends with no port: say 1 to 65535");
     Ok(Candidate {
         name: address.clone(),
         user: ssh.user,
@@ -149,7 +154,7 @@ async fn look(
     let taken = [here_name.clone(), "next".parse()?].into();
     let names = draft::names(&wishes, &taken);
 
-    let mut fleet = Fleet::bare(global, environment)?;
+    let mut fleet = Fleet::bare(global, verb.login, environment)?;
     for (name, one) in names.iter().zip(&chosen) {
         fleet.manifest.hosts.insert(name.clone(), plain_host(ssh(one)));
     }
@@ -263,7 +268,7 @@ fn of_host(seen: &Seen) -> serde_json::Value {
     json!({ "address": seen.candidate.address, "place": seen.candidate.place, "machine": machine, "failure": failure })
 }
 
-/// What takes host keys that are not known yet: every verb has it, and a host that shows one asks for it.
+/// What takes host keys that are not known yet: a host that shows one asks for it.
 const ACCEPTING: &str = "--accept-new-host-keys";
 
 /// Returns the command that does the same once more, over the manifest that is there now.
@@ -338,6 +343,32 @@ fn said(draft: &Draft, verb: &Init, path: &Path, hosts: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::arguments::Login;
+
+    #[test]
+    fn a_word_that_can_be_no_host_is_refused_with_what_to_say() {
+        for text in ["kitchen", "kitchen.local", "a_b", "192.168.1.20", "pi@shed:2222", "4pi.local.", "x--y"]
+        {
+            assert!(candidate(text).is_ok(), "{text}");
+        }
+        for (text, expected) in [
+            ("1", "say a host's name or its IPv4 address"),
+            ("192.168.1", "say a host's name or its IPv4 address"),
+            ("192.168.1.300", "say a host's name or its IPv4 address"),
+            ("kitchen..local", "say a host's name or its IPv4 address"),
+            ("kitchen-.local", "say a host's name or its IPv4 address"),
+            ("...", "say a host's name or its IPv4 address"),
+            ("_", "say a host's name or its IPv4 address"),
+            ("http://kitchen", "ends with no port"),
+            ("kitchen,shed", "say a host's name or its IPv4 address"),
+            ("fe80::1", "say a host's name or its IPv4 address"),
+            ("a;b@kitchen", "has no login before the `@`"),
+            ("kitchen:0", "say 1 to 65535"),
+        ] {
+            let said = format!("{:#}", candidate(text).unwrap_err());
+            assert!(said.contains(expected), "{text}: {said}");
+        }
+    }
 
     #[test]
     fn where_a_host_key_is_not_known_the_next_command_looks_again_as_it_was_asked() {
@@ -360,6 +391,7 @@ mod tests {
             offline: false,
             force: false,
             yes: false,
+            login: Login::default(),
         };
         let commands = |draft: &Draft| {
             next(draft, &verb, Path::new("new.yaml")).into_iter().map(|(line, _)| line).collect::<Vec<_>>()

@@ -32,7 +32,7 @@ pub(crate) async fn run(verb: &Logs, global: &Global, environment: &Environment)
         "there is no manifest {}: -f names one; to go on showing lines, say --follow",
         global.file.display()
     );
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let hosts = fleet.named_or_ours(&verb.hosts);
     let (mut subjects, mut failed) = fleet.subjects(&hosts).await?;
     for host in &hosts {

@@ -23,7 +23,7 @@ struct Printed<'a> {
 
 /// Shows what apply would do.
 pub(crate) async fn run(verb: &Verb, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let mut fleet = Fleet::open(global, environment)?;
+    let mut fleet = Fleet::open(global, verb.login, environment)?;
     fleet.adopts = verb.latitude.adopt;
     let fetcher = fleet.fetcher(Events::none())?;
     let connections = fleet.connections()?;

@@ -22,7 +22,7 @@ struct All {
 
 /// Removes from hosts what nothing needs any more. What the lock names stays: it was pushed ahead.
 pub(crate) async fn run(verb: &Prune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let (subjects, failed) = fleet.subjects(&fleet.named_or_ours(&verb.hosts)).await?;
     anyhow::ensure!(
         !subjects.is_empty() || !failed.is_empty(),

@@ -19,7 +19,7 @@ use crate::view::{self};
 /// Brings one file to hosts as a blob, ahead of an apply that needs it.
 pub(crate) async fn run(verb: &Push, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     anyhow::ensure!(verb.path.is_file(), "{} is no file that can be pushed", verb.path.display());
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     fleet.check_logins(&verb.hosts)?;
     // beside looking at the hosts, which takes about as long
     let parcel = Parcel::open(&verb.path, Store::open(fetch::Settings::from_env().cache)?);

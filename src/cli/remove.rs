@@ -10,7 +10,7 @@ use crate::view::Deed;
 
 /// Takes everything of Bramble off hosts.
 pub(crate) async fn run(verb: &Remove, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let mut fleet = Fleet::open(global, environment)?;
+    let mut fleet = Fleet::open(global, verb.login, environment)?;
     let hosts: Vec<HostName> = if verb.all {
         fleet.ours().map(|(host, _)| host.clone()).chain(fleet.orphans()).collect()
     } else {

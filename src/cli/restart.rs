@@ -11,7 +11,7 @@ use crate::view::Deed;
 
 /// Starts engines of hosts anew, one host after another.
 pub(crate) async fn run(verb: &Restart, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let (subjects, failures) = fleet.subjects(&fleet.named_or_ours(&verb.hosts)).await?;
     anyhow::ensure!(
         !subjects.is_empty() || !failures.is_empty(),

@@ -10,7 +10,7 @@ use crate::view::{self, Deed};
 
 /// Makes hosts run the generation before.
 pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let hosts = fleet.named_or_ours(&verb.hosts);
     let (mut subjects, mut failures) = fleet.subjects(&hosts).await?;
     anyhow::ensure!(

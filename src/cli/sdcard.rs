@@ -7,7 +7,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::address::plain_host;
-use super::arguments::{Global, Sdcard};
+use super::arguments::{Global, Login, Sdcard};
 use super::environment::Environment;
 use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
@@ -172,7 +172,7 @@ async fn keys(
     if !verb.keys.is_empty() {
         return verb.keys.iter().map(|path| Ok(pair(PublicKey::of_file(path)?))).collect();
     }
-    let mut fleet = Fleet::bare(global, environment)?;
+    let mut fleet = Fleet::bare(global, Login::default(), environment)?;
     let ssh = SshOptions { user: Some(user.to_owned()), port: None, identity: None };
     let via = Via::Ssh { address: names(verb)[0].clone(), ssh };
     fleet.manifest.hosts.insert(verb.name.clone(), plain_host(via));

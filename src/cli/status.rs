@@ -16,7 +16,7 @@ use crate::execute::{VerbError, Verbs, Verified};
 use crate::ids::HostName;
 use crate::keys::Safe;
 use crate::plan;
-use crate::status::{self, Door, Snapshot};
+use crate::status::{self, Door, HostStatus, Snapshot};
 use crate::view;
 
 /// Hashing goes at 20 MB/s where all is slow: 12 GB take ten minutes.
@@ -46,7 +46,7 @@ impl Checked {
 
 /// Shows what the hosts run, and how they are.
 pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
-    let fleet = Fleet::open(global, environment)?;
+    let fleet = Fleet::open(global, verb.login, environment)?;
     let mut connections = fleet.connections()?;
     fleet.check_logins(&verb.hosts)?;
     if !verb.hosts.is_empty() {
@@ -66,7 +66,12 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
             }
         }
         let is_sound = seen.checked.is_none_or(|checked| checked.is_sound());
-        return Ok(if is_sound { Exit::Done } else { Exit::Failed });
+        let is_well = !verb.exit_code || seen.snapshot.hosts.iter().all(HostStatus::is_well);
+        return Ok(match (is_sound, is_well) {
+            (false, _) => Exit::Failed,
+            (true, false) => Exit::Partly,
+            (true, true) => Exit::Done,
+        });
     };
     let mut rounds = tokio::time::interval(Duration::from_secs(seconds));
     // a look that took longer is not made up for

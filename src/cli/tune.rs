@@ -50,7 +50,7 @@ struct Tuned {
 /// manifest. Each host is left with the generation that it had.
 pub(crate) async fn run(verb: &Tune, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let events = output::events(environment);
-    let mut fleet = Fleet::open(global, environment)?;
+    let mut fleet = Fleet::open(global, verb.login, environment)?;
     let (subjects, failed) = fleet.subjects(&fleet.named_or_ours(&verb.hosts)).await?;
     for (host, why) in &failed {
         output::say(&format!("{host}: {why}"));

@@ -79,16 +79,7 @@ pub(super) fn disk(patient: &Patient<'_>) -> Option<Finding> {
     let (about, checkup) = (About::Disk, patient.checkup);
     let disk = patient.facts.disk.as_ref()?;
     let path = &disk.path;
-    if let Some(kind) =
-        checkup.filesystem.as_deref().filter(|kind| matches!(*kind, "tmpfs" | "ramfs" | "overlayfs"))
-    {
-        let is_pi_overlay = kind == "overlayfs" && patient.facts.board.is_some();
-        let advice = if is_pi_overlay {
-            "turn the overlay off (`sudo raspi-config`, Performance), or name a `dir` on a disk in the manifest"
-        } else {
-            "name a `dir` on a disk in the manifest"
-        };
-        let what = format!("{path} is on {kind}: what is written there is gone after a boot");
+    if let Some((what, advice)) = patient.facts.forgets() {
         return Some(error(about, what, Some(advice.to_owned())));
     }
     if checkup.is_read_only {

@@ -23,6 +23,7 @@ impl Host {
         facts.health = Health { celsius: Some(51.0), throttled: Some(Throttled(0)), clock_ahead: Some(1) };
         facts.disk = Some(Disk {
             path: "/var/lib".to_owned(),
+            filesystem: Some("ext2/ext3".to_owned()),
             free: Bytes::gib(200),
             total: Bytes::gib(233),
             medium: Some(Medium::Nvme),
@@ -32,7 +33,6 @@ impl Host {
         let checkup = Checkup {
             is_synchronized: Some(true),
             governor: Some("ondemand".to_owned()),
-            filesystem: Some("ext2/ext3".to_owned()),
             read: Some(BytesPerSec(800e6)),
             listening: [22].into(),
             ..Checkup::default()
@@ -253,12 +253,12 @@ fn the_disk_is_told_with_what_it_reads_and_what_it_has() {
     check(about, disk(|disk| disk.inodes_free = Some(3)), Error, &["3 more files"]);
     check(
         about,
-        |host| host.checkup.filesystem = Some("overlayfs".into()),
+        disk(|disk| disk.filesystem = Some("overlayfs".into())),
         Error,
         &["gone after a boot", "raspi-config"],
     );
     let pc = |host: &mut Host| {
-        host.checkup.filesystem = Some("overlayfs".into());
+        disk(|disk| disk.filesystem = Some("overlayfs".into()))(host);
         (host.facts.board, host.facts.machine) = (None, "x86_64".into());
     };
     check(about, pc, Error, &["gone after a boot > name a `dir`"]);

@@ -139,11 +139,20 @@ fn where_are_they(
 ) -> io::Result<Vec<Candidate>> {
     let Some(ask) = ask else { return Ok(Vec::new()) };
     put(&Question::Where, &mut **ask, &|answer| {
-        answer
-            .split_whitespace()
-            .map(|word| read(word).ok_or_else(|| format!("{word:?} is no address")))
-            .collect()
+        if matches!(answer.to_ascii_lowercase().as_str(), "n" | "no" | "none") {
+            return Ok(Vec::new());
+        }
+        // what answers another question could be a name, too
+        let is_meant = |word: &str| !["y", "yes", "all"].contains(&word.to_ascii_lowercase().as_str());
+        let read = |word: &str| if is_meant(word) { read(word) } else { None };
+        answer.split_whitespace().map(|word| read(word).ok_or_else(|| no_host(word))).collect()
     })
+}
+
+fn no_host(word: &str) -> String {
+    format!(
+        "{word:?} is no host: write its name, its IPv4 address or its alias in ~/.ssh/config, such as kitchen.local, 192.168.1.20 or pi@192.168.1.20"
+    )
 }
 
 /// Puts a question until its answer can be read.

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 
 pub use interview::{Ask, Question, Told, interview};
 pub use model::{DEFAULT_MODEL, Pick, pick};
-pub use text::{is_address, manifest_of};
+pub use text::{is_address, is_host, is_login, manifest_of};
 
 use crate::discover::Candidate;
 use crate::facts::HostFacts;

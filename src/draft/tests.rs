@@ -107,7 +107,7 @@ impl Ask for Person {
 }
 
 fn read(word: &str) -> Option<Candidate> {
-    is_address(word).then(|| candidate(word, Place::Named))
+    is_host(word).then(|| candidate(word, Place::Named))
 }
 
 fn house() -> Vec<Candidate> {
@@ -158,6 +158,10 @@ fn only_what_cannot_be_known_is_asked() {
     let (outcome, _) =
         meet(Vec::new(), &Told::default(), &["a b;c", "10.0.0.7 10.0.0.8", "-x", "ann", "", ""]);
     assert_eq!(outcome.unwrap(), (strings(&["10.0.0.7", "10.0.0.8"]), Vec::new(), true));
+    let (outcome, person) = meet(Vec::new(), &Told::default(), &["yes", "10.0.0", "none", ""]);
+    assert_eq!(outcome.unwrap(), (Vec::new(), Vec::new(), true));
+    let what = "is no host: write its name, its IPv4 address or its alias in ~/.ssh/config, such as kitchen.local, 192.168.1.20 or pi@192.168.1.20";
+    assert_eq!(person.told, strings(&[&format!("\"yes\" {what}"), &format!("\"10.0.0\" {what}")]));
 }
 
 #[test]

@@ -1,4 +1,5 @@
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 
 use super::model::CONTEXT;
 use super::{Draft, Here, Seen};
@@ -134,7 +135,18 @@ pub fn is_address(text: &str) -> bool {
     is_plain(text, "_.-", 253)
 }
 
-pub(super) fn is_login(text: &str) -> bool {
+/// Returns whether a person can have meant a host by a word: a name, an alias of ssh's configuration, or a whole IPv4 address.
+pub fn is_host(text: &str) -> bool {
+    let is_number = text.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let has_name = text.contains(|c: char| c.is_ascii_alphabetic());
+    let name = text.strip_suffix('.').unwrap_or(text);
+    is_address(text)
+        && !name.split('.').any(|part| part.is_empty() || part.starts_with('-') || part.ends_with('-'))
+        && if is_number { text.parse::<Ipv4Addr>().is_ok() } else { has_name }
+}
+
+/// Returns whether a manifest takes a login.
+pub fn is_login(text: &str) -> bool {
     is_plain(text, "_.-", 32)
 }
 
@@ -151,7 +163,7 @@ fn scalar(text: &str) -> String {
     let words = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"];
     let is_reserved = words.iter().any(|word| text.eq_ignore_ascii_case(word));
     // 192.168.1.20 is no number
-    let is_dotted = text.parse::<std::net::Ipv4Addr>().is_ok();
+    let is_dotted = text.parse::<Ipv4Addr>().is_ok();
     if is_word && !is_reserved || is_dotted { text.to_owned() } else { format!("\"{text}\"") }
 }
 

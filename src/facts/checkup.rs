@@ -25,9 +25,7 @@ pub struct Checkup {
     pub governor: Option<String>,
     /// Whether its clock follows others'.
     pub is_synchronized: Option<bool>,
-    /// The kind of the filesystem that Bramble's folder is or will be on: `ext2/ext3`, `tmpfs`.
-    pub filesystem: Option<String>,
-    /// Whether nothing can be written there.
+    /// Whether nothing can be written where Bramble's folder is or will be.
     pub is_read_only: bool,
     /// How fast that is read, past the page cache.
     pub read: Option<BytesPerSec>,
@@ -130,7 +128,6 @@ pub fn parse_checkup(output: &[u8]) -> Result<Checkup, Error> {
             Some("no") => Some(false),
             _ => None,
         },
-        filesystem: printed.value("filesystem"),
         is_read_only: printed.value("read_only").is_some(),
         read: printed.section("read").and_then(rate),
         swapped: swapped(printed.section("swaps").unwrap_or_default()),
@@ -296,7 +293,7 @@ mod tests {
     #[test]
     fn a_pi_with_a_desktop_is_read() {
         let found = read(
-            "cgroup_disabled=1\ncmdline_file=/boot/firmware/cmdline.txt\ngovernor=powersave\nsynchronized=no\nfilesystem=ext2/ext3\nread_only=1",
+            "cgroup_disabled=1\ncmdline_file=/boot/firmware/cmdline.txt\ngovernor=powersave\nsynchronized=no\nread_only=1",
             &[
                 (
                     "read",

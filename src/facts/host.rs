@@ -136,11 +136,33 @@ pub struct Disk {
     pub free: Bytes,
     /// Its size.
     pub total: Bytes,
+    /// Its kind, where it is known: `ext2/ext3`, `tmpfs`.
+    #[serde(default)]
+    pub filesystem: Option<String>,
     /// What it lies on, where the kernel says.
     #[serde(default)]
     pub medium: Option<Medium>,
     /// Files that may still be made; none where the filesystem has no such limit.
     pub inodes_free: Option<u64>,
+}
+
+impl HostFacts {
+    /// Returns why what is written to Bramble's folder does not outlast a boot, and what to do about it; none where it
+    /// does, or nothing is known of it.
+    pub fn forgets(&self) -> Option<(String, &'static str)> {
+        let disk = self.disk.as_ref()?;
+        let kind = disk.filesystem.as_deref()?;
+        let is_overlay = kind == "overlayfs";
+        if !is_overlay && !matches!(kind, "tmpfs" | "ramfs") {
+            return None;
+        }
+        let advice = if is_overlay && self.board.is_some() {
+            "turn the overlay off (`sudo raspi-config`, Performance), or name a `dir` on a disk in the manifest"
+        } else {
+            "name a `dir` on a disk in the manifest"
+        };
+        Some((format!("{} is on {kind}: what is written there is gone after a boot", disk.path), advice))
+    }
 }
 
 /// What supervises services on a host.

@@ -234,6 +234,7 @@ fn disk(printed: &Printed<'_>) -> Option<Disk> {
     let (total, free) = df_columns(printed, "df")?;
     Some(Disk {
         path: printed.value("disk_path")?,
+        filesystem: printed.value("filesystem"),
         medium: printed.value("device").and_then(|device| {
             let rotational = printed.value("rotational");
             Medium::of(&device, rotational.map(|text| text == "1"))

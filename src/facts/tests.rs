@@ -271,7 +271,7 @@ fn a_disk_other_than_the_boards_usual_one_loads_as_such_disks_do() {
     let storage = |medium| {
         let mut host = planned("pi5-8gb").unwrap();
         let (free, total) = (Bytes::gib(100), Bytes::gib(120));
-        host.disk = Some(Disk { path: "/".into(), free, total, medium, inodes_free: None });
+        host.disk = Some(Disk { path: "/".into(), filesystem: None, free, total, medium, inodes_free: None });
         Rates::of(&host).storage
     };
     assert_eq!(storage(None), storage(Some(Medium::Card)));

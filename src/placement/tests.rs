@@ -177,6 +177,7 @@ fn a_full_disk_is_refused_with_both_numbers_unless_the_weights_are_there() {
     let mut host = planned("pi4-4gb").unwrap();
     host.disk = Some(crate::facts::Disk {
         path: "/var/lib".into(),
+        filesystem: None,
         free: Bytes::mib(500),
         total: Bytes::gib(16),
         medium: None,
@@ -268,6 +269,7 @@ fn boards() -> impl Strategy<Value = HostFacts> {
             host.memory.available = Bytes(available);
             host.disk = disk.map(|mib| crate::facts::Disk {
                 path: "/".into(),
+                filesystem: None,
                 free: Bytes::mib(mib),
                 total: Bytes::mib(mib),
                 medium: None,

@@ -24,6 +24,26 @@ fn a_floor_that_nothing_reaches_is_refused_with_the_one_that_would_be() {
 }
 
 #[test]
+fn a_host_that_forgets_at_a_boot_what_is_written_is_told_of() {
+    let mut fleet = Fleet::new();
+    for (kind, expected) in [
+        (
+            "overlayfs",
+            "/var/lib is on overlayfs: what is written there is gone after a boot: turn the overlay off (`sudo raspi-config`, Performance), or name a `dir` on a disk in the manifest",
+        ),
+        (
+            "tmpfs",
+            "/var/lib is on tmpfs: what is written there is gone after a boot: name a `dir` on a disk in the manifest",
+        ),
+    ] {
+        fleet.facts("attic").disk.as_mut().unwrap().filesystem = Some(kind.to_owned());
+        assert_eq!(fleet.plan().host(&name("attic")).unwrap().notes, [expected]);
+    }
+    fleet.facts("attic").disk.as_mut().unwrap().filesystem = Some("ext2/ext3".to_owned());
+    assert_eq!(fleet.plan().host(&name("attic")).unwrap().notes, [""; 0]);
+}
+
+#[test]
 fn a_host_of_which_nothing_is_known_is_refused_and_breaks_nothing() {
     let mut fleet = Fleet::new();
     let shed = fleet.facts("shed");
@@ -32,6 +52,7 @@ fn a_host_of_which_nothing_is_known_is_refused_and_breaks_nothing() {
     shed.memory = Memory::default();
     shed.disk = Some(Disk {
         path: "/".into(),
+        filesystem: None,
         free: Bytes::ZERO,
         total: Bytes::ZERO,
         medium: None,

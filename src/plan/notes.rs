@@ -31,6 +31,7 @@ pub(super) fn notes(spec: &HostSpec, facts: &HostFacts, bundle: &Bundle) -> Vec<
             ));
         }
     }
+    notes.extend(facts.forgets().map(|(what, advice)| format!("{what}: {advice}")));
     notes.extend(gpu::notes(spec, facts, bundle));
     if let Some(throttled) = facts.health.throttled {
         if throttled.is_under_voltage() {

@@ -71,6 +71,7 @@ pub(crate) fn bare(board: &str, board_name: &str, available: Bytes) -> HostFacts
         glibc: Some((2, 36)),
         disk: Some(Disk {
             path,
+            filesystem: None,
             free: Bytes::gib(20),
             total: Bytes::gib(29),
             medium: None,

@@ -157,7 +157,7 @@ fn a_checkup_tells_of_this_machine_under_every_shell_it_has() {
     for output in outputs {
         let found = facts::parse_checkup(&output).unwrap();
         assert!(found.listening.contains(&port), "{:?}", found.listening);
-        assert!(!found.processes.is_empty() && !found.is_read_only && found.filesystem.is_some());
+        assert!(!found.processes.is_empty() && !found.is_read_only);
         // without bash nobody is asked
         if !found.reached.is_empty() {
             let expected = [(0, Answer::Open), (1, Answer::Refused), (2, Answer::Unresolved)];
@@ -196,7 +196,7 @@ fn the_script_tells_what_this_machine_is_under_every_shell_it_has() {
         assert!(!facts.cpu.features.is_empty());
         let disk = facts.disk.unwrap();
         assert_eq!(disk.path, folder.path().display().to_string());
-        assert!(disk.free <= disk.total && disk.total.0 > 0);
+        assert!(disk.free <= disk.total && disk.total.0 > 0 && disk.filesystem.is_some());
         assert_eq!(facts.installed, None);
         assert_eq!(facts.privilege == Privilege::Root, rustix::process::geteuid().is_root());
     }

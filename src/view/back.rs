@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::plan::changes;
+use super::changes::changes;
 use super::table::Style;
 use crate::execute::{Earlier, Subject};
 

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::{Style, Table};
@@ -5,6 +6,13 @@ use crate::estimate::Interval;
 use crate::facts::Basis;
 use crate::fit::{Fit, Form, OnBoard, RULE, Verdict};
 use crate::terminal;
+
+const HEADINGS: [&str; 9] =
+    ["  QUANT", "FILE", "MEMORY", "LEFT", "TOK/S", "RANGE", "FIRST", "LOSS", "VERDICT"];
+
+/// The columns that a narrow terminal can do without, the first one first: the range, what is left, the file, the loss, the
+/// first token.
+const LEAST: [usize; 5] = [5, 3, 1, 7, 6];
 
 /// Returns how a model would do on boards: a table for each, with what `auto` picks.
 pub fn fit(fit: &Fit, style: Style) -> String {
@@ -21,9 +29,14 @@ pub fn fit(fit: &Fit, style: Style) -> String {
     for note in &fit.notes {
         let _ = writeln!(text, "{} {}", style.warn("!"), terminal::text(note));
     }
+    let mut lacks = BTreeSet::new();
     for board in &fit.boards {
         text.push('\n');
-        on_board(board, fit.is_only, style, &mut text);
+        lacks.extend(on_board(board, fit.is_only, style, &mut text));
+    }
+    if !lacks.is_empty() {
+        let lacks: Vec<&str> = lacks.into_iter().map(|column| HEADINGS[column]).collect();
+        let _ = write!(text, "\n{}", style.dim(&format!("Without room here: {}.", lacks.join(", "))));
     }
     let _ = write!(
         text,
@@ -36,14 +49,14 @@ pub fn fit(fit: &Fit, style: Style) -> String {
     text
 }
 
-fn on_board(on: &OnBoard, is_only: bool, style: Style, text: &mut String) {
+/// Writes the table of a board. Returns the columns that had no room.
+fn on_board(on: &OnBoard, is_only: bool, style: Style, text: &mut String) -> Vec<usize> {
     let basis = on.forms.first().map_or("", |form| match form.speed.basis {
         Basis::Unknown | Basis::Estimated => ", no run of such a board is known",
         Basis::Calibrated | Basis::Measured => "",
     });
     let _ = writeln!(text, "{}  {} for models{basis}", style.bold(&on.board), on.room);
-    let mut table =
-        Table::new(["  QUANT", "FILE", "MEMORY", "LEFT", "TOK/S", "RANGE", "FIRST", "LOSS", "VERDICT"]);
+    let mut table = Table::new(HEADINGS);
     for form in &on.forms {
         let is_pick = on.pick.as_deref() == Some(form.quant.as_str());
         let mark = if is_pick { style.good(">") } else { " ".to_owned() };
@@ -60,6 +73,8 @@ fn on_board(on: &OnBoard, is_only: bool, style: Style, text: &mut String) {
             verdict(form.verdict, style),
         ]);
     }
+    table.narrow(0, &LEAST, style);
+    let lacks = LEAST.into_iter().filter(|column| !table.has(HEADINGS[*column])).collect();
     text.push_str(&table.render(0, style));
     if on.forms.iter().any(|form| form.is_packed) {
         let _ = writeln!(
@@ -77,6 +92,7 @@ fn on_board(on: &OnBoard, is_only: bool, style: Style, text: &mut String) {
             let _ = writeln!(text, "  {} {}", style.bad("x"), on.why);
         }
     }
+    lacks
 }
 
 fn left(form: &Form) -> String {

@@ -5,7 +5,8 @@ use minijinja::Environment;
 use serde::Serialize;
 
 use super::Style;
-use super::plan::{changes, describe_route, totals, totals_of_part};
+use super::changes::{changes, describe_route};
+use super::plan::{totals, totals_of_part};
 use crate::execute::Left;
 use crate::plan::{Chosen, Plan, Problem};
 use crate::units::Bytes;

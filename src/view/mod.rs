@@ -6,6 +6,7 @@
 mod apply;
 mod back;
 mod bench;
+mod changes;
 mod doctor;
 mod fit;
 mod html;

@@ -1,8 +1,8 @@
 use std::fmt::Write as _;
 
+use super::changes::{changes, describe_route};
 use super::{Style, Table, count, of_orphan};
 use crate::execute::Left;
-use crate::generation::{Definition, DoorTls, EngineSpec, Pace, RouteSpec};
 use crate::plan::{Action, Chosen, HostPlan, Plan, Problem};
 use crate::terminal::{line as one_line, text as said};
 use crate::units::Bytes;
@@ -117,124 +117,13 @@ fn choices(all: &[Chosen], room: Bytes, style: Style) -> String {
             one_line(&chosen.speed),
         ]);
     }
+    // what it needs is told in its reason, too
+    table.narrow(6, &[2, 3], style);
     let mut text = table.render(6, style);
     for chosen in all {
         let _ = writeln!(text, "      {}", style.dim(&format!("{}: {}", chosen.model, said(&chosen.why))));
     }
     text
-}
-
-/// Returns one line for each thing that is added, changed or removed.
-pub(super) fn changes(before: Option<&Definition>, after: &Definition, style: Style) -> Vec<String> {
-    let mut lines = Vec::new();
-    let old_engines: &[EngineSpec] = before.map_or(&[], |before| &before.engines);
-    for engine in &after.engines {
-        match old_engines.iter().find(|old| old.model == engine.model) {
-            None => lines.push(format!("{} engine {}", style.good("+"), describe(engine))),
-            Some(old) => {
-                let (was, is) = (describe(old), describe(engine));
-                if was != is {
-                    lines.push(format!("{} engine {was} -> {is}", style.warn("~")));
-                } else if old.pace != engine.pace {
-                    // deadlines go by it
-                    let (was, is) = (expected(&old.pace), expected(&engine.pace));
-                    if was != is {
-                        let line = format!("engine {}: expected {was} -> {is}", engine.model);
-                        lines.push(format!("{} {line}", style.warn("~")));
-                    }
-                }
-            }
-        }
-    }
-    for old in old_engines {
-        if after.engines.iter().all(|engine| engine.model != old.model) {
-            lines.push(format!("{} engine {}", style.bad("-"), describe(old)));
-        }
-    }
-    let old_routes: &[RouteSpec] = before.map_or(&[], |before| &before.door.routes);
-    for route in &after.door.routes {
-        match old_routes.iter().find(|old| old.model == route.model) {
-            None => lines.push(format!("{} route  {}", style.good("+"), describe_route(route))),
-            Some(old) if describe_route(old) != describe_route(route) => {
-                let line = format!("route  {} -> {}", describe_route(old), describe_route(route));
-                lines.push(format!("{} {line}", style.warn("~")));
-            }
-            Some(_) => {}
-        }
-    }
-    for old in old_routes {
-        if after.door.routes.iter().all(|route| route.model != old.model) {
-            lines.push(format!("{} route  {}", style.bad("-"), describe_route(old)));
-        }
-    }
-    match before {
-        Some(before) if before.door.port != after.door.port => {
-            lines.push(format!("{} port   {} -> {}", style.warn("~"), before.door.port, after.door.port));
-        }
-        _ => {}
-    }
-    if let Some(before) = before {
-        lines.extend(tls_change(before.door.tls, after.door.tls, style));
-    }
-    match before {
-        Some(before) if before.program != after.program => lines.push(format!(
-            "{} program {} ({}) -> {} ({})",
-            style.warn("~"),
-            one_line(&before.program.version),
-            before.program.digest.short(),
-            one_line(&after.program.version),
-            after.program.digest.short()
-        )),
-        Some(_) => {}
-        None => lines.push(format!(
-            "{} program {} ({})",
-            style.good("+"),
-            one_line(&after.program.version),
-            after.program.digest.short()
-        )),
-    }
-    lines
-}
-
-/// What nobody knew was the slowest to expect, which is no figure to show.
-fn expected(pace: &Pace) -> String {
-    if pace.is_guess { "unknown".to_owned() } else { pace.answer.to_string() }
-}
-
-fn tls_change(before: DoorTls, after: DoorTls, style: Style) -> Option<String> {
-    match (before, after) {
-        (DoorTls::Fleet, DoorTls::Off) => Some(format!(
-            "{} tls    fleet -> off: keys, prompts and answers can be read on the network",
-            style.bad("~")
-        )),
-        (DoorTls::Off, DoorTls::Fleet) => Some(format!(
-            "{} tls    off -> fleet: clients need https and the fleet's authority (`bramble keys ca`)",
-            style.warn("~")
-        )),
-        (DoorTls::Fleet, DoorTls::Fleet) | (DoorTls::Off, DoorTls::Off) => None,
-    }
-}
-
-fn describe(engine: &EngineSpec) -> String {
-    format!(
-        "{} {} (context {}, {})",
-        engine.model,
-        engine.weights.quant_name(),
-        engine.context,
-        count(engine.slots as usize, "slot")
-    )
-}
-
-pub(super) fn describe_route(route: &RouteSpec) -> String {
-    let hops: Vec<&str> = route.order.iter().map(|hop| hop.upstream.as_str()).collect();
-    let limits = [
-        route.overflow_queue.map(|n| format!("queue > {n}")),
-        route.overflow_wait_seconds.map(|n| format!("wait > {n} s")),
-        route.overflow_prompt_tokens.map(|n| format!("prompt > {n} tokens")),
-    ];
-    let limits: Vec<String> = limits.into_iter().flatten().collect();
-    let on = if limits.is_empty() { String::new() } else { format!(", on at {}", limits.join(" or ")) };
-    format!("{}: {}{on}", route.model, hops.join(" then "))
 }
 
 /// Returns the last line of a plan that is carried out as far as it can be.

@@ -22,6 +22,7 @@ pub fn status(snapshot: &Snapshot, style: Style) -> String {
             models(host, style),
         ]);
     }
+    table.narrow(0, &[1], style);
     let mut text = table.render(0, style);
     text.push_str(&figures(snapshot, style));
     for host in &snapshot.hosts {
@@ -96,6 +97,8 @@ fn figures(snapshot: &Snapshot, style: Style) -> String {
             is_empty = false;
         }
     }
+    // of each pair, what was planned goes first
+    table.narrow(0, &[7, 6, 5, 4], style);
     if is_empty { String::new() } else { format!("\n{}\n", table.render(0, style)) }
 }
 

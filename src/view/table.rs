@@ -51,6 +51,9 @@ const NARROWEST: usize = 8;
 /// What the columns that have no room on a row's first line are indented by.
 const BELOW: usize = 4;
 
+/// In fewer columns, a row on one line is worth more than all of its cells.
+const NARROW: usize = 60;
+
 /// Rows of cells, aligned by column.
 #[derive(Debug, Default)]
 pub struct Table {
@@ -74,6 +77,28 @@ impl Table {
     /// Adds a row.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.rows.push(cells.into());
+    }
+
+    /// Leaves columns out, by their numbers and the first of `least` first, until a row has room on a line of its own.
+    pub fn narrow(&mut self, indent: usize, least: &[usize], style: Style) {
+        let width = style.width.unwrap_or(usize::MAX);
+        let mut left: Vec<usize> = (0..self.rows.first().map_or(0, Vec::len)).collect();
+        for column in least {
+            let natural: Vec<usize> = (0..left.len()).map(|at| self.widest(at, display_width)).collect();
+            let is_cut = width < NARROW && indent + total(&natural) > width;
+            if !is_cut && self.bands(indent, width).len() == 1 {
+                return;
+            }
+            if let Some(at) = left.iter().position(|one| one == column) {
+                left.remove(at);
+                self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+            }
+        }
+    }
+
+    /// Returns whether a column was not left out.
+    pub fn has(&self, heading: &str) -> bool {
+        self.rows.first().is_some_and(|row| row.iter().any(|cell| cell == heading))
     }
 
     /// Returns the lines, each with `indent` spaces before it. Colours are counted as no width.
@@ -251,6 +276,27 @@ mod tests {
             table.render(0, at(40)),
             "  QUANT   FILE     MEMORY    LEFT  TOK/S\n    RANGE       VERDICT\n> Q4_K_M  900 MiB  1.2 GiB*  61 %  4.5\n    4.1 to 4.9  borderline\n  Q2_K    600 MiB  800 MiB   70 %  5.5\n"
         );
+    }
+
+    #[test]
+    fn columns_that_matter_least_are_left_out_where_a_row_has_no_room() {
+        let narrow = |width| {
+            let mut table = fleet(Style::default());
+            table.narrow(0, &[1, 2], at(width));
+            table.render(0, at(width))
+        };
+        assert_eq!(narrow(100), fleet(Style::default()).render(0, at(100)));
+        insta::assert_snapshot!(narrow(59), @r"
+        HOST     DOOR  MODELS
+        kitchen  open  chat Q4_K_M running, writer Q8_0 failed
+        shed     -     writer failed
+        ");
+        insta::assert_snapshot!(narrow(40), @r"
+        HOST     MODELS
+        kitchen  chat Q4_K_M running, writer
+                 Q8_0 failed
+        shed     writer failed
+        ");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{Deed, Style, log_line, part, plan, pruned, report, status};
 use crate::execute::{Left, LogLine, Outcome, Pruned, Report, State};
 use crate::facts::{Cordon, Foretold, Inventory, Measured, ServiceState};
 use crate::ids::{Digest, Generation, HostName};
-use crate::plan::testing::{Fleet, name};
+use crate::plan::testing::{Fleet, MANIFEST, name};
 use crate::status::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};
 use crate::units::{Bytes, TokensPerSec};
 
@@ -39,7 +39,27 @@ fn a_plan_keeps_to_narrow_terminals() {
     let made = fleet.plan();
     let shown = |width| narrow(width, |style| plan(&made, &[], None, style));
     insta::assert_snapshot!("a_plan_in_60_columns", shown(60));
+    insta::assert_snapshot!("a_plan_in_50_columns", shown(50));
     insta::assert_snapshot!("a_plan_in_40_columns", shown(40));
+}
+
+#[test]
+fn a_fit_leaves_out_columns_that_a_narrow_terminal_has_no_room_for() {
+    use crate::catalog;
+    use crate::fit::{LADDER, Question, fit};
+    let (model, board) = ("qwen2.5-1.5b-instruct", "pi4-4gb");
+    let facts = catalog::find(model).unwrap().figures.facts(crate::source::Pinned {
+        uri: format!("catalog:{model}"),
+        files: Vec::new(),
+        license: None,
+    });
+    let question = Question { context: 2048, quants: LADDER.to_vec(), is_only: false };
+    let boards = [(board.to_owned(), crate::facts::planned(board).unwrap())];
+    let made = fit(model, &facts, true, &question, &boards);
+    let shown = |width| narrow(width, |style| super::fit(&made, style));
+    insta::assert_snapshot!("a_fit_in_50_columns", shown(50));
+    insta::assert_snapshot!("a_fit_in_40_columns", shown(40));
+    assert!(!super::fit(&made, PLAIN).contains("Without room"));
 }
 
 #[test]
@@ -119,6 +139,29 @@ fn what_a_door_speaks_from_now_on_is_shown_with_what_that_means() {
         let text = plan(&fleet.plan(), &[], None, PLAIN);
         assert!(text.contains(said) && text.contains("    ~ port   "), "{text}");
     }
+}
+
+#[test]
+fn an_address_or_a_setting_that_is_another_one_is_shown_with_both() {
+    let text = |address: &str, context: &str, cloud: &str, route: &str| {
+        MANIFEST
+            .replace("10.0.0.1,", address)
+            .replace("context: 1024", context)
+            .replace("  desk: {", &format!("  cloud: {{ {cloud} }}\n  desk: {{"))
+            .replace("order: [local, desk]", route)
+    };
+    let cloud = "upstream: \"http://10.0.0.7/v1\", models: { chat: mistral }";
+    let mut fleet = Fleet::of(&text("10.0.0.1,", "context: 1024", cloud, "order: [local, desk, cloud]"));
+    fleet.apply();
+    let address = "10.0.0.9, wake: { mac: \"aa:bb:cc:dd:ee:ff\" },";
+    let cloud = "upstream: \"https://10.0.0.8/v1\", key: env:CLOUD_KEY, models: { chat: other }";
+    let route = "order: [local, desk, cloud], continue_on: [desk]";
+    let after = text(address, "context: 1024, keep_prompts: true", cloud, route);
+    fleet.manifest = Fleet::of(&after).manifest;
+    let shown = plan(&fleet.plan(), &[], None, PLAIN);
+    let of_attic = shown.split("\n\n").next().unwrap().lines();
+    let changes: Vec<&str> = of_attic.filter(|line| line.starts_with("    ~")).collect();
+    insta::assert_snapshot!(changes.join("\n"));
 }
 
 #[test]
@@ -362,6 +405,7 @@ fn a_status_shows_machines_generations_doors_and_what_is_wrong() {
     assert_eq!(plain(&status(&snapshot, COLOURED)), status(&snapshot, PLAIN));
     let shown = |width| narrow(width, |style| status(&snapshot, style));
     insta::assert_snapshot!("a_status_in_60_columns", shown(60));
+    insta::assert_snapshot!("a_status_in_50_columns", shown(50));
     insta::assert_snapshot!("a_status_in_40_columns", shown(40));
 }
 
