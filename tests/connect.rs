@@ -16,7 +16,7 @@ mod sshd;
 
 use std::io::Write as _;
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bramble_fleet::connect::fake::{Fake, ended};
@@ -29,10 +29,6 @@ use tokio::sync::mpsc;
 
 fn script(text: impl Into<String>) -> Script {
     Script { text: text.into(), is_root: false, timeout: Duration::from_mins(1) }
-}
-
-fn range(part: &std::ops::Range<u64>) -> std::ops::Range<usize> {
-    usize::try_from(part.start).unwrap()..usize::try_from(part.end).unwrap()
 }
 
 async fn run(connection: &dyn Connection, text: impl Into<String>) -> Output {

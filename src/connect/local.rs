@@ -111,7 +111,6 @@ impl Local {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;

@@ -130,16 +130,12 @@ pub(super) async fn run_until(
     let name = command.as_std().get_program().to_string_lossy().into_owned();
     command.process_group(0).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
     let first_line = wrapped.and_then(Wrapped::first_line);
-    let (feed, ear) = match io {
+    let (mut feed, ear) = match io {
         Io::Whole(stdin) => (open(&mut command, stdin.clone(), first_line.is_some()), None),
         Io::Talk(Talk { input, output }) => {
             command.stdin(Stdio::piped());
-            (Ok(Feed::Talking(None, input)), Some(output.clone()))
+            (Feed::Talking(None, input), Some(output.clone()))
         }
-    };
-    let mut feed = match feed {
-        Ok(feed) => feed,
-        Err((doing, error)) => return (End::Here(doing, error), left),
     };
     let mut child = match command.spawn() {
         Ok(child) => child,
@@ -187,19 +183,19 @@ fn code(status: ExitStatus) -> i32 {
 }
 
 /// `is_led`: something goes into standard input before this.
-fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Result<Feed<'static>, (String, io::Error)> {
+fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Feed<'static> {
     match stdin {
         Stdin::Empty if is_led => {
             command.stdin(Stdio::piped());
-            Ok(Feed::Pipe(None, Zeroizing::default()))
+            Feed::Pipe(None, Zeroizing::default())
         }
         Stdin::Empty => {
             command.stdin(Stdio::null());
-            Ok(Feed::Nothing)
+            Feed::Nothing
         }
         Stdin::Bytes(bytes) => {
             command.stdin(Stdio::piped());
-            Ok(Feed::Pipe(None, Zeroizing::new(bytes)))
+            Feed::Pipe(None, Zeroizing::new(bytes))
         }
     }
 }
