@@ -240,10 +240,9 @@ async fn what_was_there_and_wrong_is_found_out_and_sent_anew() {
     data[5 << 20] ^= 1;
     std::fs::write(&artifact.path, &data).unwrap();
     let (reason, message) = refusal(place.push(&local, &artifact).await);
-    assert_eq!(
-        (reason, message.as_str()),
-        (Reason::WrongDigest, "chunks come with another digest again and again, so they were not kept")
-    );
+    assert_eq!(reason, Reason::WrongDigest);
+    let said = "chunks come with another digest again and again, so they were not kept: look for damage on ";
+    assert!(message.starts_with(said), "{message}");
     assert!(!place.layout.blob(&artifact.digest).exists());
     data[5 << 20] ^= 1;
     std::fs::write(&artifact.path, &data).unwrap();
