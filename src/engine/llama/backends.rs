@@ -60,6 +60,7 @@ fn load_from(folder: &Path) -> Result<Backends, String> {
     let cpu = symbol(registry, c"ggml_backend_dev_get_extra_bufts")
         .and_then(|address| library_at(address as usize))
         .map_or_else(|| "unknown".to_owned(), |path| variant(&path));
+    leave_out_tiles();
     Ok(Backends { llama, cpu, built_for: built_for(folder) })
 }
 
@@ -105,6 +106,31 @@ pub(super) fn cards() -> Vec<Card> {
         Some(Card { index: device.index, name: device.description, is_integrated, free })
     };
     list_llama_ggml_backend_devices().into_iter().filter_map(card).collect()
+}
+
+/// Has no weights laid out for the tiles of Intel's AMX, whose kernels die of an illegal instruction: of the 64 bytes by
+/// which they set the tiles up, GCC before 12.4 and 13.3 keeps the first 8 (its bug 114098), and Debian 12 has 12.2.
+fn leave_out_tiles() {
+    // without a list nothing is laid out for anything
+    let Ok(head) = extra_buffer_types() else { return };
+    #[expect(unsafe_code, reason = "not in llama-cpp-2")]
+    // SAFETY: `head` points to a vector that ends with a null, as in `with_repack`, and nobody else reads it yet: no
+    // model is loaded before the libraries are. Entries only move towards its head. Their names end with a null.
+    unsafe {
+        let (mut from, mut to) = (head, head);
+        while !from.read().is_null() {
+            let name = std::ffi::CStr::from_ptr(sys::ggml_backend_buft_name(from.read()));
+            if name != c"AMX" {
+                to.write(from.read());
+                to = to.add(1);
+            }
+            from = from.add(1);
+        }
+        while to < from {
+            to.write(std::ptr::null_mut());
+            to = to.add(1);
+        }
+    }
 }
 
 /// Runs `load` with the CPU's repacking switched on or off.
