@@ -85,6 +85,7 @@ fn programs_are_told_how_far_a_push_is_and_where_the_bytes_come_from() {
     let Some(sshd) = sshd::Sshd::start_on(&ports) else { return };
     let fleet = Fleet::of(sshd, "", &[("kitchen", "host", ports[0]), ("shed", "other", ports[1])]);
     write_noise(&fleet.desk.path("weights"), 9, 2);
+    assert!(fleet.command(&["push", "weights", "kitchen"]).output().unwrap().status.success());
     let output = fleet.command(&["push", "weights", "kitchen", "shed", "--json"]).output().unwrap();
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -105,11 +106,13 @@ fn programs_are_told_how_far_a_push_is_and_where_the_bytes_come_from() {
         assert_eq!(progress.len() + 2, its.len(), "{stderr}");
         let far = |key: &str| progress.iter().map(|event| event[key].as_u64().unwrap()).collect::<Vec<_>>();
         assert!(far("done").is_sorted() && far("from_hosts").is_sorted(), "{stderr}");
-        assert!(
-            far("from_hosts").last() <= said["arrived"][host]["bytes_from_hosts"].as_u64().as_ref(),
-            "{stderr}"
-        );
+        let last = (*far("done").last().unwrap(), *far("from_hosts").last().unwrap());
+        let from_hosts = said["arrived"][host]["bytes_from_hosts"].as_u64().unwrap();
+        assert!(last.1 <= from_hosts && last.0 <= 9 << 20, "{stderr}");
     }
+    assert_eq!(said["arrived"]["shed"]["bytes_from_hosts"], 9 << 20, "{said}");
+    let told = events.iter().filter_map(|event| event["from_hosts"].as_u64());
+    assert!(told.max() > Some(0), "{stderr}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ pub async fn push(
 ) -> std::io::Result<Delivery> {
     let Parcel { path, listing } = parcel;
     let programs =
-        receivers.iter().map(|receiver| push_program(receiver.way(), &receiver.bundle, limits, events));
+        receivers.iter().map(|receiver| push_program(receiver.way(), &receiver.bundle, receiver.is_here, limits, events));
     let programs: Vec<_> = programs.collect();
     let programs = futures_util::stream::iter(programs).buffered(most.max(1)).collect::<Vec<_>>();
     let (listed, programs) = tokio::join!(listing, programs);
@@ -199,9 +199,12 @@ pub fn link(facts: &HostFacts) -> Option<Link> {
 pub(super) async fn push_program(
     way: Way<'_>,
     found: &Found,
+    is_here: bool,
     limits: &Limits,
     events: &Events,
 ) -> Result<Pushed, transfer::Error> {
+    // what this machine copies for itself is on no wire
+    let limits = if is_here { &Limits::default() } else { limits };
     let bundle = &found.bundle;
     let what = format!("brambled {} for {}", bundle.version, bundle.target);
     let cargo = Cargo { what: &what, digest: &bundle.digest, bytes: bundle.bytes, path: &found.archive };

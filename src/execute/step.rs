@@ -116,7 +116,10 @@ pub(super) async fn push(run: &Run<'_>, recipe: &Digest, hosts: &[&HostName]) ->
     let givers: Vec<At<'_>> = artifact.given_by.iter().filter_map(|host| run.giver(host)).collect();
     // who only reads there needs no lease
     let giving = givers.iter().map(|at| Target { gives: true, ..at.target(0) });
-    let ready: Vec<Target<'_>> = targets.iter().flatten().map(|(_, target)| *target).chain(giving).collect();
+    let mut ready: Vec<Target<'_>> = targets.iter().flatten().map(|(_, target)| *target).collect();
+    if !ready.is_empty() {
+        ready.extend(giving);
+    }
     let mut pushed = transfer::push(&ready, cargo, &list, &run.doors.limits, run.events).await.into_iter();
     let of_host = |target: Result<(&At<'_>, Target<'_>), State>| {
         let (at, _) = target?;
@@ -227,7 +230,8 @@ impl<'a> At<'a> {
         let step = "pushing the program";
         let found = self.run.doors.bundles.iter().find(|found| found.bundle.digest == *digest);
         let found = found.ok_or_else(|| failed(step, "the bundle is no longer on this machine"))?;
-        let pushed = push_program(self.way(), found, &self.run.doors.limits, self.run.events).await;
+        let is_here = self.run.doors.here.contains(self.host);
+        let pushed = push_program(self.way(), found, is_here, &self.run.doors.limits, self.run.events).await;
         self.count(&pushed.map_err(|error| failed(step, with_causes(&error)))?);
         Ok(())
     }

@@ -259,10 +259,16 @@ impl Board {
 
     /// Nobody is to blame for the time that this host itself has taken.
     pub(super) fn forgive(&mut self, took: Duration) {
-        for source in &mut self.sources {
-            source.heard += took;
-            source.since += took;
+        for source in 0..self.sources.len() {
+            self.forgive_one(source, took);
         }
+    }
+
+    /// As [`Self::forgive`], of one alone.
+    pub(super) fn forgive_one(&mut self, source: usize, took: Duration) {
+        let source = &mut self.sources[source];
+        source.heard += took;
+        source.since += took;
     }
 
     /// Returns the chunk that `source` owes next.

@@ -26,8 +26,6 @@ const SPARE_KIB: u64 = 64 << 10;
 const STEP: u64 = 1 << 20;
 /// The longest answer that is heard to its end.
 const MOST_SAID: usize = 64 << 10;
-/// How many hosts may share a rate in all while bundles are sent.
-const SIDE_BY_SIDE: usize = 64;
 
 /// Brings a bundle to a host and unpacks it to `programs/<digest>/`. A host that has it
 /// does nothing. It keeps to `limits` as blobs do.
@@ -156,7 +154,7 @@ impl Pour<'_> {
     /// Runs a script that reads a part of the bundle.
     async fn run(&self, text: String, part: Range<u64>, key: &str) -> Result<Output, Error> {
         let (way, cargo) = (self.way, self.cargo);
-        let timeout = OVERHEAD + Duration::from_secs(cargo.bytes.0 / self.limits.slowest(SIDE_BY_SIDE));
+        let timeout = OVERHEAD + Duration::from_secs(cargo.bytes.0 / self.limits.slowest());
         let script = Script { text, is_root: way.is_root, timeout };
         let file =
             File::open(cargo.path).map_err(|source| Error::Read { path: cargo.path.to_owned(), source })?;

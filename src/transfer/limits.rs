@@ -8,19 +8,29 @@ use crate::units::Bytes;
 
 /// Bytes that are sent at once where there is a rate to keep.
 const PACED: u64 = 64 << 10;
+/// How many hosts may share a rate in all: those of all files that move side by side. A transfer that hangs is
+/// noticed by what it says, and not by this.
+const SHARERS: u64 = 256;
 
 /// How fast blobs may move. Clones keep to one rate in all, whatever they are used for side by side.
 #[derive(Debug, Clone, Default)]
 pub struct Limits {
     per_host: Option<Bytes>,
-    in_all: Option<(Bytes, Arc<Mutex<Pace>>)>,
+    in_all: Option<InAll>,
+}
+
+/// What leaves this machine at most, by whomever it is sent.
+#[derive(Debug, Clone)]
+struct InAll {
+    rate: Bytes,
+    pace: Arc<Mutex<Pace>>,
 }
 
 impl Limits {
     /// Returns limits in bytes per second: what each host takes in at most, from whomever, and what leaves
     /// this machine at most. What this machine copies for itself keeps to none.
     pub fn new(per_host: Option<Bytes>, in_all: Option<Bytes>) -> Self {
-        Self { per_host, in_all: in_all.map(|rate| (rate, Arc::new(Mutex::new(Pace::new(rate))))) }
+        Self { per_host, in_all: in_all.map(|rate| InAll { rate, pace: Arc::new(Mutex::new(Pace::new(rate))) }) }
     }
 
     /// Returns what each host takes in at most.
@@ -28,19 +38,18 @@ impl Limits {
         self.per_host
     }
 
-    /// Returns the least that is taken for a transfer that goes on, where so many `hosts` share what there is: in
-    /// bytes per second.
-    pub(super) fn slowest(&self, hosts: usize) -> u64 {
-        let in_all = self.in_all.as_ref().map(|(rate, _)| *rate);
-        let most = [self.per_host, in_all].into_iter().flatten().min();
+    /// Returns the least that is taken for a transfer that goes on, in bytes per second.
+    pub(super) fn slowest(&self) -> u64 {
+        let in_all = self.in_all.as_ref().map(|all| all.rate.0 / SHARERS);
+        let most = self.per_host.map(|rate| rate.0).into_iter().chain(in_all).min();
         // nothing keeps a rate exactly
-        most.map_or(SLOWEST, |most| SLOWEST.min(most.0 / hosts.max(1) as u64 / 2)).max(1)
+        most.map_or(SLOWEST, |most| SLOWEST.min(most / 2)).max(1)
     }
 
     /// Returns what one host is sent by.
     pub(super) fn to_one_host(&self) -> Pacing {
         let own = self.per_host.map(|rate| Arc::new(Mutex::new(Pace::new(rate))));
-        Pacing(own.into_iter().chain(self.in_all.as_ref().map(|(_, pace)| Arc::clone(pace))).collect())
+        Pacing(own.into_iter().chain(self.in_all.as_ref().map(|all| Arc::clone(&all.pace))).collect())
     }
 }
 
@@ -72,12 +81,13 @@ mod tests {
 
     #[test]
     fn hosts_that_share_a_rate_may_be_as_slow_as_that_makes_them() {
-        let slowest = |per_host, in_all, hosts| Limits::new(per_host, in_all).slowest(hosts);
-        assert_eq!(slowest(None, None, 30), SLOWEST);
-        assert_eq!(slowest(Some(Bytes::mib(4)), Some(Bytes::gib(1)), 1), SLOWEST);
-        assert_eq!(slowest(None, Some(Bytes(600_000)), 30), 10_000);
-        assert_eq!(slowest(Some(Bytes(1000)), None, 0), 500);
-        assert_eq!(slowest(Some(Bytes(1)), None, 100), 1);
+        let slowest = |per_host, in_all| Limits::new(per_host, in_all).slowest();
+        assert_eq!(slowest(None, None), SLOWEST);
+        assert_eq!(slowest(Some(Bytes::mib(4)), Some(Bytes::gib(1))), SLOWEST);
+        // eight hosts with a file each have 62,500 bytes per second each
+        assert!(slowest(None, Some(Bytes(500_000))) < 62_500 / 2);
+        assert_eq!(slowest(Some(Bytes(1000)), None), 500);
+        assert_eq!(slowest(Some(Bytes(1)), Some(Bytes(1))), 1);
     }
 
     #[tokio::test(start_paused = true)]

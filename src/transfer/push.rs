@@ -142,6 +142,7 @@ pub async fn push(
             pacing: if target.is_here { Pacing::default() } else { limits.to_one_host() },
             joining: joining.clone(),
             is_done: OnceLock::new(),
+            has_joined: OnceLock::new(),
         };
         async move {
             let leg = &leg;
@@ -331,6 +332,7 @@ struct Leg<'a> {
     pacing: Pacing,
     joining: mpsc::UnboundedSender<Joining>,
     is_done: OnceLock<()>,
+    has_joined: OnceLock<()>,
 }
 
 /// What was sent of chunks.
@@ -370,7 +372,10 @@ impl Leg<'_> {
         let all_done = async {
             // an error says that nobody is left, either
             drop(left.wait_for(|left| *left == 0).await);
-            tokio::time::sleep(ENDING).await;
+            // one that takes part is let end by itself
+            if self.has_joined.get().is_some() {
+                tokio::time::sleep(ENDING).await;
+            }
         };
         let begun = Instant::now();
         let nobody = Events::none();
@@ -442,7 +447,7 @@ impl Leg<'_> {
 
     /// Returns the least that is taken for a transfer that goes on, in bytes per second.
     fn slowest(&self) -> u64 {
-        self.shared.limits.slowest(*self.shared.left.borrow())
+        self.shared.limits.slowest()
     }
 
     fn receive(&self) -> String {
@@ -477,7 +482,7 @@ impl Leg<'_> {
         // a host that does not listen has ended, and says why
         drop(say.send(Piece::Bytes(frames)).await);
         let mut patience = QUIET + Duration::from_secs(shared.list.bytes.0 / SLOWEST_COPY);
-        let mut progress = (Instant::now(), Bytes::ZERO);
+        let (mut progress, mut is_at_work) = ((Instant::now(), Bytes::ZERO), false);
         loop {
             let left = patience.saturating_sub(progress.0.elapsed());
             let bytes = match tokio::time::timeout(left, hear.recv()).await {
@@ -514,7 +519,8 @@ impl Leg<'_> {
                     }
                     Word::Here { bytes, from_hosts } => {
                         heard.from_hosts = from_hosts;
-                        if bytes > progress.1 {
+                        // the first of it comes when whatever was to be hashed before is
+                        if bytes > progress.1 || !is_at_work {
                             progress = (Instant::now(), bytes);
                         }
                         events.send(Event::Progress { key: key.to_owned(), done: bytes, from_hosts });
@@ -534,6 +540,7 @@ impl Leg<'_> {
                         return heard;
                     }
                 }
+                is_at_work = true;
                 patience = QUIET + Duration::from_secs(CHUNK / self.slowest());
             }
         }
@@ -590,6 +597,7 @@ impl Leg<'_> {
             most_per_second: self.shared.limits.per_host(),
         };
         let (answer, course) = oneshot::channel();
+        self.has_joined.get_or_init(|| ());
         self.joining.send(Joining { gives: self.target.gives, member: Some((member, answer)) }).ok()?;
         wait_for(course, say).await
     }

@@ -381,8 +381,11 @@ impl Place {
         if list.digest != self.digest {
             return Err(malformed(format!("it is that of {}", list.digest.short())));
         }
-        if gives && !self.is_sealed(list.bytes) {
-            return Err((Reason::Disk, "it does not have what it was to give".to_owned()));
+        // who gives changes nothing
+        match (gives, self.is_sealed(list.bytes)) {
+            (true, true) => return Ok((list, None)),
+            (true, false) => return Err((Reason::Disk, "it does not have what it was to give".to_owned())),
+            (false, _) => {}
         }
         for dir in [Self::folder(&self.partial), Self::folder(&self.blob), &self.lists] {
             store::make_folder(dir).map_err(disk("make", dir))?;
@@ -568,6 +571,9 @@ fn start<R, W>(
                 let brings = visit.and_then(|mut visit| shelf.bring(at, &mut visit, &brought));
                 let Err(error) = brings else { return };
                 tracing::debug!("{} brings nothing: {error}", peer.address);
+                if shelf.is_closed() || shelf.with(|board| board.going()) != Going::On {
+                    return;
+                }
                 let Some(pause) = shelf.change(|board| board.lost(at)) else { return };
                 shelf.wait_until(Instant::now() + pause);
             }

@@ -162,12 +162,14 @@ impl Shelf {
     }
 
     /// So many bytes have been read: waits until more may be.
-    fn hold_back(&self, came: usize) {
+    fn hold_back(&self, me: usize, came: usize) {
         if let Some(pace) = &self.reading {
             let now = Instant::now();
             let due = pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(came as u64), now);
             // whoever is read from is to be seen to be alive
             self.wait_until(due.min(now + READ_TICK));
+            // and nobody is to blame for the time that was waited here
+            self.with(|board| board.forgive_one(me, now.elapsed()));
         }
     }
 
@@ -207,7 +209,7 @@ impl Shelf {
                 let now = Instant::now();
                 if came > 0 {
                     self.with(|board| board.heard(me, now));
-                    self.hold_back(came);
+                    self.hold_back(me, came);
                 }
                 self.with(|board| !board.is_gone(me) && board.going() == Going::On)
             };

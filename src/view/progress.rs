@@ -188,11 +188,12 @@ impl Progress {
 
     /// Writes an event down for programs, unless it is of progress that was told a moment ago.
     fn show_json(&self, event: &Event) {
-        if let Event::Progress { key, .. } = event {
+        if let Event::Progress { key, done, .. } = event {
             let now = Instant::now();
             let mut board = self.lock();
             let Some(running) = board.running.get_mut(key) else { return };
-            if running.told.is_some_and(|told| now.duration_since(told) < TOLD) {
+            let is_whole = running.bar.length() == Some(done.0);
+            if !is_whole && running.told.is_some_and(|told| now.duration_since(told) < TOLD) {
                 return;
             }
             running.told = Some(now);
