@@ -11,10 +11,14 @@ const KEX: &str = "kex_exchange_identification: ";
 /// Said where that was a program of this machine.
 const UNKNOWN: &str = "Connection closed by UNKNOWN port ";
 
+/// In what `ssh` says of a way that leads nowhere.
+const WAYS: [&str; 3] = ["ssh: connect to host ", "ssh: Could not resolve ", ": open failed: "];
+
 /// Makes the error for an `ssh` that never came to be logged in. `fingerprint` is asked
 /// only when the host key is unknown.
 pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) -> Error {
-    let Some(stderr) = on_the_way(stderr) else { return of_host(host, stderr, fingerprint) };
+    let whole = stderr;
+    let Some(stderr) = on_the_way(whole) else { return of_host(host, whole, fingerprint) };
     let named = |name: &str| format!("{}, on the way to {host},", clean(name));
     let of = |before: &str, after: &str| {
         stderr.lines().find_map(|line| {
@@ -35,6 +39,10 @@ pub(super) fn of_login(host: String, stderr: &str, fingerprint: Option<String>) 
         Error::Authentication { host, .. } => {
             let host = of("", ": Permission denied").unwrap_or(host);
             Error::Authentication { host, said: "it takes none of your keys".to_owned() }
+        }
+        // a banner, or what a `ProxyCommand` says: whether it is to blame is not known
+        Error::Unreachable { .. } if !WAYS.iter().any(|way| stderr.contains(way)) => {
+            of_host(host, whole, None)
         }
         error => error,
     }
@@ -167,6 +175,11 @@ mod tests {
             (
                 "channel 0: open failed: connect failed: No route to host\nstdio forwarding failed\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535",
                 "unreachable",
+            ),
+            // the gate greets, and the host behind it hangs up
+            (
+                "Welcome to the gate.\nkex_exchange_identification: Connection closed by remote host\nConnection closed by UNKNOWN port 65535",
+                "refused",
             ),
             (
                 "ada@gate: Permission denied (publickey).\nConnection closed by UNKNOWN port 65535",

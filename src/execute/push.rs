@@ -101,8 +101,9 @@ pub async fn push(
     events: &Events,
 ) -> std::io::Result<Delivery> {
     let Parcel { path, listing } = parcel;
-    let programs =
-        receivers.iter().map(|receiver| push_program(receiver.way(), &receiver.bundle, receiver.is_here, limits, events));
+    let programs = receivers
+        .iter()
+        .map(|receiver| push_program(receiver.way(), &receiver.bundle, receiver.is_here, limits, events));
     let programs: Vec<_> = programs.collect();
     let programs = futures_util::stream::iter(programs).buffered(most.max(1)).collect::<Vec<_>>();
     let (listed, programs) = tokio::join!(listing, programs);

@@ -30,7 +30,10 @@ impl Limits {
     /// Returns limits in bytes per second: what each host takes in at most, from whomever, and what leaves
     /// this machine at most. What this machine copies for itself keeps to none.
     pub fn new(per_host: Option<Bytes>, in_all: Option<Bytes>) -> Self {
-        Self { per_host, in_all: in_all.map(|rate| InAll { rate, pace: Arc::new(Mutex::new(Pace::new(rate))) }) }
+        Self {
+            per_host,
+            in_all: in_all.map(|rate| InAll { rate, pace: Arc::new(Mutex::new(Pace::new(rate))) }),
+        }
     }
 
     /// Returns what each host takes in at most.
