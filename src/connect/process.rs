@@ -285,7 +285,8 @@ impl Feed<'_> {
                     let pipe = Arc::clone(&pipe);
                     let written = tokio::task::spawn_blocking(move || piece.write(&pipe));
                     if !is_read(written.await.map_err(io::Error::other)?)? {
-                        break;
+                        // whoever goes on speaking would wait for ever
+                        input.close();
                     }
                 }
                 Ok(())
