@@ -119,7 +119,7 @@ async fn converses(connection: &dyn Connection) {
     };
     let deaf = script("for n in 1 2 3 4 5 6 7 8; do echo $n; sleep 0.1; done; exit 5");
     let talked = async { tokio::join!(connection.talk(&deaf, Talk { input, output }), lead) };
-    let (went, said) = tokio::time::timeout(Duration::from_secs(30), talked).await.expect("it ends");
+    let (went, said) = tokio::time::timeout(Duration::from_secs(30), talked).await.unwrap();
     assert_eq!((went.unwrap().status, said), (5, 16));
 
     let mut file = tempfile::NamedTempFile::new().unwrap();
