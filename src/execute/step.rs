@@ -133,8 +133,7 @@ pub(super) async fn push(run: &Run<'_>, recipe: &Digest, hosts: &[&HostName]) ->
 impl Run<'_> {
     /// Returns a host that is to give what it has; none: it takes no part in that.
     fn giver<'a>(&'a self, host: &'a HostName) -> Option<At<'a>> {
-        let can_give = !self.doors.here.contains(host) && !self.is_out(host);
-        At::new(self, host).filter(|_| can_give)
+        At::new(self, host).filter(|at| !at.is_here() && !self.is_out(host))
     }
 }
 
@@ -185,15 +184,19 @@ impl<'a> At<'a> {
         }
     }
 
+    /// Returns whether it is this machine.
+    fn is_here(&self) -> bool {
+        self.run.doors.here.contains(self.host)
+    }
+
     fn target(&self, lease: u64) -> Target<'_> {
         let link = self.run.doors.links.get(self.host).copied();
-        let is_here = self.run.doors.here.contains(self.host);
         Target {
             way: self.way(),
             program: &self.plan.definition.program.digest,
             lease,
             link,
-            is_here,
+            is_here: self.is_here(),
             gives: false,
         }
     }
@@ -230,8 +233,8 @@ impl<'a> At<'a> {
         let step = "pushing the program";
         let found = self.run.doors.bundles.iter().find(|found| found.bundle.digest == *digest);
         let found = found.ok_or_else(|| failed(step, "the bundle is no longer on this machine"))?;
-        let is_here = self.run.doors.here.contains(self.host);
-        let pushed = push_program(self.way(), found, is_here, &self.run.doors.limits, self.run.events).await;
+        let limits = &self.run.doors.limits;
+        let pushed = push_program(self.way(), found, self.is_here(), limits, self.run.events).await;
         self.count(&pushed.map_err(|error| failed(step, with_causes(&error)))?);
         Ok(())
     }

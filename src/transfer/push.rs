@@ -332,6 +332,7 @@ struct Leg<'a> {
     pacing: Pacing,
     joining: mpsc::UnboundedSender<Joining>,
     is_done: OnceLock<()>,
+    /// Whether it has taken part, in any attempt.
     has_joined: OnceLock<()>,
 }
 
@@ -389,22 +390,22 @@ impl Leg<'_> {
     }
 
     async fn run(&self, events: &Events, key: &str) -> Result<Moved, Error> {
-        let mut has_joined = false;
-        let outcome = self.attempts(events, key, &mut has_joined).await;
-        if !has_joined && !self.target.is_here {
+        let outcome = self.attempts(events, key).await;
+        if self.has_joined.get().is_none() && !self.target.is_here {
             // whoever gathers has gone only when nobody is left
             drop(self.joining.send(Joining { gives: self.target.gives, member: None }));
         }
         outcome
     }
 
-    async fn attempts(&self, events: &Events, key: &str, has_joined: &mut bool) -> Result<Moved, Error> {
+    async fn attempts(&self, events: &Events, key: &str) -> Result<Moved, Error> {
         let (way, cargo) = (self.target.way, self.shared.cargo);
         let mut tries = Tries::default();
         let (mut sent, mut from_hosts) = (Sent::default(), Bytes::ZERO);
         loop {
             let (input, output) = (mpsc::channel(WAITING), mpsc::channel(UNHEARD));
-            let limit = OVERHEAD + Duration::from_secs(self.shared.list.bytes.0 / self.slowest());
+            let limit =
+                OVERHEAD + Duration::from_secs(self.shared.list.bytes.0 / self.shared.limits.slowest());
             let script = Script { text: self.receive(), is_root: way.is_root, timeout: limit };
             let talk = Talk { input: input.1, output: output.0 };
             let file = File::open(cargo.path)
@@ -417,7 +418,6 @@ impl Leg<'_> {
                 ended = &mut talk => (Some(ended), lead.await),
             };
             sent += heard.sent;
-            *has_joined |= heard.has_joined;
             match (heard.answer, ended) {
                 (Some(Answer::Sealed { from_hosts: more, .. }), _) => {
                     let from_hosts = (from_hosts + more).min(cargo.bytes);
@@ -443,11 +443,6 @@ impl Leg<'_> {
                 }
             }
         }
-    }
-
-    /// Returns the least that is taken for a transfer that goes on, in bytes per second.
-    fn slowest(&self) -> u64 {
-        self.shared.limits.slowest()
     }
 
     fn receive(&self) -> String {
@@ -541,7 +536,7 @@ impl Leg<'_> {
                     }
                 }
                 is_at_work = true;
-                patience = QUIET + Duration::from_secs(CHUNK / self.slowest());
+                patience = QUIET + Duration::from_secs(CHUNK / self.shared.limits.slowest());
             }
         }
     }
