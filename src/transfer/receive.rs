@@ -571,7 +571,7 @@ fn start<R, W>(
                 let brings = visit.and_then(|mut visit| shelf.bring(at, &mut visit, &brought));
                 let Err(error) = brings else { return };
                 tracing::debug!("{} brings nothing: {error}", peer.address);
-                if shelf.is_closed() || shelf.with(|board| board.going()) != Going::On {
+                if !shelf.goes_on() {
                     return;
                 }
                 let Some(pause) = shelf.change(|board| board.lost(at)) else { return };

@@ -94,9 +94,14 @@ impl Shelf {
         self.reading.is_some()
     }
 
+    /// Returns whether anything more is to come.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.is_closed() && self.with(|board| board.going()) == Going::On
+    }
+
     /// Waits until then, or until nothing more is to come.
     pub(super) fn wait_until(&self, due: Instant) {
-        while !self.is_closed() && self.with(|board| board.going()) == Going::On {
+        while self.goes_on() {
             let left = due.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
