@@ -4,6 +4,15 @@
 export LAB_NET=${LAB_NET:-e2e} LAB_SUBNET=${LAB_SUBNET:-10.76.0}
 work=
 
+# How a story ends that cannot be played here.
+skipped=77
+
+# skip WHY: ends a story that cannot be played on this machine.
+skip() {
+    echo "$1"
+    exit "$skipped"
+}
+
 # Brings up kitchen (a Pi 5 with 8 GB), shed (a Pi 4 with 1 GB, 220 MiB of it free) and the hub.
 # All of it goes away when the script ends.
 fleet_up() {

@@ -1,6 +1,7 @@
 # A host without a clock: it boots in 1970, with a kernel of its own, and stays there. It serves, reaches its fallback, is
 # told from one whose clock is right, and can be applied to; then its clock is set while it serves.
 # shellcheck shell=bash disable=SC2154
+"$lab" can uml || skip "user-mode Linux, which has the kernel of its own, does not run on this processor"
 "$repo/tests/lab/install-deps" uml
 "$lab" up uml porch
 "$lab" up ct hall
