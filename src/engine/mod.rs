@@ -47,7 +47,7 @@ pub use blanks::Blanks;
 pub use error::Error;
 pub use health::{Health, Status};
 #[cfg(feature = "llama")]
-pub use llama::Watched;
+pub use llama::{Watched, load_libraries};
 pub use model::{
     Allowed, Ask, Caches, Engine, Entry, Loaded, Report, Sampled, Sampling, Token, Told, Vocabulary, Word,
 };

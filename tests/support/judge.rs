@@ -116,7 +116,7 @@ fn say(answer: &Answer) {
 pub(crate) fn answer_if_asked() -> bool {
     let Ok(order) = std::env::var(ORDER) else { return false };
     let order: Order = serde_json::from_str(&order).unwrap();
-    llama_cpp_2::llama_backend::load_backends();
+    bramble_fleet::engine::load_libraries(Path::new(concat!(env!("BRAMBLE_BUILT_LLAMA"), "/backends")));
     // SAFETY: the callback lives as long as the program and takes no user data.
     unsafe {
         sys::llama_backend_init();

@@ -35,7 +35,7 @@ pub(crate) struct Way {
 pub(crate) fn backend() -> &'static LlamaBackend {
     static BACKEND: OnceLock<LlamaBackend> = OnceLock::new();
     BACKEND.get_or_init(|| {
-        llama_cpp_2::llama_backend::load_backends();
+        bramble_fleet::engine::load_libraries(Path::new(concat!(env!("BRAMBLE_BUILT_LLAMA"), "/backends")));
         let mut backend = LlamaBackend::init().unwrap();
         backend.void_logs();
         backend

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bramble_fleet::generation::EngineSpec;
 use llama_cpp_2::context::params::LlamaContextParams;
-use llama_cpp_2::llama_backend::{LlamaBackend, load_backends_from_path};
+use llama_cpp_2::llama_backend::LlamaBackend;
 use llama_cpp_2::llama_batch::LlamaBatch;
 use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
@@ -32,7 +32,7 @@ pub(crate) struct Llama {
 
 impl Llama {
     pub(crate) fn load(weights: &Path) -> Self {
-        load_backends_from_path(Path::new(concat!(env!("BRAMBLE_BUILT_LLAMA"), "/backends")));
+        bramble_fleet::engine::load_libraries(Path::new(concat!(env!("BRAMBLE_BUILT_LLAMA"), "/backends")));
         let backend = LlamaBackend::init().unwrap();
         let params = LlamaModelParams::default().with_use_mmap(true);
         let model = LlamaModel::load_from_file(&backend, weights, &params).unwrap();

@@ -53,15 +53,21 @@ fn load_from(folder: &Path) -> Result<Backends, String> {
     if folder.to_str().is_none_or(|text| text.contains('\0')) {
         return Err("its path is not UTF-8".to_owned());
     }
-    load_backends_from_path(folder);
+    load_libraries(folder);
     // `init` would search the folder of the build, were nothing loaded.
     let registry = cpu_registry().ok_or("none of the libraries in it runs on this CPU")?;
     let llama = LlamaBackend::init().map_err(|error| error.to_string())?;
     let cpu = symbol(registry, c"ggml_backend_dev_get_extra_bufts")
         .and_then(|address| library_at(address as usize))
         .map_or_else(|| "unknown".to_owned(), |path| variant(&path));
-    leave_out_tiles();
     Ok(Backends { llama, cpu, built_for: built_for(folder) })
+}
+
+/// Loads those of llama.cpp's libraries in `folder` that run here, to be used as the engine uses them. Before
+/// anything else is done with llama.cpp, and once. Panics where the path is not UTF-8.
+pub fn load_libraries(folder: &Path) {
+    load_backends_from_path(folder);
+    leave_out_tiles();
 }
 
 /// Returns what the libraries in `folder` speak to graphics processors.
