@@ -59,13 +59,13 @@ async fn conforms(connection: &dyn Connection) {
     // input of every size
     let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for size in [0, 1, (64 << 10) - 1, 64 << 10, (64 << 10) + 1, 5 << 20] {
-        let stdin = if size == 0 { Stdin::Empty } else { Stdin::Bytes(bytes[..size].to_vec()) };
+        let stdin = if size == 0 { Stdin::Empty } else { Stdin::bytes(bytes[..size].to_vec()) };
         let output = connection.run(&script("cat"), stdin).await.unwrap();
         assert!(output.status == 0 && output.stdout == bytes[..size], "{size} bytes as they were");
     }
 
     // a script need not read its input
-    let output = connection.run(&script("exit 7"), Stdin::Bytes(bytes.clone())).await.unwrap();
+    let output = connection.run(&script("exit 7"), Stdin::bytes(bytes.clone())).await.unwrap();
     assert_eq!(output.status, 7);
 
     // what is quoted comes through as one word
@@ -159,7 +159,7 @@ cat \"$0.sums\"; rm \"$0.sums\"; cat; echo err >&2; exit 3";
     assert_eq!(output.unwrap(), ended(3, "", "err\n"));
     let mut sums = String::new();
     for part in [0..10, 5..3 << 20, 0..0] {
-        let stdin = Stdin::Bytes(bytes[part].to_vec());
+        let stdin = Stdin::bytes(bytes[part].to_vec());
         let output = connection.run(&script("cksum"), stdin).await.unwrap();
         sums.push_str(&String::from_utf8(output.stdout).unwrap());
     }
@@ -272,7 +272,7 @@ async fn the_script_that_opens_a_connection_is_like_any_other() {
     assert_eq!(run(&ssh, "echo on").await.stdout, b"on\n");
 
     let bytes: Vec<u8> = (0..5 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let output = sshd.connect().run(&script("cat"), Stdin::Bytes(bytes.clone())).await.unwrap();
+    let output = sshd.connect().run(&script("cat"), Stdin::bytes(bytes.clone())).await.unwrap();
     assert!(output.status == 0 && output.stdout == bytes);
     converses(&sshd.connect()).await;
 }
@@ -347,7 +347,7 @@ async fn what_the_user_configured_for_tunnels_is_not_for_scripts() {
     std::fs::write(&config, text).unwrap();
     let settings = Settings { config: Some(config), ..sshd.settings() };
     let ssh = Ssh::new(sshd.target(), settings).unwrap();
-    let output = ssh.run(&script("cat; echo err >&2"), Stdin::Bytes(b"in\n".to_vec())).await.unwrap();
+    let output = ssh.run(&script("cat; echo err >&2"), Stdin::bytes(b"in\n".to_vec())).await.unwrap();
     assert_eq!(output, ended(0, "in\n", "err\n"));
 }
 
@@ -549,7 +549,7 @@ async fn a_login_that_may_sudo_becomes_root_and_its_scripts_end_in_time() {
         assert_eq!(output, ended(status, stdout, ""), "{text}");
     }
     let bytes = vec![b'\r'; 5 << 20];
-    let output = ssh.run(&as_root("cat", 30), Stdin::Bytes(bytes.clone())).await.unwrap();
+    let output = ssh.run(&as_root("cat", 30), Stdin::bytes(bytes.clone())).await.unwrap();
     assert!(output.stdout == bytes, "as they were, through sudo too");
     let slow = as_root("echo $$ >/run/slow; while :; do sleep 0.05; done", 1);
     assert!(matches!(ssh.run(&slow, Stdin::Empty).await, Err(Error::TimedOut { .. })));

@@ -58,7 +58,7 @@ async fn a_host_that_permits_one_session_at_a_time_ends_none_for_another() {
         wait_for(&is_in).await;
         // input and status are those of any session
         let bytes = vec![7; 1 << 20];
-        let counted = ssh.run(&script("wc -c; exit 3"), Stdin::Bytes(bytes)).await.unwrap();
+        let counted = ssh.run(&script("wc -c; exit 3"), Stdin::bytes(bytes)).await.unwrap();
         assert_eq!((counted.status, counted.stdout.trim_ascii()), (3, &b"1048576"[..]));
         let (one, two) = tokio::join!(run(&ssh, "echo one"), run(&ssh, "echo two"));
         assert_eq!((one.stdout, two.stdout), (b"one\n".to_vec(), b"two\n".to_vec()));
@@ -160,7 +160,7 @@ async fn a_host_behind_a_jump_host_is_like_any_other() {
     let Some(sshd) = Sshd::start() else { return };
     let gate = Gate::before(&sshd).unwrap();
     let ssh = configured(&sshd, &gate.config);
-    let output = ssh.run(&script("cat; echo err >&2; exit 3"), Stdin::Bytes(b"in\n".to_vec())).await.unwrap();
+    let output = ssh.run(&script("cat; echo err >&2; exit 3"), Stdin::bytes(b"in\n".to_vec())).await.unwrap();
     assert_eq!((output.status, &*output.stdout, &*output.stderr), (3, &b"in\n"[..], "err\n"));
     assert_eq!(run(&ssh, "echo again").await.stdout, b"again\n");
     assert!(gate.gate.log().contains("Accepted publickey"), "it was on the way: {}", gate.gate.log());
@@ -335,7 +335,7 @@ async fn nothing_that_a_person_forwards_is_forwarded() {
     let second = configured(&sshd, &config);
     // with the login, through it, and by one that logs in without a script
     let look = "echo \"$SSH_AUTH_SOCK$DISPLAY\"; read -r line; [ \"$line\" = on ]";
-    let shown = first.run(&script(look), Stdin::Bytes(b"on\n".to_vec())).await.unwrap();
+    let shown = first.run(&script(look), Stdin::bytes(b"on\n".to_vec())).await.unwrap();
     assert_eq!((shown.status, shown.stdout), (0, b"\n".to_vec()));
     for ssh in [&first, &second] {
         let (say, input) = mpsc::channel(1);
@@ -380,7 +380,7 @@ async fn no_script_is_the_worse_for_what_a_person_has_configured() {
     // what a terminal would take for an escape, and the end of its input
     let bytes = b"in\n~.\n~~\n~&\n\x04\r\n\x00\xff".repeat(1000);
     for text in ["cat; echo err >&2; exit 3"; 2] {
-        let output = ssh.run(&script(text), Stdin::Bytes(bytes.clone())).await.unwrap();
+        let output = ssh.run(&script(text), Stdin::bytes(bytes.clone())).await.unwrap();
         assert!(output.stdout == bytes && output.stderr == "err\n" && output.status == 3, "{output:?}");
     }
     let slow = Script { timeout: Duration::from_secs(1), ..script("sleep 1000") };

@@ -45,6 +45,11 @@ pub(super) fn forced(settings: &Settings) -> Vec<String> {
 
 /// Writes the file into `folder`, and returns its path.
 pub(super) fn write(folder: &Path, settings: &Settings) -> io::Result<PathBuf> {
+    let named = [&settings.known_hosts, &settings.config];
+    if let Some(path) = named.into_iter().flatten().find(|path| !is_word(path)) {
+        let why = format!("{path:?} has a quote, a backslash or a line break, which ssh reads in no path");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+    }
     let mut lines = forced(settings);
     // a way that fails says why
     lines.push("LogLevel=INFO".to_owned());
@@ -68,18 +73,58 @@ fn is_empty(config: &Path) -> bool {
     [Path::new("none"), Path::new("/dev/null")].contains(&config)
 }
 
-/// Returns the system's file, or a copy where `ssh` reads it and yet would not include it: for its owner, who is
-/// nobody in some containers, or for its mode. None: it cannot be read, which `ssh` itself takes for an empty one.
+/// Returns the system's file, or a copy where `ssh` reads it and yet would not include it as it does: for its owner, who
+/// is nobody in some containers, for its mode, or for what it includes by a relative path, which it would look for
+/// among the user's. None: it cannot be read, which `ssh` itself takes for an empty one.
 fn readable(path: &Path, folder: &Path) -> io::Result<Option<PathBuf>> {
     let (Ok(text), Ok(meta)) = (fs::read(path), fs::metadata(path)) else { return Ok(None) };
     let is_trusted = [0, rustix::process::getuid().as_raw()].contains(&meta.uid());
-    if is_trusted && meta.mode() & 0o022 == 0 {
+    let text = String::from_utf8_lossy(&text);
+    let absolute = with_absolute_includes(&text, path.parent().unwrap_or(Path::new("/")));
+    if is_trusted && meta.mode() & 0o022 == 0 && absolute == text {
         return Ok(Some(path.to_owned()));
     }
     let copy = folder.join("system");
-    fs::write(&copy, text)?;
+    fs::write(&copy, absolute)?;
     fs::set_permissions(&copy, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     Ok(Some(copy))
+}
+
+/// Returns a configuration in which what is included by a relative path is included from `folder`.
+fn with_absolute_includes(text: &str, folder: &Path) -> String {
+    let line = |line: &str| {
+        let is_end = |c: char| c.is_whitespace() || c == '=';
+        match line.trim_start().split_once(is_end) {
+            Some((keyword, paths)) if keyword.eq_ignore_ascii_case("include") => {
+                format!("{keyword} {}", absolute(paths.trim_start_matches(is_end), folder))
+            }
+            _ => line.to_owned(),
+        }
+    };
+    text.split_inclusive('\n').map(line).collect()
+}
+
+/// Puts `folder` before each relative one of some paths, up to a comment. A quoted path may have spaces.
+fn absolute(paths: &str, folder: &Path) -> String {
+    let mut out = String::new();
+    let (mut is_first, mut is_quoted) = (true, false);
+    for (at, c) in paths.char_indices() {
+        match c {
+            '#' if is_first => return out + &paths[at..],
+            '"' => is_quoted = !is_quoted,
+            _ if c.is_whitespace() && !is_quoted => is_first = true,
+            _ if is_first => {
+                if !matches!(c, '/' | '~' | '$' | '%') {
+                    out += &folder.display().to_string();
+                    out.push('/');
+                }
+                is_first = false;
+            }
+            _ => {}
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Returns the folder in which `ssh` itself looks for the user's file: that of the login, whatever `HOME` says. Logins
@@ -92,6 +137,11 @@ fn home() -> PathBuf {
         (words.get(2) == Some(&me.as_str())).then(|| words.get(5).copied()).flatten()
     });
     PathBuf::from(home.filter(|home| home.starts_with('/')).unwrap_or("~"))
+}
+
+/// Returns whether a configuration can have the path as one word.
+fn is_word(path: &Path) -> bool {
+    !path.to_string_lossy().contains(['"', '\'', '\\', '\n', '\r'])
 }
 
 /// Writes one word of a configuration.
@@ -120,6 +170,30 @@ mod tests {
         let settings = Settings { config: Some("/dev/null".into()), ..settings };
         let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
         assert!(!text.contains("Include"), "{text}");
+    }
+
+    #[test]
+    fn what_the_system_includes_by_a_relative_path_is_found_where_ssh_itself_finds_it() {
+        let text =
+            "# a\nInclude ssh_config.d/*.conf /etc/a\n  include=\"b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
+        let absolute = "# a\nInclude /etc/ssh/ssh_config.d/*.conf /etc/a\ninclude \"/etc/ssh/b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
+        assert_eq!(with_absolute_includes(text, Path::new("/etc/ssh")), absolute);
+
+        let folder = tempfile::tempdir().unwrap();
+        let system = folder.path().join("ssh_config");
+        fs::write(&system, "Include more\n").unwrap();
+        let copy = readable(&system, folder.path()).unwrap().unwrap();
+        assert_eq!(fs::read_to_string(copy).unwrap(), format!("Include {}/more\n", folder.path().display()));
+    }
+
+    #[test]
+    fn a_path_that_would_be_more_than_one_word_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        for bad in ["/a\"b", "/a\nProxyCommand x", "/a\\b", "/a'b"] {
+            let settings = Settings { known_hosts: Some(bad.into()), ..Settings::default() };
+            let error = write(folder.path(), &settings).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad}");
+        }
     }
 
     #[test]

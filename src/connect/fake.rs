@@ -91,7 +91,7 @@ impl Connection for Fake {
     async fn run(&self, script: &Script, stdin: Stdin) -> Result<Output, Error> {
         let stdin = match stdin {
             Stdin::Empty => Vec::new(),
-            Stdin::Bytes(bytes) => bytes,
+            Stdin::Bytes(bytes) => bytes.to_vec(),
         };
         self.answer(&Call { script: script.clone(), stdin })
     }

@@ -197,7 +197,7 @@ exit 1
         let login = Login::new(ASKING).with_password("sesame");
         let ran = login.run("echo ran; cat", Stdin::Empty).await.unwrap();
         assert_eq!((ran.status, ran.stdout), (0, b"ran\n".to_vec()));
-        let bytes = Stdin::Bytes(b"first\nsecond".to_vec());
+        let bytes = Stdin::bytes(b"first\nsecond".to_vec());
         assert_eq!(login.run("cat", bytes).await.unwrap().stdout, b"first\nsecond");
 
         let (say, input) = tokio::sync::mpsc::channel(1);
@@ -225,9 +225,9 @@ exit 1
             other => panic!("{other:?}"),
         }
         let free = Login::new("#!/bin/sh\n[ \"$1\" = -n ] && shift && exec \"$@\"\n").with_password("sesame");
-        assert_eq!(free.run("cat", Stdin::Bytes(b"mine".to_vec())).await.unwrap().stdout, b"mine");
+        assert_eq!(free.run("cat", Stdin::bytes(b"mine".to_vec())).await.unwrap().stdout, b"mine");
         let as_login = Script { text: "cat".into(), is_root: false, timeout: Duration::from_secs(20) };
-        let output = free.local.run(&as_login, Stdin::Bytes(b"mine".to_vec())).await.unwrap();
+        let output = free.local.run(&as_login, Stdin::bytes(b"mine".to_vec())).await.unwrap();
         assert_eq!(output.stdout, b"mine");
     }
 }

@@ -78,7 +78,7 @@ impl Ssh {
         let helper = Askpass::new(self.dir.path(), &whom, password);
         let helper = helper.map_err(here("cannot write in the folder of the control socket"))?;
         let limit = self.settings.connect_timeout * 3;
-        let io = &mut Io::Whole(Stdin::Bytes(format!("{}\n", key.line).into_bytes()));
+        let io = &mut Io::Whole(Stdin::bytes(format!("{}\n", key.line).into_bytes()));
         let add = |session: &'static [&'static str]| {
             let mut ssh = self.connecting_with(&[&PASSWORD, session].concat());
             ssh.env("SSH_ASKPASS", &helper.program);

@@ -33,6 +33,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::mpsc;
+use zeroize::Zeroizing;
 
 /// A way to one host.
 #[async_trait]
@@ -69,8 +70,15 @@ pub struct Script {
 pub enum Stdin {
     /// Nothing.
     Empty,
-    /// These bytes.
-    Bytes(Vec<u8>),
+    /// These bytes, of which nothing stays: what goes to a host may be its secrets.
+    Bytes(Zeroizing<Vec<u8>>),
+}
+
+impl Stdin {
+    /// Has a script read `bytes`.
+    pub fn bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self::Bytes(Zeroizing::new(bytes.into()))
+    }
 }
 
 /// What goes to and comes from a script while it runs.

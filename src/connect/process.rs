@@ -48,7 +48,6 @@ pub(super) enum End {
 /// What a program reads.
 enum Feed<'a> {
     Nothing,
-    /// What goes to a host may be its secrets: nothing of it stays.
     Pipe(Option<ChildStdin>, Zeroizing<Vec<u8>>),
     Talking(Option<ChildStdin>, &'a mut mpsc::Receiver<Piece>),
 }
@@ -195,7 +194,7 @@ fn open(command: &mut Command, stdin: Stdin, is_led: bool) -> Feed<'static> {
         }
         Stdin::Bytes(bytes) => {
             command.stdin(Stdio::piped());
-            Feed::Pipe(None, Zeroizing::new(bytes))
+            Feed::Pipe(None, bytes)
         }
     }
 }
@@ -234,9 +233,13 @@ async fn gather(
                 0 => return Ok(()),
                 n => kept_err.push(&buffer[..n]),
             }
-            if awaited.is_some_and(|wrapped| wrapped.has_begun(kept_err)) {
+            let Some(wrapped) = awaited else { continue };
+            if wrapped.has_begun(kept_err) {
                 awaited = None;
                 begun.notify_one();
+            } else if kept_err.has_full_head() {
+                // whoever waits for it to begin would wait until the time is over
+                return Err(End::TooMuch);
             }
         }
     };

@@ -183,8 +183,8 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Room for a banner or sudo's lecture before our first word.
-    const HEAD: usize = 8 << 10;
+    /// Room for a banner, sudo's lecture and what a login shell says before our first word.
+    const HEAD: usize = 64 << 10;
     const TAIL: usize = 64 << 10;
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
@@ -194,6 +194,11 @@ impl Tail {
         if self.tail.len() > 2 * Self::TAIL {
             self.trim();
         }
+    }
+
+    /// Returns whether so much was said that a first word of ours would not be known any more.
+    pub(super) fn has_full_head(&self) -> bool {
+        self.head.len() == Self::HEAD
     }
 
     /// Returns the end of it, without what could drive the operator's terminal.

@@ -126,7 +126,7 @@ impl<'a> Verbs<'a> {
         let script = Script { text, is_root: self.is_root, timeout };
         let output = self
             .connection
-            .run(&script, Stdin::Bytes(stdin))
+            .run(&script, Stdin::bytes(stdin))
             .await
             .map_err(|source| VerbError::Connect { verb, source })?;
         if output.status == 0 {
