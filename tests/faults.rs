@@ -84,7 +84,8 @@ impl Trial {
         }
     }
 
-    /// Waits for a push that was begun, and for whoever received it. Returns whether it completed.
+    /// Waits for a push that was begun, and for whoever received it. Returns whether it completed, which it says of none
+    /// that did not.
     #[track_caller]
     fn ended(&self, mut operator: Child) -> bool {
         let end = Instant::now() + PATIENCE;
@@ -93,7 +94,9 @@ impl Trial {
             std::thread::sleep(Duration::from_millis(5));
         }
         self.fleet.wait_for_receivers();
-        operator.wait().unwrap().success()
+        let is_done = operator.wait().unwrap().success();
+        assert!(!is_done || self.is_whole(), "{}: a push that failed says that it did not", self.name);
+        is_done
     }
 
     /// Waits until so much of the file is at the host, or the push has ended.
@@ -324,6 +327,7 @@ fn first_use(trial: &Trial, number: u64) -> Option<String> {
         definition,
         units: Vec::new(),
         secrets: Secrets::default(),
+        from: None,
         adopt: false,
     };
     let input = trial.fleet.desk.path("request.json");

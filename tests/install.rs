@@ -118,6 +118,9 @@ impl Host {
             definition: self.definition(engines),
             units: Vec::new(),
             secrets: Secrets::default(),
+            from: fs::read_link(self.layout.current())
+                .ok()
+                .and_then(|current| current.file_name()?.to_str()?.parse().ok()),
             adopt: false,
         };
         assert_eq!(self.brambled("install", &request).0, 0);

@@ -194,10 +194,11 @@ fn kill(rounds: u64, mib: u64) {
             Victim::Ssh => fleet.ssh(),
             Victim::Receiver => fleet.receivers(),
         });
-        operator.wait().unwrap();
+        let is_done = operator.wait().unwrap().success();
         fleet.wait_for_receivers();
         let sealed = fs::read(fleet.blob(&digest)).ok();
         let is_sealed = sealed.is_some();
+        assert!(is_sealed || !is_done, "round {round}, {victim:?}: a push that failed says that it did not");
         assert!(
             sealed.is_none_or(|data| Digest::of(&data) == digest),
             "round {round}, {victim:?}: not whole"

@@ -91,7 +91,7 @@ impl Local {
         match end {
             End::Status(_) if !wrapped.has_begun(&stderr) => Err(wrapped.never_began(host, &stderr)),
             End::Status(status) => Ok(wrapped.output(status, stdout, &stderr)),
-            End::TimedOut => {
+            End::TimedOut | End::TooMuch => {
                 // what runs as root is not ours to kill without sudo
                 if script.is_root
                     && let Some(kill) = wrapped.killer(&stderr)
@@ -100,9 +100,11 @@ impl Local {
                     sh.args(kill.args());
                     process::run(sh, Some(&kill), &mut Io::Whole(Stdin::Empty), KILLING).await;
                 }
-                Err(Error::TimedOut { host, after: script.timeout })
+                Err(match end {
+                    End::TooMuch => Error::TooMuch { host },
+                    _ => Error::TimedOut { host, after: script.timeout },
+                })
             }
-            End::TooMuch => Err(Error::TooMuch { host }),
             End::Here(doing, source) => Err(Error::Here { doing, source }),
         }
     }

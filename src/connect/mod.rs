@@ -173,9 +173,7 @@ pub enum Error {
         after: Duration,
     },
     /// The script wrote more to standard output than any script of ours does.
-    #[error(
-        "{host} wrote more than 16 MiB where a short answer was expected: check what its shell prints at login"
-    )]
+    #[error("{host} wrote far more than the answer that was expected: check what its shell prints at login")]
     TooMuch {
         /// The host.
         host: String,

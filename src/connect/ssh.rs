@@ -240,12 +240,17 @@ impl Ssh {
         drop(master);
         let result = self.session(&socket, wrapped, script, io).await;
         if result.is_none() {
-            let mut master = self.master.lock().await;
-            if master.number == number {
-                master.forget();
-            }
+            self.forget(number).await;
         }
         result
+    }
+
+    /// Forgets a master that is not there, unless there is another one since.
+    async fn forget(&self, number: u8) {
+        let mut master = self.master.lock().await;
+        if master.number == number {
+            master.forget();
+        }
     }
 
     /// Opens the connection with the session of a script, which saves a program: its `ssh` logs in, leaves a master
@@ -560,17 +565,22 @@ impl Connection for Ssh {
     async fn talk(&self, script: &Script, talk: Talk) -> Result<Output, Error> {
         let wrapped = Wrapped::new(script, self.sudo.get())?;
         let _permit = self.permit().await?;
-        // what was said to nobody cannot be said again
-        let mut master = self.master.lock().await;
-        if !master.is_up() {
-            master.forget();
-            self.open(&mut master).await?;
+        let io = &mut Io::Talk(talk);
+        // where there was no master, nothing has been said yet
+        for _ in 0..2 {
+            let mut master = self.master.lock().await;
+            if !master.is_up() {
+                master.forget();
+                self.open(&mut master).await?;
+            }
+            let (socket, number) = (self.socket(&master), master.number);
+            drop(master);
+            if let Some(result) = self.session(&socket, &wrapped, script, io).await {
+                return result;
+            }
+            self.forget(number).await;
         }
-        let socket = self.socket(&master);
-        drop(master);
-        self.session(&socket, &wrapped, script, &mut Io::Talk(talk))
-            .await
-            .unwrap_or_else(|| Err(self.is_down()))
+        Err(self.is_down())
     }
 
     fn describe(&self) -> String {

@@ -276,6 +276,7 @@ impl<'a> At<'a> {
             definition: self.definition()?,
             units: self.plan.units.clone(),
             secrets: self.run.doors.secrets.get(self.host).cloned().unwrap_or_default(),
+            from: self.plan.previous,
             adopt: self.plan.is_adopted(),
         };
         let done: Result<Installation, VerbError> = self.tell("install", &request, patience).await;

@@ -90,6 +90,18 @@ pub enum Error {
     /// The generation is in use and differs from what is asked for.
     #[error("generation {0} is in use with other contents: install a higher number")]
     InUse(Generation),
+    /// Somebody else changed the host after the plan was made.
+    #[error(
+        "{} is in force here, and {} was when the plan was made: somebody has changed this host since; look at a new `plan`, and apply that",
+        named(*found),
+        named(*planned)
+    )]
+    Moved {
+        /// What was in force then.
+        planned: Option<Generation>,
+        /// What is now.
+        found: Option<Generation>,
+    },
     /// The generation is not laid out.
     #[error("generation {0} is not on this host: install it first")]
     NoGeneration(Generation),
@@ -200,6 +212,7 @@ impl Error {
             | Self::MissingProgram { .. }
             | Self::Format { .. }
             | Self::InUse(_)
+            | Self::Moved { .. }
             | Self::NoGeneration(_)
             | Self::NothingEarlier
             | Self::StillPending(_)
@@ -211,6 +224,10 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+fn named(generation: Option<Generation>) -> String {
+    generation.map_or_else(|| "nothing".to_owned(), |number| format!("generation {number}"))
 }
 
 /// Returns the end of `text`, at most `limit` bytes, without control characters but line ends.

@@ -28,6 +28,8 @@ pub struct InstallRequest {
     pub units: Vec<Unit>,
     /// Its secrets.
     pub secrets: Secrets,
+    /// The generation that was in force when this was decided.
+    pub from: Option<Generation>,
     /// Take the host over from another fleet.
     #[serde(default)]
     pub adopt: bool,
@@ -51,7 +53,7 @@ pub async fn install(
     supervisor: &dyn Supervisor,
     request: InstallRequest,
 ) -> Result<Installation, Error> {
-    let InstallRequest { generation, definition, units, secrets, adopt } = request;
+    let InstallRequest { generation, definition, units, secrets, from, adopt } = request;
     if definition.format != FORMAT {
         return Err(Error::Format { what: "definition", found: definition.format, known: FORMAT });
     }
@@ -60,6 +62,7 @@ pub async fn install(
     files::make_dir(layout.root())?;
     let _lock = Lock::take(layout, lease, "install")?;
     let marker = Marker::check(layout, &definition.fleet, adopt)?;
+    check_unmoved(layout, from)?;
     check_contents(layout, &definition)?;
     check_names(&units)?;
 
@@ -121,6 +124,14 @@ fn lay_out(layout: &Layout, wanted: &Stand) -> Result<PathBuf, Error> {
         files::sync_dir(&dir)?;
     }
     Ok(made)
+}
+
+/// Checks that what is in force is what it was when the installation was decided. Whoever slept over a change that
+/// somebody else began and ended has the lease now, and knows nothing of it.
+fn check_unmoved(layout: &Layout, planned: Option<Generation>) -> Result<(), Error> {
+    // as whoever decides sees it: what cannot be read counts as none
+    let found = Stand::current(layout).ok().flatten().map(|stand| stand.number);
+    if found == planned { Ok(()) } else { Err(Error::Moved { planned, found }) }
 }
 
 /// Checks that blobs and program are here: sealed, and of the right size.

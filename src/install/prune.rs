@@ -23,7 +23,8 @@ pub struct PruneRequest {
     /// Blobs and programs to keep though no generation needs them yet.
     #[serde(default)]
     pub wanted: BTreeSet<Digest>,
-    /// Leave blobs that none of the generations here named: somebody brought them ahead of an apply.
+    /// Leave blobs that none of the generations here named, and what has arrived of others: somebody brings them ahead of an
+    /// apply.
     #[serde(default)]
     pub keep_unnamed: bool,
     /// Only say what would go.
@@ -89,17 +90,18 @@ pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Prun
     let programs = digests(&layout.root().join("programs"))?;
     pruned.programs.extend(programs.into_iter().filter(|digest| !needed.contains(digest)));
     if !request.is_dry {
-        clear(layout, &pruned, &needed, &prompts)?;
+        clear(layout, &pruned, request.keep_unnamed, (&needed, &prompts))?;
     }
     Ok(pruned)
 }
 
-/// Removes what is to be pruned, what was arriving and is not needed, and all that engines kept but `prompts`.
+/// Removes what is to be pruned, what was arriving and is not needed, unless that stays, and all that engines kept but
+/// `prompts`.
 fn clear(
     layout: &Layout,
     pruned: &Pruned,
-    needed: &BTreeSet<Digest>,
-    prompts: &BTreeSet<PathBuf>,
+    keeps_unnamed: bool,
+    (needed, prompts): (&BTreeSet<Digest>, &BTreeSet<PathBuf>),
 ) -> Result<(), Error> {
     for number in &pruned.generations {
         // its definition goes first: half a generation is none
@@ -117,7 +119,11 @@ fn clear(
     }
     for digest in digests(&layout.root().join("partial"))? {
         let path = layout.partial(&digest);
-        if !needed.contains(&digest) && store::forget_partial(&path).map_err(Error::Store)? {
+        // a push that was broken off goes on from there
+        if !keeps_unnamed
+            && !needed.contains(&digest)
+            && store::forget_partial(&path).map_err(Error::Store)?
+        {
             files::remove(&path.with_added_extension("chunks"))?;
         }
     }

@@ -72,7 +72,9 @@ impl Host {
     }
 
     fn request(&self, number: u64, definition: Definition) -> InstallRequest {
-        request_for(self.supervision, number, definition)
+        let now = Stand::current(&self.layout).ok().flatten();
+        let from = now.map(|stand| stand.number);
+        InstallRequest { from, ..request_for(self.supervision, number, definition) }
     }
 
     fn put_blob(&self, contents: &[u8]) -> Digest {
@@ -215,10 +217,6 @@ fn secrets() -> Secrets {
     Secrets { peer_key: "peer".to_owned().into(), ..Secrets::default() }
 }
 
-fn request_of(number: u64, definition: Definition) -> InstallRequest {
-    request_for(Supervision::Systemd { version: 252 }, number, definition)
-}
-
 fn request_for(supervision: Supervision, number: u64, definition: Definition) -> InstallRequest {
     let setting = Setting {
         supervision,
@@ -230,7 +228,7 @@ fn request_for(supervision: Supervision, number: u64, definition: Definition) ->
     // a temporary folder may have a name that units do not take
     let units = unit::render(&definition, &Layout::new(Layout::DEFAULT_ROOT), &setting).unwrap();
     let generation = Generation::new(number);
-    InstallRequest { generation, definition, units, secrets: secrets(), adopt: false }
+    InstallRequest { generation, definition, units, secrets: secrets(), from: None, adopt: false }
 }
 
 fn activation(number: u64) -> ActivateRequest {
@@ -423,7 +421,7 @@ async fn an_engine_that_is_the_same_is_left_alone() {
     };
     assert_eq!(host.done.lock().unwrap().last(), Some(&expected));
 
-    let mut request = request_of(3, host.definition(&[("chat", 4096)]));
+    let mut request = host.request(3, host.definition(&[("chat", 4096)]));
     request.definition.program = host.put_program("0.2.0");
     install(&host.layout, LEASE, &host, request).await.unwrap();
     let activated = host.activate(3).await;
@@ -573,7 +571,7 @@ async fn an_install_refuses_what_is_not_whole() {
     let host = Host::new();
     let definition = host.definition(&[("chat", 4096)]);
     let digest = definition.engines[0].weights.digest.unwrap();
-    let install = |definition: Definition| install(&host.layout, LEASE, &host, request_of(1, definition));
+    let install = |definition: Definition| install(&host.layout, LEASE, &host, host.request(1, definition));
 
     fs::write(host.layout.blob(&digest), b"short").unwrap();
     assert!(matches!(install(definition.clone()).await, Err(Error::BlobSize { found: 5, .. })));
@@ -584,7 +582,7 @@ async fn an_install_refuses_what_is_not_whole() {
     assert!(matches!(install(definition.clone()).await, Err(Error::MissingProgram { .. })));
     let newer = Definition { format: FORMAT + 1, ..host.definition(&[("chat", 4096)]) };
     assert!(matches!(install(newer).await, Err(Error::Format { .. })));
-    let mut climbing = request_of(1, host.definition(&[("chat", 4096)]));
+    let mut climbing = host.request(1, host.definition(&[("chat", 4096)]));
     climbing.units[0].name = "../../cron.d/x".to_owned();
     assert!(matches!(super::install(&host.layout, LEASE, &host, climbing).await, Err(Error::Units { .. })));
     assert!(!host.layout.root().join("generations").exists());
@@ -594,9 +592,9 @@ async fn an_install_refuses_what_is_not_whole() {
 async fn installing_twice_changes_nothing_and_a_generation_in_use_is_never_replaced() {
     let host = Host::new();
     host.bring_in(1, &[("chat", 4096)]).await;
-    let again = request_of(1, host.definition(&[("chat", 4096)]));
+    let again = host.request(1, host.definition(&[("chat", 4096)]));
     assert!(install(&host.layout, LEASE, &host, again).await.unwrap().was_there);
-    let other = request_of(1, host.definition(&[("chat", 512)]));
+    let other = host.request(1, host.definition(&[("chat", 512)]));
     assert!(matches!(install(&host.layout, LEASE, &host, other).await, Err(Error::InUse(_))));
     // one that is not in use is laid out anew
     host.lay_out(2, &[("chat", 512)]).await;
@@ -605,16 +603,37 @@ async fn installing_twice_changes_nothing_and_a_generation_in_use_is_never_repla
     assert_eq!(stand.definition.engines[0].context, 1024);
 }
 
+/// Whoever slept while somebody else began and ended has the lease, and a plan of before.
+#[tokio::test]
+async fn what_was_decided_before_somebody_else_changed_the_host_is_refused() {
+    let host = Host::new();
+    let first = host.request(1, host.definition(&[("chat", 4096)]));
+    host.bring_in(1, &[("chat", 4096)]).await;
+    let late = host.request(2, host.definition(&[("chat", 512)]));
+    host.bring_in(2, &[("chat", 2048)]).await;
+    host.bring_in(3, &[("chat", 1024)]).await;
+    for (asleep, planned) in [(first, None), (late, Some(1))] {
+        let refused = install(&host.layout, LEASE, &host, asleep).await.unwrap_err();
+        let told = Error::Moved { planned: planned.map(Generation::new), found: Some(Generation::new(3)) };
+        assert_eq!(refused.to_string(), told.to_string());
+        assert_eq!(refused.exit_code(), 3);
+    }
+    // the way back is as it was
+    let earlier = Stand::read(&host.layout, Generation::new(2)).unwrap();
+    assert_eq!(earlier.definition.engines[0].context, 2048);
+    host.assert_whole(Some(3));
+}
+
 #[tokio::test]
 async fn a_host_of_another_fleet_is_refused_unless_adopted() {
     let host = Host::new();
     host.bring_in(1, &[("chat", 4096)]).await;
     let theirs = Definition { fleet: "other".parse().unwrap(), ..host.definition(&[("chat", 4096)]) };
-    let request = request_of(2, theirs);
+    let request = host.request(2, theirs);
     let refused = install(&host.layout, LEASE, &host, request.clone()).await.unwrap_err();
     assert!(matches!(refused, Error::OtherFleet { .. }) && refused.exit_code() == 3);
     install(&host.layout, LEASE, &host, InstallRequest { adopt: true, ..request }).await.unwrap();
-    let back = install(&host.layout, LEASE, &host, request_of(3, host.definition(&[]))).await;
+    let back = install(&host.layout, LEASE, &host, host.request(3, host.definition(&[]))).await;
     assert!(matches!(back, Err(Error::OtherFleet { .. })));
 }
 
@@ -644,7 +663,7 @@ async fn a_folder_that_is_not_ours_is_neither_used_nor_removed() {
     let request = RemoveRequest { fleet: "home".parse().unwrap(), adopt: true };
     let refused = remove(&host.layout, LEASE, &[], &request).await.unwrap_err();
     assert!(matches!(&refused, Error::NotOurs { found, .. } if found == "photos"), "{refused}");
-    let install = install(&host.layout, LEASE, &host, request_of(1, definition)).await;
+    let install = install(&host.layout, LEASE, &host, host.request(1, definition)).await;
     assert!(matches!(install, Err(Error::NotOurs { .. })));
     assert!(precious.exists() && !host.layout.root().join("lock").exists());
 
@@ -678,7 +697,7 @@ async fn an_operator_that_was_asleep_cannot_write_over_its_successor() {
     };
     host.bring_in(1, &[("chat", 4096)]).await;
     assert_eq!(take(None), Some(Granted { number: 1 }));
-    install(&host.layout, 1, &host, request_of(2, host.definition(&[("chat", 2048)]))).await.unwrap();
+    install(&host.layout, 1, &host, host.request(2, host.definition(&[("chat", 2048)]))).await.unwrap();
     assert!(activate(&host.layout, 1, &host, &activation(2)).await.unwrap().activated);
     // it falls asleep here, and another one takes over
     assert_eq!(take(Some(1)), Some(Granted { number: 2 }));
@@ -687,7 +706,7 @@ async fn an_operator_that_was_asleep_cannot_write_over_its_successor() {
     let back = RollbackRequest { to: None, deadline_seconds: 120, probe };
     let fleet = "home".parse().unwrap();
     let refused = [
-        install(&host.layout, 1, &host, request_of(3, host.definition(&[("chat", 1024)]))).await.err(),
+        install(&host.layout, 1, &host, host.request(3, host.definition(&[("chat", 1024)]))).await.err(),
         activate(&host.layout, 1, &host, &activation(1)).await.err(),
         confirm(&host.layout, 1, &host, confirmation(2)).await.err(),
         rollback(&host.layout, 1, &host, &back).await.err(),

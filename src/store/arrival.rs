@@ -88,6 +88,8 @@ struct State {
     hashed: u64,
     digest: Option<Digest>,
     fault: Option<io::Error>,
+    /// Why the disk did not take what was written. The kernel says so once, and may have dropped it.
+    lost: Option<io::Error>,
     is_over: bool,
 }
 
@@ -121,8 +123,11 @@ impl Arrival {
         if claims.spans.prefix() < size.0 {
             reserve(&file, &path, size)?;
         }
-        if claims.spans.total() > Bytes::ZERO {
-            file.sync_data().map_err(fail)?;
+        if claims.spans.total() > Bytes::ZERO
+            && let Err(source) = sync(&file)
+        {
+            Journal::void(&path);
+            return Err(fail(source));
         }
         let journal = Journal::begin(&journal_path, size.0, &claims).map_err(fail)?;
         let state = State {
@@ -138,6 +143,7 @@ impl Arrival {
             hashed: 0,
             digest: None,
             fault: None,
+            lost: None,
             is_over: false,
         };
         let inner =
@@ -236,7 +242,7 @@ impl Arrival {
             return Err(inner.cannot_write(io::Error::other("more bytes than the blob has")));
         }
         let bytes = data.len() as u64;
-        inner.await_window(bytes);
+        inner.await_window(bytes)?;
         let mut pieces = data.chunks(WRITE_STEP).zip((at..).step_by(WRITE_STEP));
         let written = pieces.try_for_each(|(piece, at)| inner.file.write_all_at(piece, at));
         let mut state = inner.lock();
@@ -308,6 +314,7 @@ impl Arrival {
             return Err(Error::Mismatch { path, expected, got });
         }
         self.stop();
+        self.inner.lock().check_disk().map_err(|source| self.inner.cannot_write(source))?;
         write::name_it(&self.inner.file, mark, &self.inner.path, &self.blobs.join(got.to_string()))?;
         self.forget()?;
         Ok(Made { digest: got, bytes: Bytes(self.inner.size) })
@@ -371,6 +378,17 @@ impl State {
         self.writing + self.unsynced + self.syncing
     }
 
+    /// Returns the error of a disk that did not take what was written.
+    fn check_disk(&self) -> io::Result<()> {
+        match &self.lost {
+            Some(error) => Err(error.raw_os_error().map_or_else(
+                || io::Error::new(error.kind(), error.to_string()),
+                io::Error::from_raw_os_error,
+            )),
+            None => Ok(()),
+        }
+    }
+
     fn claim(&mut self) -> io::Result<()> {
         let unclaimed = std::mem::take(&mut self.unclaimed);
         self.journal.wrote(&unclaimed)
@@ -392,11 +410,12 @@ impl Inner {
     }
 
     /// Waits until so many bytes more may be written, and counts them as being written.
-    fn await_window(&self, bytes: u64) {
+    fn await_window(&self, bytes: u64) -> Result<(), Error> {
         let mut state = self.lock();
         let may_be = |state: &State| {
             let at_risk = state.at_risk();
-            !self.is_windowed() || state.is_over || at_risk == 0 || at_risk + bytes <= SYNC_WINDOW
+            let is_last = state.is_over || state.lost.is_some();
+            !self.is_windowed() || is_last || at_risk == 0 || at_risk + bytes <= SYNC_WINDOW
         };
         if !may_be(&state) {
             state.waiting += 1;
@@ -407,7 +426,9 @@ impl Inner {
             }
             state.waiting -= 1;
         }
+        state.check_disk().map_err(|source| self.cannot_write(source))?;
         state.writing += bytes;
+        Ok(())
     }
 
     fn cannot_write(&self, source: io::Error) -> Error {
@@ -453,7 +474,8 @@ impl Inner {
         }
     }
 
-    /// Brings what was written to the disk, step by step, and then claims it for good.
+    /// Brings what was written to the disk, step by step, and then claims it for good. Where the disk does not take it,
+    /// nothing of the blob counts any longer.
     fn sync(&self) {
         let mut state = self.lock();
         while !state.is_over {
@@ -468,9 +490,15 @@ impl Inner {
             state = self.lock();
             state.syncing = 0;
             self.changed.notify_all();
-            if synced.is_ok() && state.round == round {
+            match synced {
                 // a claim that is missing costs bytes after a loss of power, nothing else
-                drop(state.journal.synced(&spans));
+                Ok(()) if state.round == round => drop(state.journal.synced(&spans)),
+                Ok(()) => {}
+                Err(error) => {
+                    state.lost = Some(error);
+                    Journal::void(&self.path);
+                    return;
+                }
             }
         }
     }

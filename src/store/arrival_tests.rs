@@ -1,5 +1,6 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::arrival::Proof;
@@ -230,4 +231,44 @@ fn what_is_not_on_the_disk_yet_stays_within_the_window_however_slow_that_is() {
     assert!(arrival.is_whole());
     // what did not fit into the window waited for the disk, at least twice
     assert!(begun.elapsed() >= 2 * SLOW, "{:?}", begun.elapsed());
+}
+
+/// The kernel tells of a failed write once: a second sync of the same file succeeds.
+#[test]
+fn what_the_disk_did_not_take_is_told_and_never_sealed_or_resumed() {
+    const PIECE: u64 = 4 << 20;
+    const SIZE: u64 = 100 << 20;
+    static HAS_FAILED: AtomicBool = AtomicBool::new(false);
+    let fails_once = |_: &File| {
+        let is_first = !HAS_FAILED.swap(true, Ordering::SeqCst);
+        if is_first { Err(std::io::Error::from_raw_os_error(5)) } else { Ok(()) }
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (path, blobs) = (dir.path().join("partial"), dir.path().join("blobs"));
+    fs::create_dir(&blobs).unwrap();
+    let piece = vec![7; usize::try_from(PIECE).unwrap()];
+    let digest = Digest::of(b"whatever");
+    let open =
+        || Arrival::open_on(path.clone(), blobs.clone(), Proof::Parts(digest), Bytes(SIZE), fails_once);
+    let arrival = open().unwrap();
+    let written = (0..SIZE / PIECE).try_for_each(|at| arrival.write_at(at * PIECE, &piece));
+    let told = written.and_then(|()| arrival.seal().map(drop));
+    assert!(
+        matches!(&told, Err(Error::Write { source, .. }) if source.raw_os_error() == Some(5)),
+        "{told:?}"
+    );
+    assert!(HAS_FAILED.load(Ordering::SeqCst));
+    assert_eq!(fs::read_dir(&blobs).unwrap().count(), 0);
+
+    let again = open().unwrap();
+    assert_eq!(again.arrived(), Bytes::ZERO);
+    for at in 0..SIZE / PIECE {
+        again.write_at(at * PIECE, &piece).unwrap();
+    }
+    again.settle().unwrap();
+    drop(again);
+    // nor is what an earlier process wrote, and the disk does not take when it is taken up
+    HAS_FAILED.store(false, Ordering::SeqCst);
+    assert!(open().is_err());
+    assert_eq!(open().unwrap().arrived(), Bytes::ZERO);
 }

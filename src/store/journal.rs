@@ -72,6 +72,13 @@ impl Journal {
         Ok(Self { file })
     }
 
+    /// Takes all claims back, after the disk did not take what was written: the kernel says so once, keeps in its memory
+    /// what is not on the disk, and calls that written. What is claimed later goes nowhere.
+    pub(super) fn void(partial: &Path) {
+        // on a disk that takes not even this, claims end with the run of the kernel
+        drop(fs::remove_file(Self::path(partial)));
+    }
+
     /// Claims parts that were given to the kernel.
     pub(super) fn wrote(&mut self, spans: &Spans) -> io::Result<()> {
         let text: String = spans.iter().map(|span| line("wrote", span)).collect();

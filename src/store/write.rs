@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::Error;
 use super::hash_file;
+use super::journal::Journal;
 use super::made::Made;
 use super::sealed::Mark;
 use crate::ids::Digest;
@@ -113,10 +114,11 @@ pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
 
 /// Makes `file` read-only and durable, with a mark of what is known of it, and only then moves it from `from` to `to`.
 pub(super) fn name_it(file: &File, mark: Mark, from: &Path, to: &Path) -> Result<(), Error> {
+    let is_on_disk = |synced: io::Result<()>| synced.inspect_err(|_| Journal::void(from));
     let sealed = file
         .set_permissions(fs::Permissions::from_mode(0o444))
         .and_then(|()| mark.put_on(file))
-        .and_then(|()| file.sync_all())
+        .and_then(|()| is_on_disk(file.sync_all()))
         .and_then(|()| fs::rename(from, to))
         .and_then(|()| to.parent().map_or(Ok(()), sync_folder));
     sealed.map_err(|source| Error::Seal { path: to.to_owned(), source })

@@ -65,7 +65,7 @@ hosts:
         let names: Vec<String> = hosts.iter().map(|(name, ..)| (*name).to_owned()).collect();
         let _ = writeln!(manifest, "deploy:\n  - {{ model: chat, on: [{}] }}", names.join(", "));
         let desk = Desk::new(&manifest);
-        // the bundle's program is the one under test, and says what it has read
+        // the bundle's program is the one under test, and says what it has read to receive
         // (built with llama.cpp it wants the libraries that cargo names in our environment)
         let libraries = quote(&std::env::var("LD_LIBRARY_PATH").unwrap_or_default());
         let program = env!("CARGO_BIN_EXE_brambled");
@@ -77,7 +77,7 @@ export LD_LIBRARY_PATH={libraries}
 {program} \"$@\"
 ended=$?
 # of this shell and the programs that it has waited for
-sed -n 's/^rchar: //p' /proc/$$/io >{told}
+[ \"$1\" != receive ] || sed -n 's/^rchar: //p' /proc/$$/io >{told}
 exit $ended
 "
         );

@@ -3,7 +3,7 @@ use crate::unit::ROUTE;
 
 /// Installs and activates generation `number` with another key for peers; returns what that did to services.
 async fn with_key(host: &Host, number: u64, key: &str) -> Changes {
-    let mut request = request_for(host.supervision, number, host.definition(&[("chat", 4096)]));
+    let mut request = host.request(number, host.definition(&[("chat", 4096)]));
     request.secrets.peer_key = key.to_owned().into();
     install(&host.layout, LEASE, host, request).await.unwrap();
     assert!(host.activate(number).await.activated);
@@ -37,7 +37,7 @@ async fn a_door_that_shall_listen_on_another_port_starts_anew() {
     host.bring_in(1, &[("chat", 4096)]).await;
     let mut definition = host.definition(&[("chat", 4096)]);
     definition.door.port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    install(&host.layout, LEASE, &host, request_for(host.supervision, 2, definition)).await.unwrap();
+    install(&host.layout, LEASE, &host, host.request(2, definition)).await.unwrap();
     assert!(host.activate(2).await.activated);
     host.confirm(2).await;
     let changes = host.done.lock().unwrap().last().cloned().unwrap();

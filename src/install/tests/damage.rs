@@ -20,7 +20,7 @@ async fn weights_that_have_changed_since_they_came_are_found_before_their_first_
         data[3] ^= 1;
         lose(&host.layout.blob(&digest), &data);
     }
-    let result = install(&host.layout, LEASE, &host, request_of(2, definition.clone())).await;
+    let result = install(&host.layout, LEASE, &host, host.request(2, definition.clone())).await;
     let error = result.unwrap_err();
     assert!(matches!(error, Error::DamagedBlob { digest, .. } if digest == two), "{error}");
     assert_eq!(stand::numbers(&host.layout).unwrap(), [Generation::FIRST]);
@@ -28,7 +28,7 @@ async fn weights_that_have_changed_since_they_came_are_found_before_their_first_
     assert!(installed.touched.contains(&two) && !installed.holds(&two, installed.blobs[&two]));
     // what is in use was looked at before, and a disk that loses it by itself leaves the time as it is
     host.put_blob(b"weights of two");
-    install(&host.layout, LEASE, &host, request_of(2, definition)).await.unwrap();
+    install(&host.layout, LEASE, &host, host.request(2, definition)).await.unwrap();
 }
 
 #[tokio::test]
@@ -43,11 +43,11 @@ async fn weights_in_use_that_somebody_has_written_to_are_drift_and_are_looked_at
     let drift = inspect(&host.layout, &host).await.unwrap().drift;
     let said = format!("the blob {} of one may be damaged", one.short());
     assert!(drift.len() == 1 && drift[0].starts_with(&said), "{drift:?}");
-    let refused = install(&host.layout, LEASE, &host, request_of(2, definition.clone())).await.unwrap_err();
+    let refused = install(&host.layout, LEASE, &host, host.request(2, definition.clone())).await.unwrap_err();
     assert!(matches!(refused, Error::DamagedBlob { digest, .. } if digest == one), "{refused}");
     // the same bytes again
     fs::write(host.layout.blob(&one), sound).unwrap();
-    install(&host.layout, LEASE, &host, request_of(2, definition)).await.unwrap();
+    install(&host.layout, LEASE, &host, host.request(2, definition)).await.unwrap();
     assert_eq!(inspect(&host.layout, &host).await.unwrap().drift, Vec::<String>::new());
 }
 
@@ -93,7 +93,7 @@ async fn engines_whose_weights_were_sent_again_are_started_anew_and_others_run_o
     let definition = host.definition(&[("one", 512), ("two", 512)]);
     let one = definition.engines[0].weights.digest.unwrap();
     // the test itself puts blobs in their places
-    let again = |number| install(&host.layout, LEASE, &host, request_of(number, definition.clone()));
+    let again = |number| install(&host.layout, LEASE, &host, host.request(number, definition.clone()));
     let drift = async || inspect(&host.layout, &host).await.unwrap().drift;
     assert_eq!(drift().await, Vec::<String>::new());
     send_again(&host, one, b"weights of one");
@@ -124,11 +124,11 @@ async fn weights_that_were_sent_again_are_hashed_whole_before_they_are_used() {
     let one = definition.engines[0].weights.digest.unwrap();
     // whoever brought it has proven its parts, and not well
     send_again(&host, one, b"weights of onE");
-    let result = install(&host.layout, LEASE, &host, request_of(2, definition.clone())).await;
+    let result = install(&host.layout, LEASE, &host, host.request(2, definition.clone())).await;
     assert!(matches!(result, Err(Error::DamagedBlob { digest, .. }) if digest == one), "{result:?}");
     send_again(&host, one, b"weights of one");
     let is_proven = || store::is_proven(&fs::metadata(host.layout.blob(&one)).unwrap());
     assert!(!is_proven());
-    install(&host.layout, LEASE, &host, request_of(2, definition)).await.unwrap();
+    install(&host.layout, LEASE, &host, host.request(2, definition)).await.unwrap();
     assert!(is_proven());
 }
