@@ -47,7 +47,8 @@ pub(super) fn forced(settings: &Settings) -> Vec<String> {
 pub(super) fn write(folder: &Path, settings: &Settings) -> io::Result<PathBuf> {
     let named = [&settings.known_hosts, &settings.config];
     if let Some(path) = named.into_iter().flatten().find(|path| !is_word(path)) {
-        let why = format!("{path:?} has a quote, a backslash or a line break, which ssh reads in no path");
+        let path = path.display();
+        let why = format!("{path} has a quote, a backslash or a line break, which ssh reads in no path");
         return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
     }
     let mut lines = forced(settings);
