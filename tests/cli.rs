@@ -422,6 +422,71 @@ fn a_status_that_is_watched_is_drawn_over_the_one_before_until_ctrl_c() {
     desk.run(&["status", "--watch", "--exit-code"]).with(1).complains("cannot be used with");
 }
 
+/// A fleet of two hosts that take no key, but the password `right`, by an `ssh` that stands in for the real one: the
+/// keys that are installed on them are lines of `installed`.
+fn takes_a_password(ssh: &str) -> Desk {
+    let desk = Desk::new(&format!(
+        "bramble: 1\nfleet: home\ndefaults: {{ ssh: {{ user: pi{ssh} }} }}\nmodels:\n  chat: {{ source: \"file:model\" }}\nhosts:\n  \
+         kitchen: {{ address: 192.0.2.1 }}\n  shed: {{ address: 192.0.2.2 }}\ndeploy:\n  - {{ model: chat, on: [kitchen, shed] }}\n",
+    ));
+    let text = format!(
+        "#!/bin/sh\ncase \" $* \" in\n*\" -G \"*)\n    printf 'user pi\\nhostname host\\nidentityfile {0}/home/.ssh/id_ed25519\\n'\n    \
+         exit ;;\n*PubkeyAuthentication=no*)\n    [ \"$(\"$SSH_ASKPASS\" \"pi@host's password: \")\" != right ] || \
+         exec cat >>{0}/installed ;;\nesac\n\
+         echo 'pi@host: Permission denied (publickey,password).' >&2\nexit 255\n",
+        desk.folder.path().display()
+    );
+    fs::create_dir(desk.path("bin")).unwrap();
+    fs::write(desk.path("bin/ssh"), text).unwrap();
+    fs::set_permissions(desk.path("bin/ssh"), fs::Permissions::from_mode(0o755)).unwrap();
+    desk
+}
+
+/// Runs `bramble status` there on a terminal, gives one answer after another to its questions, and returns what the
+/// terminal shows.
+fn status_with_answers(desk: &Desk, answers: &[&str]) -> String {
+    let path = format!("{}:/usr/bin:/bin", desk.path("bin").display());
+    let mut asking = on_terminal(desk, "status");
+    asking.env("PATH", path).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut asking = asking.spawn().unwrap();
+    let (mut keys, mut screen) = (asking.stdin.take().unwrap(), asking.stdout.take().unwrap());
+    let (mut shown, mut answered) = (Vec::new(), 0);
+    loop {
+        let mut some = [0; 4096];
+        let count = screen.read(&mut some).unwrap();
+        if count == 0 {
+            break;
+        }
+        shown.extend(&some[..count]);
+        if String::from_utf8_lossy(&shown).matches("leave ").count() > answered {
+            let answer = answers.get(answered).unwrap_or(&"");
+            keys.write_all(format!("{answer}\r").as_bytes()).unwrap();
+            answered += 1;
+        }
+    }
+    asking.wait().unwrap();
+    String::from_utf8(shown).unwrap()
+}
+
+#[test]
+fn one_key_is_made_where_there_is_none_however_often_a_password_is_mistyped() {
+    let desk = takes_a_password("");
+    let shown = status_with_answers(&desk, &["wrong", "right", "right"]);
+    assert_eq!(shown.matches("That is not its password").count(), 1, "{shown}");
+    assert_eq!(shown.matches("a new key").count(), 1, "{shown}");
+    let key = fs::read_to_string(desk.path("home/.ssh/id_ed25519.pub")).unwrap();
+    assert_eq!(fs::read_to_string(desk.path("installed")).unwrap(), key.repeat(2), "{shown}");
+}
+
+#[test]
+fn where_a_key_is_named_that_is_not_there_none_is_made_and_no_password_is_asked_for() {
+    let desk = takes_a_password(", identity: FOLDERhome/.ssh/fleet");
+    let shown = status_with_answers(&desk, &[]);
+    assert_eq!(shown.matches("there is no key at").count(), 2, "{shown}");
+    assert!(shown.contains("ssh-keygen -t ed25519 -f") && !shown.contains("Password of"), "{shown}");
+    assert!(!desk.path("home/.ssh").exists() && !desk.path("installed").exists(), "{shown}");
+}
+
 #[test]
 fn bash_completes_the_names_of_the_manifest_and_says_nothing_without_one() {
     let desk = Desk::new(

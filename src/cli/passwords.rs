@@ -54,7 +54,7 @@ impl Fleet<'_> {
     /// Installs a key on a host with the login's password, and returns that if it takes the key now.
     async fn install_key(&self, host: &HostName) -> anyhow::Result<Option<Password>> {
         let Some(ssh) = self.ssh(host)? else { return Ok(None) };
-        let key = ssh.key_to_offer().await?;
+        let mut key = ssh.key_to_offer().await?;
         let who = ssh.describe();
         let what = key.as_ref().map_or("a new key, ~/.ssh/id_ed25519".to_owned(), |key| key.origin.clone());
         output::say(&format!(
@@ -63,11 +63,11 @@ impl Fleet<'_> {
         for _ in 0..TRIES {
             let question = format!("Password of {who} (asked once, kept nowhere; empty: leave {host} out): ");
             let Some(password) = ask(question).await? else { return Ok(None) };
-            let key = match &key {
-                Some(key) => key.clone(),
-                None => connect::make_key().await?,
+            let key = match &mut key {
+                Some(key) => key,
+                none => none.insert(ssh.make_key().await?),
             };
-            match ssh.install_key(&password, &key).await {
+            match ssh.install_key(&password, key).await {
                 Ok(()) => return Ok(Some(password)),
                 Err(connect::Error::Authentication { said, .. }) if said.contains("Permission denied") => {
                     output::say("That is not its password.");

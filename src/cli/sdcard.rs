@@ -176,14 +176,11 @@ async fn keys(
     let ssh = SshOptions { user: Some(user.to_owned()), port: None, identity: None };
     let via = Via::Ssh { address: names(verb)[0].clone(), ssh };
     fleet.manifest.hosts.insert(verb.name.clone(), plain_host(via));
-    let offered = match fleet.ssh(&verb.name)? {
-        Some(ssh) => ssh.key_to_offer().await?,
-        None => None,
-    };
-    let key = if let Some(key) = offered {
+    let ssh = fleet.ssh(&verb.name)?.context("there is no way to log in")?;
+    let key = if let Some(key) = ssh.key_to_offer().await? {
         key
     } else {
-        let key = connect::make_key().await?;
+        let key = ssh.make_key().await?;
         output::say(&format!("There was no SSH key: {} was made.", key.origin));
         key
     };

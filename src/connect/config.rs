@@ -60,7 +60,8 @@ pub(super) fn write(folder: &Path, settings: &Settings) -> io::Result<PathBuf> {
         None => {
             let system = SYSTEM.iter().map(Path::new).find(|path| path.exists());
             let system = system.map(|path| readable(path, folder)).transpose()?.flatten();
-            std::iter::once(home().join(".ssh/config")).chain(system).collect()
+            let users = home().unwrap_or_else(|| PathBuf::from("~")).join(".ssh/config");
+            std::iter::once(users).chain(system).collect()
         }
     };
     lines.extend(included.iter().map(|path| format!("Include {}", quoted(&path.display().to_string()))));
@@ -128,16 +129,24 @@ fn absolute(paths: &str, folder: &Path) -> String {
     out
 }
 
-/// Returns the folder in which `ssh` itself looks for the user's file: that of the login, whatever `HOME` says. Logins
-/// that no file lists are left to `ssh`.
-fn home() -> PathBuf {
+/// Returns what `ssh` itself takes for the user's home: that of the login, whatever `HOME` says. None: no file lists the
+/// login, which is left to `ssh`.
+pub(super) fn home() -> Option<PathBuf> {
     let me = rustix::process::getuid().as_raw().to_string();
     let logins = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let home = logins.lines().find_map(|line| {
         let words: Vec<&str> = line.split(':').collect();
         (words.get(2) == Some(&me.as_str())).then(|| words.get(5).copied()).flatten()
     });
-    PathBuf::from(home.filter(|home| home.starts_with('/')).unwrap_or("~"))
+    home.filter(|home| home.starts_with('/')).map(PathBuf::from)
+}
+
+/// Returns a path with `home` in place of a leading `~/`.
+pub(super) fn in_home(path: &Path, home: Option<&Path>) -> PathBuf {
+    match (path.strip_prefix("~"), home) {
+        (Ok(rest), Some(home)) => home.join(rest),
+        _ => path.to_owned(),
+    }
 }
 
 /// Returns whether a configuration can have the path as one word.
@@ -171,6 +180,16 @@ mod tests {
         let settings = Settings { config: Some("/dev/null".into()), ..settings };
         let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
         assert!(!text.contains("Include"), "{text}");
+    }
+
+    #[test]
+    fn a_leading_tilde_is_the_home_where_one_is_known() {
+        let home = Some(Path::new("/home/ada"));
+        assert_eq!(in_home(Path::new("~/.ssh/fleet"), home), Path::new("/home/ada/.ssh/fleet"));
+        assert_eq!(in_home(Path::new("~/.ssh/fleet"), None), Path::new("~/.ssh/fleet"));
+        for other in ["/keys/fleet", "keys/~/fleet", "~eve/.ssh/fleet"] {
+            assert_eq!(in_home(Path::new(other), home), Path::new(other));
+        }
     }
 
     #[test]

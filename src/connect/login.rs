@@ -6,7 +6,7 @@ use tokio::process::Command;
 
 use super::process::{self, End, Io, look};
 use super::ssh::{SESSION, Ssh, is_of_old};
-use super::{Error, Password, Stdin, diagnosis, quote};
+use super::{Error, Password, Stdin, config, diagnosis, quote};
 use crate::system;
 
 /// Adds the line on standard input to the keys that the login takes, as `ssh-copy-id` does.
@@ -43,26 +43,44 @@ struct Resolved {
 
 impl Ssh {
     /// Returns the key that `ssh` would offer the host first: of the manifest's identity, of the user's
-    /// configuration and files, of the agent. None: there is no key at all.
+    /// configuration and files, of the agent. None: there is no key at all, and [`Self::make_key`] makes one.
     ///
     /// # Errors
-    /// [`Error::Here`] when `ssh` cannot say.
+    /// [`Error::NoKey`] when only other keys than one made here may be offered, and none is there;
+    /// [`Error::NoPublicKey`] when one is there without its public half; [`Error::Here`] when `ssh` cannot say.
     pub async fn key_to_offer(&self) -> Result<Option<PublicKey>, Error> {
-        let files = match &self.target.identity {
-            Some(identity) => vec![identity.clone()],
-            None => self.resolve().await?.identities,
-        };
-        if let Some(key) = files.iter().find_map(|file| PublicKey::read(&file.with_added_extension("pub"))) {
-            return Ok(Some(key));
+        if let Some(identity) = &self.target.identity {
+            // a login that no file lists has its `~` still
+            let identity = config::in_home(identity, home().as_deref());
+            return PublicKey::of_identity(&identity).await?.ok_or_else(|| no_key(&identity)).map(Some);
         }
-        if self.target.identity.is_some() {
-            return Ok(None);
+        let resolved = self.resolve().await?;
+        let mut failed = None;
+        for identity in &resolved.identities {
+            match PublicKey::of_identity(identity).await {
+                Ok(None) => {}
+                Ok(key) => return Ok(key),
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
         let mut agent = Command::new("ssh-add");
         agent.arg("-L");
         // without an agent there is none
         let listed = look(agent).await.unwrap_or_default();
-        Ok(listed.lines().next().and_then(|line| PublicKey::new(line, "the agent's first key")))
+        match (listed.lines().next().and_then(|line| PublicKey::new(line, "the agent's first key")), failed) {
+            (Some(key), _) => Ok(Some(key)),
+            (None, Some(error)) => Err(error),
+            (None, None) => resolved.place().map(|_| None),
+        }
+    }
+
+    /// Makes a key without a passphrase where `ssh` looks for one by itself, `~/.ssh/id_ed25519`.
+    ///
+    /// # Errors
+    /// [`Error::NoKey`] when `ssh` is told to look elsewhere; [`Error::Here`] when it cannot be made, or a key is there
+    /// already.
+    pub async fn make_key(&self) -> Result<PublicKey, Error> {
+        make_key(self.resolve().await?.place()?).await
     }
 
     /// Lets the host take `key` from now on.
@@ -111,8 +129,17 @@ impl Ssh {
             doing: format!("cannot ask ssh how it reaches {}", self.host),
             source,
         })?;
-        Ok(Resolved::parse(&said, std::env::home_dir().as_deref()))
+        Ok(Resolved::parse(&said, home().as_deref()))
     }
+}
+
+/// Returns the login's home; that of `HOME` where no file lists the login.
+fn home() -> Option<PathBuf> {
+    config::home().or_else(std::env::home_dir)
+}
+
+fn no_key(path: &Path) -> Error {
+    Error::NoKey { path: path.display().to_string() }
 }
 
 impl Resolved {
@@ -124,14 +151,18 @@ impl Resolved {
                 "user" => user = rest,
                 "hostname" => host = rest,
                 "hostkeyalias" => alias = Some(rest),
-                "identityfile" => identities.push(match (rest.strip_prefix("~/"), home) {
-                    (Some(rest), Some(home)) => home.join(rest),
-                    _ => PathBuf::from(rest),
-                }),
+                "identityfile" => identities.push(config::in_home(Path::new(rest), home)),
                 _ => {}
             }
         }
         Self { whom: format!("{user}@{}", alias.unwrap_or(host)), identities }
+    }
+
+    /// Returns where a key can be made that `ssh` then offers.
+    fn place(&self) -> Result<&Path, Error> {
+        let mut files = self.identities.iter().map(PathBuf::as_path);
+        let place = files.clone().find(|path| path.is_absolute() && path.ends_with(".ssh/id_ed25519"));
+        place.ok_or_else(|| no_key(files.next().unwrap_or(Path::new("~/.ssh/id_ed25519"))))
     }
 }
 
@@ -163,25 +194,42 @@ impl PublicKey {
     fn read(path: &Path) -> Option<Self> {
         Self::new(&std::fs::read_to_string(path).ok()?, &path.display().to_string())
     }
+
+    /// Returns the public half of a key that `ssh` is given as an identity, which may be the public half itself where an
+    /// agent has the other. None: there is no key.
+    async fn of_identity(path: &Path) -> Result<Option<Self>, Error> {
+        if path.extension().is_some_and(|extension| extension == "pub")
+            && let Ok(key) = Self::of_file(path)
+        {
+            return Ok(Some(key));
+        }
+        if let Some(key) = Self::read(&path.with_added_extension("pub")) {
+            return Ok(Some(key));
+        }
+        if !path.exists() {
+            return Ok(None);
+        }
+        let mut keygen = Command::new("ssh-keygen");
+        // a passphrase that is given is not asked for
+        keygen.args(["-y", "-P", "", "-f"]).arg(path);
+        let shown = path.display().to_string();
+        let line = look(keygen).await.map_err(|source| Error::NoPublicKey { path: shown.clone(), source })?;
+        let none =
+            || Error::NoPublicKey { path: shown.clone(), source: std::io::ErrorKind::InvalidData.into() };
+        Self::new(&line, &shown).ok_or_else(none).map(Some)
+    }
 }
 
-/// Makes a key without a passphrase where `ssh` looks for one, `~/.ssh/id_ed25519`.
-///
-/// # Errors
-/// [`Error::Here`] when it cannot be made, or a key is there already.
-pub async fn make_key() -> Result<PublicKey, Error> {
-    let failed = |source| Error::Here { doing: "cannot make a key in ~/.ssh".to_owned(), source };
-    let home = std::env::home_dir().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
-    let folder = home.join(".ssh");
-    let path = folder.join("id_ed25519");
+async fn make_key(path: &Path) -> Result<PublicKey, Error> {
+    let failed = |source| Error::Here { doing: format!("cannot make the key {}", path.display()), source };
     if path.exists() {
         return Err(failed(std::io::ErrorKind::AlreadyExists.into()));
     }
     let mut mkdir = Command::new("mkdir");
-    mkdir.args(["-p", "-m", "700"]).arg(&folder);
+    mkdir.args(["-p", "-m", "700"]).args(path.parent());
     look(mkdir).await.map_err(failed)?;
     let mut keygen = Command::new("ssh-keygen");
-    keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&path);
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(path);
     look(keygen).await.map_err(failed)?;
     let made = PublicKey::read(&path.with_added_extension("pub"));
     made.ok_or_else(|| failed(std::io::ErrorKind::InvalidData.into()))
@@ -230,6 +278,7 @@ impl Drop for Askpass {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Settings, Target};
     use super::*;
 
     #[test]
@@ -240,6 +289,74 @@ mod tests {
         assert_eq!(resolved.identities, ["/home/ada/.ssh/id_rsa", "/etc/key"].map(PathBuf::from));
         let aliased = Resolved::parse(&format!("{said}hostkeyalias kitchen\n"), None);
         assert_eq!(aliased.whom, "pi@kitchen", "as its question names it");
+    }
+
+    #[test]
+    fn a_key_is_made_where_ssh_looks_for_it_and_nowhere_else() {
+        let place = |said: &str| {
+            let resolved = Resolved::parse(said, Some(Path::new("/home/ada")));
+            resolved.place().map(Path::to_owned).map_err(|error| error.to_string())
+        };
+        let own = place("identityfile ~/.ssh/id_rsa\nidentityfile ~/.ssh/id_ed25519\n");
+        assert_eq!(own, Ok(PathBuf::from("/home/ada/.ssh/id_ed25519")));
+        let named = place("identityfile ~/.ssh/pi\nidentityfile /etc/key\n").expect_err("never offered");
+        assert!(named.starts_with("there is no key at /home/ada/.ssh/pi: "), "{named}");
+    }
+
+    async fn keygen(path: &Path, passphrase: &str) {
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.args(["-q", "-t", "ed25519", "-C", "ada", "-N", passphrase, "-f"]).arg(path);
+        look(keygen).await.expect("made");
+    }
+
+    /// Returns the way to a host with only this key to offer.
+    fn way(identity: &Path) -> Ssh {
+        let target = Target {
+            address: "127.0.0.1".to_owned(),
+            user: None,
+            port: None,
+            identity: Some(identity.to_owned()),
+        };
+        Ssh::new(target, Settings::default()).expect("a way")
+    }
+
+    #[tokio::test]
+    async fn the_public_half_of_a_named_key_is_found_or_made_of_it_or_its_want_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [fleet, locked] = ["fleet", "locked"].map(|name| folder.path().join(name));
+        let beside = |path: &Path| path.with_added_extension("pub");
+        keygen(&fleet, "").await;
+        keygen(&locked, "secret").await;
+        let line = std::fs::read_to_string(beside(&fleet)).expect("made");
+        let found = |identity: &Path| {
+            let ssh = way(identity);
+            async move { ssh.key_to_offer().await.map(|key| key.map(|key| (key.line, key.origin))) }
+        };
+        let key = |origin: &Path| Some((line.trim().to_owned(), origin.display().to_string()));
+        assert_eq!(found(&fleet).await.expect("beside it"), key(&beside(&fleet)));
+        assert_eq!(found(&beside(&fleet)).await.expect("itself"), key(&beside(&fleet)));
+        std::fs::remove_file(beside(&fleet)).expect("removed");
+        assert_eq!(found(&fleet).await.expect("of the private one"), key(&fleet));
+
+        assert!(found(&locked).await.expect("beside it").is_some());
+        std::fs::remove_file(beside(&locked)).expect("removed");
+        let error = found(&locked).await.expect_err("nobody is asked for its passphrase");
+        assert!(
+            matches!(&error, Error::NoPublicKey { source, .. } if source.to_string().contains("passphrase"))
+        );
+        let error = found(&folder.path().join("none")).await.expect_err("none is made");
+        assert!(matches!(error, Error::NoKey { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_named_key_is_looked_for_in_the_home_that_ssh_takes() {
+        let Some(home) = config::home() else { return };
+        let error = way(Path::new("~/.no such folder/fleet")).key_to_offer().await.expect_err("none there");
+        let expected = home.join(".no such folder/fleet");
+        assert!(
+            matches!(&error, Error::NoKey { path } if *path == expected.display().to_string()),
+            "{error}"
+        );
     }
 
     #[test]

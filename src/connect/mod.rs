@@ -22,7 +22,7 @@ mod ssh;
 
 pub use host_key::{KnownHosts, NewHostKey, make_host_key};
 pub use local::Local;
-pub use login::{PublicKey, make_key};
+pub use login::PublicKey;
 pub use password::{Password, SudoPassword};
 pub use ssh::{Settings, Ssh, Target, fast_cipher, has_aes};
 
@@ -185,6 +185,24 @@ pub enum Error {
         host: String,
         /// What ssh said.
         said: String,
+    },
+    /// The only key that may be offered is not there.
+    #[error(
+        "there is no key at {path}: make one with `ssh-keygen -t ed25519 -f {path}`, or name another in `identity`"
+    )]
+    NoKey {
+        /// Where it should be.
+        path: String,
+    },
+    /// The public half of a key is not there, and its private half does not give it.
+    #[error(
+        "there is no {path}.pub: write it with `ssh-keygen -y -f {path} >{path}.pub`, which asks for the key's passphrase"
+    )]
+    NoPublicKey {
+        /// The private half.
+        path: String,
+        /// What `ssh-keygen` says.
+        source: std::io::Error,
     },
     /// Something failed on this machine: no `ssh` program, an unreadable file.
     #[error("{doing}")]

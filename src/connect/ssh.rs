@@ -43,7 +43,7 @@ pub struct Target {
     pub user: Option<String>,
     /// The port.
     pub port: Option<u16>,
-    /// The only private key to offer.
+    /// The only private key to offer. `~/` is the login's home, as `ssh` has it.
     pub identity: Option<PathBuf>,
 }
 
@@ -137,7 +137,7 @@ impl Master {
 
 impl Ssh {
     /// Prepares the way to `target`; nothing is connected yet.
-    pub fn new(target: Target, settings: Settings) -> Result<Self, Error> {
+    pub fn new(mut target: Target, settings: Settings) -> Result<Self, Error> {
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
         if target.address.starts_with('-')
             || target.address.is_empty()
@@ -151,6 +151,7 @@ impl Ssh {
             source,
         })?;
         let config = config::write(dir.path(), &settings).map_err(folder_failed)?;
+        target.identity = target.identity.map(|path| config::in_home(&path, config::home().as_deref()));
         let host = format!(
             "{}{}{}",
             target.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default(),

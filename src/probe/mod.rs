@@ -143,7 +143,7 @@ fn unreachable(error: &connect::Error) -> ProbeFailure {
         E::Lost { .. } => "; run again",
         E::TooMuch { .. } => "; look at what its login prints",
         // the next move is in the message or in the cause
-        E::HostKeyUnknown { .. } | E::Here { .. } => "",
+        E::HostKeyUnknown { .. } | E::NoKey { .. } | E::NoPublicKey { .. } | E::Here { .. } => "",
     };
     ProbeFailure {
         message: format!("{}{next}", with_causes(error)),
