@@ -215,6 +215,20 @@ pub fn answer(layout: &Layout, ask: Ask) -> Result<Option<Answer>, Error> {
     Ok(answer)
 }
 
+/// Says who would deny [`Ask::Take`], from the `text` of a lease that was read on a host that cannot be asked, since it
+/// has no program: its boot is `boot`, it has been up for `up` seconds, and the text has been the same for `watched`
+/// seconds. None: nobody. A host that does not say how long it is up (in a container it may be wrong) is believed
+/// what was watched alone.
+///
+/// # Errors
+/// The text is no lease.
+pub fn denial(text: &str, boot: &str, up: u64, watched: u64) -> Result<Option<Answer>, serde_json::Error> {
+    let Lease { number, holder, is_over, touched } = serde_json::from_str(text)?;
+    let idle_seconds = touched.until(&Moment { boot: boot.to_owned(), seconds: up }).max(watched);
+    let is_free = is_over || idle_seconds >= STALE_AFTER.as_secs();
+    Ok((!is_free).then(|| Answer::Denied { number, holder: tame(holder), idle_seconds }))
+}
+
 /// Checks that nobody has taken this host over since the lease `number` was given out.
 ///
 /// # Errors
@@ -344,6 +358,22 @@ mod tests {
         let again = |seconds| Moment { boot: "second".to_owned(), seconds };
         assert_eq!(host.ask(take("bob"), again(20)), denied(1, "ada", 20));
         assert_eq!(host.ask(take("bob"), again(30)), granted(2));
+    }
+
+    #[test]
+    fn a_lease_that_is_only_read_is_told_as_the_host_would() {
+        let lease = Lease { number: 3, holder: holder("ada"), is_over: false, touched: at(100) };
+        let text = serde_json::to_string(&lease).expect("plain values");
+        let denial = |boot, up, watched| denial(&text, boot, up, watched).expect("a lease");
+        assert_eq!(denial("first", 107, 0), Some(denied(3, "ada", 7)));
+        assert_eq!(denial("first", 130, 0), None, "stale");
+        assert_eq!(denial("second", 20, 0), Some(denied(3, "ada", 20)), "it has booted");
+        // a container that has been up for less than its kernel
+        assert_eq!(denial("first", 5, 29), Some(denied(3, "ada", 29)));
+        assert_eq!(denial("first", 5, 30), None);
+        let over = serde_json::to_string(&Lease { is_over: true, ..lease }).expect("plain values");
+        assert_eq!(super::denial(&over, "first", 101, 0).expect("a lease"), None);
+        super::denial("{", "first", 101, 0).expect_err("no lease");
     }
 
     #[test]

@@ -94,9 +94,14 @@ impl Place {
     }
 
     async fn bootstrap(&self, connection: &dyn Connection) -> Pushed {
-        push_bundle(self.way(connection), self.bundle.cargo(), &Limits::default(), &Events::none())
-            .await
-            .unwrap()
+        self.bootstrap_seen(connection, "").await.unwrap()
+    }
+
+    /// Brings the bundle to a host whose lease was `seen` before.
+    async fn bootstrap_seen(&self, connection: &dyn Connection, seen: &str) -> Result<Pushed, Error> {
+        let seen = std::future::ready(Ok(seen.to_owned()));
+        let (cargo, limits, events) = (self.bundle.cargo(), Limits::default(), Events::none());
+        push_bundle(self.way(connection), cargo, seen, &limits, &events).await
     }
 
     async fn push(&self, connection: &dyn Connection, artifact: &Artifact) -> Result<Pushed, Error> {
@@ -291,6 +296,28 @@ async fn a_file_of_another_size_is_not_even_started() {
     assert!(matches!(error, Error::Local { expected: Bytes(7), .. }), "{error}");
 }
 
+#[tokio::test]
+async fn a_host_whose_lease_is_another_by_then_gets_no_bundle_and_what_was_removed_is_not_made_again() {
+    let (place, local) = (Place::new(), Local::new());
+    let root = place.layout.root();
+    // removed since
+    let (reason, message) = refusal(place.bootstrap_seen(&local, "{}").await);
+    assert!(
+        reason == Reason::Over && message.starts_with("somebody else has taken this host over"),
+        "{message}"
+    );
+    assert!(!root.exists());
+    // taken since
+    std::fs::create_dir_all(root).unwrap();
+    let holder = lease::Holder { operator: "bob's".to_owned(), boot: String::new(), process: 1 };
+    lease::answer(&place.layout, lease::Ask::Take { holder, in_place_of: None }).unwrap();
+    let (reason, message) = refusal(place.bootstrap_seen(&local, "").await);
+    assert_eq!(reason, Reason::Over, "{message}");
+    assert_eq!(std::fs::read_dir(root).unwrap().count(), 1, "nothing but the lease");
+    let seen = std::fs::read_to_string(place.layout.lease()).unwrap();
+    place.bootstrap_seen(&local, &seen).await.unwrap();
+}
+
 /// How hosts on one machine reach each other.
 fn loopback() -> Link {
     Link { address: std::net::Ipv4Addr::LOCALHOST.into(), is_wireless: false, megabits: None }
@@ -446,7 +473,8 @@ async fn what_leaves_the_operator_keeps_to_its_rate() {
     bare.bundle = Artifact::of(bare.dir.path().join("bundle.tar.gz"));
     let (begun, least) = (Instant::now(), bare.bundle.bytes.0 as f64 / f64::from(4 << 20));
     assert!(least > 0.7, "{least}");
-    push_bundle(bare.way(&local), bare.bundle.cargo(), &limits, &events).await.unwrap();
+    let seen = std::future::ready(Ok(String::new()));
+    push_bundle(bare.way(&local), bare.bundle.cargo(), seen, &limits, &events).await.unwrap();
     assert!(begun.elapsed().as_secs_f64() >= 0.9 * least, "{:?}, not {least} s", begun.elapsed());
 }
 
@@ -561,6 +589,39 @@ async fn what_a_hostile_host_says_fails_it_alone_and_holds_nobody_up() {
             }
         }
     }
+}
+
+/// A host that asks for the first chunk twice, and has the last one.
+struct Forgetful;
+
+#[async_trait::async_trait]
+impl Connection for Forgetful {
+    async fn run(&self, script: &Script, _: Stdin) -> Result<Output, connect::Error> {
+        unreachable!("{}", script.text)
+    }
+
+    async fn talk(&self, _: &Script, mut talk: Talk) -> Result<Output, connect::Error> {
+        let answer = json!({ "outcome": "sealed", "sealed": true, "bytes": 9 << 20, "received": 8 << 20 });
+        let asks = [0, 0, 1].map(|at| json!({ "say": "ask", "at": at }));
+        for message in asks.into_iter().chain([json!({ "say": "ended", "answer": answer })]) {
+            let body = message.to_string();
+            let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+            talk.output.send([b"m", length.as_slice(), body.as_bytes()].concat()).await.unwrap();
+        }
+        while talk.input.recv().await.is_some() {}
+        Ok(Output { status: 0, stdout: Vec::new(), stderr: String::new() })
+    }
+
+    fn describe(&self) -> String {
+        "attic".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_twice_is_counted_as_sent_and_not_taken_off_what_was_there() {
+    let place = Place::new();
+    let pushed = place.push(&Forgetful, &place.artifact("weights", 9)).await.unwrap();
+    assert_eq!((pushed.bytes_sent, pushed.bytes_reused), (Bytes::mib(12), Bytes::mib(1)));
 }
 
 /// A small filesystem, for root only.

@@ -10,6 +10,7 @@ mod earlier;
 mod hosts;
 mod lease;
 mod logs;
+mod program;
 mod push;
 mod report;
 mod step;

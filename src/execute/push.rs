@@ -9,6 +9,7 @@ use serde::Serialize;
 use tokio::task::JoinHandle;
 
 use super::lease::{Leases, Seat};
+use super::program::Program;
 use super::verbs::VerbError;
 use super::weights::tensor_starts;
 use crate::bundle::Found;
@@ -19,7 +20,7 @@ use crate::facts::HostFacts;
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
 use crate::store::Store;
-use crate::transfer::{self, Cargo, ChunkList, Limits, Link, Pushed, Target, Way};
+use crate::transfer::{self, Cargo, ChunkList, Limits, Link, Reason, Target, Way};
 use crate::units::Bytes;
 
 /// A host that is pushed to.
@@ -101,9 +102,7 @@ pub async fn push(
     events: &Events,
 ) -> std::io::Result<Delivery> {
     let Parcel { path, listing } = parcel;
-    let programs = receivers
-        .iter()
-        .map(|receiver| push_program(receiver.way(), &receiver.bundle, receiver.is_here, limits, events));
+    let programs = receivers.iter().map(|receiver| receiver.program().push(operator, limits, events));
     let programs: Vec<_> = programs.collect();
     let programs = futures_util::stream::iter(programs).buffered(most.max(1)).collect::<Vec<_>>();
     let (listed, programs) = tokio::join!(listing, programs);
@@ -115,6 +114,10 @@ pub async fn push(
     for (receiver, program) in receivers.iter().zip(programs) {
         match program {
             Ok(program) => ready.push((receiver, program)),
+            Err(transfer::Error::Refused { reason: Reason::Over, message: said, .. }) => {
+                locked.insert(receiver.host.clone());
+                failed.insert(receiver.host.clone(), VerbError::Locked { said }.to_string());
+            }
             Err(error) => drop(failed.insert(receiver.host.clone(), with_causes(&error))),
         }
     }
@@ -187,6 +190,11 @@ impl Receiver {
             is_root: self.is_root,
         }
     }
+
+    fn program(&self) -> Program<'_> {
+        // whether anything was there nobody has planned with
+        Program { seat: self.seat(), found: &self.bundle, is_here: self.is_here, is_installed: false }
+    }
 }
 
 /// Returns how other hosts reach one that was looked at.
@@ -194,20 +202,4 @@ pub fn link(facts: &HostFacts) -> Option<Link> {
     let (is_wireless, megabits) =
         facts.link.as_ref().map_or((false, None), |link| (link.is_wireless, link.megabits));
     Some(Link { address: facts.reached?, is_wireless, megabits })
-}
-
-/// Brings the program of a bundle to a host.
-pub(super) async fn push_program(
-    way: Way<'_>,
-    found: &Found,
-    is_here: bool,
-    limits: &Limits,
-    events: &Events,
-) -> Result<Pushed, transfer::Error> {
-    // what this machine copies for itself is on no wire
-    let limits = if is_here { &Limits::default() } else { limits };
-    let bundle = &found.bundle;
-    let what = format!("brambled {} for {}", bundle.version, bundle.target);
-    let cargo = Cargo { what: &what, digest: &bundle.digest, bytes: bundle.bytes, path: &found.archive };
-    transfer::push_bundle(way, cargo, limits, events).await
 }

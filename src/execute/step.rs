@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::Doors;
 use super::apply::Run;
 use super::lease::Seat;
-use super::push::push_program;
+use super::program::Program;
 use super::report::State;
 use super::verbs::{VerbError, Verbs};
 use super::weights;
@@ -203,14 +204,17 @@ impl<'a> At<'a> {
 
     /// Returns the number of our lease of the host, which is taken before the first change.
     async fn lease(&self) -> Result<u64, VerbError> {
-        let seat = Seat {
+        self.run.leases.of(self.seat()).await
+    }
+
+    fn seat(&self) -> Seat {
+        Seat {
             host: self.host.clone(),
             connection: Arc::clone(&self.connection),
             layout: self.layout.clone(),
             program: Some(self.plan.definition.program.digest),
             is_root: self.plan.is_root,
-        };
-        self.run.leases.of(seat).await
+        }
     }
 
     async fn verbs<'c>(&'c self, connection: &'c dyn Connection) -> Result<Verbs<'c>, VerbError> {
@@ -233,9 +237,11 @@ impl<'a> At<'a> {
         let step = "pushing the program";
         let found = self.run.doors.bundles.iter().find(|found| found.bundle.digest == *digest);
         let found = found.ok_or_else(|| failed(step, "the bundle is no longer on this machine"))?;
-        let limits = &self.run.doors.limits;
-        let pushed = push_program(self.way(), found, self.is_here(), limits, self.run.events).await;
-        self.count(&pushed.map_err(|error| failed(step, with_causes(&error)))?);
+        let is_installed = self.plan.previous.is_some();
+        let program = Program { seat: self.seat(), found, is_here: self.is_here(), is_installed };
+        let Doors { operator, limits, .. } = self.run.doors;
+        let pushed = program.push(operator, limits, self.run.events).await;
+        self.count(&pushed.map_err(|error| not_pushed(step, &error))?);
         Ok(())
     }
 

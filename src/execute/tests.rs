@@ -78,6 +78,8 @@ fn sound(call: &Call) -> Output {
         json!({ "outcome": "sealed", "sealed": true, "bytes": bytes, "received": bytes })
     } else if text.contains("echo sealed") {
         return ended(0, "0\n", "");
+    } else if text.contains("/boot_id") {
+        return ended(0, "there\n\n0\n", "");
     } else if text.contains(" lease --root ") {
         json!({ "answer": "granted", "number": 7 })
     } else if text.contains(" install --root ") {
@@ -212,6 +214,8 @@ fn verb(way: &str, call: &Call) -> String {
     let text = &call.script.text;
     let verb = if text.contains("tar -xzof") {
         "unpack"
+    } else if text.contains("/boot_id") {
+        "look"
     } else if text.contains("echo sealed") {
         "ask"
     } else if text.contains(" receive ") {
@@ -227,8 +231,8 @@ fn state(report: &Report, host: &str) -> State {
     report.hosts[&name(host)].state.clone()
 }
 
-const ALL: [&str; 9] =
-    ["ask", "unpack", "lease", "receive", "install", "activate", "confirm!", "prune", "lease"];
+const ALL: [&str; 10] =
+    ["ask", "look", "unpack", "lease", "receive", "install", "activate", "confirm!", "prune", "lease"];
 
 #[tokio::test]
 async fn weights_that_a_killed_run_has_made_whole_are_taken() {
@@ -317,6 +321,26 @@ async fn a_host_gets_program_weights_generation_and_is_confirmed_over_a_new_conn
     assert!(last_install < first_change);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_host_that_somebody_else_is_changing_is_not_even_sent_the_program() {
+    let (begun, mut world) = (tokio::time::Instant::now(), World::new());
+    let bobs = move || {
+        let up = 100 + begun.elapsed().as_secs();
+        let lease = json!({
+            "number": 3, "holder": { "operator": "bob@desk", "boot": "elsewhere", "process": 1 },
+            "is_over": false, "touched": { "boot": "first", "seconds": up / 6 * 6 },
+        });
+        Ok(ended(0, format!("there\nfirst\n{up}\n{lease}"), ""))
+    };
+    world.oddities.push(("attic", "/boot_id", Arc::new(bobs)));
+    let report = world.apply().await;
+    assert!(
+        matches!(state(&report, "attic"), State::Locked { said } if said.contains("bob@desk (process 1)"))
+    );
+    let asked = world.asked("attic");
+    assert!(asked[0] == "ask" && asked[1..].iter().all(|verb| verb == "look"), "{asked:?}");
+}
+
 #[tokio::test]
 async fn each_host_is_sent_the_bundle_for_its_machine() {
     let world = World::new();
@@ -385,10 +409,10 @@ async fn when_the_first_host_fails_the_others_are_not_changed() {
     for host in ["attic", "shed"] {
         let why = "stopped, because desk did not get through".to_owned();
         assert_eq!(state(&report, host), State::NotStarted { why });
-        assert_eq!(world.asked(host), ["ask", "unpack", "lease", "receive", "install", "lease"]);
+        assert_eq!(world.asked(host), ["ask", "look", "unpack", "lease", "receive", "install", "lease"]);
     }
     assert!(!report.is_complete() && !report.has_success() && !report.is_interrupted);
-    assert_eq!(world.asked("desk")[5..], ["activate", "lease"], "no confirmation, no pruning");
+    assert_eq!(world.asked("desk")[6..], ["activate", "lease"], "no confirmation, no pruning");
 }
 
 #[tokio::test]
@@ -398,7 +422,7 @@ async fn a_host_that_cannot_be_staged_does_not_stop_the_others() {
     let step = "installing generation 1".to_owned();
     assert_eq!(state(&report, "attic"), State::Failed { step, error: "no room".to_owned() });
     assert_eq!([state(&report, "desk"), state(&report, "shed")], [State::Done, State::Done]);
-    assert_eq!(world.asked("attic")[4..], ["install", "lease"]);
+    assert_eq!(world.asked("attic")[5..], ["install", "lease"]);
     assert!(!report.is_complete() && report.has_success());
 }
 

@@ -63,8 +63,6 @@ pub enum VerbError {
     },
 }
 
-/// The exit status of a verb that found the host locked.
-const LOCKED: i32 = 4;
 /// What a shell says of a program that met an instruction that the processor does not have (SIGILL).
 const ILLEGAL: i32 = 128 + 4;
 /// What the loader says where a library is missing, and the shell where the program, or its loader, is.
@@ -73,11 +71,14 @@ const NOT_LOADED: i32 = 127;
 const NOT_EXECUTABLE: i32 = 126;
 
 impl VerbError {
+    /// The exit status of a verb that found the host locked.
+    pub(super) const LOCKED: i32 = 4;
+
     /// Returns why `verb` ended as it did, other than with 0.
     pub(super) fn of(verb: &'static str, output: &Output) -> Self {
         let said = output.stderr.trim().trim_start_matches("brambled: ").to_owned();
         match output.status {
-            LOCKED => Self::Locked { said },
+            Self::LOCKED => Self::Locked { said },
             ILLEGAL | NOT_LOADED | NOT_EXECUTABLE => Self::DoesNotRun { said },
             status => Self::Failed { verb, status, said },
         }

@@ -6,8 +6,12 @@ use super::push::SLOWEST;
 use crate::pace::Pace;
 use crate::units::Bytes;
 
-/// Bytes that are sent at once where there is a rate to keep.
+/// Bytes that are sent at once where there is a rate to keep, at most.
 const PACED: u64 = 64 << 10;
+/// Within so many seconds each host is sent something, whatever the rate: one that hears nothing for a minute takes
+/// the sender for gone. Only a rate of fewer than eight bytes a second, shared by all that may share it, is too low
+/// for that.
+const TURN: u64 = 30;
 /// How many hosts may share a rate in all: those of all files that move side by side. A transfer that hangs is
 /// noticed by what it says, and not by this.
 const SHARERS: u64 = 256;
@@ -52,18 +56,27 @@ impl Limits {
     /// Returns what one host is sent by.
     pub(super) fn to_one_host(&self) -> Pacing {
         let own = self.per_host.map(|rate| Arc::new(Mutex::new(Pace::new(rate))));
-        Pacing(own.into_iter().chain(self.in_all.as_ref().map(|all| Arc::clone(&all.pace))).collect())
+        let in_turn = |rate: Bytes| rate.0.saturating_mul(TURN);
+        let steps = [self.per_host.map(in_turn), self.in_all.as_ref().map(|all| in_turn(all.rate) / SHARERS)];
+        Pacing {
+            paces: own.into_iter().chain(self.in_all.as_ref().map(|all| Arc::clone(&all.pace))).collect(),
+            step: steps.into_iter().flatten().fold(PACED, u64::min).max(1),
+        }
     }
 }
 
 /// Keeps what is sent to one host to the rates that hold for it.
 #[derive(Debug, Default)]
-pub(super) struct Pacing(Vec<Arc<Mutex<Pace>>>);
+pub(super) struct Pacing {
+    paces: Vec<Arc<Mutex<Pace>>>,
+    /// Bytes that are sent at once, where there are any.
+    step: u64,
+}
 
 impl Pacing {
     /// Returns how much of `length` bytes is sent at once.
     pub(super) fn step(&self, length: u64) -> u64 {
-        if self.0.is_empty() { length.max(1) } else { PACED }
+        if self.paces.is_empty() { length.max(1) } else { self.step }
     }
 
     /// Waits until so many bytes may be sent.
@@ -72,7 +85,7 @@ impl Pacing {
         let spend = |pace: &Arc<Mutex<Pace>>| {
             pace.lock().unwrap_or_else(PoisonError::into_inner).spend(Bytes(bytes), now)
         };
-        if let Some(due) = self.0.iter().map(spend).max() {
+        if let Some(due) = self.paces.iter().map(spend).max() {
             tokio::time::sleep_until(due.into()).await;
         }
     }
@@ -91,6 +104,15 @@ mod tests {
         assert!(slowest(None, Some(Bytes(500_000))) < 62_500 / 2);
         assert_eq!(slowest(Some(Bytes(1000)), None), 500);
         assert_eq!(slowest(Some(Bytes(1)), Some(Bytes(1))), 1);
+    }
+
+    #[test]
+    fn however_low_a_rate_is_no_host_waits_a_minute_for_something() {
+        let step = |per_host, in_all| Limits::new(per_host, in_all).to_one_host().step(1 << 20);
+        assert_eq!(step(Some(Bytes::mib(1)), Some(Bytes::mib(1))), PACED);
+        assert_eq!(step(Some(Bytes(500)), None), 15_000);
+        assert!(step(None, Some(Bytes(20_000))) * SHARERS < 60 * 20_000);
+        assert_eq!(step(Some(Bytes(1)), Some(Bytes(1))), 1);
     }
 
     #[tokio::test(start_paused = true)]

@@ -401,7 +401,8 @@ impl Leg<'_> {
     async fn attempts(&self, events: &Events, key: &str) -> Result<Moved, Error> {
         let (way, cargo) = (self.target.way, self.shared.cargo);
         let mut tries = Tries::default();
-        let (mut sent, mut from_hosts) = (Sent::default(), Bytes::ZERO);
+        // of an attempt that was refused the host does not say what it kept: all that was sent counts
+        let (mut left, mut brought, mut from_hosts) = (Bytes::ZERO, Bytes::ZERO, Bytes::ZERO);
         loop {
             let (input, output) = (mpsc::channel(WAITING), mpsc::channel(UNHEARD));
             let limit =
@@ -417,15 +418,19 @@ impl Leg<'_> {
                 heard = &mut lead => (tokio::time::timeout(ENDING, &mut talk).await.ok(), heard),
                 ended = &mut talk => (Some(ended), lead.await),
             };
-            sent += heard.sent;
+            if !self.target.is_here {
+                left += Bytes(heard.sent.wire);
+            }
+            let sent = Bytes(heard.sent.chunks);
             match (heard.answer, ended) {
-                (Some(Answer::Sealed { from_hosts: more, .. }), _) => {
+                (Some(Answer::Sealed { received, from_hosts: more, .. }), _) => {
                     let from_hosts = (from_hosts + more).min(cargo.bytes);
-                    let left = if self.target.is_here { 0 } else { sent.wire };
-                    let (sent, brought) = (Bytes(left), Bytes(sent.chunks));
-                    return Ok(Moved { sent, brought, from_hosts });
+                    // what was sent twice, or came from elsewhere meanwhile, is on the host once
+                    let brought = brought + received.min(sent);
+                    return Ok(Moved { sent: left, brought, from_hosts });
                 }
                 (Some(Answer::Refused { reason, message, .. }), _) => {
+                    brought += sent;
                     from_hosts += heard.from_hosts;
                     tries.again(way, cargo, reason, plain(&message)).await?;
                 }
