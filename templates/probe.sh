@@ -195,9 +195,17 @@ if [ -r "$controllers/cgroup.controllers" ]; then
 fi
 [ -n "$user" ] || section cgroups lines /proc/cgroups
 
+inspect() { section inspect as_root "$1" inspect --root "$root" </dev/null; }
+is_there() { as_root test "$1" "$2" </dev/null 2>/dev/null; }
 brambled=$root/current/program/brambled
-if as_root test -e "$brambled" </dev/null 2>/dev/null; then
-    section inspect as_root "$brambled" inspect --root "$root" </dev/null
+if is_there -e "$brambled"; then
+    inspect "$brambled"
+elif is_there -L "$root/current"; then
+    # the program of what is in force has been lost: any other says what that is
+    # shellcheck disable=SC2016 # for the shell inside
+    others='for one in "$1"/programs/*/brambled; do [ ! -e "$one" ] || echo "$one"; done'
+    other=$(as_root sh -c "$others" sh "$root" </dev/null 2>/dev/null | tail -n 1)
+    [ -z "$other" ] || inspect "$other"
 fi
 
 printf '\n@@ done\n'

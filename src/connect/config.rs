@@ -94,13 +94,15 @@ fn readable(path: &Path, folder: &Path) -> io::Result<Option<PathBuf>> {
 
 /// Returns a configuration in which what is included by a relative path is included from `folder`.
 fn with_absolute_includes(text: &str, folder: &Path) -> String {
-    let line = |line: &str| {
+    let line = |whole: &str| {
+        let line = whole.strip_suffix('\n').unwrap_or(whole);
+        let end = &whole[line.len()..];
         let is_end = |c: char| c.is_whitespace() || c == '=';
         match line.trim_start().split_once(is_end) {
             Some((keyword, paths)) if keyword.eq_ignore_ascii_case("include") => {
-                format!("{keyword} {}", absolute(paths.trim_start_matches(is_end), folder))
+                format!("{keyword} {}{end}", absolute(paths.trim_start_matches(is_end), folder))
             }
-            _ => line.to_owned(),
+            _ => whole.to_owned(),
         }
     };
     text.split_inclusive('\n').map(line).collect()
@@ -151,12 +153,16 @@ pub(super) fn in_home(path: &Path, home: Option<&Path>) -> PathBuf {
 
 /// Returns whether a configuration can have the path as one word.
 fn is_word(path: &Path) -> bool {
-    !path.to_string_lossy().contains(['"', '\'', '\\', '\n', '\r'])
+    !path.to_string_lossy().contains(['"', '\\', '\n', '\r'])
 }
 
 /// Writes one word of a configuration.
 fn quoted(text: &str) -> String {
-    if text.contains(char::is_whitespace) { format!("\"{text}\"") } else { text.to_owned() }
+    if text.contains(|c: char| c.is_whitespace() || c == '\'') {
+        format!("\"{text}\"")
+    } else {
+        text.to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -168,11 +174,11 @@ mod tests {
     #[test]
     fn what_is_forced_comes_first_then_the_users_file_then_the_systems() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { known_hosts: Some("/a b/50%".into()), ..Settings::default() };
+        let settings = Settings { known_hosts: Some("/o'brien/50%".into()), ..Settings::default() };
         let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "BatchMode=yes");
-        assert!(lines.contains(&"UserKnownHostsFile=\"/a b/50%%\""), "{text}");
+        assert!(lines.contains(&"UserKnownHostsFile=\"/o'brien/50%%\""), "{text}");
         let first = lines.iter().position(|line| line.starts_with("Include ")).unwrap();
         assert!(lines[first].ends_with("/.ssh/config"), "{text}");
         assert!(lines[first + 1..].iter().all(|line| line.ends_with("/ssh_config")), "{text}");
@@ -194,9 +200,8 @@ mod tests {
 
     #[test]
     fn what_the_system_includes_by_a_relative_path_is_found_where_ssh_itself_finds_it() {
-        let text =
-            "# a\nInclude ssh_config.d/*.conf /etc/a\n  include=\"b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
-        let absolute = "# a\nInclude /etc/ssh/ssh_config.d/*.conf /etc/a\ninclude \"/etc/ssh/b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
+        let text = "# a\nInclude\nInclude ssh_config.d/*.conf /etc/a\n  include=\"b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
+        let absolute = "# a\nInclude\nInclude /etc/ssh/ssh_config.d/*.conf /etc/a\ninclude \"/etc/ssh/b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
         assert_eq!(with_absolute_includes(text, Path::new("/etc/ssh")), absolute);
 
         let folder = tempfile::tempdir().unwrap();
@@ -209,7 +214,7 @@ mod tests {
     #[test]
     fn a_path_that_would_be_more_than_one_word_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        for bad in ["/a\"b", "/a\nProxyCommand x", "/a\\b", "/a'b"] {
+        for bad in ["/a\"b", "/a\nProxyCommand x", "/a\\b"] {
             let settings = Settings { known_hosts: Some(bad.into()), ..Settings::default() };
             let error = write(folder.path(), &settings).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{bad}");

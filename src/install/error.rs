@@ -200,10 +200,10 @@ impl Error {
     }
 
     /// Returns the exit status that `brambled` ends with: 4 when somebody else holds the
-    /// lock, 3 when the request was refused before anything changed, else 1.
+    /// lock, or has changed the host since, 3 when the request was refused before anything changed, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Busy { .. } | Self::Lease(lease::Error::Over { .. }) => 4,
+            Self::Busy { .. } | Self::Lease(lease::Error::Over { .. }) | Self::Moved { .. } => 4,
             Self::OtherFleet { .. }
             | Self::NotOurs { .. }
             | Self::MissingBlob { .. }
@@ -212,7 +212,6 @@ impl Error {
             | Self::MissingProgram { .. }
             | Self::Format { .. }
             | Self::InUse(_)
-            | Self::Moved { .. }
             | Self::NoGeneration(_)
             | Self::NothingEarlier
             | Self::StillPending(_)

@@ -8,7 +8,7 @@ use super::{Error, Service, Supervisor, cordon, files, process};
 use crate::causes::with_causes;
 use crate::facts::{Installed, Measured, Receipt, ServiceState};
 use crate::generation::Layout;
-use crate::ids::Digest;
+use crate::ids::{Digest, Generation};
 use crate::store;
 use crate::unit::engine_service;
 use crate::units::Bytes;
@@ -121,10 +121,16 @@ fn contents_drift(
 
 /// Says what the guard did, until the next activation.
 fn taken_back(layout: &Layout) -> Option<String> {
-    let bytes = files::read(&layout.root().join("taken-back")).ok().flatten()?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let number: u64 = text.lines().find_map(|line| line.strip_prefix("generation="))?.parse().ok()?;
+    let (number, _) = guards(layout)?;
     Some(format!("generation {number} was taken back by the host itself: it was not confirmed in time"))
+}
+
+/// Returns the generation that the guard took back, and the one that it went back to, until the next activation.
+pub(super) fn guards(layout: &Layout) -> Option<(Generation, Option<Generation>)> {
+    let bytes = files::read(&layout.root().join("taken-back")).ok().flatten()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let number = |key: &str| text.lines().find_map(|line| line.strip_prefix(key))?.parse().ok();
+    Some((number("generation=")?, number("previous=")))
 }
 
 fn sizes(dir: &std::path::Path) -> Result<BTreeMap<Digest, Bytes>, Error> {

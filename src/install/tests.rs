@@ -616,12 +616,42 @@ async fn what_was_decided_before_somebody_else_changed_the_host_is_refused() {
         let refused = install(&host.layout, LEASE, &host, asleep).await.unwrap_err();
         let told = Error::Moved { planned: planned.map(Generation::new), found: Some(Generation::new(3)) };
         assert_eq!(refused.to_string(), told.to_string());
-        assert_eq!(refused.exit_code(), 3);
+        assert_eq!(refused.exit_code(), 4);
     }
     // the way back is as it was
     let earlier = Stand::read(&host.layout, Generation::new(2)).unwrap();
     assert_eq!(earlier.definition.engines[0].context, 2048);
     host.assert_whole(Some(3));
+}
+
+#[tokio::test]
+async fn what_the_host_itself_has_taken_back_since_is_no_change_by_somebody_else() {
+    let host = Host::new();
+    host.bring_in(1, &[("chat", 4096)]).await;
+    host.lay_out(2, &[("chat", 512)]).await;
+    activate_with(&host.layout, &host, &activation(2), &|_| Ok(())).await.unwrap();
+    let planned = host.request(3, host.definition(&[("chat", 1024)]));
+    assert_eq!(planned.from, Some(Generation::new(2)));
+    host.cut_power().await;
+    host.run_guard("", "");
+    host.assert_whole(Some(1));
+    install(&host.layout, LEASE, &host, planned.clone()).await.unwrap();
+    host.bring_in(4, &[("chat", 2048)]).await;
+    assert!(matches!(install(&host.layout, LEASE, &host, planned).await, Err(Error::Moved { .. })));
+}
+
+#[tokio::test]
+async fn where_no_program_could_say_what_is_in_force_nothing_is_found_to_have_changed() {
+    let host = Host::new();
+    let planned = host.request(2, host.definition(&[("chat", 512)]));
+    host.bring_in(1, &[("chat", 4096)]).await;
+    let mut newer = planned.clone();
+    newer.definition.program = host.put_program("a newer one");
+    let programs = host.layout.root().join("programs");
+    assert!(matches!(install(&host.layout, LEASE, &host, planned).await, Err(Error::Moved { .. })));
+    fs::remove_dir_all(&programs).unwrap();
+    newer.definition.program = host.put_program("a newer one");
+    install(&host.layout, LEASE, &host, newer).await.unwrap();
 }
 
 #[tokio::test]

@@ -435,12 +435,13 @@ fn disk_problems(inputs: &Inputs<'_>, hosts: &[HostPlan], artifacts: &[Artifact]
                 host: Some(host.host.clone()),
                 model: None,
                 message: format!(
-                    "{} needs {needed} on disk ({}) and {margin} to spare, and {} has {} free: free {} there, or set `dir` to a larger disk",
+                    "{} needs {needed} on disk ({}) and {margin} to spare, and {} has {} free: free {} there (`bramble prune {}` deletes what nothing needs), or set `dir` to a larger disk",
                     host.host,
                     parts.join(", "),
                     disk.path,
                     disk.free,
                     needed + margin - disk.free,
+                    host.host,
                 ),
             });
         }

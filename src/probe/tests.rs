@@ -232,6 +232,15 @@ fn what_an_installed_program_says_of_itself_is_in_the_facts() {
     assert_eq!(installed.memory.0, 42);
     assert_eq!(installed.generations.len(), 2);
 
+    // that of what is in force is lost: another one says what that is, and none where nothing is in force
+    let other = folder.path().join("programs/other");
+    std::fs::create_dir_all(&other).unwrap();
+    std::fs::rename(&brambled, other.join("brambled")).unwrap();
+    assert!(parse_probe(&run(&["sh"], &root).unwrap()).unwrap().installed.is_none());
+    std::fs::rename(folder.path().join("current"), folder.path().join("first")).unwrap();
+    std::os::unix::fs::symlink("first", folder.path().join("current")).unwrap();
+    assert_eq!(parse_probe(&run(&["sh"], &root).unwrap()).unwrap().installed.unwrap(), installed);
+
     // a program that is there and says nothing is not a bare host
     std::fs::write(&brambled, "#!/bin/sh\nexit 1\n").unwrap();
     let error = parse_probe(&run(&["sh"], &root).unwrap()).unwrap_err();

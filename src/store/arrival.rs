@@ -496,7 +496,7 @@ impl Inner {
                 Ok(()) => {}
                 Err(error) => {
                     state.lost = Some(error);
-                    Journal::void(&self.path);
+                    state.journal.void_open();
                     return;
                 }
             }

@@ -251,6 +251,9 @@ fn what_the_disk_did_not_take_is_told_and_never_sealed_or_resumed() {
     let open =
         || Arrival::open_on(path.clone(), blobs.clone(), Proof::Parts(digest), Bytes(SIZE), fails_once);
     let arrival = open().unwrap();
+    // a receiver may have given up the rights to the folder
+    let moved = dir.path().join("moved");
+    fs::rename(path.with_added_extension("journal"), &moved).unwrap();
     let written = (0..SIZE / PIECE).try_for_each(|at| arrival.write_at(at * PIECE, &piece));
     let told = written.and_then(|()| arrival.seal().map(drop));
     assert!(
@@ -260,6 +263,7 @@ fn what_the_disk_did_not_take_is_told_and_never_sealed_or_resumed() {
     assert!(HAS_FAILED.load(Ordering::SeqCst));
     assert_eq!(fs::read_dir(&blobs).unwrap().count(), 0);
 
+    fs::rename(&moved, path.with_added_extension("journal")).unwrap();
     let again = open().unwrap();
     assert_eq!(again.arrived(), Bytes::ZERO);
     for at in 0..SIZE / PIECE {

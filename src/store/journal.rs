@@ -73,10 +73,16 @@ impl Journal {
     }
 
     /// Takes all claims back, after the disk did not take what was written: the kernel says so once, keeps in its memory
-    /// what is not on the disk, and calls that written. What is claimed later goes nowhere.
+    /// what is not on the disk, and calls that written. What is claimed later does not count.
     pub(super) fn void(partial: &Path) {
         // on a disk that takes not even this, claims end with the run of the kernel
         drop(fs::remove_file(Self::path(partial)));
+    }
+
+    /// Does so where the folder may be somebody else's: a file that is open can be emptied.
+    pub(super) fn void_open(&self) {
+        // what is written behind its end later has no head, and claims nothing
+        drop(self.file.set_len(0));
     }
 
     /// Claims parts that were given to the kernel.
