@@ -174,11 +174,11 @@ mod tests {
     #[test]
     fn what_is_forced_comes_first_then_the_users_file_then_the_systems() {
         let folder = tempfile::tempdir().unwrap();
-        let settings = Settings { known_hosts: Some("/o'brien/50%".into()), ..Settings::default() };
+        let settings = Settings { known_hosts: Some("/o'brien &co/50%".into()), ..Settings::default() };
         let text = fs::read_to_string(write(folder.path(), &settings).unwrap()).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "BatchMode=yes");
-        assert!(lines.contains(&"UserKnownHostsFile=\"/o'brien/50%%\""), "{text}");
+        assert!(lines.contains(&"UserKnownHostsFile=\"/o'brien &co/50%%\""), "{text}");
         let first = lines.iter().position(|line| line.starts_with("Include ")).unwrap();
         assert!(lines[first].ends_with("/.ssh/config"), "{text}");
         assert!(lines[first + 1..].iter().all(|line| line.ends_with("/ssh_config")), "{text}");
