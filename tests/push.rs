@@ -13,8 +13,6 @@ mod cpu;
 mod desk;
 #[path = "support/fleet.rs"]
 mod fleet;
-#[path = "support/model.rs"]
-mod model;
 #[path = "support/sshd.rs"]
 #[expect(dead_code, reason = "a part for other tests")]
 mod sshd;
@@ -27,7 +25,6 @@ use std::time::{Duration, Instant};
 use bramble_fleet::connect::{fast_cipher, has_aes, quote};
 use bramble_fleet::gguf::{Array, NewHeader, NewTensor, Value as Meta};
 use bramble_fleet::ids::Digest;
-use bramble_fleet::probe::SCRIPT;
 use bramble_fleet::quant::TensorType;
 use fleet::{Fleet, Noise, write_noise};
 use rustix::process::Signal;
@@ -317,71 +314,6 @@ fn cpu_seconds() {
         eprintln!("cpu_seconds_per_gib.{name}.scp = {scp:.2}");
         eprintln!("cpu_seconds_per_gib.{name}.scp_of_that_cipher = {same_cipher:.2}");
     }
-}
-
-/// Prints what it takes to find that 32 hosts need nothing, as a multiple of `ssh HOST true` to the same hosts,
-/// as many of them at a time; medians of five, in turn. An apply that changes nothing does what `plan` does: it
-/// looks at each host once. All hosts share this machine's processors, so that what the look itself costs on a
-/// host is told apart, by plain ssh that runs the same script.
-#[test]
-#[ignore = "a measurement, for a release build on a quiet machine"]
-fn noop() {
-    const HOSTS: u16 = 32;
-    const AT_A_TIME: &str = "16";
-    let ports: Vec<u16> = (0..HOSTS).map(|_| sshd::free_port()).collect();
-    let Some(sshd) = sshd::Sshd::start_on(&ports) else { return };
-    let names: Vec<(String, String)> =
-        (0..HOSTS).map(|at| (format!("h{at}"), format!("hosts/h{at}"))).collect();
-    let hosts: Vec<_> =
-        names.iter().zip(&ports).map(|((name, dir), port)| (name.as_str(), dir.as_str(), *port)).collect();
-    let fleet = Fleet::of(sshd, "", &hosts);
-    model::write_model(&fleet.desk.path("model"), 1, 64, Some(1));
-    write_noise(&fleet.desk.path("small"), 1, 3);
-    fleet.push("small");
-    let user = fleet.sshd.target().user.unwrap();
-    let list: Vec<String> = ports.iter().map(u16::to_string).collect();
-    fs::write(fleet.desk.path("ports"), list.join("\n")).unwrap();
-    let by_ssh = |script: &str| {
-        let ssh = theirs(&fleet, "ssh");
-        let mut xargs = Command::new("xargs");
-        xargs.args(["-P", AT_A_TIME, "-I", "PORT", "ssh"]).args(ssh.get_args());
-        xargs.args(["-T", "-p", "PORT", &format!("{user}@127.0.0.1"), script]);
-        xargs.stdin(fs::File::open(fleet.desk.path("ports")).unwrap()).stdout(Stdio::null());
-        xargs
-    };
-    // as somebody who does not have to become root would, where there is no sudo
-    let has_sudo =
-        Command::new("sudo").args(["-n", "true"]).output().is_ok_and(|output| output.status.success());
-    let nothing = if has_sudo { "sudo -n true" } else { "true" };
-    eprintln!("noop.peer_runs = {nothing}");
-    let look = format!("sh -c {} sh /nowhere", quote(SCRIPT));
-    let plan = || {
-        let mut plan = fleet.command(&["plan"]);
-        plan.stdout(Stdio::null()).stderr(Stdio::null());
-        plan
-    };
-    // the model is described once, and kept
-    assert!(plan().status().unwrap().success());
-    let mut seconds: [Vec<f64>; 4] = Default::default();
-    for _ in 0..5 {
-        let runs = [by_ssh(nothing), by_ssh(&look), plan(), {
-            let mut push = fleet.pushing("small");
-            push.stdout(Stdio::null()).stderr(Stdio::null());
-            push
-        }];
-        for (mut run, seconds) in runs.into_iter().zip(&mut seconds) {
-            let begun = Instant::now();
-            assert!(run.status().unwrap().success());
-            seconds.push(begun.elapsed().as_secs_f64());
-        }
-    }
-    let [ssh, look, plan, push] = seconds.map(|seconds| median(&seconds));
-    eprintln!("noop.32_hosts.ssh.seconds = {ssh:.2}");
-    eprintln!("noop.32_hosts.seconds = {plan:.2}");
-    eprintln!("noop.32_hosts.vs_ssh = {:.2}", plan / ssh);
-    eprintln!("noop.32_hosts.vs_ssh_that_looks = {:.2}", plan / look);
-    eprintln!("noop.32_hosts.push.seconds = {push:.2}");
-    eprintln!("noop.32_hosts.push.vs_ssh = {:.2}", push / ssh);
 }
 
 /// Prints `NAME = VALUE`, each a median of five, in turn, of one host on the loopback interface and a disk.
