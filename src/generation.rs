@@ -477,6 +477,9 @@ impl Layout {
     /// The longest path of a Unix socket on Linux, without its closing zero.
     pub const LONGEST_SOCKET: usize = 107;
 
+    /// The variable of the environment that has an engine enclose itself, where nothing else does.
+    pub const ENCLOSE: &'static str = "BRAMBLE_ENCLOSE";
+
     /// What the names of folders begin with in which engines keep prompts.
     pub const KEPT_PROMPTS: &'static str = "prompts-";
 

@@ -42,6 +42,7 @@ pub mod unit;
 // doors
 pub mod airgap;
 pub mod bundle;
+pub mod confine;
 pub mod connect;
 pub mod discover;
 pub mod fetch;

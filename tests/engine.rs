@@ -13,7 +13,7 @@ use std::path::Path;
 use bramble_fleet::catalog::ModelFacts;
 use bramble_fleet::estimate::{self, Attention, Buffers, Candidate, Estimate, Serving, Tensor};
 use bramble_fleet::facts::planned;
-use bramble_fleet::generation::{EngineSpec, KvType, LoadMode};
+use bramble_fleet::generation::{EngineSpec, KvType, Layout, LoadMode};
 use bramble_fleet::gguf::{Header, TAKE_BLANKS};
 use bramble_fleet::ids::Digest;
 use bramble_fleet::openai::{ChatChunk, ChatReply, sse};
@@ -103,6 +103,30 @@ async fn a_real_model_answers_and_every_way_to_ask_gives_the_same_text() {
     let other = engine.chat(&with(dice, "seed", json!(5))).await;
     assert_ne!(said(&one), said(&other));
     engine.stop();
+}
+
+#[tokio::test]
+async fn an_engine_that_encloses_itself_answers_and_keeps_prompts() {
+    let Some(weights) = model() else { return };
+    let enclosed = [(Layout::ENCLOSE, "1")];
+    let mut engine = Engine::start_in(&weights, &enclosed, |spec| spec.keep_prompts = true, |_| ());
+    let paris = question("What is the capital of France?");
+    let first = said(&engine.chat(&paris).await);
+    assert!(first.contains("Paris"), "{first}");
+    for _ in 0..2 {
+        engine = engine.restart();
+        assert!(engine.log().contains("kept prompts are back"), "{}", engine.log());
+        assert_eq!(said(&engine.chat(&paris).await), first);
+        let status = std::fs::read_to_string(format!("/proc/{}/status", engine.child.id())).unwrap();
+        for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "CapEff:\t0000000000000000"] {
+            assert!(status.contains(&format!("\n{line}\n")), "{line}: {status}");
+        }
+    }
+    // another one does not take its place
+    let second = command(engine.root.path()).env(Layout::ENCLOSE, "1").output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert!(!second.status.success() && said.contains("another engine listens on"), "{said}");
+    assert_eq!(engine.health().await["running"], 0);
 }
 
 #[tokio::test]

@@ -114,6 +114,12 @@ fn credentials() -> Option<PathBuf> {
     std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)
 }
 
+/// Returns whether an engine is to enclose itself: nothing else does.
+#[expect(clippy::disallowed_methods, reason = "this is the face that reads the environment")]
+fn is_to_enclose() -> bool {
+    std::env::var_os(Layout::ENCLOSE).is_some()
+}
+
 fn main() -> ExitCode {
     let program = Arguments::parse().program;
     start_log();
@@ -133,6 +139,12 @@ fn main() -> ExitCode {
         },
         _ => route::Entrance::Started(None),
     };
+    if let Verb::Engine { root, model } = &verb
+        && is_to_enclose()
+        && let Err(error) = engine::enclose(&root.root, model)
+    {
+        return ended(Err(error));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return ended(Err(error)),

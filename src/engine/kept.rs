@@ -59,6 +59,14 @@ enum Error {
     List { path: PathBuf, source: serde_json::Error },
 }
 
+/// Makes a folder for kept prompts. One that is there stays.
+pub(super) fn make(folder: &Path) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
 impl Shelf {
     /// Returns where the engine of `setup` keeps its prompts; none where nobody asked for it.
     pub(super) fn of(setup: &Setup) -> Option<Self> {
@@ -125,8 +133,7 @@ impl Shelf {
         is_over: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
         self.clear();
-        let mut builder = fs::DirBuilder::new();
-        builder.mode(0o700).create(&self.folder).map_err(|source| self.failed("make", source))?;
+        make(&self.folder).map_err(|source| self.failed("make", source))?;
         let mut list = List { stamp: self.stamp, slots: vec![None; slots.len()] };
         for (index, tokens) in slots.iter().enumerate().filter(|(_, tokens)| tokens.len() >= FEWEST) {
             if is_over() {
@@ -189,6 +196,8 @@ impl Shelf {
 
     fn clear(&self) {
         match fs::remove_dir_all(&self.folder) {
+            // who has enclosed itself empties its folder, and may not remove it
+            Err(_) if fs::read_dir(&self.folder).is_ok_and(|mut left| left.next().is_none()) => {}
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!(path = %self.folder.display(), %error, "cannot remove kept prompts");
             }

@@ -18,6 +18,7 @@ mod constraint;
 #[cfg(test)]
 mod continued_tests;
 mod dialog;
+mod enclose;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -44,6 +45,7 @@ mod tools;
 mod worker;
 
 pub use blanks::Blanks;
+pub use enclose::enclose;
 pub use error::Error;
 pub use health::{Health, Status};
 #[cfg(feature = "llama")]

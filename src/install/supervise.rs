@@ -228,6 +228,10 @@ impl Keeper {
     async fn run_once(&self, orders: &mut mpsc::Receiver<Order>, board: &Board, restarts: u32) -> bool {
         let mut log = Log::open(process::log_path(&self.layout, &self.name)).await;
         let mut command = Command::new(Layout::brambled(&self.layout.current()));
+        if self.task.engine.is_some() {
+            // there is no unit that would
+            command.env(Layout::ENCLOSE, "1");
+        }
         command.args(&self.task.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = match command.spawn() {
             Ok(child) => child,

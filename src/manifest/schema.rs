@@ -216,7 +216,7 @@ pub enum Supervisor {
     Auto,
     /// systemd.
     Systemd,
-    /// Bramble's own small supervisor, as a plain process of the login.
+    /// Bramble's own small supervisor, as a plain process of whoever Bramble is on the host: root, or the login.
     Process,
 }
 

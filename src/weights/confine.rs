@@ -1,20 +1,14 @@
 //! What the process that makes weights may do: read the source, write its files, and nothing else.
 //!
-//! Checkpoints, tokenizers and GGUFs are made by strangers, and llama.cpp, which makes some of the blocks, is C. So before the
-//! first of their bytes is read, the process gives up what it does not need, for good: other files, the network, new programs, signals
-//! to others, more memory and time than such work takes, and a core dump. Kernels before 5.13, and other systems than Linux, have no Landlock and
-//! give only the rest: limits, and on Linux calls that are refused whatever they are about.
+//! Beside what the room `confine` has it give up, it takes no more memory and time than such work does.
 
-use std::io;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::Order;
-use crate::system;
-
-#[cfg_attr(target_os = "linux", path = "confine/linux.rs")]
-#[cfg_attr(not(target_os = "linux"), path = "confine/elsewhere.rs")]
-mod kernel;
+use crate::confine::{self, Needs};
 
 /// Addresses that the process may take, beside those of each thread. A vocabulary of 256,000 tokens with all that is made
 /// of it takes less than one GiB.
@@ -27,36 +21,57 @@ const MOST_SECONDS: u64 = 600;
 /// The fewest bytes a second that one core makes; the slowest that was seen is a hundred times as fast.
 const LEAST_RATE: u64 = 20_000;
 
+/// How deep a source's folder is looked through for links, and how many entries are looked at.
+const DEEPEST: u32 = 4;
+const MOST_ENTRIES: usize = 100_000;
+
 /// Gives up, for good, what the order does not need. Wants to be called while there is one thread.
 ///
 /// Returns whether this kernel keeps it from other files.
 ///
 /// # Errors
-/// A limit cannot be set, or a folder of the order is not there.
+/// A limit cannot be set, or a rule cannot be made.
 pub(super) fn confine(order: &Order) -> io::Result<bool> {
-    system::give_up_new_privileges()?;
-    limit(Resource::Core, 0)?;
     let threads = match order.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from) as u64,
         threads => u64::from(threads),
     };
-    limit(Resource::As, MOST_MEMORY + threads.saturating_mul(MOST_MEMORY_OF_THREAD))?;
+    confine::lower(Resource::As, MOST_MEMORY + threads.saturating_mul(MOST_MEMORY_OF_THREAD))?;
     limit_time(MOST_SECONDS)?;
-    kernel::confine(order)
+    confine::confine(&needs(order))
+}
+
+/// Returns what making weights needs.
+fn needs(order: &Order) -> Needs {
+    let mut reads = vec![order.source.clone()];
+    reads.extend(order.imatrix.clone());
+    find_links(&order.source, 0, &mut reads);
+    let folder = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        folder.unwrap_or(Path::new(".")).to_owned()
+    };
+    let writes = order.outputs.iter().map(|output| folder(&output.path)).collect();
+    Needs { reads, writes, ..Needs::default() }
+}
+
+/// Finds what links in a folder lead to: in the store, a checkpoint is a folder of links to blobs.
+fn find_links(folder: &Path, depth: u32, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten().take(MOST_ENTRIES) {
+        let Ok(kind) = entry.file_type() else { continue };
+        if kind.is_symlink() && found.len() < MOST_ENTRIES {
+            // one that leads nowhere is found by whoever reads it
+            found.extend(fs::canonicalize(entry.path()).ok().filter(|target| target.is_file()));
+        } else if kind.is_dir() && depth < DEEPEST {
+            find_links(&entry.path(), depth + 1, found);
+        }
+    }
 }
 
 /// Allows more time, now that it is known how many bytes are to be made.
 pub(super) fn allow_time_for(bytes: u64) {
     // less time is no harm to anybody else
     drop(limit_time(MOST_SECONDS.saturating_add(bytes / LEAST_RATE)));
-}
-
-/// Lowers a limit to `most`. One that is lower already stays.
-fn limit(resource: Resource, most: u64) -> io::Result<()> {
-    let lower = |now: Option<u64>| Some(now.map_or(most, |now| now.min(most)));
-    let Rlimit { current, maximum } = getrlimit(resource);
-    setrlimit(resource, Rlimit { current: lower(current), maximum: lower(maximum) })?;
-    Ok(())
 }
 
 /// Sets the time of processor that may be used in all, which can be raised again.

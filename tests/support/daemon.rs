@@ -115,6 +115,7 @@ pub(crate) struct Engine {
     pub(crate) child: Child,
     pub(crate) root: tempfile::TempDir,
     pub(crate) program: PathBuf,
+    environment: Vec<(String, String)>,
 }
 
 impl Engine {
@@ -139,7 +140,8 @@ impl Engine {
         change(&mut spec);
         let program = install(root.path(), &spec, &weights.canonicalize().unwrap());
         change_program(&program);
-        Self::launch(root, program, environment)
+        let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self::launch(root, program, environment.iter().map(own).collect())
     }
 
     /// Stops it in good order, and starts it again.
@@ -151,21 +153,19 @@ impl Engine {
     pub(crate) fn restart_after(mut self, act: impl FnOnce()) -> Self {
         self.terminate();
         act();
-        let (root, program) =
-            (std::mem::replace(&mut self.root, tempfile::tempdir().unwrap()), self.program.clone());
-        Self::launch(root, program, &[])
+        let root = std::mem::replace(&mut self.root, tempfile::tempdir().unwrap());
+        Self::launch(root, self.program.clone(), std::mem::take(&mut self.environment))
     }
 
     /// Kills it, and starts it again.
     pub(crate) fn revive(mut self) -> Self {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        let (root, program) =
-            (std::mem::replace(&mut self.root, tempfile::tempdir().unwrap()), self.program.clone());
-        Self::launch(root, program, &[])
+        let root = std::mem::replace(&mut self.root, tempfile::tempdir().unwrap());
+        Self::launch(root, self.program.clone(), std::mem::take(&mut self.environment))
     }
 
-    fn launch(root: tempfile::TempDir, program: PathBuf, environment: &[(&str, &str)]) -> Self {
+    fn launch(root: tempfile::TempDir, program: PathBuf, environment: Vec<(String, String)>) -> Self {
         let path = root.path().join("notify");
         // left by one that was there before
         let _ = std::fs::remove_file(&path);
@@ -173,9 +173,9 @@ impl Engine {
         systemd.set_read_timeout(Some(PATIENCE)).unwrap();
         let log = std::fs::File::create(root.path().join("log")).unwrap();
         let mut command = command(root.path());
-        command.envs(environment.iter().copied()).env("NOTIFY_SOCKET", &path);
+        command.envs(environment.iter().cloned()).env("NOTIFY_SOCKET", &path);
         let child = command.stderr(log).spawn().unwrap();
-        let engine = Self { child, root, program };
+        let engine = Self { child, root, program, environment };
         let mut buffer = [0; 256];
         loop {
             let length = systemd.recv(&mut buffer).unwrap_or_else(|_| panic!("no word: {}", engine.log()));

@@ -1,25 +1,25 @@
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
 
 use landlock::{
     ABI, Access as _, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible as _, PathBeneath, PathFd,
     Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _, RulesetStatus, Scope,
 };
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
+};
 
-use super::Order;
+use super::Needs;
 
-/// What nothing that makes weights asks of the kernel, and what a fault in it would be used for: to speak with others
+/// What nothing that reads models asks of the kernel, and what a fault in it would be used for: to speak with others
 /// (Landlock knows TCP's ports, and leaves UDP, and the sockets of agents and of container engines), to look into other
 /// processes, to become another program, and the parts of the kernel in which most faults were found. `io_uring` does in the
 /// kernel what no filter sees.
-const REFUSED: [libc::c_long; 44] = [
-    libc::SYS_socket,
+const REFUSED: [libc::c_long; 43] = [
     libc::SYS_connect,
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept,
-    libc::SYS_accept4,
     libc::SYS_execve,
     libc::SYS_execveat,
     libc::SYS_ptrace,
@@ -58,17 +58,21 @@ const REFUSED: [libc::c_long; 44] = [
     libc::SYS_clock_settime,
     libc::SYS_personality,
     libc::SYS_msgget,
+    libc::SYS_kill,
+    libc::SYS_tkill,
+    libc::SYS_rt_sigqueueinfo,
+    libc::SYS_pidfd_send_signal,
 ];
 
-/// How deep a source's folder is looked through for links, and how many entries are looked at.
-const DEEPEST: u32 = 4;
-const MOST_ENTRIES: usize = 100_000;
+/// What only who listens on a socket asks of it.
+const LISTENING: [libc::c_long; 4] = [libc::SYS_bind, libc::SYS_listen, libc::SYS_accept, libc::SYS_accept4];
 
-/// Gives up all files but those of the order, the network, signals to others and [`REFUSED`]. Returns whether this kernel keeps it from files.
+/// Gives up all files but those that are needed, the network, signals to others and [`REFUSED`]. Returns whether this kernel
+/// keeps it from files.
 ///
 /// # Errors
-/// A folder of the order is not there.
-pub(super) fn confine(order: &Order) -> io::Result<bool> {
+/// A rule cannot be made.
+pub(super) fn confine(needs: &Needs) -> io::Result<bool> {
     let abi = ABI::V6;
     let failed = |error: landlock::RulesetError| io::Error::other(error);
     let mut rules = Ruleset::default()
@@ -82,32 +86,60 @@ pub(super) fn confine(order: &Order) -> io::Result<bool> {
         .create()
         .map_err(failed)?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let mut links = Vec::new();
-    find_links(&order.source, 0, &mut links);
-    for path in [&order.source].into_iter().chain(&order.imatrix).chain(&links) {
+    let write = AccessFs::WriteFile
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile
+        | AccessFs::Truncate
+        | AccessFs::ReadDir;
+    for path in &needs.reads {
         rules = allow(rules, path, read)?;
     }
-    for output in &order.outputs {
-        let folder = output.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        let write = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
-        rules = allow(rules, folder, write | AccessFs::ReadDir)?;
+    for path in &needs.writes {
+        rules = allow(rules, path, write)?;
+    }
+    for path in &needs.keeps {
+        rules = allow(rules, path, write | read)?;
+    }
+    for path in &needs.devices {
+        rules = allow(rules, path, read | AccessFs::WriteFile | AccessFs::IoctlDev)?;
+    }
+    if let Some(path) = &needs.listens {
+        rules = allow(rules, path, AccessFs::MakeSock | AccessFs::RemoveFile)?;
     }
     // how many cores there are, as limits of a container have it
     for path in ["/proc/self", "/sys/fs/cgroup", "/sys/devices/system/cpu"] {
         rules = allow(rules, Path::new(path), read)?;
     }
     let status = rules.restrict_self().map_err(failed)?;
-    if let Err(error) = refuse_calls() {
+    if needs.owns_all {
+        // root without them is the owner of its files, which are refused above, and nothing more
+        let none = CapabilitySet::empty();
+        set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    }
+    if let Err(error) = refuse_calls(needs.listens.is_some()) {
         // as without Landlock, there is less then
         tracing::info!("this kernel keeps no filter of calls: {error}");
     }
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
 
-/// Has the kernel refuse [`REFUSED`] to this thread and to those that it starts, for good.
-fn refuse_calls() -> Result<(), seccompiler::Error> {
-    let refused = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+/// Has the kernel refuse [`REFUSED`] to this thread and to those that it starts, for good; sockets too, but for those on
+/// which a process listens that does.
+fn refuse_calls(listens: bool) -> Result<(), seccompiler::Error> {
+    let mut refused: BTreeMap<libc::c_long, Vec<SeccompRule>> =
+        REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+    let differs = |argument, value| {
+        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)?;
+        Ok::<_, seccompiler::Error>(vec![SeccompRule::new(vec![condition])?])
+    };
+    // a thread signals its own process as it aborts
+    refused.insert(libc::SYS_tgkill, differs(0, u64::from(std::process::id()))?);
+    if listens {
+        refused.insert(libc::SYS_socket, differs(0, u64::from(libc::AF_UNIX.unsigned_abs()))?);
+    } else {
+        refused.insert(libc::SYS_socket, Vec::new());
+        refused.extend(LISTENING.iter().map(|call| (*call, Vec::new())));
+    }
     let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     // calls of another architecture end the process
@@ -120,18 +152,4 @@ fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> io::
     let Ok(opened) = PathFd::new(path) else { return Ok(rules) };
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V6) };
     rules.add_rule(PathBeneath::new(opened, access)).map_err(io::Error::other)
-}
-
-/// Finds what links in a folder lead to: in the store, a checkpoint is a folder of links to blobs.
-fn find_links(folder: &Path, depth: u32, found: &mut Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(folder) else { return };
-    for entry in entries.flatten().take(MOST_ENTRIES) {
-        let Ok(kind) = entry.file_type() else { continue };
-        if kind.is_symlink() && found.len() < MOST_ENTRIES {
-            // one that leads nowhere is found by whoever reads it
-            found.extend(fs::canonicalize(entry.path()).ok().filter(|target| target.is_file()));
-        } else if kind.is_dir() && depth < DEEPEST {
-            find_links(&entry.path(), depth + 1, found);
-        }
-    }
 }
