@@ -21,6 +21,9 @@ pub const SESSION: &str = "/session";
 /// More than any key with what is around it, in bytes.
 pub const LARGEST_KEY: usize = 4 << 10;
 
+/// What the page shows beside its cookie.
+const PROOF: HeaderName = HeaderName::from_static("x-bramble-proof");
+
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Where browsers find the page.
@@ -73,7 +76,7 @@ impl Front {
         now: Duration,
     ) -> Result<Option<Digest>, Box<Response<Bytes>>> {
         let Some(value) = cookie(&head.headers, &site.cookie()) else { return Ok(None) };
-        let found = self.sessions().key(value, now);
+        let found = self.sessions().key(value, proof(&head.headers), now);
         if found.is_some() {
             site.check(head).map_err(|why| Box::new(refuse(StatusCode::FORBIDDEN, "wrong_origin", why)))?;
         }
@@ -95,7 +98,7 @@ impl Front {
         let (name, value) = (site.cookie(), cookie(&head.headers, &site.cookie()));
         match head.method {
             Method::GET => {
-                let key = value.and_then(|value| self.sessions().key(value, now));
+                let key = value.and_then(|value| self.sessions().key(value, proof(&head.headers), now));
                 reply(StatusCode::OK, &told(key.and_then(|key| accounts.account(&key)).as_ref()))
             }
             Method::DELETE => {
@@ -114,19 +117,9 @@ impl Front {
                         "this takes {\"key\": \"…\"} as JSON",
                     );
                 };
-                if let Some(seconds) = self.sessions().wait(now) {
-                    let message = format!("too many wrong keys were shown here; try again in {seconds} s");
-                    let mut reply = refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", &message);
-                    reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
-                    return reply;
-                }
+                // a good key is let in whatever others have shown: they cannot keep its owner out
                 let Some((hash, account)) = accounts.open(key) else {
-                    self.sessions().wrong(now);
-                    return refuse(
-                        StatusCode::UNAUTHORIZED,
-                        "invalid_api_key",
-                        "this key opens nothing here",
-                    );
+                    return self.wrong_key(now);
                 };
                 if !account.scopes.iter().any(|scope| matches!(scope, Scope::Infer | Scope::Status)) {
                     let message = "this key is not for people: it wants the scope `infer` or `status`";
@@ -136,11 +129,13 @@ impl Front {
                 if let Some(value) = value {
                     self.sessions().end(value);
                 }
-                let Some(value) = self.sessions().begin(hash, now) else {
+                let Some((value, proof)) = self.sessions().begin(hash, now) else {
                     let message = "the operating system gave no random bytes";
                     return refuse(StatusCode::SERVICE_UNAVAILABLE, "no_random", message);
                 };
-                with_cookie(reply(StatusCode::OK, &told(Some(&account))), &name, &value, IDLE, site.is_secure)
+                let mut told = told(Some(&account));
+                told["proof"] = proof.into();
+                with_cookie(reply(StatusCode::OK, &told), &name, &value, IDLE, site.is_secure)
             }
             _ => {
                 let mut reply = refuse(
@@ -152,6 +147,19 @@ impl Front {
                 reply
             }
         }
+    }
+
+    /// Answers who has shown a key that opens nothing.
+    fn wrong_key(&self, now: Duration) -> Response<Bytes> {
+        let mut sessions = self.sessions();
+        let Some(seconds) = sessions.wait(now) else {
+            sessions.wrong(now);
+            return refuse(StatusCode::UNAUTHORIZED, "invalid_api_key", "this key opens nothing here");
+        };
+        let message = format!("too many wrong keys were shown here; try again in {seconds} s");
+        let mut reply = refuse(StatusCode::TOO_MANY_REQUESTS, "rate_limit_exceeded", &message);
+        reply.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        reply
     }
 }
 
@@ -222,6 +230,11 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>
         (Some(value), None) => value.to_str().map(Some).map_err(|_| "this request comes from nowhere"),
         (Some(_), Some(_)) => Err("this request comes from two sites"),
     }
+}
+
+/// Returns what is shown beside a cookie.
+fn proof(headers: &HeaderMap) -> &str {
+    text(headers, &PROOF).ok().flatten().unwrap_or_default()
 }
 
 /// Returns the value of a cookie. HTTP/2 sends each in a header of its own.

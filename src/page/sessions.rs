@@ -11,7 +11,7 @@ const MOST: usize = 64;
 pub(super) const IDLE: Duration = Duration::from_hours(24);
 
 /// Wrong keys that may be shown one after the other, and how long each is remembered. Keys are 256 random bits, so this
-/// keeps the log and the processor calm, not guessers away.
+/// keeps the log calm, not guessers away, and never holds a good key up.
 const MOST_WRONG: u32 = 10;
 const WRONG_LASTS: Duration = Duration::from_secs(6);
 
@@ -20,6 +20,8 @@ const WRONG_LASTS: Duration = Duration::from_secs(6);
 struct Session {
     /// The hash of the cookie's value: who reads memory or a crash dump has no cookie yet.
     token: Digest,
+    /// The hash of what the page itself shows beside: browsers send a cookie to every port of a name, and this to none.
+    proof: Digest,
     /// The key that was shown for it, by its hash.
     key: Digest,
     used: Duration,
@@ -34,25 +36,27 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    /// Begins a session for the key with this hash. Returns the cookie's value; none where there is no chance to be had.
-    pub(super) fn begin(&mut self, key: Digest, now: Duration) -> Option<String> {
-        let value = secret()?;
+    /// Begins a session for the key with this hash. Returns the cookie's value and the proof; none where there is no chance
+    /// to be had.
+    pub(super) fn begin(&mut self, key: Digest, now: Duration) -> Option<(String, String)> {
+        let (value, proof) = (secret()?, secret()?);
         self.open.retain(|session| is_alive(session, now));
         if self.open.len() >= MOST
             && let Some(oldest) = (0..self.open.len()).min_by_key(|nth| self.open[*nth].used)
         {
             self.open.swap_remove(oldest);
         }
-        self.open.push(Session { token: Digest::of(value.as_bytes()), key, used: now });
-        Some(value)
+        let [token, hashed] = [&value, &proof].map(|text| Digest::of(text.as_bytes()));
+        self.open.push(Session { token, proof: hashed, key, used: now });
+        Some((value, proof))
     }
 
-    /// Returns the key behind a cookie, and takes note that it was used. It is looked for by its hash, so that how long
-    /// that takes tells nothing of the value.
-    pub(super) fn key(&mut self, value: &str, now: Duration) -> Option<Digest> {
-        let token = Digest::of(value.as_bytes());
-        let session =
-            self.open.iter_mut().find(|session| session.token == token && is_alive(session, now))?;
+    /// Returns the key behind a cookie and its proof, and takes note that it was used. They are looked for by their hashes,
+    /// so that how long that takes tells nothing of them.
+    pub(super) fn key(&mut self, value: &str, proof: &str, now: Duration) -> Option<Digest> {
+        let [token, proof] = [value, proof].map(|text| Digest::of(text.as_bytes()));
+        let mut alive = self.open.iter_mut().filter(|session| is_alive(session, now));
+        let session = alive.find(|session| session.token == token && session.proof == proof)?;
         session.used = now;
         Some(session.key)
     }
@@ -63,7 +67,7 @@ impl Sessions {
         self.open.retain(|session| session.token != token);
     }
 
-    /// Returns after how many seconds a key may be shown again; none where it may now.
+    /// Returns after how many seconds a wrong key is taken note of again; none where it is now.
     pub(super) fn wait(&self, now: Duration) -> Option<u64> {
         let longest = WRONG_LASTS * (MOST_WRONG - 1);
         let over = self.wrong_until.saturating_sub(now).checked_sub(longest)?;
@@ -103,28 +107,34 @@ mod tests {
     fn a_session_lasts_while_it_is_used() {
         let mut sessions = Sessions::default();
         let key = Digest::of(b"key");
-        let value = sessions.begin(key, at(0)).unwrap();
-        assert_eq!(value.len(), 64);
+        let (value, proof) = sessions.begin(key, at(0)).unwrap();
+        assert_eq!((value.len(), proof.len()), (64, 64));
         let day = IDLE.as_secs();
-        assert_eq!(sessions.key(&value, at(day - 1)), Some(key));
-        assert_eq!(sessions.key(&value, at(2 * day - 2)), Some(key));
-        assert_eq!(sessions.key(&value, at(3 * day)), None);
-        assert_eq!(sessions.key("", at(0)), None);
-        assert_eq!(sessions.key(&Digest::of(value.as_bytes()).to_string(), at(0)), None);
+        assert_eq!(sessions.key(&value, &proof, at(day - 1)), Some(key));
+        assert_eq!(sessions.key(&value, &proof, at(2 * day - 2)), Some(key));
+        assert_eq!(sessions.key(&value, &proof, at(3 * day)), None);
+        for (value, proof) in [("", &*proof), (&*value, ""), (&*value, &*value), (&*proof, &*value)] {
+            assert_eq!(sessions.key(value, proof, at(0)), None);
+        }
+        let hash = Digest::of(value.as_bytes()).to_string();
+        assert_eq!(sessions.key(&hash, &proof, at(0)), None);
     }
 
     #[test]
     fn there_are_so_many_and_the_least_used_goes_first() {
         let mut sessions = Sessions::default();
-        let values: Vec<String> =
+        let values: Vec<(String, String)> =
             (0..MOST as u64).map(|n| sessions.begin(Digest::of(b"key"), at(n)).unwrap()).collect();
-        assert!(sessions.key(&values[0], at(100)).is_some());
+        let finds = |sessions: &mut Sessions, (value, proof): &(String, String), seconds| {
+            sessions.key(value, proof, at(seconds)).is_some()
+        };
+        assert!(finds(&mut sessions, &values[0], 100));
         let next = sessions.begin(Digest::of(b"key"), at(101)).unwrap();
         assert_eq!(sessions.open.len(), MOST);
-        assert!(sessions.key(&values[0], at(102)).is_some() && sessions.key(&next, at(102)).is_some());
-        assert_eq!(sessions.key(&values[1], at(102)), None);
-        sessions.end(&next);
-        assert_eq!(sessions.key(&next, at(102)), None);
+        assert!(finds(&mut sessions, &values[0], 102) && finds(&mut sessions, &next, 102));
+        assert!(!finds(&mut sessions, &values[1], 102));
+        sessions.end(&next.0);
+        assert!(!finds(&mut sessions, &next, 102));
     }
 
     #[test]

@@ -102,23 +102,31 @@ fn a_key_is_exchanged_for_a_cookie_that_scripts_and_other_sites_do_not_get() {
         let asked = head(&Method::POST, "kitchen:8443", &post);
         let reply = front.session(site, &asked, br#"{"key": "good"}"#, &One, now);
         assert_eq!(reply.status(), 200);
-        assert_eq!(reply.body(), r#"{"key":"laptop","scopes":["infer"]}"#);
+        let told: serde_json::Value = serde_json::from_slice(reply.body()).unwrap();
+        assert_eq!((&told["key"], &told["scopes"][0]), (&"laptop".into(), &"infer".into()));
+        let proof = told["proof"].as_str().unwrap();
         let cookie = reply.headers()["set-cookie"].to_str().unwrap();
         let (pair, rest) = cookie.split_once(';').unwrap();
         assert_eq!(rest, format!(" Path=/; Max-Age=86400; HttpOnly; SameSite=Strict{secure}"));
         let value = pair.strip_prefix(&format!("{name}=")).unwrap();
         assert_eq!((value.len(), value.contains("good")), (64, false));
         // among others, as HTTP/2 has them
-        let with = [("cookie", "a=b"), ("cookie", pair)];
+        let with = [("cookie", "a=b"), ("cookie", pair), ("x-bramble-proof", proof)];
         assert_eq!(
             front.key(site, &head(&Method::GET, "kitchen:8443", &with), now).unwrap(),
             Some(Digest::of(b"good"))
         );
         let refused = front.key(site, &head(&Method::POST, "kitchen:8443", &with), now).unwrap_err();
         assert_eq!(refused.status(), 403);
-        let wrong = [("cookie", format!("{name}={}", "0".repeat(64)))];
-        let wrong = wrong.each_ref().map(|(name, value)| (*name, value.as_str()));
-        assert_eq!(front.key(site, &head(&Method::GET, "kitchen:8443", &wrong), now).unwrap(), None);
+        let wrong = format!("{name}={}", "0".repeat(64));
+        for wrong in [
+            &[("cookie", &*wrong), ("x-bramble-proof", proof)][..],
+            &[("cookie", pair), ("x-bramble-proof", value)],
+            // a browser sends cookies to every port of a name
+            &[("cookie", pair)],
+        ] {
+            assert_eq!(front.key(site, &head(&Method::GET, "kitchen:8443", wrong), now).unwrap(), None);
+        }
         // goodbye
         let end = head(&Method::DELETE, "kitchen:8443", &[("cookie", pair), ("origin", origin)]);
         let reply = front.session(site, &end, b"", &One, now);

@@ -6,7 +6,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
-use reqwest::header::{HeaderMap, SET_COOKIE};
+use reqwest::header::SET_COOKIE;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -83,26 +83,29 @@ impl Shown {
         self.links().last().unwrap().split_once("/#token=").unwrap().1.to_owned()
     }
 
-    /// Shows a token. Returns the status, and the cookie.
-    async fn show(&self, token: &str) -> (u16, Option<String>) {
+    /// Shows a token. Returns the status, and what opens a session.
+    async fn show(&self, token: &str) -> (u16, Option<Pass>) {
         let request = self.http.post(format!("{}/session", self.url)).header("origin", &self.url);
         let reply = request.json(&json!({ "key": token })).send().await.unwrap();
-        let cookie = |headers: &HeaderMap| {
-            let line = headers.get(SET_COOKIE)?.to_str().unwrap();
-            Some(line.split(';').next().unwrap().to_owned())
-        };
-        (reply.status().as_u16(), cookie(reply.headers()))
+        let status = reply.status().as_u16();
+        let line = reply.headers().get(SET_COOKIE).map(|line| line.to_str().unwrap().to_owned());
+        let said: Value = reply.json().await.unwrap();
+        let pass = line.map(|line| Pass {
+            cookie: line.split(';').next().unwrap().to_owned(),
+            proof: said["proof"].as_str().unwrap().to_owned(),
+        });
+        (status, pass)
     }
 
-    async fn status(&self, cookie: &str) -> Value {
-        let request = self.http.get(format!("{}/status", self.url)).header("cookie", cookie);
+    async fn status(&self, pass: &Pass) -> Value {
+        let request = pass.shown(self.http.get(format!("{}/status", self.url)));
         request.send().await.unwrap().json().await.unwrap()
     }
 
     /// Waits until a host was looked at.
-    async fn host(&self, cookie: &str, name: &str) -> Value {
+    async fn host(&self, pass: &Pass, name: &str) -> Value {
         loop {
-            let status = self.status(cookie).await;
+            let status = self.status(pass).await;
             let hosts = status["hosts"].as_array().unwrap();
             let host = hosts.iter().find(|host| host["host"] == name).unwrap();
             if host["state"] != "unknown" {
@@ -110,6 +113,19 @@ impl Shown {
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+/// What opens a session.
+#[derive(Debug, PartialEq)]
+struct Pass {
+    cookie: String,
+    proof: String,
+}
+
+impl Pass {
+    fn shown(&self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        request.header("cookie", &self.cookie).header("x-bramble-proof", &self.proof)
     }
 }
 
@@ -124,30 +140,34 @@ async fn a_link_lets_one_browser_in_and_the_next_is_told() {
     }
     assert_eq!(shown.show("nonsense").await.0, 401);
     assert_eq!(shown.show(KEY).await.0, 401, "the key itself is for doors");
-    let (status, cookie) = shown.show(&first).await;
+    let (status, pass) = shown.show(&first).await;
     assert_eq!((status, shown.links().len()), (200, 2));
     assert_eq!(shown.show(&first).await, (401, None), "it is used up");
     let (status, second) = shown.show(&shown.token()).await;
-    assert!(status == 200 && second != cookie);
-    let status = shown.status(&cookie.unwrap()).await;
+    assert!(status == 200 && second != pass);
+    let status = shown.status(pass.as_ref().unwrap()).await;
     assert_eq!(
         (&status["fleet"], &status["at"], &status["apply"]),
         (&"home".into(), &Value::Null, &Value::Null)
     );
+    // who serves something at another port of this machine is sent the cookie, and no more
+    let cookie = pass.unwrap().cookie;
+    let request = shown.http.get(format!("{}/status", shown.url)).header("cookie", cookie);
+    assert_eq!(request.send().await.unwrap().status(), 401);
 }
 
 #[tokio::test]
 async fn other_sites_and_other_names_get_nothing() {
     let shown = Shown::start([]).await;
-    let cookie = shown.show(&shown.token()).await.1.unwrap();
+    let pass = shown.show(&shown.token()).await.1.unwrap();
     for (name, value) in [
         ("host", "evil.example"),
         ("origin", "https://evil.example"),
         ("origin", "http://127.0.0.1:1"),
         ("sec-fetch-site", "cross-site"),
     ] {
-        let request = shown.http.get(format!("{}/status", shown.url)).header("cookie", &cookie);
-        let reply = request.header(name, value).send().await.unwrap();
+        let request = shown.http.get(format!("{}/status", shown.url));
+        let reply = pass.shown(request).header(name, value).send().await.unwrap();
         assert_eq!(reply.status(), 403, "{name}: {value}");
         assert!(!reply.headers().contains_key("access-control-allow-origin"));
         let request = shown.http.post(format!("{}/session", shown.url)).header(name, value);
@@ -169,8 +189,8 @@ async fn hosts_are_shown_as_their_doors_tell_and_as_they_were_asked() {
         ("gone", closed),
     ])
     .await;
-    let cookie = shown.show(&shown.token()).await.1.unwrap();
-    let kitchen = shown.host(&cookie, "kitchen").await;
+    let pass = shown.show(&shown.token()).await.1.unwrap();
+    let kitchen = shown.host(&pass, "kitchen").await;
     // no door speaks for another
     assert_eq!(
         (&kitchen["host"], &kitchen["state"], &kitchen["generation"]),
@@ -183,7 +203,7 @@ async fn hosts_are_shown_as_their_doors_tell_and_as_they_were_asked() {
         ("huge", "open", "it tells more than any host has to tell"),
         ("gone", "closed", "connection refused"),
     ] {
-        let host = shown.host(&cookie, name).await;
+        let host = shown.host(&pass, name).await;
         assert_eq!(host["state"], state, "{name}");
         assert!(host["why"].as_str().unwrap().contains(why), "{name}: {}", host["why"]);
         assert_eq!(host["engines"], json!([]));
@@ -193,11 +213,10 @@ async fn hosts_are_shown_as_their_doors_tell_and_as_they_were_asked() {
 #[tokio::test]
 async fn a_question_goes_to_the_door_that_was_chosen_and_its_answer_comes_back_as_it_is() {
     let shown = Shown::start([("kitchen", door(200, "{}".to_owned()).await)]).await;
-    let cookie = shown.show(&shown.token()).await.1.unwrap();
+    let pass = shown.show(&shown.token()).await.1.unwrap();
     let ask = async |at: &str| {
         let request = shown.http.post(format!("{}/v1/chat/completions", shown.url));
-        let request =
-            request.header("cookie", &cookie).header("origin", &shown.url).header("x-bramble-at", at);
+        let request = pass.shown(request).header("origin", &shown.url).header("x-bramble-at", at);
         request.body(r#"{"model":"chat"}"#).send().await.unwrap()
     };
     let reply = ask("kitchen").await;
@@ -220,12 +239,12 @@ async fn a_question_goes_to_the_door_that_was_chosen_and_its_answer_comes_back_a
 async fn what_a_command_does_to_the_fleet_is_told() {
     use crate::events::Event;
     let shown = Shown::start([]).await;
-    let cookie = shown.show(&shown.token()).await.1.unwrap();
+    let pass = shown.show(&shown.token()).await.1.unwrap();
     let live = crate::live::Recorder::default();
     live.begin(shown.folder.path(), "apply", "me@desk", crate::clock::unix_seconds()).await;
     live.take(&Event::Note { host: None, text: "hello".to_owned() });
     live.end(false, crate::clock::unix_seconds());
-    let apply = &shown.status(&cookie).await["apply"];
+    let apply = &shown.status(&pass).await["apply"];
     assert_eq!(
         (&apply["verb"], &apply["by"], &apply["state"]),
         (&"apply".into(), &"me@desk".into(), &"failed".into())

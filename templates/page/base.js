@@ -62,8 +62,17 @@ class Refused extends Error {
   constructor(status, words) { super(words); this.status = status; }
 }
 
+// What is shown beside the cookie. A browser sends cookies to every port of a name; this storage is of one port alone.
+const proof = {
+  own: "",
+  get() { try { return localStorage.getItem("proof") ?? this.own; } catch { return this.own; } },
+  set(value) { this.own = value; try { localStorage.setItem("proof", value); } catch { /* then it ends with this page */ } },
+  drop() { this.own = ""; try { localStorage.removeItem("proof"); } catch { /* it was not there */ } },
+};
+
 async function ask(path, options = {}) {
-  const reply = await fetch(path, { cache: "no-store", credentials: "same-origin", redirect: "error", ...options });
+  const headers = { "x-bramble-proof": proof.get(), ...options.headers };
+  const reply = await fetch(path, { cache: "no-store", credentials: "same-origin", redirect: "error", ...options, headers });
   if (reply.ok) return reply;
   let words = `it answered ${reply.status}`;
   try { words = text((await reply.json()).error.message, 600) || words; } catch { /* no words of its own */ }

@@ -56,7 +56,9 @@ async function begin(session) {
 
 async function showKey(key, isLink) {
   try {
-    await begin(await (await post("/session", { key })).json());
+    const session = await (await post("/session", { key })).json();
+    proof.set(text(session.proof, 80));
+    await begin(session);
     $("key-field").value = "";
   } catch (error) {
     const words = !error.status ? "There is no connection." : isLink && error.status === 401 ? "This link was used before. `bramble ui` prints another each time one is used." : sentence(error.message);
@@ -71,6 +73,7 @@ $("key-form").addEventListener("submit", event => {
 });
 $("leave").addEventListener("click", async () => {
   try { await ask("/session", { method: "DELETE" }); } catch { /* then it ends by itself */ }
+  proof.drop();
   clearChat();
   showSignIn("");
 });

@@ -18,11 +18,12 @@ const OWN: &str = "http://kitchen.home.internal:1";
 struct Browser<'a> {
     house: &'a House,
     cookie: Option<String>,
+    proof: String,
 }
 
 impl<'a> Browser<'a> {
     fn new(house: &'a House) -> Self {
-        Self { house, cookie: None }
+        Self { house, cookie: None, proof: String::new() }
     }
 
     async fn send(&self, method: Method, path: &str, body: &str, more: &[(&str, &str)]) -> Told {
@@ -35,7 +36,7 @@ impl<'a> Browser<'a> {
             request = request.header("origin", OWN);
         }
         if let Some(cookie) = &self.cookie {
-            request = request.header("cookie", cookie);
+            request = request.header("cookie", cookie).header("x-bramble-proof", &self.proof);
         }
         for (name, value) in more.iter().filter(|(_, value)| !value.is_empty()) {
             request = request.header(*name, *value);
@@ -53,6 +54,8 @@ impl<'a> Browser<'a> {
         let told = self.send(Method::POST, "/session", &json!({ "key": key }).to_string(), &[]).await;
         let cookie = told.header("set-cookie").split(';').next().unwrap();
         self.cookie = (!cookie.is_empty()).then(|| cookie.to_owned());
+        let said: Value = serde_json::from_str(&told.body).unwrap_or_default();
+        self.proof = said["proof"].as_str().unwrap_or_default().to_owned();
         told
     }
 }
@@ -78,8 +81,9 @@ async fn a_session_may_what_its_key_may_and_only_what_the_page_asks_for() {
     let house = House::new();
     house.universe.on("local", [good_stream("Hi")]).health(r#"{"status":"ready","running":1}"#);
     let (mut reader, mut asker) = (Browser::new(&house), Browser::new(&house));
-    assert_eq!(reader.show(READER).await.json(), json!({ "key": "dashboard", "scopes": ["status"] }));
-    assert_eq!(asker.show(CLIENT).await.json(), json!({ "key": "laptop", "scopes": ["infer"] }));
+    let (reads, asks) = (reader.show(READER).await.json(), asker.show(CLIENT).await.json());
+    assert_eq!((&reads["key"], &reads["scopes"]), (&json!("dashboard"), &json!(["status"])));
+    assert_eq!((&asks["key"], &asks["scopes"]), (&json!("laptop"), &json!(["infer"])));
     assert_eq!(reader.get("/session").await.json()["key"], "dashboard");
     assert_eq!((reader.get("/status").await.status, asker.get("/status").await.status), (200, 403));
     assert_eq!((reader.get("/v1/models").await.status, asker.get("/v1/models").await.status), (403, 200));
@@ -96,6 +100,7 @@ async fn a_session_may_what_its_key_may_and_only_what_the_page_asks_for() {
     // what the browser is let in by goes no further
     let (_, request) = house.universe.requests().into_iter().next().unwrap();
     assert!(!request.contains("cookie") && !request.contains("bramble-1="), "{request}");
+    assert!(!request.contains("proof"), "{request}");
     // a key between hosts is not for people, and a wrong one opens nothing
     assert_eq!(Browser::new(&house).show(PEER).await.status, 403);
     let mut nobody = Browser::new(&house);
@@ -178,8 +183,11 @@ async fn wrong_keys_are_slowed_down_and_sessions_go_on() {
     let told = Browser::new(&house).show("nonsense").await;
     assert_eq!((told.status, told.header("retry-after")), (429, "7"));
     assert_eq!(reader.get("/status").await.status, 200);
-    tokio::time::advance(Duration::from_secs(7)).await;
+    // who has a key is not kept out by neighbours who have none
     assert_eq!(Browser::new(&house).show(READER).await.status, 200);
+    assert_eq!(Browser::new(&house).show("nonsense").await.status, 429);
+    tokio::time::advance(Duration::from_secs(7)).await;
+    assert_eq!(Browser::new(&house).show("nonsense").await.status, 401);
     let large = json!({ "key": "x".repeat(9000) }).to_string();
     assert_eq!(reader.send(Method::POST, "/session", &large, &[]).await.status, 400);
     assert_eq!(reader.send(Method::PUT, "/session", "", &[]).await.status, 405);
