@@ -1,4 +1,5 @@
-//! Attacks on the operator's machine: by files that came with a clone, and by links that another user laid.
+//! Attacks on the operator's machine: by files that came with a clone, by links that another user laid, and by what the
+//! door of a host answers.
 #![expect(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -7,10 +8,14 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bramble_fleet::generation::DoorTls;
+use bramble_fleet::keys::Safe;
 use bramble_fleet::quant::Quant;
 use bramble_fleet::weights::{self, Control, Order};
 
@@ -48,6 +53,46 @@ fn refused(desk: &Desk, arguments: &[&str]) -> String {
 /// A file of a gigabyte that takes no room.
 fn giant(path: &Path) {
     File::create(path).unwrap().set_len(1 << 30).unwrap();
+}
+
+/// A host that was taken over answers as it likes: with another place to ask, or without end.
+#[test]
+fn a_door_that_sends_on_or_answers_without_end_gets_nothing_more() {
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let place = format!("http://{}", elsewhere.local_addr().unwrap());
+    let moved = format!(
+        "HTTP/1.1 307 Temporary Redirect\r\nlocation: {place}/v1/chat/completions\r\ncontent-length: 0\r\n\r\n"
+    );
+    let endless = "HTTP/1.1 500 Internal Server Error\r\n\r\n{\"error\":{\"message\":\"".to_owned();
+    for (head, has_end, code) in [(moved, true, "307"), (endless, false, "500")] {
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = door.local_addr().unwrap().port();
+        let desk =
+            Desk::new(&MANIFEST.replace("models:", &format!("serve: {{ port: {port}, tls: off }}\nmodels:")));
+        let mut safe = Safe::open(&desk.path("state/bramble"), &"home".parse().unwrap()).unwrap();
+        safe.complete(&["desk".parse().unwrap()], DoorTls::Off, 0).unwrap();
+        let answering = std::thread::spawn(move || {
+            let wire = door.accept().unwrap().0;
+            let asked = BufReader::new(&wire).lines().map_while(Result::ok);
+            let key = asked.take_while(|line| !line.is_empty()).any(|line| line.contains("Bearer bramble-"));
+            let mut sent = 0;
+            let mut next = head.as_bytes();
+            while (&wire).write_all(next).is_ok() && !has_end {
+                next = &[b'x'; 4096];
+                sent += next.len();
+            }
+            (key, sent)
+        });
+        let mut chat = desk.command(&["chat", "desk", "Hello"]);
+        let ended = chat.env("http_proxy", &place).env("HTTP_PROXY", &place).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(ended.status.code() == Some(1) && said.contains(code), "{said}");
+        let (key, sent) = answering.join().unwrap();
+        // what lies in the buffers of both ends is no answer yet
+        assert!(key && sent < 64 << 20, "{sent} bytes were taken");
+        assert_eq!(elsewhere.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    }
 }
 
 #[test]

@@ -14,14 +14,18 @@ use crate::keys::Safe;
 use crate::manifest::{Manifest, Via};
 use crate::openai::{ChatChunk, sse};
 use crate::plan::door_tls;
-use crate::terminal;
 use crate::units::TokensPerSec;
+use crate::{status, terminal};
 
 /// A Pi may rightly need minutes for a long prompt; the door's own deadlines are shorter.
 const PATIENCE: Duration = Duration::from_mins(10);
 
 /// A door that is there takes a connection at once.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
+/// More than any door says of why it refuses, and more than any answer takes on its way, in bytes.
+const LARGEST_REFUSAL: usize = 64 << 10;
+const LARGEST_ANSWER: usize = 128 << 20;
 
 /// The longest question that is read from standard input, in bytes.
 const LONGEST_PROMPT: u64 = 1 << 20;
@@ -217,11 +221,12 @@ impl<'a> Talk<'a> {
             let (host, url) = (&self.host, &self.url);
             format!("{host} does not answer at {url}: `bramble status {host}` shows what runs there")
         })?;
-        let status = reply.status();
-        if !status.is_success() {
-            let value: Value = reply.json().await.unwrap_or_default();
+        let code = reply.status();
+        if !code.is_success() {
+            let body = status::body(&mut reply, LARGEST_REFUSAL).await.ok().flatten().unwrap_or_default();
+            let value: Value = serde_json::from_slice(&body).unwrap_or_default();
             let message = value["error"]["message"].as_str().unwrap_or("no reason was given");
-            anyhow::bail!("{} answered {status}: {}", self.host, terminal::text(message));
+            anyhow::bail!("{} answered {code}: {}", self.host, terminal::text(message));
         }
         let header = |name: &str| Some(terminal::line(reply.headers().get(name)?.to_str().ok()?));
         let mut answer = Reply {
@@ -235,7 +240,10 @@ impl<'a> Talk<'a> {
         let mut scanner = sse::Scanner::with_comments();
         let mut is_whole = false;
         let lost = || format!("the answer of {} broke off, and nobody could go on with it", self.host);
+        let mut came = 0;
         while let Some(bytes) = reply.chunk().await.with_context(lost)? {
+            came += bytes.len();
+            anyhow::ensure!(came <= LARGEST_ANSWER, "{} says more than any model does", self.host);
             scanner.push(&bytes);
             while let Some(event) = scanner.next()? {
                 self.tell_of(&mut answer, &scanner.take_comments())?;

@@ -24,14 +24,35 @@ pub struct Door {
 }
 
 impl Door {
-    /// Returns what asks at the door, with so long to connect and for everything.
+    /// Returns what asks at the door, with so long to connect and for everything. It asks there and nowhere else: no
+    /// proxy sees the key, and where a door sends it on to, it does not go.
     pub fn client(&self, connect: Duration, patience: Duration) -> reqwest::Result<reqwest::Client> {
-        let client = reqwest::Client::builder().connect_timeout(connect).timeout(patience);
+        let client = reqwest::Client::builder()
+            .connect_timeout(connect)
+            .timeout(patience)
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy();
         match &self.tls {
             Some(config) => client.tls_backend_preconfigured(config.clone()).https_only(true).build(),
             None => client.build(),
         }
     }
+}
+
+/// Reads what a door has answered, of at most `most` bytes; none where it is more.
+///
+/// # Errors
+///
+/// When the answer breaks off.
+pub async fn body(reply: &mut reqwest::Response, most: usize) -> reqwest::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = reply.chunk().await? {
+        if body.len() + chunk.len() > most {
+            return Ok(None);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Some(body))
 }
 
 /// A clock this many seconds off is worth a word: clients that go by dates compare certificates with theirs, and logs

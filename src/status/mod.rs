@@ -3,5 +3,5 @@
 mod gather;
 mod snapshot;
 
-pub use gather::{Door, gather};
+pub use gather::{Door, body, gather};
 pub use snapshot::{DoorState, HostStatus, ModelStatus, Reach, Snapshot};

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::Fleet;
 use crate::ids::HostName;
-use crate::status::Door;
+use crate::status::{Door, body};
 
 /// How often a door is asked while somebody looks: as often as the page asks here.
 const EVERY: Duration = Duration::from_secs(2);
@@ -99,7 +99,8 @@ async fn ask(door: &Door, key: &str) -> Result<Map<String, Value>, Failure> {
     };
     let open = |why: &str| Failure { is_open: true, why: why.to_owned() };
     let client = door.client(PATIENCE, PATIENCE).map_err(closed)?;
-    let reply = client.get(format!("{}/status", door.url)).bearer_auth(key).send().await.map_err(closed)?;
+    let mut reply =
+        client.get(format!("{}/status", door.url)).bearer_auth(key).send().await.map_err(closed)?;
     match reply.status().as_u16() {
         200 => {}
         401 | 403 => {
@@ -112,15 +113,9 @@ async fn ask(door: &Door, key: &str) -> Result<Map<String, Value>, Failure> {
         }
         status => return Err(open(&format!("it answered {status}"))),
     }
-    let mut reply = reply;
-    let mut body = Vec::new();
-    while let Some(chunk) = reply.chunk().await.map_err(closed)? {
-        body.extend_from_slice(&chunk);
-        if body.len() > LARGEST {
-            return Err(open("it tells more than any host has to tell"));
-        }
-    }
-    let told: Option<Value> = serde_json::from_slice(&body).ok();
+    let said = body(&mut reply, LARGEST).await.map_err(closed)?;
+    let Some(said) = said else { return Err(open("it tells more than any host has to tell")) };
+    let told: Option<Value> = serde_json::from_slice(&said).ok();
     match told.and_then(|mut told| told.pointer_mut("/hosts/0").map(Value::take)) {
         Some(Value::Object(host)) => Ok(host),
         _ => Err(open("it says nothing that this version understands")),
