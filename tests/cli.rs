@@ -527,6 +527,7 @@ fn bash_completes_the_names_of_the_manifest_and_says_nothing_without_one() {
         ("bramble forget ''", "attic"),
         ("bramble remove ''", "kitchen shed attic"),
         ("bramble keys revoke-host k", "kitchen"),
+        ("bramble keys readmit s", "shed"),
         ("bramble push chat.gguf ''", "kitchen shed"),
         ("bramble fetch c", "chat coder"),
         ("bramble status --wa", "--watch"),

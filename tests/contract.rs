@@ -276,6 +276,7 @@ fn of_keys(desk: &Desk, promised: &mut Promised) {
     promised.hold("keys rotate", &desk.value(0, &["keys", "rotate", "phone"]));
     promised.hold("keys revoke-host", &desk.value(0, &["keys", "revoke-host", "kitchen"]));
     promised.hold("keys list", &desk.value(0, &["keys", "list"]));
+    promised.hold("keys readmit", &desk.value(0, &["keys", "readmit", "kitchen"]));
     promised.hold("keys remove", &desk.value(0, &["keys", "remove", "phone"]));
     promised.hold("keys ca", &desk.value(0, &["keys", "ca"]));
     let passphrase = "correct horse battery staple\n";

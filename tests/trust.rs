@@ -182,6 +182,16 @@ fn keys_and_certificates_change_by_applies_and_only_by_them() {
     // another certificate by the same authority, and then another authority
     let before = fs::read_to_string(fleet.desk.path("root/current/secrets.json")).unwrap();
     fleet.ends(0, &["keys", "revoke-host", "desk"]);
+    // until it is said who is there now, nobody logs in, and nothing is sent, not by another authority either
+    for verb in [&["plan"][..], &["status"], &["apply", "--yes"], &["apply", "--yes", "--new-ca"]] {
+        let refused = fleet.run(verb);
+        let said = [refused.stdout, refused.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+        assert!(said.concat().contains("`bramble keys readmit desk`"), "{verb:?}: {said:?}");
+        assert!(verb[0] != "apply" || !refused.status.success(), "{said:?}");
+    }
+    assert_eq!(fs::read_to_string(fleet.desk.path("root/current/secrets.json")).unwrap(), before);
+    fleet.ends(0, &["keys", "readmit", "desk"]);
+    fleet.ends(1, &["keys", "readmit", "desk"]);
     assert!(fleet.ends(2, &["plan", "--exit-code"]).contains("it gets a certificate of the fleet's"));
     fleet.apply(&[]);
     assert_eq!(fleet.authority(), authority);

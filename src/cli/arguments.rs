@@ -378,8 +378,14 @@ pub(crate) enum KeysVerb {
         #[arg(long)]
         old: bool,
     },
-    /// Have the other hosts refuse a host that was stolen or is lost: every key that it ever had
+    /// Have the other hosts refuse a host that was stolen or is lost: every key that it ever had; nothing is sent to it
     RevokeHost {
+        /// The host
+        #[arg(value_name = "HOST")]
+        host: HostName,
+    },
+    /// Give a certificate to a host that was revoked, once it is yours again or another is in its place
+    Readmit {
         /// The host
         #[arg(value_name = "HOST")]
         host: HostName,

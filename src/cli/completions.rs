@@ -69,7 +69,7 @@ fn names(command: &Command, words: &[String]) -> Vec<String> {
         (Kind::Model, _) => manifest.models.keys().map(ToString::to_string).collect(),
         (Kind::Host, "chat") => manifest.hosts.keys().map(ToString::to_string).collect(),
         (Kind::Host, "forget") => orphans(),
-        (Kind::Host, "remove" | "revoke-host") => ours.chain(orphans()).collect(),
+        (Kind::Host, "remove" | "revoke-host" | "readmit") => ours.chain(orphans()).collect(),
         (Kind::Host, _) => ours.collect(),
     }
 }

@@ -190,6 +190,7 @@ const EXAMPLES: &[(&str, &[Example])] = &[
             ("bramble keys remove phone --old", "the one before a rotation"),
         ],
     ),
+    ("keys readmit", &[("bramble keys readmit shed", "another Pi is in its place")]),
     ("keys revoke-host", &[("bramble keys revoke-host shed", "the next apply tells the others")]),
     ("keys ca", &[("bramble keys ca > home-ca.pem", "what clients trust")]),
     ("keys ca export", &[("bramble keys ca export home.age", "asks for a passphrase")]),

@@ -20,7 +20,7 @@ use crate::connect::{Connection, Local, Settings, Ssh, SudoPassword, Target, fas
 use crate::convert;
 use crate::events::Events;
 use crate::execute::{self, Reconnect, Subject};
-use crate::facts::{HostFacts, Inventory};
+use crate::facts::{HostFacts, Inventory, ProbeFailure};
 use crate::fetch;
 use crate::fetch::{Fetcher, RawHeader};
 use crate::generation::{Bundle, DoorTls, ForeignKeys, Layout};
@@ -54,6 +54,8 @@ pub(crate) struct Fleet<'a> {
     pub(super) sudo: SudoPasswords,
     /// Whether plans take over hosts of other fleets.
     pub(crate) adopts: bool,
+    /// Hosts that somebody else may be by now: nobody logs in there.
+    barred: BTreeSet<HostName>,
 }
 
 /// What sudo asks for on each host, once it is known: for all ways to it.
@@ -105,7 +107,9 @@ impl<'a> Fleet<'a> {
         let bundles = bundle::find(&environment.bundles)?;
         let is_new_host_key_accepted = login.accept_new_host_keys;
         let sudo = SudoPasswords::default();
+        let barred = Safe::open(&environment.state, &manifest.fleet)?.barred();
         Ok(Self {
+            barred,
             manifest,
             lock,
             lock_path,
@@ -140,6 +144,7 @@ impl<'a> Fleet<'a> {
             is_new_host_key_accepted: login.accept_new_host_keys,
             sudo: SudoPasswords::default(),
             adopts: false,
+            barred: BTreeSet::new(),
             manifest,
         })
     }
@@ -316,10 +321,12 @@ impl<'a> Fleet<'a> {
         Box::new(move |host| connect(hosts.get(host)?, settings.clone(), sudo.of(host)).ok())
     }
 
-    /// Looks at every host. Where there is a person, those that only a password lets in are asked for.
+    /// Looks at every host but those that are barred: nothing is sent there, no login, and no password for sudo. Where there
+    /// is a person, those that only a password lets in are asked for.
     pub(crate) async fn inventory(&self, connections: &BTreeMap<HostName, Arc<dyn Connection>>) -> Inventory {
         let hosts: Vec<_> = connections
             .iter()
+            .filter(|(host, _)| !self.barred.contains(*host))
             .map(|(host, connection)| {
                 (host.clone(), self.dir(host).unwrap_or_default(), Arc::clone(connection))
             })
@@ -328,6 +335,8 @@ impl<'a> Fleet<'a> {
         if self.environment.can_ask {
             self.let_in(&hosts, &mut inventory).await;
         }
+        let barred = connections.keys().filter(|host| self.barred.contains(*host));
+        inventory.hosts.extend(barred.map(|host| (host.clone(), Err(is_barred(host)))));
         inventory
     }
 
@@ -664,6 +673,13 @@ pub(crate) fn resolve(source: &SourceRef) -> Result<SourceRef, catalog::Error> {
 fn facts_path(store: &Store, pinned: &Pinned) -> anyhow::Result<PathBuf> {
     let key = serde_json::to_vec(&(pinned, convert::VERSION, env!("CARGO_PKG_VERSION")))?;
     Ok(store.root().join("facts").join(format!("{}.json", crate::ids::Digest::of(&key))))
+}
+
+fn is_barred(host: &HostName) -> ProbeFailure {
+    let message = format!(
+        "its certificate was revoked, and whoever has its disk may be who answers there, so that nobody logs in; `bramble keys readmit {host}` once it is yours again or another machine is in its place, or take it out of the manifest"
+    );
+    ProbeFailure { message, is_transient: false, takes_password: false }
 }
 
 #[cfg(test)]

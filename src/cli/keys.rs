@@ -48,10 +48,17 @@ pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -
         KeysVerb::RevokeHost { host } => {
             let certificates = safe.revoke(host)?;
             let text = format!(
-                "{host} is refused by the other hosts from the next apply on ({}), and gets another certificate if the manifest still names it then. {NEXT}",
+                "{host} is refused by the other hosts from the next apply on ({}). Nothing is sent to it any more, since whoever has its disk can answer in its place over SSH, too: once it is yours again, or another machine is in its place, `bramble keys readmit {host}`. {NEXT}",
                 count(certificates, "certificate")
             );
             done(&text, &json!({ "revoked": host, "certificates": certificates }), global)?;
+        }
+        KeysVerb::Readmit { host } => {
+            safe.readmit(host)?;
+            let text = format!(
+                "{host} gets another certificate with the next apply. Where another machine, or a card that was written anew, is in its place, have ssh forget the key of the one before: `ssh-keygen -R ADDRESS`."
+            );
+            done(&text, &json!({ "readmitted": host }), global)?;
         }
         KeysVerb::Ca { verb: Some(CaVerb::Export { path }) } => {
             let passphrase = passphrase(environment, true)?;
@@ -157,6 +164,7 @@ fn list(safe: &Safe, global: &Global, environment: &Environment) -> anyhow::Resu
     let clients = safe.keys().map(FleetKeys::clients).unwrap_or_default();
     let hosts: Vec<_> = safe.certificates().map(|made| made.hosts().collect()).unwrap_or_default();
     let revoked: Vec<_> = safe.certificates().map(|made| made.revoked().iter().collect()).unwrap_or_default();
+    let barred = safe.barred();
     if global.json {
         let hosts = hosts
             .iter()
@@ -164,6 +172,7 @@ fn list(safe: &Safe, global: &Global, environment: &Environment) -> anyhow::Resu
         let revoked = revoked.iter().map(|(key, host)| json!({ "host": host, "sha256": key }));
         return output::json(&json!({
             "keys": clients, "certificates": hosts.collect::<Vec<_>>(), "revoked": revoked.collect::<Vec<_>>(),
+            "barred": barred,
         }));
     }
     let mut table = Table::new(["KEY", "SCOPES", "LIMITS", "SHA-256"]);
@@ -179,7 +188,8 @@ fn list(safe: &Safe, global: &Global, environment: &Environment) -> anyhow::Resu
             table.row([host.to_string(), day(made.ends), made.fingerprint.short()]);
         }
         for (key, host) in revoked {
-            table.row([host.to_string(), "revoked".to_owned(), key.short()]);
+            let what = if barred.contains(host) { "revoked, and barred" } else { "revoked" };
+            table.row([host.to_string(), what.to_owned(), key.short()]);
         }
         output::result(&format!("\n{}", table.render(0, environment.style)))?;
     }

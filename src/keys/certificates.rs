@@ -21,6 +21,9 @@ pub struct Certificates {
     hosts: BTreeMap<HostName, Held>,
     /// Keys that are refused, each with the host that had it.
     revoked: BTreeMap<Digest, HostName>,
+    /// Hosts that somebody else may be by now: they get no certificate until they are readmitted.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    barred: BTreeSet<HostName>,
 }
 
 /// What a host has, and had.
@@ -47,7 +50,8 @@ impl Certificates {
     /// Makes an authority that has signed nothing yet, at `now` in seconds since 1970.
     pub(super) fn new(fleet: &FleetName, now: u64) -> Result<Self, Error> {
         let authority = Authority::new(fleet, now)?;
-        Ok(Self { format: FORMAT, authority, hosts: BTreeMap::new(), revoked: BTreeMap::new() })
+        let (hosts, revoked) = (BTreeMap::new(), BTreeMap::new());
+        Ok(Self { format: FORMAT, authority, hosts, revoked, barred: BTreeSet::new() })
     }
 
     /// Returns what is signed.
@@ -75,14 +79,19 @@ impl Certificates {
         &self.revoked
     }
 
+    /// Returns the hosts that get no certificate, nor anything else, until they are readmitted.
+    pub fn barred(&self) -> &BTreeSet<HostName> {
+        &self.barred
+    }
+
     /// Returns the certificate of a host, be it as old as it may.
     pub fn held(&self, host: &HostName) -> Option<&Certified> {
         self.hosts.get(host)?.current.as_ref()
     }
 
-    /// Makes a certificate for a host that has none, or one that ends soon. Returns whether it did.
+    /// Makes a certificate for a host that has none, or one that ends soon, and is not barred. Returns whether it did.
     pub(super) fn certify(&mut self, host: &HostName, now: u64) -> Result<bool, Error> {
-        if self.current(host, now).is_some() {
+        if self.barred.contains(host) || self.current(host, now).is_some() {
             return Ok(false);
         }
         let made = self.authority.certify(host, now)?;
@@ -99,6 +108,16 @@ impl Certificates {
         let count = keys.len();
         self.revoked.extend(keys.into_iter().map(|key| (key, host.clone())));
         count
+    }
+
+    /// Has hosts get nothing until they are readmitted.
+    pub(super) fn bar(&mut self, hosts: impl IntoIterator<Item = HostName>) {
+        self.barred.extend(hosts);
+    }
+
+    /// Has a host get a certificate again. Returns whether it was barred.
+    pub(super) fn readmit(&mut self, host: &HostName) -> bool {
+        self.barred.remove(host)
     }
 
     /// Returns who a host is to others, where it has a certificate.

@@ -120,6 +120,12 @@ pub enum Error {
         /// Those that have one.
         known: Vec<String>,
     },
+    /// A host that is to be readmitted was not barred.
+    #[error("{host} is not barred: `bramble apply` gives it a certificate, if the manifest names it")]
+    NotBarred {
+        /// The host.
+        host: HostName,
+    },
     /// A passphrase is too easy to guess.
     #[error("the passphrase is too short: use at least {least} characters, which keep those out who guess")]
     ShortPassphrase {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,8 @@ pub struct Safe {
     certificates: Option<Certificates>,
     /// Whether the authority shall be another from now on, and everything that it has signed with it.
     is_founded_anew: bool,
+    /// The hosts that were barred under an authority that shall be another.
+    barred_before: BTreeSet<HostName>,
 }
 
 impl Safe {
@@ -38,6 +41,7 @@ impl Safe {
             state: state.to_owned(),
             fleet: fleet.clone(),
             is_founded_anew: false,
+            barred_before: BTreeSet::new(),
         })
     }
 
@@ -75,7 +79,8 @@ impl Safe {
         Ok(changed)
     }
 
-    /// Has every key that a host ever had refused by the others. Returns how many those are.
+    /// Has every key that a host ever had refused by the others. Returns how many those are. It gets no other until it is
+    /// readmitted: whoever has its disk has its SSH keys, too, and may be who answers there.
     pub fn revoke(&mut self, host: &HostName) -> Result<usize, Error> {
         let Some(certificates) = &mut self.certificates else {
             return Err(Error::NoCertificate { host: host.clone(), known: Vec::new() });
@@ -85,8 +90,30 @@ impl Safe {
             let known = certificates.hosts().map(|(host, _)| host.to_string()).collect();
             return Err(Error::NoCertificate { host: host.clone(), known });
         }
+        certificates.bar([host.clone()]);
         certificates.save(&Certificates::path(&self.state, &self.fleet))?;
         Ok(count)
+    }
+
+    /// Has a host that was barred get another certificate.
+    ///
+    /// # Errors
+    /// [`Error::NotBarred`] where it was not.
+    pub fn readmit(&mut self, host: &HostName) -> Result<(), Error> {
+        let path = Certificates::path(&self.state, &self.fleet);
+        let Some(certificates) = self.certificates.as_mut() else {
+            return Err(Error::NotBarred { host: host.clone() });
+        };
+        if !certificates.readmit(host) {
+            return Err(Error::NotBarred { host: host.clone() });
+        }
+        certificates.save(&path)
+    }
+
+    /// Returns the hosts that are barred.
+    pub fn barred(&self) -> BTreeSet<HostName> {
+        let kept = self.certificates.as_ref().map(Certificates::barred).into_iter().flatten();
+        kept.chain(&self.barred_before).cloned().collect()
     }
 
     /// Seals all of it behind a passphrase, for another machine.
@@ -134,6 +161,7 @@ impl Safe {
 
     /// Has the next [`Self::complete`] make another authority: what the one before has signed is worth nothing then.
     pub fn found_anew(&mut self) {
+        self.barred_before = self.barred();
         self.certificates = None;
         self.is_founded_anew = true;
     }
@@ -172,6 +200,7 @@ impl Safe {
                 Some(certificates) => certificates,
                 None => Certificates::new(&self.fleet, now)?,
             };
+            certificates.bar(std::mem::take(&mut self.barred_before));
             for host in hosts {
                 certificates.certify(host, now)?;
             }

@@ -154,11 +154,23 @@ fn a_host_that_is_revoked_takes_all_its_keys_with_it() {
     assert_eq!(safe.revoke(&host("shed")).unwrap(), 2);
     let error = safe.revoke(&host("shed")).unwrap_err();
     assert!(error.to_string().ends_with("there are: kitchen"), "{error}");
-    // it gets a new one, and the others are told
+    // the others are told, and it gets no other until it is readmitted, also by another authority
     safe.complete(&[host("shed"), host("kitchen")], DoorTls::Fleet, later).unwrap();
     let identity = |name| open(&dir).secrets(&host(name), DoorTls::Fleet, BTreeMap::new()).unwrap().identity;
     let revoked = identity("kitchen").unwrap().revoked;
     assert_eq!(revoked, [first, second].into());
+    for is_anew in [false, true] {
+        if is_anew {
+            safe.found_anew();
+        }
+        assert_eq!(safe.barred(), [host("shed")].into());
+        safe.complete(&[host("shed")], DoorTls::Fleet, later).unwrap();
+        let kept = open(&dir);
+        assert_eq!((kept.certificates().unwrap().held(&host("shed")), kept.barred()), (None, safe.barred()));
+    }
+    safe.readmit(&host("shed")).unwrap();
+    safe.complete(&[host("shed")], DoorTls::Fleet, later).unwrap();
+    assert!(open(&dir).barred().is_empty());
     let third = open(&dir).certificates().unwrap().held(&host("shed")).unwrap().fingerprint;
     assert!(!revoked.contains(&third));
 }
@@ -242,6 +254,8 @@ fn names_that_mean_something_else_are_no_names_of_keys() {
     assert_eq!(error.to_string(), "there is no key \"clint-1\"; there are: client-1");
     let error = safe.revoke(&host("kitchen")).unwrap_err();
     assert!(matches!(error, Error::NoCertificate { .. }), "{error}");
+    let error = safe.readmit(&host("kitchen")).unwrap_err();
+    assert!(matches!(error, Error::NotBarred { .. }), "{error}");
     let dir = tempfile::tempdir().unwrap();
     let error = open(&dir).change_keys(|keys| keys.rotate("client-1")).unwrap_err();
     assert!(matches!(error, Error::NoKeys { .. }), "{error}");

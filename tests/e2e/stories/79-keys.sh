@@ -1,6 +1,6 @@
 # Keys and certificates change without a moment in which nobody comes in, and a host that was lost is refused.
 # shellcheck shell=bash disable=SC2154
-"$lab" up ct attic
+"$lab" up ct attic loft
 "$lab" known >"$work/known_hosts"
 mkdir -p attic
 cat >attic/fleet.yaml <<END
@@ -11,8 +11,9 @@ models:
   chat: { source: "hf:HuggingFaceTB/SmolLM2-135M-Instruct", context: 512 }
 hosts:
   attic: { address: $("$lab" ip attic) }
+  loft: { address: $("$lab" ip loft) }
 deploy:
-  - { model: chat, on: [attic] }
+  - { model: chat, on: [attic, loft] }
 END
 a() { # EXIT ARGUMENTS...
     local want=$1
@@ -51,11 +52,31 @@ a 0 keys list
 says "phone"
 says_not "$two"
 
-# a card that was stolen: another certificate, by the same authority
+# a card that was stolen: after one apply, what is on it opens nothing at the other, and nobody has logged in to it
+on attic cat /var/lib/bramble/current/secrets.json >attic/card.json
+jq -r .identity.certificate attic/card.json >attic/card.pem
+jq -r .identity.key attic/card.json >attic/card.key
+by_the_card() { # the status at the other host for who shows the card's certificate
+    "$lab" exec curl -s -o /dev/null -w '%{http_code}' --cacert attic/ca.pem --cert attic/card.pem --key attic/card.key \
+        --connect-to "::$("$lab" ip loft):" https://loft.attic.internal:8443/v1/models || true
+}
+logins() { on attic "journalctl --unit ssh --no-pager | grep -c 'Accepted publickey for pi'"; }
+[ "$(by_the_card)" = 200 ] || die "the host itself is not let in: $(by_the_card)"
 a 0 keys revoke-host attic
+before=$(logins)
+a 2 plan --exit-code
+a 2 apply --yes
+says 'bramble keys readmit attic'
+[ "$(logins)" = "$before" ] || die "somebody logged in to a host that was stolen"
+[ "$(by_the_card)" = 000 ] || die "the card is let in: $(by_the_card)"
+opens "$two" "who is not the operator"
+
+# it is back: another certificate, by the same authority
+a 0 keys readmit attic
 a 2 plan --exit-code
 a 0 apply --yes
 a 0 plan --exit-code
+[ "$(by_the_card)" = 000 ] || die "the card is let in again: $(by_the_card)"
 opens "$two" "a client that trusts the fleet"
 a 0 chat attic 'Say yes.' --max-tokens 4
 # trust that is founded anew: what trusted the old one does not come in
@@ -66,4 +87,4 @@ b -f attic/fleet.yaml keys ca >attic/ca.pem
 opens "$two" "a client that was given the new one"
 a 0 chat attic 'Say yes.' --max-tokens 4
 a 0 remove --all --yes
-"$lab" down attic
+"$lab" down attic loft
