@@ -201,11 +201,19 @@ brambled=$root/current/program/brambled
 if is_there -e "$brambled"; then
     inspect "$brambled"
 elif is_there -L "$root/current"; then
-    # the program of what is in force has been lost: any other says what that is
+    # the program of what is in force has been lost: any other that is whole says what that is, and its name says at
+    # least that something is
+    link=$(as_root readlink "$root/current" </dev/null 2>/dev/null)
+    say lost "${link##*/}"
     # shellcheck disable=SC2016 # for the shell inside
-    others='for one in "$1"/programs/*/brambled; do [ ! -e "$one" ] || echo "$one"; done'
-    other=$(as_root sh -c "$others" sh "$root" </dev/null 2>/dev/null | tail -n 1)
-    [ -z "$other" ] || inspect "$other"
+    others='for one in "$1"/programs/*/brambled; do
+        case $one in *.partial/*) ;; *) [ ! -x "$one" ] || echo "$one" ;; esac
+    done'
+    for other in $(as_root sh -c "$others" sh "$root" </dev/null 2>/dev/null); do
+        said=$(as_root "$other" inspect --root "$root" </dev/null 2>/dev/null) || continue
+        section inspect printf '%s\n' "$said"
+        break
+    done
 fi
 
 printf '\n@@ done\n'

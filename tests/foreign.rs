@@ -1,10 +1,11 @@
 //! Damaged files by the thousand, the same ones on every run: nothing panics, nothing hangs,
 //! and nothing is read from outside of a file. `just fuzz` goes on from here by coverage.
 
-#![expect(clippy::unwrap_used, reason = "a test may fail loudly")]
+#![expect(clippy::unwrap_used, clippy::disallowed_methods, reason = "a test may fail loudly, and starts tar")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use bramble_fleet::convert::Conversion;
 use bramble_fleet::facts::Receipt;
@@ -78,28 +79,47 @@ fn damage(good: &[u8], numbers: &mut Numbers) -> Vec<u8> {
 }
 
 /// The reader of that name, and what it is tried with: `fuzz/seeds` has sound files, `fuzz/regressions` has what
-/// once broke it.
+/// once broke it, and `fuzz/found`, packed, the smallest files that lead everywhere where fuzzing has been.
 fn reader(name: &str) -> foreign::Reader {
     foreign::READERS.iter().find(|(known, _)| *known == name).unwrap().1
 }
 
+fn fuzz() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+}
+
 fn files(folder: &str, name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(folder).join(name);
-    let Ok(entries) = fs::read_dir(&folder) else { return Vec::new() };
+    files_of(&fuzz().join(folder).join(name))
+}
+
+fn files_of(folder: &Path) -> Vec<Vec<u8>> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
     let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
     // in the same order on every run
     paths.sort();
     paths.iter().map(|path| fs::read(path).unwrap()).collect()
 }
 
+/// What fuzzing has found, where it was kept.
+fn found(name: &str) -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    let packed = fuzz().join("found").join(format!("{name}.tar.gz"));
+    if !packed.exists() {
+        return Vec::new();
+    }
+    let status = Command::new("tar").arg("-xzf").arg(packed).arg("-C").arg(dir.path()).status();
+    assert!(status.unwrap().success(), "{name}");
+    files_of(dir.path())
+}
+
 fn seed(path: &str) -> Vec<u8> {
-    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(path)).unwrap()
+    fs::read(fuzz().join("seeds").join(path)).unwrap()
 }
 
 fn batter(name: &str, seed: u64) {
     let (read, good) = (reader(name), files("seeds", name));
     assert!(!good.is_empty(), "there is no file to damage");
-    good.iter().chain(&files("regressions", name)).for_each(|file| read(file));
+    good.iter().chain(&files("regressions", name)).chain(&found(name)).for_each(|file| read(file));
     let mut numbers = Numbers(seed);
     for _ in 0..RUNS {
         let file = &good[numbers.below(good.len())];
@@ -125,10 +145,9 @@ damaged!(config frame gguf host imatrix manifest openai pickle probe safetensors
 fn every_reader_is_tested_and_fuzzed() {
     let names: Vec<&str> = foreign::READERS.iter().map(|(name, _)| *name).collect();
     assert_eq!(names, TESTED);
-    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz");
-    let cargo = fs::read_to_string(fuzz.join("Cargo.toml")).unwrap();
+    let cargo = fs::read_to_string(fuzz().join("Cargo.toml")).unwrap();
     for name in names {
-        let target = fs::read_to_string(fuzz.join("fuzz_targets").join(name).with_extension("rs")).unwrap();
+        let target = fs::read_to_string(fuzz().join("fuzz_targets").join(name).with_extension("rs")).unwrap();
         assert!(target.contains(&format!("foreign::{name}(bytes)")), "{name}");
         assert!(cargo.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name}");
     }

@@ -161,6 +161,9 @@ fn wifi(ssid: &str, verb: &Sdcard) -> anyhow::Result<Wifi> {
     Ok(Wifi { ssid: ssid.to_owned(), psk: sdcard::psk(ssid, &password)?, country })
 }
 
+/// What is said where no key can be had without a word.
+const OR: &str = "no key can be put on the card by itself: name one with `--key FILE`";
+
 /// Returns the keys that log in, and where each is from: those that were named, or the one that `ssh` would offer.
 async fn keys(
     verb: &Sdcard,
@@ -177,10 +180,10 @@ async fn keys(
     let via = Via::Ssh { address: names(verb)[0].clone(), ssh };
     fleet.manifest.hosts.insert(verb.name.clone(), plain_host(via));
     let ssh = fleet.ssh(&verb.name)?.context("there is no way to log in")?;
-    let key = if let Some(key) = ssh.key_to_offer().await? {
+    let key = if let Some(key) = ssh.key_to_offer().await.context(OR)? {
         key
     } else {
-        let key = ssh.make_key().await?;
+        let key = ssh.make_key().await.context(OR)?;
         output::say(&format!("There was no SSH key: {} was made.", key.origin));
         key
     };

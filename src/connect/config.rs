@@ -111,12 +111,17 @@ fn with_absolute_includes(text: &str, folder: &Path) -> String {
 /// Puts `folder` before each relative one of some paths, up to a comment. A quoted path may have spaces.
 fn absolute(paths: &str, folder: &Path) -> String {
     let mut out = String::new();
-    let (mut is_first, mut is_quoted) = (true, false);
+    // what ssh reads in the next character is not known here
+    if paths.contains('\\') {
+        return paths.to_owned();
+    }
+    let (mut is_first, mut quote) = (true, None);
     for (at, c) in paths.char_indices() {
         match c {
-            '#' if is_first => return out + &paths[at..],
-            '"' => is_quoted = !is_quoted,
-            _ if c.is_whitespace() && !is_quoted => is_first = true,
+            '#' if is_first && quote.is_none() => return out + &paths[at..],
+            '"' | '\'' if quote.is_none() => quote = Some(c),
+            _ if quote == Some(c) => quote = None,
+            _ if c.is_whitespace() && quote.is_none() => is_first = true,
             _ if is_first => {
                 if !matches!(c, '/' | '~' | '$' | '%') {
                     out += &folder.display().to_string();

@@ -67,16 +67,13 @@ impl Program<'_> {
 
 fn not_allowed(way: Way<'_>, cargo: Cargo<'_>, error: VerbError) -> transfer::Error {
     let (what, host) = (cargo.what.to_owned(), way.connection.describe());
-    let refused = |reason, message| transfer::Error::Refused {
-        what: what.clone(),
-        host: host.clone(),
-        reason,
-        message,
-    };
     match error {
         VerbError::Connect { source, .. } => transfer::Error::Connect { what, host, source },
-        VerbError::Locked { said } => refused(Reason::Over, said),
-        error => refused(Reason::Disk, error.to_string()),
+        VerbError::Locked { said: message } => {
+            transfer::Error::Refused { what, host, reason: Reason::Over, message }
+        }
+        // it is not known whether somebody else has it: nothing is done
+        error => transfer::Error::Answer { what, host, said: error.to_string() },
     }
 }
 

@@ -152,6 +152,7 @@ pub fn planned(name: &str) -> Option<HostFacts> {
         link: None,
         reached: None,
         privilege: Privilege::Sudo,
+        lost: None,
         installed: None,
     })
 }

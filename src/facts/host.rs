@@ -82,6 +82,9 @@ pub struct HostFacts {
     pub reached: Option<IpAddr>,
     /// What we may do there.
     pub privilege: Privilege,
+    /// The generation that is in force and whose program was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Generation>,
     /// What of ours is there; none on a bare host.
     pub installed: Option<Installed>,
 }

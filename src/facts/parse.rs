@@ -97,6 +97,7 @@ pub fn parse_probe(output: &[u8]) -> Result<HostFacts, Error> {
             Some("password") => Privilege::SudoWithPassword,
             _ => Privilege::None,
         },
+        lost: printed.value("lost").and_then(|number| number.parse().ok()),
         installed: installed(&printed)?,
     })
 }

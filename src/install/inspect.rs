@@ -121,7 +121,13 @@ fn contents_drift(
 
 /// Says what the guard did, until the next activation.
 fn taken_back(layout: &Layout) -> Option<String> {
-    let (number, _) = guards(layout)?;
+    let Some((number, _)) = guards(layout) else {
+        // what it went back from could not be read
+        let is_there = layout.root().join("taken-back").exists();
+        return is_there.then(|| {
+            "a generation was taken back by the host itself: it was not confirmed in time".to_owned()
+        });
+    };
     Some(format!("generation {number} was taken back by the host itself: it was not confirmed in time"))
 }
 

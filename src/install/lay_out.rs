@@ -129,13 +129,14 @@ fn lay_out(layout: &Layout, wanted: &Stand) -> Result<PathBuf, Error> {
 /// Checks that what is in force is what it was when the installation was decided. Whoever slept over a change that
 /// somebody else began and ended has the lease now, and knows nothing of it.
 fn check_unmoved(layout: &Layout, planned: Option<Generation>) -> Result<(), Error> {
-    // as whoever decides sees it: what cannot be read counts as none, and so does all where no program says what is there
+    // as whoever decides sees it: what cannot be read counts as none, or, where its program was lost, by its name
     let found = Stand::current(layout).ok().flatten().map(|stand| stand.number);
-    let is_unseen = planned.is_none() && !layout.current().join("program/brambled").exists();
+    let named = || fs::read_link(layout.current()).ok()?.file_name()?.to_str()?.parse().ok();
+    let is_named = planned.is_some() && planned == named();
     // the host itself, since nobody confirmed, and nobody has changed it since
     let is_back =
         inspect::guards(layout).is_some_and(|(taken, back)| planned == Some(taken) && found == back);
-    if found == planned || is_unseen || is_back { Ok(()) } else { Err(Error::Moved { planned, found }) }
+    if found == planned || is_named || is_back { Ok(()) } else { Err(Error::Moved { planned, found }) }
 }
 
 /// Checks that blobs and program are here: sealed, and of the right size.

@@ -23,7 +23,7 @@ pub struct PruneRequest {
     /// Blobs and programs to keep though no generation needs them yet.
     #[serde(default)]
     pub wanted: BTreeSet<Digest>,
-    /// Leave blobs that none of the generations here named, and what has arrived of others: somebody brings them ahead of an
+    /// Leave blobs that none of the generations here named, and what has arrived of such: somebody brings them ahead of an
     /// apply.
     #[serde(default)]
     pub keep_unnamed: bool,
@@ -90,18 +90,20 @@ pub fn prune(layout: &Layout, lease: u64, request: &PruneRequest) -> Result<Prun
     let programs = digests(&layout.root().join("programs"))?;
     pruned.programs.extend(programs.into_iter().filter(|digest| !needed.contains(digest)));
     if !request.is_dry {
-        clear(layout, &pruned, request.keep_unnamed, (&needed, &prompts))?;
+        // a push that was broken off goes on from there; what a generation that goes had named is nobody's any more
+        let is_kept =
+            |digest: &Digest| needed.contains(digest) || request.keep_unnamed && !named.contains(digest);
+        clear(layout, &pruned, &is_kept, &prompts)?;
     }
     Ok(pruned)
 }
 
-/// Removes what is to be pruned, what was arriving and is not needed, unless that stays, and all that engines kept but
-/// `prompts`.
+/// Removes what is to be pruned, what was arriving and is not kept, and all that engines kept but `prompts`.
 fn clear(
     layout: &Layout,
     pruned: &Pruned,
-    keeps_unnamed: bool,
-    (needed, prompts): (&BTreeSet<Digest>, &BTreeSet<PathBuf>),
+    is_kept: &dyn Fn(&Digest) -> bool,
+    prompts: &BTreeSet<PathBuf>,
 ) -> Result<(), Error> {
     for number in &pruned.generations {
         // its definition goes first: half a generation is none
@@ -119,11 +121,7 @@ fn clear(
     }
     for digest in digests(&layout.root().join("partial"))? {
         let path = layout.partial(&digest);
-        // a push that was broken off goes on from there
-        if !keeps_unnamed
-            && !needed.contains(&digest)
-            && store::forget_partial(&path).map_err(Error::Store)?
-        {
+        if !is_kept(&digest) && store::forget_partial(&path).map_err(Error::Store)? {
             files::remove(&path.with_added_extension("chunks"))?;
         }
     }

@@ -315,14 +315,16 @@ fn host_plan(
         }
     };
     let reasons = diff::reasons(installed, &definition, inputs.secrets.get(host));
-    let newest = installed.and_then(|installed| installed.generations.last().copied());
+    // of what was lost with its program, the number is known
+    let lost = able.facts.lost.filter(|_| installed.is_none());
+    let newest = installed.and_then(|installed| installed.generations.last().copied()).or(lost);
     let generation = (!reasons.is_empty()).then(|| newest.map_or(Generation::FIRST, Generation::next));
     Ok(HostPlan {
         host: host.clone(),
         root,
         is_root: is_root(able.spec, able.facts),
         supervision,
-        previous: current.as_ref().map(|(number, _)| *number),
+        previous: current.as_ref().map(|(number, _)| *number).or(lost),
         before: current.map(|(_, definition)| definition),
         generation,
         deadline_seconds: deadline(&definition),

@@ -248,6 +248,16 @@ fn a_host_that_cannot_be_reached_is_left_out_and_the_others_are_planned() {
 }
 
 #[test]
+fn a_host_whose_program_was_lost_goes_on_from_what_is_in_force() {
+    let mut fleet = Fleet::new();
+    fleet.facts("shed").lost = Some(Generation::new(3));
+    let plan = fleet.plan();
+    let shed = plan.host(&name("shed")).unwrap();
+    assert_eq!((shed.previous, shed.generation), (Some(Generation::new(3)), Some(Generation::new(4))));
+    assert_eq!(check(&plan), Vec::<String>::new());
+}
+
+#[test]
 fn a_desktop_that_sleeps_stays_in_the_routes_of_the_others() {
     let mut fleet = Fleet::new();
     fleet.lose("desk");

@@ -237,9 +237,21 @@ fn what_an_installed_program_says_of_itself_is_in_the_facts() {
     std::fs::create_dir_all(&other).unwrap();
     std::fs::rename(&brambled, other.join("brambled")).unwrap();
     assert!(parse_probe(&run(&["sh"], &root).unwrap()).unwrap().installed.is_none());
-    std::fs::rename(folder.path().join("current"), folder.path().join("first")).unwrap();
-    std::os::unix::fs::symlink("first", folder.path().join("current")).unwrap();
-    assert_eq!(parse_probe(&run(&["sh"], &root).unwrap()).unwrap().installed.unwrap(), installed);
+    std::fs::rename(folder.path().join("current"), folder.path().join("7")).unwrap();
+    std::os::unix::fs::symlink("7", folder.path().join("current")).unwrap();
+    // nor one that is too old to read it, or that was not unpacked to its end
+    for name in ["another", "zzz.partial"] {
+        let folder = folder.path().join("programs").join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("brambled"), "#!/bin/sh\nexit 1\n").unwrap();
+        let mode = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(folder.join("brambled"), mode).unwrap();
+    }
+    let found = parse_probe(&run(&["sh"], &root).unwrap()).unwrap();
+    assert_eq!((found.installed.unwrap(), found.lost), (installed, Some(crate::ids::Generation::new(7))));
+    std::fs::remove_dir_all(&other).unwrap();
+    let found = parse_probe(&run(&["sh"], &root).unwrap()).unwrap();
+    assert_eq!((found.installed, found.lost), (None, Some(crate::ids::Generation::new(7))));
 
     // a program that is there and says nothing is not a bare host
     std::fs::write(&brambled, "#!/bin/sh\nexit 1\n").unwrap();

@@ -197,9 +197,10 @@ impl Arrival {
         Bytes(self.inner.size)
     }
 
-    /// Returns how much is here, what was resumed included.
+    /// Returns how much is here, what was resumed included: nothing, where the disk did not take all of it.
     pub fn arrived(&self) -> Bytes {
-        self.inner.lock().spans.total()
+        let state = self.inner.lock();
+        if state.lost.is_some() { Bytes::ZERO } else { state.spans.total() }
     }
 
     /// Returns whether all of it is here.
@@ -267,8 +268,12 @@ impl Arrival {
     }
 
     /// Throws away what has arrived and begins again.
+    ///
+    /// # Errors
+    /// The disk did not take what was written before, or cannot be written to.
     pub fn restart(&self) -> Result<(), Error> {
         let mut state = self.inner.lock();
+        state.check_disk().map_err(|source| self.inner.cannot_write(source))?;
         let journal = Journal::begin(&Journal::path(&self.inner.path), self.inner.size, &Claims::default());
         state.journal = journal.map_err(|source| self.inner.cannot_write(source))?;
         state.spans = Spans::default();
@@ -318,6 +323,15 @@ impl Arrival {
         write::name_it(&self.inner.file, mark, &self.inner.path, &self.blobs.join(got.to_string()))?;
         self.forget()?;
         Ok(Made { digest: got, bytes: Bytes(self.inner.size) })
+    }
+
+    /// Ends it for another process that holds its file, and seals it: nothing is written any longer.
+    ///
+    /// # Errors
+    /// The disk did not take what was written.
+    pub fn finish(mut self) -> Result<(), Error> {
+        self.stop();
+        self.inner.lock().check_disk().map_err(|source| self.inner.cannot_write(source))
     }
 
     /// Removes what has arrived.

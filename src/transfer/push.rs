@@ -655,9 +655,15 @@ impl Leg<'_> {
     /// Sends a packed piece, and returns its length; 0: nobody takes it any longer.
     async fn send_packed(&self, say: &mpsc::Sender<Piece>, packed: Vec<u8>) -> u64 {
         let length = packed.len() as u64;
-        self.pacing.wait_to_send(length).await;
-        let frame = [frame::packed_head(length).as_slice(), &packed].concat();
-        if say.send(Piece::Bytes(frame)).await.is_ok() { length } else { 0 }
+        drop(say.send(Piece::Bytes(frame::packed_head(length).to_vec())).await);
+        let step = usize::try_from(self.pacing.step(length)).unwrap_or(usize::MAX);
+        for bytes in packed.chunks(step) {
+            self.pacing.wait_to_send(bytes.len() as u64).await;
+            if say.send(Piece::Bytes(bytes.to_vec())).await.is_err() {
+                return 0;
+            }
+        }
+        length
     }
 }
 

@@ -356,7 +356,10 @@ impl Place {
                 None => self.seal(|| arrival.seal())?,
                 Some(keeper) => {
                     // nothing is written any longer, and the keeper holds the lock on
-                    drop(arrival);
+                    if let Err(error) = arrival.finish() {
+                        left.arrived = Some(Bytes::ZERO);
+                        return Err(refused(error));
+                    }
                     keeper.seal()?;
                 }
             }

@@ -83,11 +83,7 @@ pub fn report(report: &Report, deed: Deed, style: Style) -> String {
                 format!("{} {name}  {step} failed: {}; {still}", style.bad("x "), plain(error))
             }
             State::Locked { said } => {
-                format!(
-                    "{} {name}  not changed ({generation}): locked by somebody else: {}",
-                    style.bad("x "),
-                    plain(said)
-                )
+                format!("{} {name}  not changed ({generation}): {}", style.bad("x "), plain(said))
             }
             State::NotStarted { why } => {
                 let still = outcome.generation.map_or_else(String::new, |_| format!(" ({generation})"));

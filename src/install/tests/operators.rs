@@ -40,17 +40,16 @@ async fn what_the_host_itself_has_taken_back_since_is_no_change_by_somebody_else
 }
 
 #[tokio::test]
-async fn where_no_program_could_say_what_is_in_force_nothing_is_found_to_have_changed() {
+async fn a_program_that_was_lost_and_has_come_again_is_no_change_by_somebody_else() {
     let host = Host::new();
-    let planned = host.request(2, host.definition(&[("chat", 512)]));
     host.bring_in(1, &[("chat", 4096)]).await;
-    let mut newer = planned.clone();
-    newer.definition.program = host.put_program("a newer one");
-    let programs = host.layout.root().join("programs");
-    assert!(matches!(install(&host.layout, LEASE, &host, planned).await, Err(Error::Moved { .. })));
-    fs::remove_dir_all(&programs).unwrap();
-    newer.definition.program = host.put_program("a newer one");
-    install(&host.layout, LEASE, &host, newer).await.unwrap();
+    let planned = host.request(2, host.definition(&[("chat", 512)]));
+    assert_eq!(planned.from, Some(Generation::FIRST));
+    // the push has brought the same one
+    fs::remove_dir_all(host.layout.root().join("programs")).unwrap();
+    host.definition(&[]);
+    assert!(host.layout.current().join("program/brambled").exists());
+    install(&host.layout, LEASE, &host, planned).await.unwrap();
 }
 
 #[tokio::test]
