@@ -7,8 +7,8 @@
 #
 #   --prefix DIR       where to: DIR/bin and DIR/share (~/.local; of root /usr/local)
 #   --version VERSION  which release (the last one)
-#   --from PLACE       a folder or an address with the files of a release, in place of the one that this script
-#                      lies in, and of the project's own
+#   --from PLACE       a folder or an address (https://) with the files of a release, in place of the one that
+#                      this script lies in, and of the project's own
 #   --remove           take away what it has put there; fleets, their keys and caches of models stay
 #
 # Needs Linux with glibc on x86_64 or aarch64, tar, gzip, sha256sum and, for an address, curl or wget.
@@ -27,7 +27,7 @@ get() {
     case $from in
     *://*)
         if command -v curl >/dev/null; then
-            curl --fail --silent --show-error --location --proto-default https --retry 3 --output "$1" "$from/$1"
+            curl --fail --silent --show-error --location --proto =https --retry 3 --output "$1" "$from/$1"
         elif command -v wget >/dev/null; then
             wget --quiet --output-document "$1" "$from/$1"
         else
@@ -85,7 +85,12 @@ main() {
             [ -z "$version" ] || from=$releases/download/v$version
         fi
     fi
-    case $from in *://* | /*) ;; *) from=$PWD/$from ;; esac
+    # the sums come from the same place: whoever could change a program on its way would change them, too
+    case $from in
+    https://* | /*) ;;
+    *://*) die "$from is not read: name an address that begins with https://, or a folder" ;;
+    *) from=$PWD/$from ;;
+    esac
 
     [ "$(uname -s)" = Linux ] || die "there is no release for $(uname -s): in Linux (on Windows, WSL2) there is; docs/macos.md says how a Mac builds it"
     case $(uname -m) in

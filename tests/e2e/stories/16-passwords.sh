@@ -55,14 +55,25 @@ on shed 'test "$(wc -l </home/eve/.ssh/authorized_keys)" = 1 && stat -c %a:%U /h
 run 3 plan
 says "wants a password for sudo"
 
+# who looks at all that runs, here and on the hosts, sees no password while it is used
+echo open-sesame >"$work/secret"
+: >"$work/seen"
+while kill -0 $$ 2>/dev/null && sleep 0.02; do
+    grep -slaFf "$work/secret" /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>"$work/seen" || true
+done &
+watch=$!
 sed -i 's/context: 1024/context: 768/' fleet.yaml
 typed apply --yes
 answer 'Password of eve@.*for sudo' 'wrong'
 answer 'sudo says' 'open-sesame'
 ended 0
 if grep -aq 'asked once' typed.log; then die "the login's password was asked for again"; fi
+kill $watch
+rm "$work/secret"
+[ ! -s "$work/seen" ] || die "a password was seen in $(cat "$work/seen")"
 if "$lab" exec grep -rqs open-sesame "$work"; then die "a password was kept"; fi
-if on shed 'grep -rqs open-sesame /var/lib/bramble /etc/systemd /tmp /home/eve'; then die "a password is on the host"; fi
+if on shed 'grep -rqs open-sesame /var/lib/bramble /etc/systemd /run /var/log /tmp /home/eve'; then die "a password is on the host"; fi
+if on shed 'journalctl --no-pager | grep -q open-sesame'; then die "a password is in the journal"; fi
 
 restore_manifest
 on shed 'rm /etc/ssh/sshd_config.d/00-passwords.conf && systemctl reload ssh; pkill -KILL -u eve; userdel -rf eve' || true

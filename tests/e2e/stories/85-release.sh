@@ -15,6 +15,8 @@ grep -q "nothing was installed" said || die "it said: $(cat said)"
 on op 'test ! -e /usr/local/bin/bramble' || die "something of it was put there"
 if on op sh release/install.sh --from release --version 9.9.9 2>said; then die "it was installed"; fi
 grep -q "has no release 9.9.9" said || die "it said: $(cat said)"
+if on op sh release/install.sh --from http://127.0.0.1:1 2>said; then die "it was installed from anywhere"; fi
+grep -q 'an address that begins with https://' said || die "it does not say why: $(cat said)"
 
 # twice, so that it also takes the place of another
 on op 'mkdir -p /usr/local/share/bramble/bundles && touch /usr/local/share/bramble/bundles/brambled-0.0.1-x86_64-unknown-linux-gnu.tar.gz'
