@@ -54,8 +54,8 @@ pub(crate) struct Fleet<'a> {
     pub(super) sudo: SudoPasswords,
     /// Whether plans take over hosts of other fleets.
     pub(crate) adopts: bool,
-    /// Hosts that somebody else may be by now: nobody logs in there.
-    barred: BTreeSet<HostName>,
+    /// Hosts that somebody else may be by now, and as whom they were barred: nobody logs in there.
+    barred: BTreeMap<HostName, HostName>,
 }
 
 /// What sudo asks for on each host, once it is known: for all ways to it.
@@ -103,11 +103,11 @@ impl<'a> Fleet<'a> {
         let manifest = load(&global.file)?;
         let lock_path = Environment::lock_path(&global.file);
         let mut lock = lock(&lock_path, &manifest.fleet)?;
-        forget_renamed(&mut lock, &manifest);
+        let barred = barred(&Safe::open(&environment.state, &manifest.fleet)?, &lock, &manifest);
+        forget_renamed(&mut lock, &manifest, &barred);
         let bundles = bundle::find(&environment.bundles)?;
         let is_new_host_key_accepted = login.accept_new_host_keys;
         let sudo = SudoPasswords::default();
-        let barred = Safe::open(&environment.state, &manifest.fleet)?.barred();
         Ok(Self {
             barred,
             manifest,
@@ -144,7 +144,7 @@ impl<'a> Fleet<'a> {
             is_new_host_key_accepted: login.accept_new_host_keys,
             sudo: SudoPasswords::default(),
             adopts: false,
-            barred: BTreeSet::new(),
+            barred: BTreeMap::new(),
             manifest,
         })
     }
@@ -326,7 +326,7 @@ impl<'a> Fleet<'a> {
     pub(crate) async fn inventory(&self, connections: &BTreeMap<HostName, Arc<dyn Connection>>) -> Inventory {
         let hosts: Vec<_> = connections
             .iter()
-            .filter(|(host, _)| !self.barred.contains(*host))
+            .filter(|(host, _)| !self.barred.contains_key(*host))
             .map(|(host, connection)| {
                 (host.clone(), self.dir(host).unwrap_or_default(), Arc::clone(connection))
             })
@@ -335,8 +335,8 @@ impl<'a> Fleet<'a> {
         if self.environment.can_ask {
             self.let_in(&hosts, &mut inventory).await;
         }
-        let barred = connections.keys().filter(|host| self.barred.contains(*host));
-        inventory.hosts.extend(barred.map(|host| (host.clone(), Err(is_barred(host)))));
+        let barred = connections.keys().filter_map(|host| Some((host.clone(), self.barred.get(host)?)));
+        inventory.hosts.extend(barred.map(|(host, known_as)| (host, Err(is_barred(known_as)))));
         inventory
     }
 
@@ -512,7 +512,7 @@ pub(crate) fn not_bought(host: &HostName, board: &str) -> String {
 
 /// Has the lock forget hosts that the manifest has by another name now: the same folder of the same machine. As hosts that
 /// have left, they would be taken off, and the one of the new name with them.
-fn forget_renamed(lock: &mut Lock, manifest: &Manifest) {
+fn forget_renamed(lock: &mut Lock, manifest: &Manifest, barred: &BTreeMap<HostName, HostName>) {
     let of_manifest: Vec<LockedHost> = manifest.hosts.values().filter_map(to_lock).collect();
     let is_same = |one: &LockedHost, other: &LockedHost| {
         one.is_local == other.is_local
@@ -521,7 +521,9 @@ fn forget_renamed(lock: &mut Lock, manifest: &Manifest) {
             && one.dir == other.dir
     };
     lock.hosts.retain(|name, locked| {
-        manifest.hosts.contains_key(name) || !of_manifest.iter().any(|now| is_same(now, locked))
+        manifest.hosts.contains_key(name)
+            || barred.contains_key(name)
+            || !of_manifest.iter().any(|now| is_same(now, locked))
     });
 }
 
@@ -675,6 +677,27 @@ fn facts_path(store: &Store, pinned: &Pinned) -> anyhow::Result<PathBuf> {
     Ok(store.root().join("facts").join(format!("{}.json", crate::ids::Digest::of(&key))))
 }
 
+/// Returns who is barred, and as whom: hosts that were revoked, and what the manifest has under another name at the address
+/// of such a one.
+fn barred(safe: &Safe, lock: &Lock, manifest: &Manifest) -> BTreeMap<HostName, HostName> {
+    let mut barred = BTreeMap::new();
+    for host in safe.barred() {
+        let known = lock.hosts.get(&host);
+        let is_there = |spec: &HostSpec| {
+            let now = to_lock(spec);
+            now.zip(known).is_some_and(|(now, known)| {
+                now.is_local == known.is_local
+                    && now.address == known.address
+                    && now.port.unwrap_or(22) == known.port.unwrap_or(22)
+            })
+        };
+        let others = manifest.hosts.iter().filter(|(_, spec)| is_there(spec));
+        barred.extend(others.map(|(other, _)| (other.clone(), host.clone())));
+        barred.insert(host.clone(), host);
+    }
+    barred
+}
+
 fn is_barred(host: &HostName) -> ProbeFailure {
     let message = format!(
         "its certificate was revoked, and whoever has its disk may be who answers there, so that nobody logs in; `bramble keys readmit {host}` once it is yours again or another machine is in its place, or take it out of the manifest"
@@ -705,8 +728,28 @@ mod tests {
             ("barn", at("10.0.0.2", None)),
         ];
         lock.hosts.extend(known.map(|(name, host)| (name.parse().unwrap(), host)));
-        forget_renamed(&mut lock, &manifest);
+        forget_renamed(&mut lock, &manifest, &BTreeMap::new());
         let left: Vec<&str> = lock.hosts.keys().map(HostName::as_str).collect();
         assert_eq!(left, ["attic", "barn", "cellar"]);
+    }
+
+    #[test]
+    fn a_host_that_is_barred_is_so_under_another_name_too() {
+        let text = "bramble: 1\nfleet: home\nmodels:\n  chat: { source: \"file:./none\" }\nhosts:\n  garden: { address: 10.0.0.2 }\n  \
+            loft: { address: 10.0.0.3 }\ndeploy:\n  - { model: chat, on: [garden, loft] }\n";
+        let manifest = manifest::parse_bytes("fleet.yaml", text.as_bytes()).unwrap();
+        let host = |name: &str| name.parse::<HostName>().unwrap();
+        let mut lock = Lock::new("home".parse().unwrap());
+        let at = |address: &str| LockedHost { address: address.to_owned(), ..LockedHost::default() };
+        lock.hosts.extend([(host("shed"), at("10.0.0.2")), (host("attic"), at("10.0.0.9"))]);
+        let state = tempfile::tempdir().unwrap();
+        let mut safe = Safe::open(state.path(), &manifest.fleet).unwrap();
+        safe.complete(&[host("shed")], DoorTls::Fleet, 0).unwrap();
+        safe.revoke(&host("shed")).unwrap();
+        let barred = barred(&safe, &lock, &manifest);
+        assert_eq!(barred, [("garden", "shed"), ("shed", "shed")].map(|(a, b)| (host(a), host(b))).into());
+        // and it stays known
+        forget_renamed(&mut lock, &manifest, &barred);
+        assert!(lock.hosts.contains_key(&host("shed")));
     }
 }

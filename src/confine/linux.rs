@@ -9,7 +9,7 @@ use landlock::{
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch,
+    TargetArch, sock_filter,
 };
 
 use super::Needs;
@@ -118,7 +118,7 @@ pub(super) fn confine(needs: &Needs) -> io::Result<bool> {
     }
     if let Err(error) = refuse_calls(needs.listens.is_some()) {
         // as without Landlock, there is less then
-        tracing::info!("this kernel keeps no filter of calls: {error}");
+        tracing::warn!("no filter of calls is kept: {error}");
     }
     Ok(status.ruleset != RulesetStatus::NotEnforced)
 }
@@ -128,14 +128,20 @@ pub(super) fn confine(needs: &Needs) -> io::Result<bool> {
 fn refuse_calls(listens: bool) -> Result<(), seccompiler::Error> {
     let mut refused: BTreeMap<libc::c_long, Vec<SeccompRule>> =
         REFUSED.iter().map(|call| (*call, Vec::new())).collect();
-    let differs = |argument, value| {
-        let condition = SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, value)?;
-        Ok::<_, seccompiler::Error>(vec![SeccompRule::new(vec![condition])?])
+    // where the first argument is none of these
+    let but_for = |values: &[u64]| {
+        let differs =
+            |value: &u64| SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, *value);
+        let conditions = values.iter().map(differs).collect::<Result<Vec<_>, _>>()?;
+        Ok::<_, seccompiler::Error>(vec![SeccompRule::new(conditions)?])
     };
-    // a thread signals its own process as it aborts
-    refused.insert(libc::SYS_tgkill, differs(0, u64::from(std::process::id()))?);
+    // a thread signals its own process as it aborts, and that has limits of its own
+    let own = u64::from(std::process::id());
+    refused.insert(libc::SYS_tgkill, but_for(&[own])?);
+    refused.insert(libc::SYS_rt_tgsigqueueinfo, but_for(&[own])?);
+    refused.insert(libc::SYS_prlimit64, but_for(&[0, own])?);
     if listens {
-        refused.insert(libc::SYS_socket, differs(0, u64::from(libc::AF_UNIX.unsigned_abs()))?);
+        refused.insert(libc::SYS_socket, but_for(&[u64::from(libc::AF_UNIX.unsigned_abs())])?);
     } else {
         refused.insert(libc::SYS_socket, Vec::new());
         refused.extend(LISTENING.iter().map(|call| (*call, Vec::new())));
@@ -143,9 +149,21 @@ fn refuse_calls(listens: bool) -> Result<(), seccompiler::Error> {
     let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     // calls of another architecture end the process
-    let filter: BpfProgram = SeccompFilter::new(refused, SeccompAction::Allow, eperm, arch)?.try_into()?;
+    let mut filter: BpfProgram =
+        SeccompFilter::new(refused, SeccompAction::Allow, eperm, arch)?.try_into()?;
+    if cfg!(target_arch = "x86_64") {
+        filter.splice(..0, WITHOUT_X32);
+    }
     seccompiler::apply_filter(&filter)
 }
+
+/// Refuses all calls of x32 (`EPERM`), which are x86-64's under other numbers, from 2^30 on: none of ours is one.
+const WITHOUT_X32: [sock_filter; 3] = [
+    // the number of the call is the first word (seccomp(2))
+    sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 },
+    sock_filter { code: 0x35, jt: 0, jf: 1, k: 1 << 30 },
+    sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs() },
+];
 
 /// Allows what is beneath a path, if there is such a path: what reads it says what is missing.
 fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> io::Result<RulesetCreated> {

@@ -208,6 +208,9 @@ mod tests {
         let text = "# a\nInclude\nInclude ssh_config.d/*.conf /etc/a\n  include=\"b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
         let absolute = "# a\nInclude\nInclude /etc/ssh/ssh_config.d/*.conf /etc/a\ninclude \"/etc/ssh/b c\"\nHost x\n  User ~\nInclude ~/x %d/y";
         assert_eq!(with_absolute_includes(text, Path::new("/etc/ssh")), absolute);
+        let text = "Include '/etc/b c' 'd # e' f # g\nInclude a\\ b\n";
+        let absolute = "Include '/etc/b c' '/etc/ssh/d # e' /etc/ssh/f # g\nInclude a\\ b\n";
+        assert_eq!(with_absolute_includes(text, Path::new("/etc/ssh")), absolute);
 
         let folder = tempfile::tempdir().unwrap();
         let system = folder.path().join("ssh_config");

@@ -120,6 +120,12 @@ pub enum Error {
         /// Those that have one.
         known: Vec<String>,
     },
+    /// Somebody has changed them since they were read.
+    #[error("the keys or certificates of the fleet {fleet} have changed meanwhile: run this again")]
+    Changed {
+        /// The fleet.
+        fleet: FleetName,
+    },
     /// A host that is to be readmitted was not barred.
     #[error("{host} is not barred: `bramble apply` gives it a certificate, if the manifest names it")]
     NotBarred {

@@ -26,18 +26,28 @@ pub struct Safe {
     fleet: FleetName,
     keys: Option<FleetKeys>,
     certificates: Option<Certificates>,
+    /// Both as they were on the disk last.
+    kept: (Option<FleetKeys>, Option<Certificates>),
     /// Whether the authority shall be another from now on, and everything that it has signed with it.
     is_founded_anew: bool,
     /// The hosts that were barred under an authority that shall be another.
     barred_before: BTreeSet<HostName>,
 }
 
+/// Reads what is on the disk.
+fn kept(state: &Path, fleet: &FleetName) -> Result<(Option<FleetKeys>, Option<Certificates>), Error> {
+    let keys = FleetKeys::load(&FleetKeys::path(state, fleet))?;
+    Ok((keys, Certificates::load(&Certificates::path(state, fleet))?))
+}
+
 impl Safe {
     /// Reads what is kept of `fleet` under the operator's state folder. Nothing is made.
     pub fn open(state: &Path, fleet: &FleetName) -> Result<Self, Error> {
+        let kept = kept(state, fleet)?;
         Ok(Self {
-            keys: FleetKeys::load(&FleetKeys::path(state, fleet))?,
-            certificates: Certificates::load(&Certificates::path(state, fleet))?,
+            keys: kept.0.clone(),
+            certificates: kept.1.clone(),
+            kept,
             state: state.to_owned(),
             fleet: fleet.clone(),
             is_founded_anew: false,
@@ -76,6 +86,7 @@ impl Safe {
         let Some(keys) = &mut self.keys else { return Err(Error::NoKeys { fleet: self.fleet.clone() }) };
         let changed = change(keys)?;
         keys.save(&FleetKeys::path(&self.state, &self.fleet))?;
+        self.note_kept();
         Ok(changed)
     }
 
@@ -86,12 +97,14 @@ impl Safe {
             return Err(Error::NoCertificate { host: host.clone(), known: Vec::new() });
         };
         let count = certificates.revoke(host);
-        if count == 0 {
+        // one that was revoked before can be barred still
+        if count == 0 && !certificates.revoked().values().any(|one| one == host) {
             let known = certificates.hosts().map(|(host, _)| host.to_string()).collect();
             return Err(Error::NoCertificate { host: host.clone(), known });
         }
         certificates.bar([host.clone()]);
         certificates.save(&Certificates::path(&self.state, &self.fleet))?;
+        self.note_kept();
         Ok(count)
     }
 
@@ -107,7 +120,9 @@ impl Safe {
         if !certificates.readmit(host) {
             return Err(Error::NotBarred { host: host.clone() });
         }
-        certificates.save(&path)
+        certificates.save(&path)?;
+        self.note_kept();
+        Ok(())
     }
 
     /// Returns the hosts that are barred.
@@ -156,6 +171,7 @@ impl Safe {
             certificates.save(&Certificates::path(&self.state, &self.fleet))?;
         }
         (self.keys, self.certificates) = (Some(keys), certificates);
+        self.note_kept();
         Ok(())
     }
 
@@ -187,14 +203,26 @@ impl Safe {
         Some(secrets.map(|secrets| secrets.digest()))
     }
 
+    /// Takes note that what is held is what is on the disk.
+    fn note_kept(&mut self) {
+        self.kept = (self.keys.clone(), self.certificates.clone());
+    }
+
     /// Makes what is missing for `hosts` at `now`, and keeps it. Returns the first client key where there was none,
     /// to be shown.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] where somebody has revoked, readmitted or changed keys since this was opened; else as for
+    /// making and keeping them.
     pub fn complete<'a>(
         &mut self,
         hosts: impl IntoIterator<Item = &'a HostName>,
         tls: DoorTls,
         now: u64,
     ) -> Result<Option<NewKey>, Error> {
+        if kept(&self.state, &self.fleet)? != self.kept {
+            return Err(Error::Changed { fleet: self.fleet.clone() });
+        }
         if tls == DoorTls::Fleet {
             let mut certificates = match self.certificates.take() {
                 Some(certificates) => certificates,
@@ -209,6 +237,7 @@ impl Safe {
                 certificates.save(&path)?;
             }
             self.certificates = Some(certificates);
+            self.note_kept();
         }
         if self.keys.is_some() {
             return Ok(None);
@@ -216,6 +245,7 @@ impl Safe {
         let (keys, shown) = FleetKeys::new()?;
         keys.save(&FleetKeys::path(&self.state, &self.fleet))?;
         self.keys = Some(keys);
+        self.note_kept();
         Ok(Some(shown))
     }
 

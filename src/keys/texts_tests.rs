@@ -23,6 +23,7 @@ fn each_error_says_what_was_wrong() {
             host: "kitchen".parse().unwrap(),
             known: vec!["kitchen".to_owned(), "shed".to_owned()],
         },
+        Error::Changed { fleet: "home".parse().unwrap() },
         Error::NotBarred { host: "kitchen".parse().unwrap() },
         Error::ShortPassphrase { least: 12 },
         Error::Passphrase,

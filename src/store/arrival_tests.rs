@@ -274,5 +274,15 @@ fn what_the_disk_did_not_take_is_told_and_never_sealed_or_resumed() {
     // nor is what an earlier process wrote, and the disk does not take when it is taken up
     HAS_FAILED.store(false, Ordering::SeqCst);
     assert!(open().is_err());
+    let handed = open().unwrap();
+    assert_eq!(handed.arrived(), Bytes::ZERO);
+    // who leaves the seal to another process is told, too, and claims nothing
+    HAS_FAILED.store(false, Ordering::SeqCst);
+    let written = (0..SIZE / PIECE).try_for_each(|at| handed.write_at(at * PIECE, &piece));
+    let told = written.and_then(|()| handed.finish());
+    assert!(
+        matches!(&told, Err(Error::Write { source, .. }) if source.raw_os_error() == Some(5)),
+        "{told:?}"
+    );
     assert_eq!(open().unwrap().arrived(), Bytes::ZERO);
 }

@@ -118,6 +118,15 @@ fn without_namespaces_units_of_a_login_ask_for_none() {
     assert!(
         units.contains("\nNoNewPrivileges=yes\n") && units.contains("\nSystemCallFilter=@system-service\n")
     );
+    // the engine encloses itself, and may do what that takes
+    for line in [
+        "Environment=BRAMBLE_ENCLOSE=1",
+        "SystemCallFilter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp",
+    ] {
+        assert_eq!(units.matches(&format!("\n{line}\n")).count(), 1, "{line}");
+    }
+    let others = all(&render(&definition(&[("chat", 90.0)]), &layout, &of_user(true)).unwrap());
+    assert!(!others.contains("BRAMBLE_ENCLOSE"));
 }
 
 #[test]

@@ -98,3 +98,18 @@ async fn prune_leaves_of_unfinished_uploads_what_is_wanted_or_under_way() {
     assert!(!list.exists() && !orphan.exists());
     drop(going_on);
 }
+
+#[tokio::test]
+async fn what_arrives_again_of_a_generation_that_goes_is_nobodys_any_more() {
+    let host = Host::new();
+    for (number, model) in [(1, "one"), (2, "two"), (3, "three")] {
+        host.bring_in(number, &[(model, 512)]).await;
+    }
+    let digest = Digest::of(b"weights of one");
+    fs::create_dir_all(host.layout.root().join("partial")).unwrap();
+    let (path, blobs) = (host.layout.partial(&digest), host.layout.root().join("blobs/sha256"));
+    drop(Arrival::of_proven_parts(path, blobs, digest, Bytes(5 << 20)).unwrap());
+    let request = PruneRequest { keep_unnamed: true, ..PruneRequest::default() };
+    assert_eq!(prune(&host.layout, LEASE, &request).unwrap().generations, [Generation::FIRST]);
+    assert!(inspect(&host.layout, &host).await.unwrap().partials.is_empty());
+}

@@ -63,6 +63,21 @@ seen=$(on loft ls -A "/proc/$engine/root/home/ann")
 [ "$seen" = .local ] || die "the engine sees $seen"
 on loft "grep -q ' $root ro,' /proc/$engine/mountinfo && grep -q ' $root/run rw,' /proc/$engine/mountinfo"
 
+# where the kernel lets nobody make namespaces, its unit has it enclose itself: systemd lets it, and it answers
+as_ann "mkdir -p $units/bramble-engine-chat.service.d && cat >$units/bramble-engine-chat.service.d/own.conf" <<END
+[Service]
+$(grep -E '^(Environment=BRAMBLE_ENCLOSE|SystemCallFilter=landlock)' "$repo/templates/bramble-engine.service.j2")
+END
+as_ann 'systemctl --user daemon-reload && systemctl --user restart bramble-engine-chat'
+until_answers 60
+enclosed=$(as_ann systemctl --user show -p MainPID --value bramble-engine-chat)
+[ "$enclosed" != "$engine" ] || die "the engine was not started anew"
+on loft "journalctl --no-pager _PID=$enclosed | tail -n 20"
+on loft "journalctl --no-pager _PID=$enclosed | grep -q ready" || die "it says nothing"
+if on loft "journalctl --no-pager _PID=$enclosed | grep -E 'no Landlock|no filter of calls'"; then die "it is not enclosed"; fi
+as_ann "rm -r $units/bramble-engine-chat.service.d && systemctl --user daemon-reload && systemctl --user restart bramble-engine-chat"
+until_answers 60
+
 # an update, an edited unit, the way back
 sed -i 's/context: 1024/context: 768/' loft/fleet.yaml
 l 0 apply --yes

@@ -62,17 +62,23 @@ while kill -0 $$ 2>/dev/null && sleep 0.02; do
     grep -slaFf "$work/secret" /proc/[0-9]*/cmdline /proc/[0-9]*/environ >>"$work/seen" || true
 done &
 watch=$!
+# it sees what there is to see
+env "KNOWN=$(cat "$work/secret")" sleep 2
+grep -q '^/proc/[0-9]*/environ$' "$work/seen" || die "the watch sees nothing"
+sleep 1
+: >"$work/seen"
 sed -i 's/context: 1024/context: 768/' fleet.yaml
 typed apply --yes
 answer 'Password of eve@.*for sudo' 'wrong'
 answer 'sudo says' 'open-sesame'
 ended 0
 if grep -aq 'asked once' typed.log; then die "the login's password was asked for again"; fi
-kill $watch
+kill $watch || die "the watch has ended"
 rm "$work/secret"
 [ ! -s "$work/seen" ] || die "a password was seen in $(cat "$work/seen")"
 if "$lab" exec grep -rqs open-sesame "$work"; then die "a password was kept"; fi
 if on shed 'grep -rqs open-sesame /var/lib/bramble /etc/systemd /run /var/log /tmp /home/eve'; then die "a password is on the host"; fi
+on shed 'journalctl --no-pager | grep -q "session opened for user eve"' || die "there is no journal"
 if on shed 'journalctl --no-pager | grep -q open-sesame'; then die "a password is in the journal"; fi
 
 restore_manifest

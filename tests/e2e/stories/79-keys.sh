@@ -69,7 +69,12 @@ a 2 apply --yes
 says 'bramble keys readmit attic'
 [ "$(logins)" = "$before" ] || die "somebody logged in to a host that was stolen"
 [ "$(by_the_card)" = 000 ] || die "the card is let in: $(by_the_card)"
-opens "$two" "who is not the operator"
+# it is the card that is refused, by a door that is open
+at_loft() {
+    "$lab" exec curl -s -o /dev/null -w '%{http_code}' --cacert attic/ca.pem --connect-to "::$("$lab" ip loft):" \
+        -H "Authorization: Bearer $two" https://loft.attic.internal:8443/v1/models || true
+}
+[ "$(at_loft)" = 200 ] || die "the other host lets nobody in: $(at_loft)"
 
 # it is back: another certificate, by the same authority
 a 0 keys readmit attic
@@ -77,6 +82,7 @@ a 2 plan --exit-code
 a 0 apply --yes
 a 0 plan --exit-code
 [ "$(by_the_card)" = 000 ] || die "the card is let in again: $(by_the_card)"
+[ "$(at_loft)" = 200 ] || die "the other host lets nobody in: $(at_loft)"
 opens "$two" "a client that trusts the fleet"
 a 0 chat attic 'Say yes.' --max-tokens 4
 # trust that is founded anew: what trusted the old one does not come in
