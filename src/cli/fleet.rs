@@ -514,17 +514,18 @@ pub(crate) fn not_bought(host: &HostName, board: &str) -> String {
 /// have left, they would be taken off, and the one of the new name with them.
 fn forget_renamed(lock: &mut Lock, manifest: &Manifest, barred: &BTreeMap<HostName, HostName>) {
     let of_manifest: Vec<LockedHost> = manifest.hosts.values().filter_map(to_lock).collect();
-    let is_same = |one: &LockedHost, other: &LockedHost| {
-        one.is_local == other.is_local
-            && one.address == other.address
-            && one.port.unwrap_or(22) == other.port.unwrap_or(22)
-            && one.dir == other.dir
-    };
+    let is_same = |one: &LockedHost, other: &LockedHost| is_same_machine(one, other) && one.dir == other.dir;
     lock.hosts.retain(|name, locked| {
         manifest.hosts.contains_key(name)
             || barred.contains_key(name)
             || !of_manifest.iter().any(|now| is_same(now, locked))
     });
+}
+
+fn is_same_machine(one: &LockedHost, other: &LockedHost) -> bool {
+    one.is_local == other.is_local
+        && one.address == other.address
+        && one.port.unwrap_or(22) == other.port.unwrap_or(22)
 }
 
 /// Returns what the lock remembers of a host, so that it can be reached after it has left the
@@ -684,12 +685,7 @@ fn barred(safe: &Safe, lock: &Lock, manifest: &Manifest) -> BTreeMap<HostName, H
     for host in safe.barred() {
         let known = lock.hosts.get(&host);
         let is_there = |spec: &HostSpec| {
-            let now = to_lock(spec);
-            now.zip(known).is_some_and(|(now, known)| {
-                now.is_local == known.is_local
-                    && now.address == known.address
-                    && now.port.unwrap_or(22) == known.port.unwrap_or(22)
-            })
+            to_lock(spec).zip(known).is_some_and(|(now, known)| is_same_machine(&now, known))
         };
         let others = manifest.hosts.iter().filter(|(_, spec)| is_there(spec));
         barred.extend(others.map(|(other, _)| (other.clone(), host.clone())));

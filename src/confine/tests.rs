@@ -2,7 +2,6 @@ use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
-use std::path::Path;
 
 use rustix::process::{Signal, getppid, kill_process, test_kill_process};
 
@@ -98,10 +97,6 @@ fn who_listens_reads_what_it_names_and_speaks_to_nobody_else() {
         confined.join().unwrap()
     });
     assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
-    assert!(is_there(&path("run/supervise.json")));
+    assert!(path("run/supervise.json").exists());
     eprintln!("kept by the kernel: {is_kept}");
-}
-
-fn is_there(path: &Path) -> bool {
-    path.exists()
 }

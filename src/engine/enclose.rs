@@ -1,5 +1,4 @@
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use super::Error;
@@ -34,13 +33,9 @@ const DEVICES: [&str; 3] = ["/dev/dri", "/dev/kfd", "/dev/null"];
 /// There is nothing that could be served, another engine serves it, or something cannot be given up.
 pub fn enclose(root: &Path, model: &ModelName) -> Result<(), Error> {
     let setup = Setup::read(root, model)?;
-    let path = setup.layout.engine_socket(model);
-    // afterwards it could not ask
-    if UnixStream::connect(&path).is_ok() {
-        return Err(Error::Running { path });
-    }
+    // afterwards it could not ask who listens
+    setup.free_socket()?;
     let run = setup.layout.run_dir();
-    fs::create_dir_all(&run).map_err(|source| Error::Socket { what: "make the folder of", path, source })?;
     let cannot = |source| Error::Start { what: "with what it needs alone", source };
     if !confine(&needs(&setup, run)).map_err(cannot)? {
         tracing::warn!("this kernel has no Landlock: the engine could read other files of its user");

@@ -107,6 +107,20 @@ impl Setup {
     }
 }
 
+impl Setup {
+    /// Returns the place of the socket, in a folder that is there, where no engine listens.
+    pub(super) fn free_socket(&self) -> Result<PathBuf, Error> {
+        let path = self.layout.engine_socket(&self.spec.model);
+        if let Err(source) = std::fs::create_dir_all(self.layout.run_dir()) {
+            return Err(Error::Socket { what: "make the folder of", path, source });
+        }
+        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+            return Err(Error::Running { path });
+        }
+        Ok(path)
+    }
+}
+
 /// Serves what `load` brings until `stop`. `load` runs on a thread of its own: it loads the
 /// model, and calls what it is given with it, once.
 pub(super) async fn host(
@@ -262,15 +276,11 @@ struct Place {
 impl Socket {
     /// Takes the socket's place over from an engine that died, never from one that lives.
     fn bind(setup: &Setup) -> Result<Self, Error> {
-        let path = setup.layout.engine_socket(&setup.spec.model);
+        let path = setup.free_socket()?;
         let failed = |what| {
             let path = path.clone();
             move |source| Error::Socket { what, path, source }
         };
-        std::fs::create_dir_all(setup.layout.run_dir()).map_err(failed("make the folder of"))?;
-        if std::os::unix::net::UnixStream::connect(&path).is_ok() {
-            return Err(Error::Running { path });
-        }
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(failed("take over")(error));

@@ -131,8 +131,7 @@ fn lay_out(layout: &Layout, wanted: &Stand) -> Result<PathBuf, Error> {
 fn check_unmoved(layout: &Layout, planned: Option<Generation>) -> Result<(), Error> {
     // as whoever decides sees it: what cannot be read counts as none, or, where its program was lost, by its name
     let found = Stand::current(layout).ok().flatten().map(|stand| stand.number);
-    let named = || fs::read_link(layout.current()).ok()?.file_name()?.to_str()?.parse().ok();
-    let is_named = planned.is_some() && planned == named();
+    let is_named = planned.is_some() && planned == stand::current(layout);
     // the host itself, since nobody confirmed, and nobody has changed it since
     let is_back =
         inspect::guards(layout).is_some_and(|(taken, back)| planned == Some(taken) && found == back);

@@ -115,9 +115,9 @@ impl Certificates {
         self.barred.extend(hosts);
     }
 
-    /// Has a host get a certificate again. Returns whether it was barred.
-    pub(super) fn readmit(&mut self, host: &HostName) -> bool {
-        self.barred.remove(host)
+    /// Has a host get a certificate again.
+    pub(super) fn readmit(&mut self, host: &HostName) {
+        self.barred.remove(host);
     }
 
     /// Returns who a host is to others, where it has a certificate.

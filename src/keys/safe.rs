@@ -114,13 +114,10 @@ impl Safe {
     /// [`Error::NotBarred`] where it was not.
     pub fn readmit(&mut self, host: &HostName) -> Result<(), Error> {
         let path = Certificates::path(&self.state, &self.fleet);
-        let Some(certificates) = self.certificates.as_mut() else {
-            return Err(Error::NotBarred { host: host.clone() });
-        };
-        if !certificates.readmit(host) {
-            return Err(Error::NotBarred { host: host.clone() });
-        }
-        certificates.save(&path)?;
+        let made = self.certificates.as_mut().filter(|made| made.barred().contains(host));
+        let made = made.ok_or_else(|| Error::NotBarred { host: host.clone() })?;
+        made.readmit(host);
+        made.save(&path)?;
         self.note_kept();
         Ok(())
     }
@@ -232,9 +229,8 @@ impl Safe {
             for host in hosts {
                 certificates.certify(host, now)?;
             }
-            let path = Certificates::path(&self.state, &self.fleet);
-            if Certificates::load(&path).ok().flatten().as_ref() != Some(&certificates) {
-                certificates.save(&path)?;
+            if self.kept.1.as_ref() != Some(&certificates) {
+                certificates.save(&Certificates::path(&self.state, &self.fleet))?;
             }
             self.certificates = Some(certificates);
             self.note_kept();
