@@ -22,6 +22,8 @@ use crate::units::Bytes;
 pub(super) const MOST_MESSAGE: u64 = 4 << 20;
 /// The longest message of a guest: its token and the blob that it wants.
 pub(super) const MOST_GUEST_MESSAGE: u64 = 1 << 10;
+/// The most doors of other hosts that a host tries.
+pub(super) const MOST_DOORS: usize = 16;
 /// The length of the chunk that [`hear_anything`] asks for.
 pub const LARGEST_TRIED: u64 = 64 << 10;
 /// What is asked for at once of what is to come: as much as has come is had by one call, and no more than this is set
@@ -58,6 +60,11 @@ pub(super) enum Said {
         /// Whether the host only gives what it has: it takes nothing.
         gives: bool,
     },
+    /// The host is to say which of these doors of other hosts it comes to: before a [`Course`] leads there.
+    Try {
+        /// At most [`MOST_DOORS`].
+        doors: Vec<SocketAddr>,
+    },
     /// Where the chunks come from.
     Course(Course),
     /// The sender is still there, and others take part: they are not ready yet, or may have chunks from this host.
@@ -74,6 +81,11 @@ pub(super) enum Word {
         chunks: Runs,
         /// Where others can have what is here.
         door: Option<DoorPlate>,
+    },
+    /// Which of the doors it comes to.
+    Reached {
+        /// By their places in what it was asked to try.
+        doors: Vec<usize>,
     },
     /// The sender is to send this chunk.
     Ask {

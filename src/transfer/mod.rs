@@ -12,6 +12,7 @@ mod bundle;
 mod chunks;
 mod course;
 mod frame;
+mod gather;
 mod limits;
 mod packing;
 mod peer;
@@ -36,7 +37,7 @@ use crate::ids::Digest;
 use crate::units::Bytes;
 
 /// What the two ends of a push say to each other, by version.
-pub const PROTOCOL: u32 = 6;
+pub const PROTOCOL: u32 = 7;
 
 /// How a push ended, as the host says it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 //! list. What it gets it proves itself: whoever gives it is trusted with nothing.
 
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -21,7 +21,9 @@ use rustls::{
     ServerConfig, ServerConnection, SignatureScheme, StreamOwned,
 };
 
-use super::frame::{self, Course, DoorPlate, Guest, MOST_GUEST_MESSAGE, NoChunk, Peer, Reply, Token};
+use super::frame::{
+    self, Course, DoorPlate, Guest, MOST_DOORS, MOST_GUEST_MESSAGE, NoChunk, Peer, Reply, Token,
+};
 use super::packing::{Packer, Packing, Seen, pieces};
 use super::shelf::{Bringer, Patient, READ_TICK, Shelf, is_ready};
 use crate::connect::has_aes;
@@ -31,6 +33,8 @@ use crate::ids::Digest;
 const NAME: &str = "bramble";
 /// Hosts on a wire answer within milliseconds; a firewall that says nothing costs this much.
 const CONNECTING: Duration = Duration::from_secs(3);
+/// How long a door is tried before anything moves: the first packet may be lost, and comes again after a second.
+const TRYING: Duration = Duration::from_millis(1500);
 /// How long a guest may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
 /// How long bytes may wait to be taken by the other end.
@@ -114,6 +118,9 @@ impl Door {
                     _ => continue,
                 };
                 let Ok((socket, _)) = socket else { continue };
+                if is_over(&socket) {
+                    continue;
+                }
                 let Some(knocking) = Counted::take(&lobby, |lobby| &lobby.knocking, lobby.most_knocking)
                 else {
                     continue;
@@ -125,6 +132,35 @@ impl Door {
         };
         thread::Builder::new().name("door".to_owned()).spawn(open).map(drop)
     }
+}
+
+/// Returns whether somebody only tried the door, and has gone.
+fn is_over(socket: &TcpStream) -> bool {
+    let looked = socket.set_nonblocking(true).and_then(|()| socket.peek(&mut [0]));
+    if socket.set_nonblocking(false).is_err() {
+        return true;
+    }
+    match looked {
+        Ok(bytes) => bytes == 0,
+        Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+    }
+}
+
+/// Comes to each of `doors`, at most [`MOST_DOORS`], and goes again. Returns the places of those where that works: the
+/// system of the host there takes whoever comes, before anybody is let in.
+pub(super) fn reached(doors: &[SocketAddr]) -> Vec<usize> {
+    let doors = &doors[..doors.len().min(MOST_DOORS)];
+    let comes = |door: &SocketAddr| TcpStream::connect_timeout(door, TRYING).is_ok();
+    thread::scope(|scope| {
+        let visit = |door| thread::Builder::new().spawn_scoped(scope, move || comes(door));
+        let begun: Vec<_> = doors.iter().map(visit).collect();
+        // what nobody could be sent to try counts as reached: it is found out when it is gone to
+        let reached = begun.into_iter().enumerate().filter_map(|(at, begun)| {
+            let comes = begun.map_or(true, |trying| trying.join().unwrap_or(false));
+            comes.then_some(at)
+        });
+        reached.collect()
+    })
 }
 
 /// Where guests say who they are.

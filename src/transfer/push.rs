@@ -8,10 +8,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 
-use super::course::{Link, Member, courses};
-use super::frame::{self, Course, Decoder, DoorPlate, Runs, Said, Word};
+use super::course::{Link, Member};
+use super::frame::{self, Decoder, DoorPlate, Runs, Said, Word};
+use super::gather::{self, Gathered, Joining, Place, Seat};
 use super::limits::{Limits, Pacing};
 use super::packing::{Packers, Packing, Seen, pieces};
 use super::{Answer, CHUNK, ChunkList, Error, PROTOCOL, Reason};
@@ -37,13 +38,8 @@ const DAMAGED_TRIES: u32 = 2;
 pub(super) const WAITING: usize = 4;
 /// What a host says is heard in pieces, of which so many may wait.
 pub(super) const UNHEARD: usize = 16;
-/// How long hosts that are ready wait for the others: the slower ones then take part with what the
-/// sender has alone.
-const GATHERING: Duration = Duration::from_secs(15);
-/// How long those that are to get something wait for those that only give it: the sender has it, too.
-const GIVERS: Duration = Duration::from_secs(3);
 /// How often a host that waits for others hears that they still take part.
-const STAYING: Duration = Duration::from_secs(15);
+pub(super) const STAYING: Duration = Duration::from_secs(15);
 /// How long a host may take to end when nothing is left to be said.
 const ENDING: Duration = Duration::from_secs(15);
 /// A host that asks for nothing and has nothing new for this long hangs: it holds nobody else up.
@@ -157,91 +153,9 @@ pub async fn push(
     });
     let legs: Vec<_> = legs.collect();
     drop(joining);
-    let (pushed, ()) = tokio::join!(join_all(legs), gather((away - giving, giving), list, arrivals));
+    let gathered = Gathered { what: cargo.what, chunks: list.chunks.len(), getting: away - giving, giving };
+    let (pushed, ()) = tokio::join!(join_all(legs), gather::gather(gathered, arrivals, events));
     pushed
-}
-
-/// A host that is ready.
-struct Joining {
-    /// Whether it only gives.
-    gives: bool,
-    /// What it misses, and who waits for its course; none: it takes no part.
-    member: Option<(Member, oneshot::Sender<Course>)>,
-}
-
-/// Waits for the hosts, those that get something and those that only give, and tells each its course.
-async fn gather(
-    (mut getting, mut giving): (usize, usize),
-    list: &ChunkList,
-    mut arrivals: mpsc::UnboundedReceiver<Joining>,
-) {
-    let (mut members, mut answers) = (Vec::new(), Vec::new());
-    let mut until: Option<tokio::time::Instant> = None;
-    while getting + giving > 0 {
-        let patience = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            arrival = arrivals.recv() => match arrival {
-                Some(Joining { gives, member }) => {
-                    *(if gives { &mut giving } else { &mut getting }) -= 1;
-                    let now = tokio::time::Instant::now();
-                    if let Some((member, answer)) = member {
-                        // who misses nothing waits for nobody
-                        if !member.missing.is_empty() {
-                            until = until.or(Some(now + GATHERING));
-                        }
-                        members.push(member);
-                        answers.push(answer);
-                    }
-                    if getting == 0 {
-                        until = Some(until.map_or(now, |until| until.min(now + GIVERS)));
-                    }
-                }
-                None => break,
-            },
-            () = patience => break,
-        }
-    }
-    let courses = match token() {
-        Ok(token) => courses(&members, list.chunks.len(), &token),
-        // without chance there is no token, and nobody gets in anywhere
-        Err(_) => members.iter().map(alone).collect(),
-    };
-    for (answer, course) in answers.into_iter().zip(courses) {
-        // a host that has gone meanwhile needs none
-        drop(answer.send(course));
-    }
-    while let Some(late) = arrivals.recv().await {
-        if let Some((member, answer)) = late.member {
-            drop(answer.send(alone(&member)));
-        }
-    }
-}
-
-/// Waits for a host's course; until then it hears now and then that the sender is still there.
-async fn wait_for(mut course: oneshot::Receiver<Course>, say: &mpsc::Sender<Piece>) -> Option<Course> {
-    loop {
-        match tokio::time::timeout(STAYING, &mut course).await {
-            Ok(course) => return course.ok(),
-            // one that has ended meanwhile has said why
-            Err(_) => drop(say.send(Piece::Bytes(frame::message(&Said::Stay))).await),
-        }
-    }
-}
-
-fn alone(member: &Member) -> Course {
-    Course { most_per_second: member.most_per_second, ..Course::default() }
-}
-
-/// Returns what guests of one transfer show: 32 bytes of chance, in hex.
-fn token() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes)?;
-    Ok(Digest::new(bytes).to_string())
 }
 
 /// What came to a host, and from where.
@@ -393,7 +307,7 @@ impl Leg<'_> {
         let outcome = self.attempts(events, key).await;
         if self.has_joined.get().is_none() && !self.target.is_here {
             // whoever gathers has gone only when nobody is left
-            drop(self.joining.send(Joining { gives: self.target.gives, member: None }));
+            drop(self.joining.send(self.joins(None)));
         }
         outcome
     }
@@ -482,6 +396,7 @@ impl Leg<'_> {
         // a host that does not listen has ended, and says why
         drop(say.send(Piece::Bytes(frames)).await);
         let mut patience = QUIET + Duration::from_secs(shared.list.bytes.0 / SLOWEST_COPY);
+        let mut taking_part: Option<Place> = None;
         let (mut progress, mut is_at_work) = ((Instant::now(), Bytes::ZERO), false);
         loop {
             let left = patience.saturating_sub(progress.0.elapsed());
@@ -527,15 +442,26 @@ impl Leg<'_> {
                     }
                     Word::Missing { chunks, door } if !heard.has_joined && self.are_runs(&chunks) => {
                         heard.has_joined = true;
-                        let Some(course) = self.join(chunks, door, &say).await else { return heard };
-                        drop(say.send(Piece::Bytes(frame::message(&Said::Course(course)))).await);
+                        let Some(mut place) = self.join(chunks, door) else { return heard };
+                        if place.go_on(&say).await.is_none() {
+                            return heard;
+                        }
+                        taking_part = Some(place);
+                        progress.0 = Instant::now();
+                    }
+                    Word::Reached { doors } if taking_part.as_ref().is_some_and(Place::is_asked) => {
+                        let Some(place) = &mut taking_part else { return heard };
+                        place.reached(doors);
+                        if place.go_on(&say).await.is_none() {
+                            return heard;
+                        }
                         progress.0 = Instant::now();
                     }
                     Word::Ask { at } if at < shared.list.chunks.len() => {
                         heard.sent += self.send(at, &say, &file, &mut packing).await;
                         progress.0 = Instant::now();
                     }
-                    Word::Missing { .. } | Word::Ask { .. } => {
+                    Word::Missing { .. } | Word::Reached { .. } | Word::Ask { .. } => {
                         heard.nonsense = Some("it asks for what the blob does not have".to_owned());
                         return heard;
                     }
@@ -577,13 +503,8 @@ impl Leg<'_> {
         }
     }
 
-    /// Has this host take part, and returns its course once the others are ready, too.
-    async fn join(
-        &self,
-        missing: Runs,
-        door: Option<DoorPlate>,
-        say: &mpsc::Sender<Piece>,
-    ) -> Option<Course> {
+    /// Has this host take part. None: nobody gathers the others.
+    fn join(&self, missing: Runs, door: Option<DoorPlate>) -> Option<Place> {
         let sizes = |(first, last): &(usize, usize)| {
             let first = self.shared.list.chunks.get(*first).map_or(0, |chunk| chunk.range.start);
             let last = self.shared.list.chunks.get(*last).map_or(0, |chunk| chunk.range.end);
@@ -596,10 +517,14 @@ impl Leg<'_> {
             missing,
             most_per_second: self.shared.limits.per_host(),
         };
-        let (answer, course) = oneshot::channel();
+        let (seat, place) = gather::seat();
         self.has_joined.get_or_init(|| ());
-        self.joining.send(Joining { gives: self.target.gives, member: Some((member, answer)) }).ok()?;
-        wait_for(course, say).await
+        self.joining.send(self.joins(Some((member, seat)))).ok()?;
+        Some(place)
+    }
+
+    fn joins(&self, member: Option<(Member, Seat)>) -> Joining {
+        Joining { host: self.target.way.host.clone(), gives: self.target.gives, member }
     }
 
     /// Sends a chunk, and returns how much of it was taken to be sent.
@@ -730,29 +655,4 @@ fn plain(text: &str) -> String {
 
 pub(super) fn path_word(path: &Path) -> String {
     quote(&path.display().to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::transfer::board::SENDERS_SILENCE;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_host_that_waits_for_slow_ones_does_not_think_that_the_sender_is_gone() {
-        let (say, mut heard) = mpsc::channel(100);
-        let (answer, course) = oneshot::channel();
-        let slow = async {
-            tokio::time::sleep(Duration::from_mins(20)).await;
-            answer.send(Course::default())
-        };
-        let (course, answered) = tokio::join!(wait_for(course, &say), slow);
-        assert_eq!((course, answered), (Some(Course::default()), Ok(())));
-        let there = frame::message(&Said::Stay);
-        let mut times = 0;
-        while let Ok(piece) = heard.try_recv() {
-            assert!(matches!(piece, Piece::Bytes(bytes) if bytes == there));
-            times += 1;
-        }
-        assert!(times >= 2 * Duration::from_mins(20).as_secs() / SENDERS_SILENCE.as_secs(), "{times}");
-    }
 }

@@ -28,7 +28,7 @@ use rustix::fs::statvfs;
 use super::board::{Board, Going, SENDERS_SILENCE};
 use super::chunks::{self, ChunkList, MOST_LIST};
 use super::frame::{self, Course, MOST_MESSAGE, Reply, Said, Word};
-use super::peer::{Door, Visit};
+use super::peer::{self, Door, Visit};
 use super::shelf::{Bringer, Patient, Polled, Shelf, TICK, is_ready};
 use super::{Answer, PROTOCOL, Reason};
 use crate::causes::with_causes;
@@ -322,6 +322,9 @@ impl Place {
                 match line.hear().map_err(gone)? {
                     Some(Said::Course(heard)) => break heard,
                     Some(Said::Stay) => {}
+                    Some(Said::Try { doors }) => {
+                        speak(&line.output, &Word::Reached { doors: peer::reached(&doors) }).map_err(gone)?;
+                    }
                     _ => {
                         let message = "the sender does not say who has the chunks".to_owned();
                         return Err((Reason::Protocol, message));

@@ -84,7 +84,7 @@ impl Sender {
                 }
                 Word::Here { .. } => {}
                 Word::Ended { answer } => return Some(answer),
-                word @ Word::Missing { .. } => panic!("{word:?}"),
+                word @ (Word::Missing { .. } | Word::Reached { .. }) => panic!("{word:?}"),
             }
         }
     }
@@ -415,6 +415,39 @@ fn a_host_has_its_chunks_from_another_while_they_arrive_there() {
 }
 
 #[test]
+fn a_host_says_which_doors_it_comes_to_before_anything_moves() {
+    let (one, two) = (Host::new(9 * MIB), Host::new(9 * MIB));
+    let (mut first, mut second) = (Sender::begin(&one, true), Sender::begin(&two, true));
+    let ((_, door), (_, guest)) = (first.missing(), second.missing());
+    let here = |port| std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, port));
+    // nobody listens at a port that was given back, and nobody is at an address for examples: it says nothing
+    let shut = std::net::TcpListener::bind(here(0)).unwrap().local_addr().unwrap();
+    let nobody = "192.0.2.1:9".parse().unwrap();
+    let begun = Instant::now();
+    for _ in 0..2 {
+        let doors = vec![shut, here(door.port), nobody];
+        frame::say(&mut second.socket, &Said::Try { doors }).unwrap();
+        assert_eq!(second.hear(), Word::Reached { doors: vec![1] });
+    }
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    frame::say(&mut second.socket, &Said::Try { doors: vec![here(door.port); 40] }).unwrap();
+    assert_eq!(second.hear(), Word::Reached { doors: (0..frame::MOST_DOORS).collect() });
+    // who only tried the door keeps no guest out
+    let peer = frame::Peer { address: here(door.port), certificate: door.certificate, holds: None, hops: 0 };
+    let token = Token::new("token");
+    let guests = vec![guest.certificate];
+    first.course(Course { guests, token: token.clone(), ..Course::default() });
+    second.course(Course { sources: vec![peer], token, ..Course::default() });
+    assert_eq!(first.serve(&one, |_, _| true), Some(one.sealed(9 * MIB)));
+    let Some(Answer::Sealed { from_hosts, .. }) = second.serve(&two, |_, _| true) else {
+        panic!("no answer")
+    };
+    assert_eq!(from_hosts, two.list.bytes);
+    first.end();
+    second.end();
+}
+
+#[test]
 fn a_guest_with_other_papers_gets_nothing_and_turns_to_the_sender() {
     for papers in [
         Papers { token: "taken", ..IN_ORDER },
@@ -430,6 +463,60 @@ fn a_guest_with_other_papers_gets_nothing_and_turns_to_the_sender() {
         second.end();
         two.check_whole();
     }
+}
+
+/// Lets one guest through to `door`, and keeps what it says. Returns the address to come to.
+fn overheard(door: std::net::SocketAddr) -> (std::net::SocketAddr, JoinHandle<Vec<u8>>) {
+    let listener = std::net::TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let listening = thread::spawn(move || {
+        let (mut guest, _) = listener.accept().unwrap();
+        let mut host = std::net::TcpStream::connect(door).unwrap();
+        let (mut from_host, mut to_guest) = (host.try_clone().unwrap(), guest.try_clone().unwrap());
+        let back = thread::spawn(move || drop(io::copy(&mut from_host, &mut to_guest)));
+        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Ok(read @ 1..) = guest.read(&mut buffer) {
+            said.extend_from_slice(&buffer[..read]);
+            host.write_all(&buffer[..read]).unwrap();
+        }
+        host.shutdown(std::net::Shutdown::Both).unwrap();
+        back.join().unwrap();
+        said
+    });
+    (address, listening)
+}
+
+#[test]
+fn what_a_guest_said_opens_nothing_when_somebody_says_it_again() {
+    let (one, two) = (Host::new(9 * MIB), Host::new(9 * MIB));
+    let (mut first, mut second) = (Sender::begin(&one, true), Sender::begin(&two, true));
+    let ((_, door), (_, guest)) = (first.missing(), second.missing());
+    let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, door.port));
+    let (way, listening) = overheard(address);
+    let peer = frame::Peer { address: way, certificate: door.certificate, holds: None, hops: 0 };
+    let token = Token::new("token");
+    first.course(Course { guests: vec![guest.certificate], token: token.clone(), ..Course::default() });
+    second.course(Course { sources: vec![peer], token, ..Course::default() });
+    assert_eq!(first.serve(&one, |_, _| true), Some(one.sealed(9 * MIB)));
+    let Some(Answer::Sealed { from_hosts, .. }) = second.serve(&two, |_, _| true) else {
+        panic!("no answer")
+    };
+    assert_eq!(from_hosts, two.list.bytes, "it came past the one who listens");
+    second.end();
+    let said = listening.join().unwrap();
+    assert!(said.len() > 500, "{}", said.len());
+
+    // the door is open until the sender says that it is over, and gives the same words nothing
+    let mut again = std::net::TcpStream::connect(address).unwrap();
+    again.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // it may go away while it is still spoken to
+    drop(again.write_all(&said));
+    let mut heard = Vec::new();
+    let ended = again.read_to_end(&mut heard).map_err(|error| error.kind());
+    assert!(matches!(ended, Ok(_) | Err(io::ErrorKind::ConnectionReset)), "it still listens: {ended:?}");
+    // a greeting and a refusal, and nothing of a chunk
+    assert!(heard.len() < 4096, "{} bytes for words that were heard before", heard.len());
+    first.end();
 }
 
 #[test]

@@ -1,4 +1,5 @@
-# Weights that two hosts want leave this machine for them once; the second has them from the first.
+# Weights that two hosts want leave this machine for them once; the second has them from the first. Where they do not
+# reach each other, that is known before anything is sent, and each has its own copy.
 # shellcheck shell=bash
 edit 's/context: 1024 }/context: 1024, quant: Q5_0 }/'
 b apply --yes --json >applied.json
@@ -14,5 +15,18 @@ says Paris
 for host in kitchen shed; do
     if on "$host" pgrep -f "'brambled [r]eceive'"; then die "$host still listens for others"; fi
 done
+"$lab" apart kitchen shed
+edit 's/quant: Q5_0/quant: Q4_1/'
+begun=$(date +%s%3N)
+b apply --yes --json >applied.json 2>events.json
+"$lab" together kitchen shed
+echo "took $(($(date +%s%3N) - begun)) ms"
+jq -e '[.hosts[].state.state] | all(. == "done")' applied.json || die "not everywhere: $(cat applied.json)"
+jq -e '.hosts | [.kitchen, .shed] | all(.bytes_from_hosts == 0 and .bytes_sent > 40000000)' applied.json ||
+    die "not a copy for each: $(jq '.hosts | map_values({ bytes_sent, bytes_from_hosts })' applied.json)"
+jq -r 'select(.event == "note").text' events.json | grep 'kitchen, shed reach no host that has or will have chat' ||
+    die "it does not say why: $(cat events.json)"
+ask shed
+says Paris
 restore_manifest
 run 0 apply --yes
