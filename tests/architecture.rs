@@ -387,6 +387,35 @@ fn no_type_that_prints_all_of_itself_holds_a_secret() {
     assert_eq!(printed_secrets(nested), ["struct A {"]);
 }
 
+/// Returns the actions of a workflow that are not named by a commit, which nobody can move, with the release that it is.
+fn movable_actions(workflow: &str) -> Vec<&str> {
+    let actions =
+        workflow.lines().filter_map(|line| line.trim_start_matches([' ', '-']).strip_prefix("uses: "));
+    let is_fixed = |action: &&str| {
+        let (name, release) = action.split_once(" # v").unwrap_or((action, ""));
+        let commit = name.split_once('@').map_or("", |(_, commit)| commit);
+        !release.is_empty() && commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit())
+    };
+    actions.filter(|action| !is_fixed(action)).collect()
+}
+
+#[test]
+fn workflows_name_actions_by_commit() {
+    let folder = repository().join(".github/workflows");
+    let mut seen = 0;
+    for file in std::fs::read_dir(&folder).expect("the workflows are there") {
+        let text = std::fs::read_to_string(file.expect("a workflow").path()).expect("a workflow is read");
+        assert_eq!(movable_actions(&text), Vec::<&str>::new());
+        seen += text.matches("uses: ").count();
+    }
+    assert!(seen >= 5, "{seen} actions");
+    // what it would find
+    let commit = "3d3c42e5aac5ba805825da76410c181273ba90b1";
+    let fixed =
+        format!("steps:\n  - uses: a/b@{commit} # v7.0.1\n    uses: a/c@v4\n  - uses: a/d@{commit}\n");
+    assert_eq!(movable_actions(&fixed), ["a/c@v4", &format!("a/d@{commit}")]);
+}
+
 #[test]
 fn paths_are_read_in_all_their_forms() {
     let text = r##"

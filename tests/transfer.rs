@@ -563,6 +563,12 @@ async fn what_a_hostile_host_says_fails_it_alone_and_holds_nobody_up() {
         (vec![missing(json!([[1, 1], [0, 0]]))], true, "does not have"),
         (vec![missing(json!([[0, 3]]))], true, "does not have"),
         (vec![json!({ "say": "ask", "at": 3 })], false, "does not have"),
+        (vec![json!({ "say": "reached", "doors": [0] })], true, "was not asked"),
+        (
+            vec![missing(json!([[0, 0]])), json!({ "say": "reached", "doors": [u64::MAX] })],
+            true,
+            "was not asked",
+        ),
         (vec![json!({ "say": "sing" })], false, "makes sense"),
         (vec![json!({ "say": "ended", "answer": refused })], false, "no [2J room"),
         (vec![json!({ "say": "here", "bytes": 1, "from_hosts": 0 })], false, "did not finish"),

@@ -2,7 +2,8 @@
 //!
 //! Sources stand in the order of preference, the sender last. A chunk is asked of the first source
 //! that has it, or will. A source that says nothing at all, or sends what is wrong, is given up; one
-//! that is alive and brings nothing is passed by until it does. So a peer that is slow, dead or
+//! that is alive and brings nothing is passed by until it does, and one that brings little is asked after
+//! all others. So a peer that is slow, dead or
 //! lying costs time, and never the blob.
 
 use std::collections::VecDeque;
@@ -26,6 +27,11 @@ pub(super) const SENDERS_SILENCE: Duration = Duration::from_mins(1);
 pub(super) const OWED: Duration = Duration::from_mins(1);
 /// More of that for each host that the chunk comes through before: 4 MiB at 20 Mbit/s.
 const HOP: Duration = Duration::from_secs(2);
+/// Who brings less than this in a second, of the time in which he does not wait himself, is asked after all others: no wire
+/// that is sound is as slow, and Wi-Fi hardly. Where all are, the order is as it was.
+pub(super) const SLOW: u64 = 256 << 10;
+/// For so long it is looked at, at least, before that is said of it.
+const JUDGED: Duration = Duration::from_secs(15);
 /// How long a host that is being connected to is waited for before others are asked.
 pub(super) const CONNECTING: Duration = Duration::from_secs(4);
 /// How long until a host is looked for again, each time that the way to it breaks: its door may have been crowded, or its
@@ -49,6 +55,8 @@ pub(super) struct Board {
     wrong: u32,
     is_over: bool,
     begun: Instant,
+    /// What a host brings in a second that is not slow.
+    slow: u64,
 }
 
 #[derive(Debug)]
@@ -85,6 +93,11 @@ struct Source {
     /// None: it is the last resort.
     owed: Option<Duration>,
     brought: u64,
+    /// Since when it is at what it owes, and does not wait itself.
+    busy: Instant,
+    /// What it brought since it was last judged, and how long it was busy with that.
+    judged: (u64, Duration),
+    is_slow: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,6 +152,9 @@ impl Board {
             silence,
             owed,
             brought: 0,
+            busy: now,
+            judged: (0, Duration::ZERO),
+            is_slow: false,
         };
         let mut sources: Vec<Source> = peers
             .iter()
@@ -148,7 +164,13 @@ impl Board {
             })
             .collect();
         sources.push(source(None, SENDERS_SILENCE, None));
-        Self { chunks, sources, left, first: 0, wrong: 0, is_over: false, begun: now }
+        Self { chunks, sources, left, first: 0, wrong: 0, is_over: false, begun: now, slow: SLOW }
+    }
+
+    /// As it is where no more than `most` bytes are to come in a second.
+    pub(super) fn within(mut self, most: Option<u64>) -> Self {
+        self.slow = self.slow.min(most.unwrap_or(u64::MAX) / 4);
+        self
     }
 
     /// Returns the place of the sender among the sources.
@@ -221,7 +243,11 @@ impl Board {
         if self.is_over || asked.standing != Standing::Active || is_full {
             return None;
         }
-        let (better, _) = self.sources.split_at(source);
+        let rank = |at: usize| (self.sources[at].is_slow, at);
+        let better: Vec<&Source> = (0..self.sources.len())
+            .filter(|at| rank(*at) < rank(source))
+            .map(|at| &self.sources[at])
+            .collect();
         let is_waited_for = now.duration_since(self.begun) < CONNECTING;
         let is_usable = |source: &Source| match source.standing {
             Standing::Active => true,
@@ -230,7 +256,9 @@ impl Board {
         };
         let is_for_it = |at: &usize| {
             self.chunks[*at].state == State::Missing
-                && self.sources[source].holds(*at)
+                && asked.holds(*at)
+                // what it was asked for before others were will come
+                && !asked.asked.contains(at)
                 && !better.iter().any(|other| is_usable(other) && other.holds(*at))
         };
         let at = (self.first..self.chunks.len()).find(is_for_it)?;
@@ -239,7 +267,7 @@ impl Board {
         let bytes = chunk.bytes;
         let source = &mut self.sources[source];
         if source.asked.is_empty() {
-            (source.heard, source.since) = (now, now);
+            (source.heard, source.since, source.busy) = (now, now, now);
         }
         source.asked.push_back(at);
         source.ahead += bytes;
@@ -269,6 +297,7 @@ impl Board {
         let source = &mut self.sources[source];
         source.heard += took;
         source.since += took;
+        source.busy += took;
     }
 
     /// Returns the chunk that `source` owes next.
@@ -281,11 +310,18 @@ impl Board {
         self.sources[source].heard = now;
     }
 
+    /// `source` waits itself for what it was asked for first.
+    pub(super) fn waits(&mut self, source: usize, now: Instant) {
+        self.sources[source].busy = now;
+    }
+
     /// `source` has brought what it was asked for first. Returns the chunk if it is still wanted.
     pub(super) fn brought(&mut self, source: usize, now: Instant) -> Option<usize> {
         let it = &mut self.sources[source];
         let at = it.asked.pop_front()?;
-        it.ahead -= self.chunks[at].bytes;
+        let bytes = self.chunks[at].bytes;
+        it.ahead -= bytes;
+        it.judge(bytes, now, self.slow);
         (it.heard, it.since) = (now, now);
         if it.standing == Standing::Passed {
             if it.passes < MOST_PASSES {
@@ -298,6 +334,10 @@ impl Board {
         let is_wanted = matches!(state, State::Missing | State::Asked(_));
         if is_wanted {
             *state = State::Brought(source);
+        }
+        if self.sources[source].is_slow {
+            // what it still brings is taken; where nobody else has it, it is not asked twice
+            self.take_back(source);
         }
         is_wanted.then_some(at)
     }
@@ -353,8 +393,14 @@ impl Board {
             }
             if now.saturating_duration_since(source.heard) >= source.silence {
                 self.gone(at);
-            } else if source.owed.is_some_and(|owed| now.saturating_duration_since(source.since) >= owed) {
+            } else if now.saturating_duration_since(source.since) >= source.owed.unwrap_or(OWED) {
                 let source = &mut self.sources[at];
+                if source.owed.is_none() {
+                    // nobody stands behind it: those who are slow may have it
+                    source.is_slow = true;
+                    self.take_back(at);
+                    continue;
+                }
                 source.since = now;
                 source.passes += 1;
                 source.standing = Standing::Passed;
@@ -383,6 +429,18 @@ impl Board {
 }
 
 impl Source {
+    /// It has brought so many bytes: notes whether that goes slowly.
+    fn judge(&mut self, bytes: u64, now: Instant, slow: u64) {
+        let (brought, took) = &mut self.judged;
+        *brought += bytes;
+        *took += now.saturating_duration_since(self.busy);
+        self.busy = now;
+        if *took >= JUDGED {
+            self.is_slow = u128::from(*brought) * 1000 < u128::from(slow) * took.as_millis();
+            self.judged = (0, Duration::ZERO);
+        }
+    }
+
     fn holds(&self, at: usize) -> bool {
         self.holds.as_ref().is_none_or(|holds| holds.get(at).copied().unwrap_or(false))
     }

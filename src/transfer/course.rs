@@ -4,7 +4,7 @@
 //! proven there, so that all have the blob in little more than the time that one takes, and one copy
 //! leaves the sender. Fast links stand before slow ones, which hold up those behind them. Over the air a
 //! host gives nothing away, since each hop would take the same air again. Whoever has chunks from before
-//! gives them, too. Before anything moves, each host tries the doors that it would go to ([`Ways::doors`]),
+//! on a wire gives them, too. Before anything moves, each host tries the doors that it would go to ([`Ways::doors`]),
 //! and goes to those that it comes to ([`Ways::tell`]): where hosts cannot reach each other, that makes a
 //! line of each part of the network, or a star. The sender is everybody's last resort, and needs no mention
 //! here.
@@ -45,8 +45,9 @@ pub(super) struct Member {
 }
 
 impl Member {
-    /// Returns where others can get what it has: what a host says of that is not to send them anywhere
-    /// else. `is_here` says that all hosts are on this machine.
+    /// Returns where others can get what it has. `is_here` says that all hosts are on this machine. A host says where it
+    /// was reached, and which port it listens on: others come there, show a certificate to who has the key of the one that
+    /// it named, and say nothing else; that it is no address of theirs alone is all that is looked at.
     fn door(&self, is_here: bool) -> Option<(SocketAddr, Digest)> {
         let (link, door) = (self.link?, self.door?);
         let address = link.address.to_canonical();
@@ -64,6 +65,13 @@ impl Member {
     fn is_wired(&self) -> bool {
         self.link.is_some_and(|link| !link.is_wireless)
     }
+
+    /// Returns how fast it takes or gives something, in bytes per second, as far as its link says that.
+    fn rate(&self) -> u64 {
+        // a wire of unknown speed is taken for one of our day
+        let rate = u64::from(self.link.and_then(|link| link.megabits).unwrap_or(1000)) * 125_000;
+        rate.min(self.most_per_second.map_or(u64::MAX, |most| most.0))
+    }
 }
 
 /// From whom each host may have its chunks.
@@ -78,8 +86,19 @@ pub(super) struct Ways<'a> {
     line: Vec<usize>,
     /// The hosts that have something from before, best first.
     holders: Vec<usize>,
-    /// To which others each host comes; none: that is not known, and is found out when it goes there.
-    reached: Vec<Option<Vec<usize>>>,
+    /// What each has said of the others.
+    looked: Vec<Look>,
+}
+
+/// What became of a host that was asked which others it comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It was asked nothing, or has not said it in time: it finds out when it goes there.
+    Unknown,
+    /// It comes to these: by the places of their doors in [`Ways::doors`].
+    Reached(Vec<usize>),
+    /// It takes no part any longer.
+    Gone,
 }
 
 impl<'a> Ways<'a> {
@@ -92,19 +111,12 @@ impl<'a> Ways<'a> {
             .clone()
             .filter(|at| has_door(at) && members[*at].is_wired() && !members[*at].missing.is_empty())
             .collect();
-        line.sort_by_key(|at| {
-            let member = &members[*at];
-            let megabits = member.link.and_then(|link| link.megabits);
-            // a wire of unknown speed is taken for one of our day
-            let rate = u64::from(megabits.unwrap_or(1000)) * 125_000;
-            let rate = rate.min(member.most_per_second.map_or(u64::MAX, |most| most.0));
-            (Reverse(rate), member.missing_bytes, *at)
-        });
-        // the most of it first, and on a wire if any is
+        line.sort_by_key(|at| (Reverse(members[*at].rate()), members[*at].missing_bytes, *at));
         let held = |at: usize| held(&members[at].missing, count);
-        let mut holders: Vec<usize> = places.filter(|at| has_door(at) && held(*at) > 0).collect();
-        holders.sort_by_key(|at| (!members[*at].is_wired(), Reverse(held(*at)), *at));
-        Self { members, count, is_here, line, holders, reached: vec![None; members.len()] }
+        let gives = |at: &usize| has_door(at) && members[*at].is_wired() && held(*at) > 0;
+        let mut holders: Vec<usize> = places.filter(gives).collect();
+        holders.sort_by_key(|at| (Reverse(members[*at].rate()), Reverse(held(*at)), *at));
+        Self { members, count, is_here, line, holders, looked: vec![Look::Unknown; members.len()] }
     }
 
     /// Returns the doors that a host is to try, at most [`MOST_DOORS`].
@@ -112,8 +124,8 @@ impl<'a> Ways<'a> {
         self.tried(at).into_iter().filter_map(|host| Some(self.members[host].door(self.is_here)?.0)).collect()
     }
 
-    /// Returns the hosts whose doors a host is to try: those that hold most, and the nearest in the line. Those behind
-    /// it, too: they stand before it where nobody comes to it.
+    /// Returns the hosts whose doors a host is to try: the best that hold something, and the nearest in the line. Those
+    /// behind it, too: they stand before it where nobody comes to it.
     fn tried(&self, at: usize) -> Vec<usize> {
         if self.members[at].missing.is_empty() {
             return Vec::new();
@@ -126,7 +138,7 @@ impl<'a> Ways<'a> {
                     .position(|host| host == other)
                     .map(|other| (other.abs_diff(place), other > place))
             }),
-            None => near = self.turned(at),
+            None => near = self.turned(at, &near),
         }
         let mut tried: Vec<usize> = self.holders.iter().take(MOST_DOORS / 2).copied().collect();
         for host in near {
@@ -139,45 +151,64 @@ impl<'a> Ways<'a> {
         tried
     }
 
-    /// Notes which hosts each one comes to, by the places of their doors in [`Self::doors`]; none: it has not said.
-    /// Whom nobody comes to stands last in the line from now on, since there is nobody behind it then.
-    pub(super) fn tell(&mut self, reached: Vec<Option<Vec<usize>>>) {
-        let heard = reached.into_iter().enumerate().map(|(at, doors)| {
-            let tried = self.tried(at);
-            doors.map(|doors| doors.iter().filter_map(|door| tried.get(*door)).copied().collect())
+    /// Notes what each host has said. Who is gone is nobody's source. Whom nobody comes to who has said anything stands
+    /// behind the others that are as fast from now on: there is nobody behind it then.
+    pub(super) fn tell(&mut self, looked: Vec<Look>) {
+        let looked = looked.into_iter().enumerate().map(|(at, look)| match look {
+            Look::Reached(doors) => {
+                let tried = self.tried(at);
+                let reached = doors.iter().take(MOST_DOORS).filter_map(|door| tried.get(*door)).copied();
+                Look::Reached(reached.collect())
+            }
+            other => other,
         });
-        self.reached = heard.collect();
-        let is_shut = |at: &usize| self.line.iter().all(|other| other == at || !self.comes(*other, *at));
-        let (shut, open): (Vec<usize>, Vec<usize>) = self.line.iter().partition(|at| is_shut(at));
-        self.line = [open, shut].concat();
+        self.looked = looked.collect();
+        let looked = &self.looked;
+        let is_there = |at: &usize| looked[*at] != Look::Gone;
+        self.line.retain(is_there);
+        self.holders.retain(is_there);
+        let others = self.line.clone();
+        let is_shut = |at: usize| {
+            let said =
+                others.iter().filter(|other| **other != at).filter_map(|other| match &looked[*other] {
+                    Look::Reached(reached) => Some(reached.contains(&at)),
+                    Look::Unknown | Look::Gone => None,
+                });
+            let said: Vec<bool> = said.collect();
+            !said.is_empty() && !said.contains(&true)
+        };
+        self.line.sort_by_key(|at| (Reverse(self.members[*at].rate()), is_shut(*at)));
     }
 
     fn comes(&self, at: usize, other: usize) -> bool {
-        self.reached.get(at).and_then(Option::as_ref).is_none_or(|reached| reached.contains(&other))
+        match &self.looked[at] {
+            Look::Reached(reached) => reached.contains(&other),
+            Look::Unknown | Look::Gone => true,
+        }
     }
 
     /// Returns the hosts that could have something from others, and come to none of them.
     pub(super) fn apart(&self) -> Vec<usize> {
-        let is_apart = |at: &usize| self.reached[*at].as_ref().is_some_and(Vec::is_empty);
+        let is_apart = |at: &usize| self.looked[*at] == Look::Reached(Vec::new());
         (0..self.members.len()).filter(|at| is_apart(at) && !self.tried(*at).is_empty()).collect()
     }
 
-    /// Returns the line as one that does not stand in it goes through it: its end first, which gives nothing to anybody
-    /// else, and each of them beginning elsewhere.
-    fn turned(&self, at: usize) -> Vec<usize> {
+    /// Returns these hosts of the line as one that does not stand in it goes through them: from the end of the line, which
+    /// gives nothing to anybody else, each beginning elsewhere.
+    fn turned(&self, at: usize, line: &[usize]) -> Vec<usize> {
         let is_outside =
             |other: &usize| !self.members[*other].missing.is_empty() && !self.line.contains(other);
         let outside = (0..=at).filter(is_outside).count();
-        let hosts = self.line.len();
-        (0..hosts).map(|step| self.line[(2 * hosts - outside % hosts - step) % hosts]).collect()
+        let hosts = line.len();
+        (0..hosts).map(|step| line[(2 * hosts - outside % hosts - step) % hosts]).collect()
     }
 
-    /// Returns the hosts in the line that have all chunks before this one does, best first.
+    /// Returns the hosts in the line that have all chunks before this one does and that it comes to, best first.
     fn before(&self, at: usize) -> Vec<usize> {
+        let comes = |host: &usize| self.comes(at, *host);
         match self.line.iter().position(|other| *other == at) {
-            Some(place) => self.line[..place].iter().rev().copied().collect(),
-            None if self.members[at].missing.is_empty() => Vec::new(),
-            None => self.turned(at),
+            Some(place) => self.line[..place].iter().rev().copied().filter(comes).collect(),
+            None => self.turned(at, &self.line.iter().copied().filter(comes).collect::<Vec<_>>()),
         }
     }
 
@@ -201,13 +232,13 @@ impl<'a> Ways<'a> {
 
     /// Returns the sources that a host is told of.
     fn sources(&self, at: usize) -> Vec<(usize, Peer)> {
-        if self.members[at].missing.is_empty() {
+        if self.members[at].missing.is_empty() || self.looked[at] == Look::Gone {
             return Vec::new();
         }
-        let comes = |host: &usize| self.comes(at, *host);
-        let before: Vec<usize> = self.before(at).into_iter().filter(comes).take(ANCESTORS).collect();
+        let mut before = self.before(at);
+        before.truncate(ANCESTORS);
         let holders = self.holders.iter().copied().filter(|host| *host != at && !before.contains(host));
-        let holders = holders.filter(comes).take(MOST_HOLDERS);
+        let holders = holders.filter(|host| self.comes(at, *host)).take(MOST_HOLDERS);
         let rest = |host: usize| Some(rest(&self.members[host].missing, self.count));
         let all = before.iter().map(|host| (*host, None)).chain(holders.map(|host| (host, rest(host))));
         all.filter_map(|(host, holds)| {
@@ -275,7 +306,7 @@ mod tests {
         let tried = (0..members.len()).map(|at| {
             let doors = ways.doors(at);
             assert!(doors.len() <= MOST_DOORS);
-            Some((0..doors.len()).filter(|door| comes(at, last(&doors[*door]))).collect())
+            Look::Reached((0..doors.len()).filter(|door| comes(at, last(&doors[*door]))).collect())
         });
         let tried = tried.collect();
         ways.tell(tried);
@@ -335,6 +366,12 @@ mod tests {
         let members: Vec<Member> = (0..4).map(|at| member(at, Some((false, 1000)), all())).collect();
         let (line, apart) = sources_where(&members, |_, other| other != 0);
         assert_eq!((line, apart), (vec![vec![3, 2, 1], vec![], vec![1], vec![2, 1]], vec![]));
+        // but not behind slower ones, which would hold it up
+        let speeds = [1000, 1000, 1000, 100];
+        let mixed: Vec<Member> =
+            speeds.iter().enumerate().map(|(at, speed)| member(at, Some((false, *speed)), all())).collect();
+        let (line, apart) = sources_where(&mixed, |_, other| other != 0);
+        assert_eq!((line, apart), (vec![vec![2, 1], vec![], vec![1], vec![2, 1]], vec![]));
         // one in the middle is passed by, and one that goes nowhere has its own copy
         let (line, apart) = sources_where(&members, |at, other| other != 1 && at != 2);
         assert_eq!((line, apart), (vec![vec![], vec![3, 2, 0], vec![], vec![2, 0]], vec![2]));
@@ -355,16 +392,43 @@ mod tests {
 
     #[test]
     fn in_a_large_fleet_each_host_tries_the_nearest_and_who_does_not_say_is_taken_to_reach_all() {
-        let members: Vec<Member> = (0..40).map(|at| member(at, Some((false, 1000)), all())).collect();
+        let members: Vec<Member> = (0..150).map(|at| member(at, Some((false, 1000)), all())).collect();
         let mut ways = Ways::draw(&members, CHUNKS);
         let doors = |at: usize| ways.doors(at).iter().map(last).collect::<Vec<u8>>();
-        assert_eq!(doors(20), [19, 21, 18, 22, 17, 23, 16, 24, 15, 25, 14, 26, 13, 27, 12, 28]);
-        assert_eq!(doors(0), (1..=16).collect::<Vec<u8>>());
-        ways.tell(vec![None; 40]);
+        assert_eq!(doors(75)[..5], [74, 76, 73, 77, 72]);
+        assert_eq!(doors(0), (1..=64).collect::<Vec<u8>>());
+        ways.tell(vec![Look::Unknown; 150]);
         assert_eq!(named(&ways.courses("token")), sources(&members));
         // doors that nobody named are none
-        ways.tell(vec![Some(vec![16, usize::MAX]); 40]);
+        ways.tell(vec![Look::Reached(vec![MOST_DOORS, usize::MAX]); 150]);
         assert!(named(&ways.courses("token")).iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn one_that_says_nothing_changes_nothing_for_the_others_and_one_that_is_gone_is_nobodys_source() {
+        let members: Vec<Member> = (0..4).map(|at| member(at, Some((false, 1000)), all())).collect();
+        let mut ways = Ways::draw(&members, CHUNKS);
+        // nobody comes to the first, as far as anybody says; the second says nothing, and the third has ended
+        let reached = |at: usize, but: u8| {
+            let doors = ways.doors(at);
+            Look::Reached((0..doors.len()).filter(|door| last(&doors[*door]) != but).collect())
+        };
+        let looked = vec![reached(0, 9), Look::Unknown, Look::Gone, reached(3, 0)];
+        ways.tell(looked);
+        let line: [&[u8]; 4] = [&[3, 1], &[], &[], &[1]];
+        assert_eq!(named(&ways.courses("token")), line);
+    }
+
+    #[test]
+    fn holders_on_the_fastest_wires_are_asked_first_and_those_on_the_air_not() {
+        let members = [
+            member(0, Some((false, 1000)), all()),
+            member(1, Some((false, 100)), Vec::new()),
+            member(2, Some((true, 0)), vec![(0, 3)]),
+            member(3, Some((false, 1000)), vec![(0, 3)]),
+            member(4, Some((false, 1000)), Vec::new()),
+        ];
+        assert_eq!(sources(&members)[0], [3, 4, 1]);
     }
 
     #[test]
@@ -413,7 +477,7 @@ mod tests {
             }).collect();
             let mut ways = Ways::draw(&members, CHUNKS);
             ways.tell(comes[..members.len()].iter().map(|comes| {
-                comes.map(|comes| (0..MOST_DOORS).filter(|door| comes >> door & 1 == 1).collect())
+                comes.map_or(Look::Unknown, |comes| Look::Reached((0..16).filter(|door| comes >> door & 1 == 1).collect()))
             }).collect());
             let courses = ways.courses("token");
             let has = |at: usize, chunk: usize| members[at].missing.iter().all(|(first, _)| *first != chunk);

@@ -23,7 +23,7 @@ pub(super) const MOST_MESSAGE: u64 = 4 << 20;
 /// The longest message of a guest: its token and the blob that it wants.
 pub(super) const MOST_GUEST_MESSAGE: u64 = 1 << 10;
 /// The most doors of other hosts that a host tries.
-pub(super) const MOST_DOORS: usize = 16;
+pub(super) const MOST_DOORS: usize = 64;
 /// The length of the chunk that [`hear_anything`] asks for.
 pub const LARGEST_TRIED: u64 = 64 << 10;
 /// What is asked for at once of what is to come: as much as has come is had by one call, and no more than this is set

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot};
 
-use super::course::{Member, Ways};
+use super::course::{Look, Member, Ways};
 use super::frame::{self, Course, Said};
 use super::push::STAYING;
 use crate::connect::Piece;
@@ -111,7 +111,9 @@ pub(super) async fn gather(
     look_around(&mut ways, &mut seats).await;
     let apart = ways.apart();
     if !apart.is_empty() {
-        let apart: Vec<&str> = apart.into_iter().map(|at| hosts[at].as_str()).collect();
+        let mut apart: Vec<&str> = apart.into_iter().map(|at| hosts[at].as_str()).collect();
+        // they joined in any order
+        apart.sort_unstable();
         events.send(Event::Note { host: None, text: copies_of_their_own(what, &apart) });
     }
     let courses = match token() {
@@ -132,22 +134,26 @@ pub(super) async fn gather(
 /// Has each host try the doors that it would go to. Who does not answer in time is taken to come to all.
 async fn look_around(ways: &mut Ways<'_>, seats: &mut [Seat]) {
     let doors: Vec<_> = (0..seats.len()).map(|at| ways.doors(at)).collect();
-    let tries = seats.iter_mut().zip(doors).map(async |(seat, doors)| {
-        if doors.is_empty() {
-            return None;
+    let looks = seats.iter_mut().zip(doors).map(async |(seat, doors)| {
+        if !doors.is_empty() {
+            seat.say(Next::Try(doors));
+            match tokio::time::timeout(TRYING, &mut seat.reached).await {
+                Ok(Ok(reached)) => return Look::Reached(reached),
+                Ok(Err(_)) => return Look::Gone,
+                Err(_) => {}
+            }
         }
-        seat.say(Next::Try(doors));
-        tokio::time::timeout(TRYING, &mut seat.reached).await.ok()?.ok()
+        if seat.next.is_closed() { Look::Gone } else { Look::Unknown }
     });
-    let reached = join_all(tries).await;
-    ways.tell(reached);
+    let looks = join_all(looks).await;
+    ways.tell(looks);
 }
 
 /// Says that these hosts can have `what` from no other.
 fn copies_of_their_own(what: &str, hosts: &[&str]) -> String {
     let (reach, have) = if hosts.len() == 1 { ("reaches", "has") } else { ("reach", "have") };
     let hosts = hosts.join(", ");
-    format!("{hosts} {reach} no host that has or will have {what}, and {have} it all from here")
+    format!("{hosts} {reach} no other host that could give {what}, and {have} what is missing from here")
 }
 
 /// Waits for what a host is to hear; until then it hears now and then that the sender is still there.
@@ -254,7 +260,7 @@ mod tests {
         }
     }
 
-    /// Gathers three hosts that say `reached`, if anything, of the doors that they are to try. Returns how many sources
+    /// Gathers three hosts that say `reached`, or say it too late, of the doors that they are to try. Returns how many sources
     /// each is told of, and what is said of it to people.
     async fn gathered(reached: [Option<Vec<usize>>; 3]) -> (Vec<usize>, Vec<String>) {
         let (joining, arrivals) = mpsc::unbounded_channel();
@@ -266,10 +272,11 @@ mod tests {
             async move {
                 let (say, mut heard) = mpsc::channel(100);
                 place.go_on(&say).await.unwrap();
-                if let Some(reached) = reached {
-                    assert!(place.is_asked());
-                    place.reached(reached);
+                assert!(place.is_asked());
+                if reached.is_none() {
+                    tokio::time::sleep(2 * TRYING).await;
                 }
+                place.reached(reached.unwrap_or_default());
                 place.go_on(&say).await.unwrap();
                 let mut decoder = frame::Decoder::default();
                 while let Ok(Piece::Bytes(bytes)) = heard.try_recv() {
@@ -299,17 +306,29 @@ mod tests {
     async fn hosts_are_told_of_those_that_they_reach_and_people_of_those_that_reach_none() {
         let both = || Some(vec![0, 1]);
         assert_eq!(gathered([both(), both(), both()]).await, (vec![0, 1, 2], vec![]));
-        let alone = "p2 reaches no host that has or will have chat (Q8_0), and has it all from here";
+        let alone = "p2 reaches no other host that could give chat (Q8_0), and has what is missing from here";
         assert_eq!(gathered([both(), both(), Some(vec![])]).await, (vec![0, 1, 0], vec![alone.to_owned()]));
-        let star = "p0, p1, p2 reach no host that has or will have chat (Q8_0), and have it all from here";
+        let star =
+            "p0, p1, p2 reach no other host that could give chat (Q8_0), and have what is missing from here";
         let nobody = || Some(vec![]);
         assert_eq!(gathered([nobody(), nobody(), nobody()]).await, (vec![0; 3], vec![star.to_owned()]));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_host_that_does_not_say_what_it_reaches_holds_nobody_up_for_long() {
+    async fn a_host_that_says_late_what_it_reaches_is_taken_to_reach_all_and_holds_nobody_up() {
         let begun = tokio::time::Instant::now();
-        assert_eq!(gathered([None, Some(vec![0, 1]), None]).await, (vec![0, 1, 2], vec![]));
-        assert_eq!(begun.elapsed(), TRYING);
+        let late = async {
+            let both = Some(vec![0, 1]);
+            assert_eq!(gathered([None, both, None]).await, (vec![0, 1, 2], vec![]));
+        };
+        late.await;
+        assert_eq!(begun.elapsed(), 2 * TRYING, "they hear their course when they have said it");
+        let (seat, place) = seat();
+        let mut seats = [seat];
+        drop(place);
+        let members = [member(0)];
+        let mut ways = Ways::draw(&members, 10);
+        look_around(&mut ways, &mut seats).await;
+        assert_eq!(begun.elapsed(), 2 * TRYING, "nobody waits for who has gone");
     }
 }

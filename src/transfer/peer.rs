@@ -35,6 +35,10 @@ const NAME: &str = "bramble";
 const CONNECTING: Duration = Duration::from_secs(3);
 /// How long a door is tried before anything moves: the first packet may be lost, and comes again after a second.
 const TRYING: Duration = Duration::from_millis(1500);
+/// Those who have come, until they are let in or known to be gone.
+const MOST_TRYING: i32 = 1024;
+/// What is set aside for each door that is tried.
+const TRYING_STACK: usize = 64 << 10;
 /// How long a guest may take to say who it is.
 const HELLO: Duration = Duration::from_secs(10);
 /// How long bytes may wait to be taken by the other end.
@@ -79,6 +83,8 @@ impl Door {
     pub(super) fn open() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0))
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0)))?;
+        // a whole fleet may try it before the first is let in
+        rustix::net::listen(&listener, MOST_TRYING)?;
         Ok(Self { listener, identity: Arc::new(Identity::new()?) })
     }
 
@@ -152,7 +158,10 @@ pub(super) fn reached(doors: &[SocketAddr]) -> Vec<usize> {
     let doors = &doors[..doors.len().min(MOST_DOORS)];
     let comes = |door: &SocketAddr| TcpStream::connect_timeout(door, TRYING).is_ok();
     thread::scope(|scope| {
-        let visit = |door| thread::Builder::new().spawn_scoped(scope, move || comes(door));
+        let visit = |door| {
+            let trying = thread::Builder::new().stack_size(TRYING_STACK);
+            trying.spawn_scoped(scope, move || comes(door))
+        };
         let begun: Vec<_> = doors.iter().map(visit).collect();
         // what nobody could be sent to try counts as reached: it is found out when it is gone to
         let reached = begun.into_iter().enumerate().filter_map(|(at, begun)| {

@@ -461,7 +461,12 @@ impl Leg<'_> {
                         heard.sent += self.send(at, &say, &file, &mut packing).await;
                         progress.0 = Instant::now();
                     }
-                    Word::Missing { .. } | Word::Reached { .. } | Word::Ask { .. } => {
+                    Word::Reached { .. } => {
+                        heard.nonsense =
+                            Some("it says which hosts it comes to, and was not asked".to_owned());
+                        return heard;
+                    }
+                    Word::Missing { .. } | Word::Ask { .. } => {
                         heard.nonsense = Some("it asks for what the blob does not have".to_owned());
                         return heard;
                     }

@@ -334,7 +334,8 @@ impl Place {
         }
         let sizes = list.chunks.iter().map(|chunk| chunk.range.end - chunk.range.start);
         let peers: Vec<_> = course.sources.iter().map(|peer| (peer.holds.clone(), peer.hops)).collect();
-        let board = Board::new(sizes, &missing, &peers, Instant::now());
+        let most = course.most_per_second.map(|most| most.0);
+        let board = Board::new(sizes, &missing, &peers, Instant::now()).within(most);
         let pace = course.most_per_second.map(Pace::new);
         let stock = Arc::new(Shelf::new(board, list, file, pace));
         let (brought, arrived) = sync_channel(WAITING);

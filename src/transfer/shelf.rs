@@ -219,7 +219,7 @@ impl Shelf {
                 self.with(|board| !board.is_gone(me) && board.going() == Going::On)
             };
             match source.reply(self.length(at), &mut data, &mut tick)? {
-                Reply::Waiting => {}
+                Reply::Waiting => self.with(|board| board.waits(me, Instant::now())),
                 Reply::Chunk => match self.change(|board| board.brought(me, Instant::now())) {
                     Some(at) if brought.send((at, data)).is_err() => return Ok(()),
                     _ => {}

@@ -49,6 +49,7 @@ fn who_says_nothing_is_given_up_and_who_only_waits_is_passed_by_until_he_brings_
     for _ in 0..OWED.as_secs() {
         later += seconds(1);
         board.heard(1, later);
+        board.waits(1, later);
         board.look(later);
     }
     assert!(!board.is_gone(1));
@@ -58,7 +59,7 @@ fn who_says_nothing_is_given_up_and_who_only_waits_is_passed_by_until_he_brings_
     board.proven(0);
     assert_eq!(board.next(2, later), None);
     assert_eq!(board.brought(2, later), None, "it came twice");
-    assert_eq!(board.next(1, later), Some(1));
+    assert_eq!(board.next(1, later), Some(2), "the second was asked for before");
 }
 
 #[test]
@@ -119,6 +120,63 @@ fn who_has_chunks_through_many_others_is_waited_for_longer() {
 }
 
 #[test]
+fn who_brings_little_is_asked_after_all_others_and_is_not_given_up() {
+    let now = Instant::now();
+    let mut board = board(9, &[None, Some(vec![(0, 4)])], now);
+    assert_eq!((board.next(0, now), board.next(0, now)), (Some(0), Some(1)));
+    assert_eq!(board.next(1, now), None);
+    // 4 MiB in 40 s, a little at a time; the second is had from somebody else by then
+    let later = now + seconds(40);
+    board.heard(0, later);
+    assert_eq!(board.brought(0, later), Some(0));
+    board.proven(0);
+    assert_eq!((board.next(1, later), board.next(1, later)), (Some(1), Some(2)));
+    assert_eq!((board.next(2, later), board.next(2, later)), (Some(5), Some(6)));
+    assert_eq!(board.next(0, later), None, "others have all that is missing");
+    // it is asked once nobody else is there
+    board.gone(1);
+    board.gone(2);
+    assert_eq!((board.going(), board.next(0, later)), (Going::On, Some(2)), "the second is on its way");
+}
+
+#[test]
+fn where_the_sender_is_slow_too_a_slow_host_is_asked_first_as_before() {
+    let now = Instant::now();
+    let mut board = board(9, &[None], now);
+    board.next(0, now);
+    let later = now + seconds(40);
+    board.brought(0, later);
+    assert_eq!((board.next(1, later), board.next(0, later)), (Some(1), None));
+    // the sender brings a byte now and then
+    let late = later + OWED;
+    board.heard(1, late);
+    board.look(late);
+    assert!(!board.is_gone(1));
+    assert_eq!((board.next(0, late), board.next(0, late)), (Some(1), Some(2)));
+    assert_eq!(board.brought(1, late), Some(1), "what comes after all is taken");
+}
+
+#[test]
+fn who_waits_himself_is_not_slow_nor_is_anybody_where_little_is_to_come() {
+    let now = Instant::now();
+    let mut waiting = board(9, &[None], now);
+    waiting.next(0, now);
+    waiting.waits(0, now + seconds(38));
+    waiting.brought(0, now + seconds(40));
+    assert_eq!(waiting.next(1, now + seconds(40)), None);
+    let mut capped = board(9, &[None], now).within(Some(200 << 10));
+    capped.next(0, now);
+    capped.brought(0, now + seconds(40));
+    assert_eq!(capped.next(1, now + seconds(40)), None);
+    // what this host itself takes to write is not its either
+    let mut busy = board(9, &[None], now);
+    busy.next(0, now);
+    busy.forgive(seconds(30));
+    busy.brought(0, now + seconds(40));
+    assert_eq!(busy.next(1, now + seconds(40)), None);
+}
+
+#[test]
 fn who_sends_what_is_wrong_is_not_asked_again_and_the_sender_only_a_few_times() {
     let now = Instant::now();
     let mut board = board(2, &[None], now);
@@ -140,6 +198,8 @@ fn who_sends_what_is_wrong_is_not_asked_again_and_the_sender_only_a_few_times() 
 enum Peer {
     /// A chunk takes so many tenths of a second.
     Honest(u64),
+    /// The same, and they are too many.
+    Slow(u64),
     /// Says nothing any more after so many chunks.
     Stalls(u32),
     /// Is gone after so many chunks.
@@ -159,6 +219,7 @@ impl Peer {
         let some = || 0_u32..4;
         prop_oneof![
             3 => (1_u64..100).prop_map(Self::Honest),
+            1 => (180_u64..500).prop_map(Self::Slow),
             1 => some().prop_map(Self::Stalls),
             1 => some().prop_map(Self::Vanishes),
             1 => some().prop_map(Self::Lies),
@@ -192,7 +253,7 @@ impl Peer {
 }
 
 /// What a universe is played for, in tenths of a second.
-const LONGEST: u64 = 10_000;
+const LONGEST: u64 = 30_000;
 
 #[derive(Debug, Clone)]
 struct Universe {
@@ -225,7 +286,7 @@ impl Universe {
         for at in 0..self.count {
             let holders: Vec<Peer> =
                 all.clone().filter(|(_, holds)| has(holds, at)).map(|(peer, _)| peer).collect();
-            is_sure &= holders.iter().any(|peer| matches!(peer, Peer::Honest(_)));
+            is_sure &= holders.iter().any(|peer| matches!(peer, Peer::Honest(_) | Peer::Slow(_)));
             // what one that fails later has may come before it fails, or not
             is_possible &= holders.iter().any(|peer| !peer.is_useless());
         }
@@ -311,7 +372,7 @@ impl Playing {
             return;
         }
         let (takes, is_well) = match self.peer {
-            Peer::Honest(takes) => (takes, true),
+            Peer::Honest(takes) | Peer::Slow(takes) => (takes, true),
             Peer::Stalls(chunks)
             | Peer::Vanishes(chunks)
             | Peer::Lies(chunks)
@@ -362,10 +423,23 @@ fn in_a_thousand_universes_of_peers_it_ends_as_an_oracle_says() {
         let patience: u64 = universe
             .peers
             .iter()
-            .map(|(peer, _)| if matches!(peer, Peer::Honest(_)) { 0 } else { 3 * OWED.as_secs() })
+            .map(|(peer, _)| match peer {
+                Peer::Honest(_) => 0,
+                // what it was asked for before that was known
+                Peer::Slow(takes) => takes / 10,
+                _ => 3 * OWED.as_secs(),
+            })
             .sum();
         let everybody = universe.peers.iter().map(|(peer, _)| *peer).chain([universe.sender]);
-        let slowest = everybody.map(|peer| if let Peer::Honest(takes) = peer { takes } else { 3 }).max();
+        // who is slow is asked for all only where nobody else is sure to have it
+        let is_needed = !matches!(universe.sender, Peer::Honest(_));
+        let slowest = everybody
+            .map(|peer| match peer {
+                Peer::Honest(takes) => takes,
+                Peer::Slow(takes) if is_needed => takes,
+                _ => 3,
+            })
+            .max();
         let work = universe.count as u64 * slowest.unwrap_or(3).max(3) / 10;
         let bound = seconds(patience + work + 2 * SENDERS_SILENCE.as_secs());
         assert!(took <= bound, "universe {seed} took {took:?}, and {bound:?} would do: {universe:?}");
