@@ -32,6 +32,8 @@ const HOP: Duration = Duration::from_secs(2);
 pub(super) const SLOW: u64 = 256 << 10;
 /// For so long it is looked at, at least, before that is said of it.
 const JUDGED: Duration = Duration::from_secs(15);
+/// How long that is held against it; twice as long each time. A chunk or two show whether it is still so.
+const HELD: Duration = Duration::from_mins(1);
 /// How long a host that is being connected to is waited for before others are asked.
 pub(super) const CONNECTING: Duration = Duration::from_secs(4);
 /// How long until a host is looked for again, each time that the way to it breaks: its door may have been crowded, or its
@@ -97,7 +99,10 @@ struct Source {
     busy: Instant,
     /// What it brought since it was last judged, and how long it was busy with that.
     judged: (u64, Duration),
-    is_slow: bool,
+    /// Until when it is taken to be slow.
+    slow_until: Option<Instant>,
+    /// For how long, when it is again.
+    held: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +159,8 @@ impl Board {
             brought: 0,
             busy: now,
             judged: (0, Duration::ZERO),
-            is_slow: false,
+            slow_until: None,
+            held: HELD,
         };
         let mut sources: Vec<Source> = peers
             .iter()
@@ -243,7 +249,7 @@ impl Board {
         if self.is_over || asked.standing != Standing::Active || is_full {
             return None;
         }
-        let rank = |at: usize| (self.sources[at].is_slow, at);
+        let rank = |at: usize| (self.sources[at].is_slow(now), at);
         let better: Vec<&Source> = (0..self.sources.len())
             .filter(|at| rank(*at) < rank(source))
             .map(|at| &self.sources[at])
@@ -335,7 +341,7 @@ impl Board {
         if is_wanted {
             *state = State::Brought(source);
         }
-        if self.sources[source].is_slow {
+        if self.sources[source].is_slow(now) {
             // what it still brings is taken; where nobody else has it, it is not asked twice
             self.take_back(source);
         }
@@ -397,7 +403,7 @@ impl Board {
                 let source = &mut self.sources[at];
                 if source.owed.is_none() {
                     // nobody stands behind it: those who are slow may have it
-                    source.is_slow = true;
+                    source.note_slow(now);
                     self.take_back(at);
                     continue;
                 }
@@ -436,9 +442,23 @@ impl Source {
         *took += now.saturating_duration_since(self.busy);
         self.busy = now;
         if *took >= JUDGED {
-            self.is_slow = u128::from(*brought) * 1000 < u128::from(slow) * took.as_millis();
+            let is_slow = u128::from(*brought) * 1000 < u128::from(slow) * took.as_millis();
             self.judged = (0, Duration::ZERO);
+            if is_slow {
+                self.note_slow(now);
+            }
         }
+    }
+
+    fn note_slow(&mut self, now: Instant) {
+        if !self.is_slow(now) {
+            self.slow_until = Some(now + self.held);
+            self.held = self.held.saturating_mul(2);
+        }
+    }
+
+    fn is_slow(&self, now: Instant) -> bool {
+        self.slow_until.is_some_and(|until| now < until)
     }
 
     fn holds(&self, at: usize) -> bool {

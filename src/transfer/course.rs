@@ -21,6 +21,10 @@ const ANCESTORS: usize = 3;
 /// How many hosts that had chunks before are asked for them.
 const MOST_HOLDERS: usize = 3;
 
+/// A host that gives nothing waits for others that are slower than itself by less than this, and has a copy of its own before
+/// it waits for slower ones.
+const WORTH: u64 = 4;
+
 /// How other hosts reach a host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Link {
@@ -151,12 +155,12 @@ impl<'a> Ways<'a> {
         tried
     }
 
-    /// Notes what each host has said. Who is gone is nobody's source. Whom nobody comes to who has said anything stands
-    /// behind the others that are as fast from now on: there is nobody behind it then.
+    /// Notes what each host has said. Who is gone is nobody's source. Whom nobody comes to of those who tried stands behind
+    /// the others from now on, where nobody is to come to it, if they are not much slower ([`WORTH`]).
     pub(super) fn tell(&mut self, looked: Vec<Look>) {
-        let looked = looked.into_iter().enumerate().map(|(at, look)| match look {
+        let tried: Vec<Vec<usize>> = (0..self.members.len()).map(|at| self.tried(at)).collect();
+        let looked = looked.into_iter().zip(&tried).map(|(look, tried)| match look {
             Look::Reached(doors) => {
-                let tried = self.tried(at);
                 let reached = doors.iter().take(MOST_DOORS).filter_map(|door| tried.get(*door)).copied();
                 Look::Reached(reached.collect())
             }
@@ -167,17 +171,22 @@ impl<'a> Ways<'a> {
         let is_there = |at: &usize| looked[*at] != Look::Gone;
         self.line.retain(is_there);
         self.holders.retain(is_there);
-        let others = self.line.clone();
-        let is_shut = |at: usize| {
-            let said =
-                others.iter().filter(|other| **other != at).filter_map(|other| match &looked[*other] {
+        let is_shut: Vec<bool> = (0..self.members.len())
+            .map(|at| {
+                let said = self.line.iter().filter(|other| tried[**other].contains(&at));
+                let said = said.filter_map(|other| match &looked[*other] {
                     Look::Reached(reached) => Some(reached.contains(&at)),
                     Look::Unknown | Look::Gone => None,
                 });
-            let said: Vec<bool> = said.collect();
-            !said.is_empty() && !said.contains(&true)
-        };
-        self.line.sort_by_key(|at| (Reverse(self.members[*at].rate()), is_shut(*at)));
+                let said: Vec<bool> = said.collect();
+                !said.is_empty() && !said.contains(&true)
+            })
+            .collect();
+        let members = self.members;
+        self.line.sort_by_key(|at| {
+            let rate = members[*at].rate();
+            (Reverse(if is_shut[*at] { rate / WORTH } else { rate }), is_shut[*at])
+        });
     }
 
     fn comes(&self, at: usize, other: usize) -> bool {
@@ -366,7 +375,12 @@ mod tests {
         let members: Vec<Member> = (0..4).map(|at| member(at, Some((false, 1000)), all())).collect();
         let (line, apart) = sources_where(&members, |_, other| other != 0);
         assert_eq!((line, apart), (vec![vec![3, 2, 1], vec![], vec![1], vec![2, 1]], vec![]));
-        // but not behind slower ones, which would hold it up
+        // one on a wire of today waits for those on older ones, but not for those that would hold it up
+        let speeds = [2500, 1000, 1000, 1000];
+        let newer: Vec<Member> =
+            speeds.iter().enumerate().map(|(at, speed)| member(at, Some((false, *speed)), all())).collect();
+        let (line, _) = sources_where(&newer, |_, other| other != 0);
+        assert_eq!(line, [vec![3, 2, 1], vec![], vec![1], vec![2, 1]]);
         let speeds = [1000, 1000, 1000, 100];
         let mixed: Vec<Member> =
             speeds.iter().enumerate().map(|(at, speed)| member(at, Some((false, *speed)), all())).collect();

@@ -35,6 +35,8 @@ const NAME: &str = "bramble";
 const CONNECTING: Duration = Duration::from_secs(3);
 /// How long a door is tried before anything moves: the first packet may be lost, and comes again after a second.
 const TRYING: Duration = Duration::from_millis(1500);
+/// A wait that is worth a word.
+const WAITED: Duration = Duration::from_millis(20);
 /// Those who have come, until they are let in or known to be gone.
 const MOST_TRYING: i32 = 1024;
 /// What is set aside for each door that is tried.
@@ -223,12 +225,17 @@ impl Lobby {
             let mut tick = |_| !stock.is_closed();
             let asked = frame::hear(&mut Patient { from: &mut stream, tick: &mut tick }, MOST_GUEST_MESSAGE)?;
             let Some(Guest::Ask { at }) = asked else { return Ok(()) };
+            let begun = Instant::now();
             let is_here = loop {
                 match stock.wait_for(at, READ_TICK) {
                     Some(is_here) => break is_here,
                     None => frame::say(&mut stream, &NoChunk::Waiting)?,
                 }
             };
+            if is_here && begun.elapsed() >= WAITED {
+                // what is waited for here is not how fast this host is
+                frame::say(&mut stream, &NoChunk::Waiting)?;
+            }
             let Some(chunk) = stock.list.chunks.get(at).filter(|_| is_here) else {
                 return frame::say(&mut stream, &NoChunk::Never);
             };

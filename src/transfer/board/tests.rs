@@ -120,23 +120,32 @@ fn who_has_chunks_through_many_others_is_waited_for_longer() {
 }
 
 #[test]
-fn who_brings_little_is_asked_after_all_others_and_is_not_given_up() {
+fn who_brings_little_is_asked_after_all_others_for_a_while_and_is_not_given_up() {
     let now = Instant::now();
-    let mut board = board(9, &[None, Some(vec![(0, 4)])], now);
+    let mut board = board(20, &[None, Some(vec![(0, 4)])], now);
     assert_eq!((board.next(0, now), board.next(0, now)), (Some(0), Some(1)));
     assert_eq!(board.next(1, now), None);
-    // 4 MiB in 40 s, a little at a time; the second is had from somebody else by then
+    // 4 MiB in 40 s; the second is had from somebody else, by the time that it comes
     let later = now + seconds(40);
-    board.heard(0, later);
     assert_eq!(board.brought(0, later), Some(0));
     board.proven(0);
     assert_eq!((board.next(1, later), board.next(1, later)), (Some(1), Some(2)));
     assert_eq!((board.next(2, later), board.next(2, later)), (Some(5), Some(6)));
     assert_eq!(board.next(0, later), None, "others have all that is missing");
-    // it is asked once nobody else is there
+    assert_eq!(board.brought(1, later), Some(1));
+    board.proven(1);
+    assert_eq!(board.brought(0, later + seconds(40)), None);
+    // it may have been a moment's trouble
+    assert_eq!(board.next(0, later + HELD.mul_f32(0.9)), None);
+    let again = later + HELD;
+    assert_eq!((board.next(0, again), board.next(0, again)), (Some(3), Some(4)));
+    assert_eq!(board.brought(0, again + seconds(40)), Some(3));
+    assert_eq!(board.next(0, again + seconds(40) + HELD), None, "twice as long the next time");
+    // and where nobody else is there
     board.gone(1);
     board.gone(2);
-    assert_eq!((board.going(), board.next(0, later)), (Going::On, Some(2)), "the second is on its way");
+    assert_eq!(board.next(0, again + seconds(41)), Some(2), "what it was asked for is on its way");
+    assert_eq!(board.going(), Going::On);
 }
 
 #[test]
