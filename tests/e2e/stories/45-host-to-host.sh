@@ -7,7 +7,8 @@ jq -e '[.hosts[].state.state] | all(. == "done")' applied.json || die "not every
 jq '.hosts | map_values({ bytes_sent, bytes_from_hosts })' applied.json
 between=$(jq '.hosts.kitchen.bytes_from_hosts + .hosts.shed.bytes_from_hosts' applied.json)
 sent=$(jq '.hosts.kitchen.bytes_sent + .hosts.shed.bytes_sent' applied.json)
-[ "$between" -gt 50000000 ] && [ "$sent" = "$between" ] || die "$sent bytes were sent to the hosts, $between between them"
+# what leaves this machine is packed where its wire is slow
+[ "$between" -gt 50000000 ] && [ "$sent" -le "$between" ] || die "$sent bytes were sent to the hosts, $between between them"
 ask kitchen
 says Paris
 ask shed
