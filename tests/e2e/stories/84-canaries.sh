@@ -37,7 +37,7 @@ on kitchen grep -q "$foreign" /var/lib/bramble/current/secrets.json || die "the 
 : >"$work/shown"
 while kill -0 $$ 2>/dev/null && sleep 0.02; do
     for list in given made; do
-        grep -slaFf "$work/$list" /proc/[0-9]*/cmdline /proc/[0-9]*/environ | while read -r file; do
+        { grep -slaFf "$work/$list" /proc/[0-9]*/cmdline /proc/[0-9]*/environ || true; } | while read -r file; do
             echo "$list $(cat "${file%/*}/comm" 2>/dev/null || echo gone) ${file##*/}" >>"$work/shown"
         done
     done
