@@ -311,6 +311,7 @@ impl<'a> Fleet<'a> {
             runtime_dir: Some(self.environment.runtime.clone()),
             // most hosts have AES instructions; of the others, only weights are worth another login
             first_ciphers: has_aes().then(|| fast_cipher(true).to_owned()),
+            withheld: self.secret_variables(),
             ..Settings::default()
         }
     }
@@ -462,6 +463,15 @@ impl<'a> Fleet<'a> {
     /// Returns a `brambled` that runs on this machine, where it makes weights in a process of its own.
     pub(crate) fn brambled(&self, store: &Store) -> anyhow::Result<PathBuf> {
         brambled(self.environment, &self.bundles, store)
+    }
+
+    /// Returns the environment variables that have secrets.
+    fn secret_variables(&self) -> Vec<String> {
+        let named = self.manifest.hosts.values().filter_map(|spec| match &spec.via {
+            Via::Upstream { key_env, .. } => key_env.clone(),
+            Via::Ssh { .. } | Via::Local { .. } | Via::Board(_) => None,
+        });
+        named.chain([fetch::TOKEN_VARIABLE.to_owned()]).collect()
     }
 
     /// Returns the keys of servers that are not ours, from the environment variables that

@@ -62,6 +62,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// Put these ciphers before the others: [`fast_cipher`].
     pub first_ciphers: Option<String>,
+    /// Variables of the environment that `ssh` does not get, nor what its configuration starts: they have secrets.
+    pub withheld: Vec<String>,
 }
 
 impl Default for Settings {
@@ -74,6 +76,7 @@ impl Default for Settings {
             // a Pi that is swapping answers after some seconds
             connect_timeout: Duration::from_secs(10),
             first_ciphers: None,
+            withheld: Vec::new(),
         }
     }
 }
@@ -178,7 +181,7 @@ impl Ssh {
     /// Returns `ssh` with what a new connection needs, whatever the user's configuration
     /// says: the first value that `ssh` sees is the one it takes.
     pub(super) fn connecting(&self) -> Command {
-        let mut ssh = program();
+        let mut ssh = program(&self.settings);
         ssh.arg("-F").arg(&self.config).args(["-o", "LogLevel=ERROR"]);
         // as the file says; these are seen in a list of processes
         for option in config::forced(&self.settings) {
@@ -206,7 +209,7 @@ impl Ssh {
 
     /// Returns [`Self::connecting`] with options that go before those.
     pub(super) fn connecting_with(&self, options: &[&str]) -> Command {
-        let mut ssh = program();
+        let mut ssh = program(&self.settings);
         for option in options {
             ssh.args(["-o", option]);
         }
@@ -217,7 +220,7 @@ impl Ssh {
     /// Returns `ssh` as a client of the master. It needs no configuration, and it must
     /// never connect by itself.
     fn through_master(&self, socket: &Path, wrapped: &Wrapped) -> Command {
-        let mut ssh = program();
+        let mut ssh = program(&self.settings);
         ssh.args(["-F", "none", "-T", "-o", "ControlMaster=no", "-o", "LogLevel=ERROR"]);
         // sh -c: its end of the pipe stays open until it has spoken
         ssh.args(["-o", &format!("ProxyCommand=sh -c 'echo {NO_MASTER} >&2'")]);
@@ -356,7 +359,7 @@ impl Ssh {
     /// Connects once more, for a connection that fails, and returns what `ssh` says of it. One that does not fail this
     /// time, since the `ssh` before was only killed, ends at once.
     async fn in_more_words(&self, how: &[&str]) -> Option<String> {
-        let mut ssh = program();
+        let mut ssh = program(&self.settings);
         // the first that says so sets the level
         ssh.args(how);
         for option in self.session_options() {
@@ -545,8 +548,11 @@ fn late(said: &str, limit: Duration) -> String {
 }
 
 /// Returns `ssh`, which asks nothing on the terminal. Nor does one that the user's `ProxyCommand` starts.
-fn program() -> Command {
+fn program(settings: &Settings) -> Command {
     let mut ssh = Command::new("ssh");
+    for name in &settings.withheld {
+        ssh.env_remove(name);
+    }
     ssh.env("LC_ALL", "C").env("SSH_ASKPASS_REQUIRE", "force");
     ssh
 }

@@ -14,6 +14,9 @@ use zeroize::Zeroizing;
 use super::guard;
 use crate::units::Bytes;
 
+/// The environment variable that has the hub's token.
+pub const TOKEN_VARIABLE: &str = "HF_TOKEN";
+
 /// Where things are fetched from and kept, with the hub's own environment variables.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -135,7 +138,9 @@ impl Settings {
         Self {
             proxies: PROXIES.iter().filter_map(|name| host(&text(name)?)).collect(),
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
-            token: text("HF_TOKEN").and_then(|text| Token::new(&text)).or_else(|| token_file(&token_path)),
+            token: text(TOKEN_VARIABLE)
+                .and_then(|text| Token::new(&text))
+                .or_else(|| token_file(&token_path)),
             cache: caches.join("bramble"),
             hub_cache: Some(path("HF_HUB_CACHE").unwrap_or_else(|| hub_home.join("hub"))),
             is_offline: text("HF_HUB_OFFLINE").is_some_and(is_true),

@@ -62,7 +62,7 @@ grep -q '^given bramble environ$' "$work/shown" || die "the watch sees nothing"
 [ "$(wc -l <"$work/said")" -gt 100 ] || die "little was said: $(cat "$work/said")"
 
 found=()
-# a program has the environment that it was given, and so have those through which it was called here
+# a program has the environment that it was given, and so have those through which it was called here; what it starts has not
 while read -r line; do
     [ -z "$line" ] || found+=("shown: $line")
 done < <(grep -vxE 'given (bramble|lab|ip|bash|env|dirname|id|sed|gone) environ' "$work/shown" | sort -u)
