@@ -105,9 +105,7 @@ impl Setup {
             known: Known::default(),
         })
     }
-}
 
-impl Setup {
     /// Returns the place of the socket, in a folder that is there, where no engine listens.
     pub(super) fn free_socket(&self) -> Result<PathBuf, Error> {
         let path = self.layout.engine_socket(&self.spec.model);

@@ -134,16 +134,14 @@ impl<'a> Ways<'a> {
         if self.members[at].missing.is_empty() {
             return Vec::new();
         }
-        let mut near = self.line.clone();
-        match self.line.iter().position(|other| *other == at) {
-            Some(place) => near.sort_by_key(|other| {
-                self.line
-                    .iter()
-                    .position(|host| host == other)
-                    .map(|other| (other.abs_diff(place), other > place))
-            }),
-            None => near = self.turned(at, &near),
-        }
+        let near = match self.line.iter().position(|other| *other == at) {
+            Some(place) => {
+                let mut places: Vec<usize> = (0..self.line.len()).collect();
+                places.sort_by_key(|other| (other.abs_diff(place), *other > place));
+                places.into_iter().map(|place| self.line[place]).collect()
+            }
+            None => self.turned(at, &self.line),
+        };
         let mut tried: Vec<usize> = self.holders.iter().take(MOST_DOORS / 2).copied().collect();
         for host in near {
             if tried.len() <= MOST_DOORS && !tried.contains(&host) {

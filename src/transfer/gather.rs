@@ -46,8 +46,6 @@ pub(super) struct Joining {
 /// How a host that takes part is spoken to.
 pub(super) struct Seat {
     next: mpsc::Sender<Next>,
-    /// Which doors it has reached, of those that it was to try.
-    reached: oneshot::Receiver<Vec<usize>>,
 }
 
 impl Seat {
@@ -59,10 +57,10 @@ impl Seat {
 }
 
 /// What a host that is ready hears next.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 enum Next {
-    /// Doors that it is to try.
-    Try(Vec<SocketAddr>),
+    /// Doors that it is to try, and who waits for the places of those that it reaches.
+    Try(Vec<SocketAddr>, oneshot::Sender<Vec<usize>>),
     /// Its course.
     Course(Course),
 }
@@ -108,7 +106,7 @@ pub(super) async fn gather(
         }
     }
     let mut ways = Ways::draw(&members, chunks);
-    look_around(&mut ways, &mut seats).await;
+    look_around(&mut ways, &seats).await;
     let apart = ways.apart();
     if !apart.is_empty() {
         let mut apart: Vec<&str> = apart.into_iter().map(|at| hosts[at].as_str()).collect();
@@ -132,12 +130,13 @@ pub(super) async fn gather(
 }
 
 /// Has each host try the doors that it would go to. Who does not answer in time is taken to come to all.
-async fn look_around(ways: &mut Ways<'_>, seats: &mut [Seat]) {
+async fn look_around(ways: &mut Ways<'_>, seats: &[Seat]) {
     let doors: Vec<_> = (0..seats.len()).map(|at| ways.doors(at)).collect();
-    let looks = seats.iter_mut().zip(doors).map(async |(seat, doors)| {
+    let looks = seats.iter().zip(doors).map(async |(seat, doors)| {
         if !doors.is_empty() {
-            seat.say(Next::Try(doors));
-            match tokio::time::timeout(TRYING, &mut seat.reached).await {
+            let (reached, hear) = oneshot::channel();
+            seat.say(Next::Try(doors, reached));
+            match tokio::time::timeout(TRYING, hear).await {
                 Ok(Ok(reached)) => return Look::Reached(reached),
                 Ok(Err(_)) => return Look::Gone,
                 Err(_) => {}
@@ -181,17 +180,16 @@ fn token() -> Result<String, getrandom::Error> {
 /// A host's end of a [`Seat`].
 pub(super) struct Place {
     next: mpsc::Receiver<Next>,
-    reached: Option<oneshot::Sender<Vec<usize>>>,
-    /// Whether the host tries doors now.
-    is_asked: bool,
+    /// Who waits for what the host reaches, while it tries doors.
+    trying: Option<oneshot::Sender<Vec<usize>>>,
 }
 
 impl Place {
     /// Waits for the others, and tells the host what to do next. None: it is over.
     pub(super) async fn go_on(&mut self, say: &mpsc::Sender<Piece>) -> Option<()> {
         let said = match wait_for(&mut self.next, say).await? {
-            Next::Try(doors) => {
-                self.is_asked = true;
+            Next::Try(doors, reached) => {
+                self.trying = Some(reached);
                 Said::Try { doors }
             }
             Next::Course(course) => Said::Course(course),
@@ -203,13 +201,12 @@ impl Place {
 
     /// Returns whether the host is to say which doors it comes to.
     pub(super) fn is_asked(&self) -> bool {
-        self.is_asked
+        self.trying.is_some()
     }
 
     /// The host comes to these of the doors.
     pub(super) fn reached(&mut self, doors: Vec<usize>) {
-        self.is_asked = false;
-        if let Some(reached) = self.reached.take() {
+        if let Some(reached) = self.trying.take() {
             // whoever gathers may have waited long enough
             drop(reached.send(doors));
         }
@@ -218,8 +215,8 @@ impl Place {
 
 /// Returns both ends of a place in a push.
 pub(super) fn seat() -> (Seat, Place) {
-    let ((say, next), (reached, hear)) = (mpsc::channel(2), oneshot::channel());
-    (Seat { next: say, reached: hear }, Place { next, reached: Some(reached), is_asked: false })
+    let (say, next) = mpsc::channel(2);
+    (Seat { next: say }, Place { next, trying: None })
 }
 
 #[cfg(test)]
@@ -238,7 +235,8 @@ mod tests {
             seat.say(Next::Course(Course::default()));
         };
         let (waited, ()) = tokio::join!(wait_for(&mut place.next, &say), slow);
-        assert_eq!(waited, Some(Next::Course(Course::default())));
+        let Some(Next::Course(course)) = waited else { panic!("{waited:?}") };
+        assert_eq!(course, Course::default());
         let there = frame::message(&Said::Stay);
         let mut times = 0;
         while let Ok(piece) = heard.try_recv() {
@@ -317,18 +315,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_host_that_says_late_what_it_reaches_is_taken_to_reach_all_and_holds_nobody_up() {
         let begun = tokio::time::Instant::now();
-        let late = async {
-            let both = Some(vec![0, 1]);
-            assert_eq!(gathered([None, both, None]).await, (vec![0, 1, 2], vec![]));
-        };
-        late.await;
+        let both = Some(vec![0, 1]);
+        assert_eq!(gathered([None, both, None]).await, (vec![0, 1, 2], vec![]));
         assert_eq!(begun.elapsed(), 2 * TRYING, "they hear their course when they have said it");
         let (seat, place) = seat();
-        let mut seats = [seat];
         drop(place);
         let members = [member(0)];
         let mut ways = Ways::draw(&members, 10);
-        look_around(&mut ways, &mut seats).await;
+        look_around(&mut ways, &[seat]).await;
         assert_eq!(begun.elapsed(), 2 * TRYING, "nobody waits for who has gone");
     }
 }
