@@ -98,6 +98,9 @@ start_hub_double() {
     export HF_ENDPOINT
 }
 
+# Whether the time is up for what has not begun, where there is a limit: BRAMBLE_DEADLINE, in seconds since 1970.
+is_late() { [ "$(date +%s)" -ge "${BRAMBLE_DEADLINE:-9999999999}" ]; }
+
 # step NAME COMMAND...: runs it, says how long it took, and writes the result down.
 # A step of tests counts its tests (count_tests); any other counts itself.
 results=${BRAMBLE_RESULTS:-}
@@ -106,6 +109,10 @@ step() {
     local name=$1 begun=$SECONDS code=0 output passed failed
     shift
     say ""
+    if is_late; then
+        say "SKIPPED $name: no time is left for it"
+        return
+    fi
     say "== $name"
     output=$(mktemp)
     # not "if": errors inside the command shall end it
@@ -153,6 +160,10 @@ bramble=${BRAMBLE_PROGRAM:-$CARGO_TARGET_DIR/release/bramble}
 export BRAMBLE_DIST=${BRAMBLE_DIST:-$repo/dist}
 export BRAMBLE_BUNDLES=$BRAMBLE_DIST/bundles
 checkpoints=${XDG_CACHE_HOME:-$HOME/.cache}/bramble/checkpoints
+
+# How cargo leaves our own crate as it is written, where only tests run it: to optimize it takes minutes, and the libraries are
+# optimized all the same.
+unoptimized=(--config 'profile.release.package.bramble-fleet.opt-level=0')
 
 # archive FOLDER NAME...: writes what has these names in FOLDER to standard output, always the same bytes.
 archive() {

@@ -16,6 +16,8 @@ use super::frame::Runs;
 const AHEAD: u64 = 8 << 20;
 /// The same in chunks, where they are small.
 const MOST_AHEAD: usize = 64;
+/// How many hosts owe something at once, of those that are no trouble: each holds a chunk in memory here.
+const AT_ONCE: usize = 4;
 
 /// A host that owes chunks and says nothing for this long is gone. One that only waits says so
 /// every second.
@@ -246,7 +248,12 @@ impl Board {
     pub(super) fn next(&mut self, source: usize, now: Instant) -> Option<usize> {
         let asked = &self.sources[source];
         let is_full = !asked.asked.is_empty() && (asked.ahead >= AHEAD || asked.asked.len() >= MOST_AHEAD);
-        if self.is_over || asked.standing != Standing::Active || is_full {
+        let is_one_more = asked.asked.is_empty() && asked.owed.is_some();
+        if self.is_over
+            || asked.standing != Standing::Active
+            || is_full
+            || (is_one_more && self.at_work(now) >= AT_ONCE)
+        {
             return None;
         }
         let rank = |at: usize| (self.sources[at].is_slow(now), at);
@@ -281,6 +288,15 @@ impl Board {
             self.first += 1;
         }
         Some(at)
+    }
+
+    /// Returns how many hosts owe something, and are neither passed by nor slow.
+    fn at_work(&self, now: Instant) -> usize {
+        let is_at_work = |source: &&Source| {
+            let is_host = source.owed.is_some();
+            is_host && source.standing == Standing::Active && !source.asked.is_empty() && !source.is_slow(now)
+        };
+        self.sources.iter().filter(is_at_work).count()
     }
 
     /// `source` can be asked from now on.

@@ -18,8 +18,10 @@ use crate::units::Bytes;
 
 /// How many hosts before it a host knows: when one is gone, the next takes its place.
 const ANCESTORS: usize = 3;
-/// How many hosts that had chunks before are asked for them.
-const MOST_HOLDERS: usize = 3;
+/// How many hosts that had a chunk before are known for it, so that one takes another's place.
+const HOLDERS: usize = 3;
+/// How many of them a host knows in all.
+const MOST_HOLDERS: usize = 16;
 
 /// A host that gives nothing waits for others that are slower than itself by less than this, and has a copy of its own before
 /// it waits for slower ones.
@@ -90,6 +92,8 @@ pub(super) struct Ways<'a> {
     line: Vec<usize>,
     /// The hosts that have something from before, best first.
     holders: Vec<usize>,
+    /// What each has from before.
+    held: Vec<Runs>,
     /// What each has said of the others.
     looked: Vec<Look>,
 }
@@ -116,11 +120,12 @@ impl<'a> Ways<'a> {
             .filter(|at| has_door(at) && members[*at].is_wired() && !members[*at].missing.is_empty())
             .collect();
         line.sort_by_key(|at| (Reverse(members[*at].rate()), members[*at].missing_bytes, *at));
-        let held = |at: usize| held(&members[at].missing, count);
-        let gives = |at: &usize| has_door(at) && members[*at].is_wired() && held(*at) > 0;
+        let held: Vec<Runs> = members.iter().map(|member| rest(&member.missing, count)).collect();
+        let much = |at: usize| chunks(&held[at]).count();
+        let gives = |at: &usize| has_door(at) && members[*at].is_wired() && !held[*at].is_empty();
         let mut holders: Vec<usize> = places.filter(gives).collect();
-        holders.sort_by_key(|at| (Reverse(members[*at].rate()), Reverse(held(*at)), *at));
-        Self { members, count, is_here, line, holders, looked: vec![Look::Unknown; members.len()] }
+        holders.sort_by_key(|at| (Reverse(members[*at].rate()), Reverse(much(*at)), *at));
+        Self { members, count, is_here, line, holders, held, looked: vec![Look::Unknown; members.len()] }
     }
 
     /// Returns the doors that a host is to try, at most [`MOST_DOORS`].
@@ -128,8 +133,8 @@ impl<'a> Ways<'a> {
         self.tried(at).into_iter().filter_map(|host| Some(self.members[host].door(self.is_here)?.0)).collect()
     }
 
-    /// Returns the hosts whose doors a host is to try: the best that hold something, and the nearest in the line. Those
-    /// behind it, too: they stand before it where nobody comes to it.
+    /// Returns the hosts whose doors a host is to try: those that hold what it misses and other holders, up to half, and the
+    /// nearest in the line. Those behind it, too: they stand before it where nobody comes to it.
     fn tried(&self, at: usize) -> Vec<usize> {
         if self.members[at].missing.is_empty() {
             return Vec::new();
@@ -142,15 +147,40 @@ impl<'a> Ways<'a> {
             }
             None => self.turned(at, &self.line),
         };
-        let mut tried: Vec<usize> = self.holders.iter().take(MOST_DOORS / 2).copied().collect();
+        let others = || self.holders.iter().copied().filter(|host| *host != at);
+        let mut tried = self.useful(at, others(), MOST_DOORS / 2);
+        let spare: Vec<usize> = others().filter(|host| !tried.contains(host)).collect();
+        tried.extend(spare.into_iter().take(MOST_DOORS / 2 - tried.len()));
         for host in near {
-            if tried.len() <= MOST_DOORS && !tried.contains(&host) {
+            if tried.len() < MOST_DOORS && host != at && !tried.contains(&host) {
                 tried.push(host);
             }
         }
-        tried.retain(|host| *host != at);
-        tried.truncate(MOST_DOORS);
         tried
+    }
+
+    /// Returns the first of `holders` that hold a chunk which a host misses and of which fewer than [`HOLDERS`] before them
+    /// do: every chunk that anybody has is had from him, if he is among the `most` that are returned.
+    fn useful(&self, at: usize, holders: impl Iterator<Item = usize>, most: usize) -> Vec<usize> {
+        let mut wanted = vec![0; self.count];
+        for chunk in chunks(&self.members[at].missing) {
+            wanted[chunk] = HOLDERS;
+        }
+        let mut useful = Vec::new();
+        for host in holders {
+            if useful.len() == most || wanted.iter().all(|wanted| *wanted == 0) {
+                break;
+            }
+            let mut is_useful = false;
+            for chunk in chunks(&self.held[host]) {
+                is_useful |= wanted[chunk] > 0;
+                wanted[chunk] = wanted[chunk].saturating_sub(1);
+            }
+            if is_useful {
+                useful.push(host);
+            }
+        }
+        useful
     }
 
     /// Notes what each host has said. Who is gone is nobody's source. Whom nobody comes to of those who tried stands behind
@@ -245,9 +275,10 @@ impl<'a> Ways<'a> {
         let mut before = self.before(at);
         before.truncate(ANCESTORS);
         let holders = self.holders.iter().copied().filter(|host| *host != at && !before.contains(host));
-        let holders = holders.filter(|host| self.comes(at, *host)).take(MOST_HOLDERS);
-        let rest = |host: usize| Some(rest(&self.members[host].missing, self.count));
-        let all = before.iter().map(|host| (*host, None)).chain(holders.map(|host| (host, rest(host))));
+        let holders = self.useful(at, holders.filter(|host| self.comes(at, *host)), MOST_HOLDERS);
+        let held = |host: usize| Some(self.held[host].clone());
+        let all = before.iter().map(|host| (*host, None));
+        let all = all.chain(holders.into_iter().map(|host| (host, held(host))));
         all.filter_map(|(host, holds)| {
             let (address, certificate) = self.members[host].door(self.is_here)?;
             let place = self.line.iter().position(|other| *other == host).filter(|_| holds.is_none());
@@ -258,8 +289,9 @@ impl<'a> Ways<'a> {
     }
 }
 
-fn held(missing: &Runs, count: usize) -> usize {
-    count.saturating_sub(missing.iter().map(|(first, last)| last.saturating_sub(*first) + 1).sum())
+/// Returns the chunks of `runs`.
+fn chunks(runs: &Runs) -> impl Iterator<Item = usize> {
+    runs.iter().flat_map(|(first, last)| *first..=*last)
 }
 
 /// Returns the runs that are not in `missing`, which is sorted.
@@ -464,6 +496,32 @@ mod tests {
     }
 
     #[test]
+    fn each_chunk_that_anybody_has_is_had_from_some_who_have_it() {
+        let of_one = |chunk: usize| rest(&vec![(chunk, chunk)], CHUNKS);
+        let mut members = vec![member(0, Some((false, 1000)), all())];
+        // ten who have one chunk each, five who have all, and five who have what others have
+        members.extend((1..11).map(|at| member(at, Some((false, 100)), of_one(at - 1))));
+        members.extend((11..16).map(|at| member(at, Some((false, 10)), Vec::new())));
+        members.extend((16..21).map(|at| member(at, Some((false, 100)), of_one(0))));
+        let named = |members: &[Member]| sources(members)[0].clone();
+        let three_for_each: Vec<u8> = (1..11).chain([16, 17]).chain([11, 12]).collect();
+        assert_eq!(named(&members), three_for_each, "the fast ones first");
+        // where the fast ones have all, nobody else is needed
+        members[11..16].iter_mut().for_each(|member| member.link.as_mut().unwrap().megabits = None);
+        assert_eq!(named(&members), [11, 12, 13]);
+        // a host that has the rest wants nothing of those who have only that
+        members[0].missing = vec![(4, 4)];
+        members.drain(11..16);
+        assert_eq!(named(&members), [5]);
+        // the doors of all these are tried first, whoever else there is
+        members[0].missing = all();
+        members.extend((21..100).map(|at| member(at, Some((false, 1000)), all())));
+        let doors: Vec<u8> = Ways::draw(&members, CHUNKS).doors(0).iter().map(last).collect();
+        assert!((1..11).all(|at| doors.contains(&at)), "{doors:?}");
+        assert_eq!(doors.len(), MOST_DOORS);
+    }
+
+    #[test]
     fn what_is_no_hosts_address_is_nobodys_source() {
         for address in ["fe80::1", "127.0.0.1", "::ffff:127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"]
         {
@@ -495,6 +553,13 @@ mod tests {
             let has = |at: usize, chunk: usize| members[at].missing.iter().all(|(first, _)| *first != chunk);
             for chunk in 0..CHUNKS {
                 for at in 0..members.len() {
+                    let is_named = |host: &usize| courses[at].sources.iter()
+                        .any(|peer| members[*host].door(false) == Some((peer.address, peer.certificate)));
+                    let gives = |host: &usize| *host != at && ways.comes(at, *host) && has(*host, chunk)
+                        && members[*host].is_wired() && members[*host].door(false).is_some();
+                    let givers: Vec<usize> = (0..members.len()).filter(gives).collect();
+                    let named = givers.iter().filter(|host| is_named(host)).count();
+                    prop_assert!(has(at, chunk) || named >= givers.len().min(HOLDERS), "chunk {chunk} of host {at}");
                     // follow the best source until somebody has the chunk, or has it from the sender
                     let (mut here, mut steps) = (at, 0);
                     while !has(here, chunk) {

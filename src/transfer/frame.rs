@@ -397,6 +397,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_fuzzing_begins_with_is_what_the_ends_say() {
+        fn heard<T: DeserializeOwned>(seed: &str) -> usize {
+            let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/seeds/frame");
+            let mut from = &*std::fs::read(format!("{folder}/{seed}")).unwrap();
+            std::iter::from_fn(|| hear::<T>(&mut from, MOST_MESSAGE).unwrap()).count()
+        }
+        assert_eq!((heard::<Said>("sender"), heard::<Word>("host"), heard::<Guest>("guest")), (4, 5, 2));
+    }
+
+    #[test]
     fn a_token_shows_nothing_of_itself_and_travels_as_text() {
         let guest = Guest::Hello { token: Token::new("a secret by chance"), digest: Digest::of(b"blob") };
         assert!(!format!("{guest:?}").contains("secret"));

@@ -35,6 +35,25 @@ fn a_chunk_is_asked_of_the_first_source_that_has_it_and_not_far_ahead() {
 }
 
 #[test]
+fn a_few_hosts_owe_at_once_and_who_is_trouble_keeps_nobody_from_his_turn() {
+    let now = Instant::now();
+    let peers: Vec<Option<Runs>> = (0..6).map(|at| Some(vec![(at, at)])).collect();
+    let mut board = board(7, &peers, now);
+    let asked: Vec<_> = (0..6).map(|peer| board.next(peer, now)).collect();
+    assert_eq!(asked, [Some(0), Some(1), Some(2), Some(3), None, None]);
+    assert_eq!((board.next(6, now), board.next(6, now)), (Some(6), None), "the sender is not one of them");
+    // one has brought what it had, and the next has its turn
+    assert_eq!(board.brought(1, now), Some(1));
+    assert_eq!((board.next(4, now), board.next(5, now)), (Some(4), None));
+    // one brings nothing, and still owes: it is passed by
+    (0..4).for_each(|peer| board.heard(peer, now + OWED));
+    board.brought(4, now + OWED);
+    board.look(now + OWED);
+    assert!(!board.is_gone(0));
+    assert_eq!(board.next(5, now + OWED), Some(5));
+}
+
+#[test]
 fn who_says_nothing_is_given_up_and_who_only_waits_is_passed_by_until_he_brings_something() {
     let now = Instant::now();
     let mut board = board(6, &[None, None], now);
@@ -279,7 +298,7 @@ impl Universe {
         });
         (
             1_usize..20,
-            prop::collection::vec((Peer::any(), holds), 0..5),
+            prop::collection::vec((Peer::any(), holds), 0..9),
             prop_oneof![2 => Just(Peer::Honest(3)), 1 => Peer::any_sender()],
         )
             .prop_map(|(count, peers, sender)| Self { count, peers, sender })
