@@ -106,11 +106,12 @@ is_late() { [ "$(date +%s)" -ge "${BRAMBLE_DEADLINE:-9999999999}" ]; }
 results=${BRAMBLE_RESULTS:-}
 failed_steps=()
 step() {
-    local name=$1 begun=$SECONDS code=0 output passed failed
+    local name=$1 begun=$SECONDS code=0 output passed failed counted
     shift
     say ""
     if is_late; then
         say "SKIPPED $name: no time is left for it"
+        [ -z "$results" ] || printf '0\t0\t0\tSKIPPED %s\n' "$name" >>"$results"
         return
     fi
     say "== $name"
@@ -123,31 +124,32 @@ step() {
     ) 2>&1 | tee "$output" >&2
     code=${PIPESTATUS[0]}
     set -e
-    read -r passed failed < <(count_tests "$output")
+    read -r passed failed counted < <(count_tests "$output")
     rm -f "$output"
     if [ "$code" != 0 ]; then
         failed_steps+=("$name")
         [ "$failed" -gt 0 ] || failed=1
-    elif [ "$((passed + failed))" = 0 ]; then
+    elif [ "$((passed + failed))" = 0 ] && [ "$counted" = 0 ]; then
         passed=1
     fi
     say "== $name: $([ "$code" = 0 ] && echo ok || echo FAILED) after $((SECONDS - begun)) s"
     [ -z "$results" ] || printf '%s\t%s\t%s\t%s\n' "$passed" "$failed" "$((SECONDS - begun))" "$name" >>"$results"
 }
 
-# count_tests FILE: prints how many tests passed and failed by what nextest and
-# cargo test say in FILE.
+# count_tests FILE: prints how many tests passed and failed by what nextest, cargo test and the stories say in FILE, and how
+# often they say it.
 count_tests() {
     sed 's/\x1b\[[0-9;]*m//g' "$1" | awk '
-        /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3 }
+        /^[0-9]+ passed, [0-9]+ failed$/ { passed += $1; failed += $3; counted++ }
         /^ *Summary \[.*tests? run:/ || /^test result: / {
+            counted++
             for (i = 2; i <= NF; i++) {
                 if ($i ~ /^passed/) passed += $(i - 1)
                 if ($i ~ /^failed/) failed += $(i - 1)
                 if ($i == "timed" && $(i + 1) ~ /^out/) failed += $(i - 1)
             }
         }
-        END { print passed + 0, failed + 0 }'
+        END { print passed + 0, failed + 0, counted + 0 }'
 }
 
 # What each job needs of Debian 12 and 13 and Ubuntu 24.04.

@@ -16,8 +16,9 @@ use super::frame::Runs;
 const AHEAD: u64 = 8 << 20;
 /// The same in chunks, where they are small.
 const MOST_AHEAD: usize = 64;
-/// How many hosts owe something at once, of those that are no trouble: each holds a chunk in memory here.
-const AT_ONCE: usize = 4;
+/// How many hosts bring chunks at once, beside the sender: of each, one is in memory here. Whoever has no turn is taken not to be
+/// there.
+const AT_ONCE: usize = 3;
 
 /// A host that owes chunks and says nothing for this long is gone. One that only waits says so
 /// every second.
@@ -86,6 +87,8 @@ struct Source {
     standing: Standing,
     asked: VecDeque<usize>,
     ahead: u64,
+    /// How many chunks it has brought that are not looked at yet.
+    in_hand: usize,
     /// When anything came from it, while it owes.
     heard: Instant,
     /// Since when it owes what it owes.
@@ -152,6 +155,7 @@ impl Board {
             standing: if owed.is_some() { Standing::Expected } else { Standing::Active },
             asked: VecDeque::new(),
             ahead: 0,
+            in_hand: 0,
             heard: now,
             since: now,
             passes: 0,
@@ -248,17 +252,12 @@ impl Board {
     pub(super) fn next(&mut self, source: usize, now: Instant) -> Option<usize> {
         let asked = &self.sources[source];
         let is_full = !asked.asked.is_empty() && (asked.ahead >= AHEAD || asked.asked.len() >= MOST_AHEAD);
-        let is_one_more = asked.asked.is_empty() && asked.owed.is_some();
-        if self.is_over
-            || asked.standing != Standing::Active
-            || is_full
-            || (is_one_more && self.at_work(now) >= AT_ONCE)
-        {
+        if self.is_over || asked.standing != Standing::Active || is_full || !self.has_turn(source) {
             return None;
         }
         let rank = |at: usize| (self.sources[at].is_slow(now), at);
         let better: Vec<&Source> = (0..self.sources.len())
-            .filter(|at| rank(*at) < rank(source))
+            .filter(|at| rank(*at) < rank(source) && self.has_turn(*at))
             .map(|at| &self.sources[at])
             .collect();
         let is_waited_for = now.duration_since(self.begun) < CONNECTING;
@@ -290,13 +289,12 @@ impl Board {
         Some(at)
     }
 
-    /// Returns how many hosts owe something, and are neither passed by nor slow.
-    fn at_work(&self, now: Instant) -> usize {
-        let is_at_work = |source: &&Source| {
-            let is_host = source.owed.is_some();
-            is_host && source.standing == Standing::Active && !source.asked.is_empty() && !source.is_slow(now)
-        };
-        self.sources.iter().filter(is_at_work).count()
+    /// Returns whether `source` brings something, or may begin to. The sender always may.
+    fn has_turn(&self, source: usize) -> bool {
+        let is_bringing = |source: &&Source| !source.asked.is_empty() || source.in_hand > 0;
+        let it = &self.sources[source];
+        let hosts = self.sources.iter().filter(|source| source.owed.is_some());
+        it.owed.is_none() || is_bringing(&it) || hosts.filter(is_bringing).count() < AT_ONCE
     }
 
     /// `source` can be asked from now on.
@@ -332,9 +330,12 @@ impl Board {
         self.sources[source].heard = now;
     }
 
-    /// `source` waits itself for what it was asked for first.
+    /// `source` waits itself for what it was asked for first. Who has it from before waits for nothing.
     pub(super) fn waits(&mut self, source: usize, now: Instant) {
-        self.sources[source].busy = now;
+        let source = &mut self.sources[source];
+        if source.holds.is_none() {
+            source.busy = now;
+        }
     }
 
     /// `source` has brought what it was asked for first. Returns the chunk if it is still wanted.
@@ -356,6 +357,7 @@ impl Board {
         let is_wanted = matches!(state, State::Missing | State::Asked(_));
         if is_wanted {
             *state = State::Brought(source);
+            self.sources[source].in_hand += 1;
         }
         if self.sources[source].is_slow(now) {
             // what it still brings is taken; where nobody else has it, it is not asked twice
@@ -369,6 +371,7 @@ impl Board {
         let chunk = &mut self.chunks[at];
         if let State::Brought(source) = chunk.state {
             self.sources[source].brought += chunk.bytes;
+            self.sources[source].in_hand -= 1;
             chunk.state = State::Here;
             self.left -= 1;
         }
@@ -377,6 +380,7 @@ impl Board {
     /// What was brought of a chunk is wrong.
     pub(super) fn wrong(&mut self, at: usize) {
         if let State::Brought(source) = self.chunks[at].state {
+            self.sources[source].in_hand -= 1;
             self.missing_again(at);
             if self.sources[source].owed.is_some() {
                 self.gone(source);

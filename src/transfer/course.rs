@@ -18,7 +18,7 @@ use crate::units::Bytes;
 
 /// How many hosts before it a host knows: when one is gone, the next takes its place.
 const ANCESTORS: usize = 3;
-/// How many hosts that had a chunk before are known for it, so that one takes another's place.
+/// How many hosts that had a chunk before are known for it: when one is gone, the next takes its place.
 const HOLDERS: usize = 3;
 /// How many of them a host knows in all.
 const MOST_HOLDERS: usize = 16;
@@ -92,8 +92,12 @@ pub(super) struct Ways<'a> {
     line: Vec<usize>,
     /// The hosts that have something from before, best first.
     holders: Vec<usize>,
-    /// What each has from before.
+    /// What each host has from before.
     held: Vec<Runs>,
+    /// The holders, those first that have most.
+    fullest: Vec<usize>,
+    /// Which chunks any of them has.
+    is_held: Vec<bool>,
     /// What each has said of the others.
     looked: Vec<Look>,
 }
@@ -121,11 +125,16 @@ impl<'a> Ways<'a> {
             .collect();
         line.sort_by_key(|at| (Reverse(members[*at].rate()), members[*at].missing_bytes, *at));
         let held: Vec<Runs> = members.iter().map(|member| rest(&member.missing, count)).collect();
-        let much = |at: usize| chunks(&held[at]).count();
-        let gives = |at: &usize| has_door(at) && members[*at].is_wired() && !held[*at].is_empty();
+        let much: Vec<usize> = held.iter().map(|held| chunks(held).count()).collect();
+        let gives = |at: &usize| has_door(at) && members[*at].is_wired() && much[*at] > 0;
         let mut holders: Vec<usize> = places.filter(gives).collect();
-        holders.sort_by_key(|at| (Reverse(members[*at].rate()), Reverse(much(*at)), *at));
-        Self { members, count, is_here, line, holders, held, looked: vec![Look::Unknown; members.len()] }
+        holders.sort_by_key(|at| (Reverse(members[*at].rate()), Reverse(much[*at]), *at));
+        let mut fullest = holders.clone();
+        fullest.sort_by_key(|at| Reverse(much[*at]));
+        let mut is_held = vec![false; count];
+        holders.iter().flat_map(|at| chunks(&held[*at])).for_each(|chunk| is_held[chunk] = true);
+        let looked = vec![Look::Unknown; members.len()];
+        Self { members, count, is_here, line, holders, held, fullest, is_held, looked }
     }
 
     /// Returns the doors that a host is to try, at most [`MOST_DOORS`].
@@ -147,11 +156,10 @@ impl<'a> Ways<'a> {
             }
             None => self.turned(at, &self.line),
         };
-        let others = || self.holders.iter().copied().filter(|host| *host != at);
-        let mut tried = self.useful(at, others(), MOST_DOORS / 2);
-        let spare: Vec<usize> = others().filter(|host| !tried.contains(host)).collect();
-        tried.extend(spare.into_iter().take(MOST_DOORS / 2 - tried.len()));
-        for host in near {
+        let mut tried = self.useful(at, MOST_DOORS / 2, |_| true);
+        let spare = self.holders.iter().filter(|host| **host != at && !tried.contains(host)).copied();
+        let spare: Vec<usize> = spare.take(MOST_DOORS / 2 - tried.len()).collect();
+        for host in spare.into_iter().chain(near) {
             if tried.len() < MOST_DOORS && host != at && !tried.contains(&host) {
                 tried.push(host);
             }
@@ -159,28 +167,33 @@ impl<'a> Ways<'a> {
         tried
     }
 
-    /// Returns the first of `holders` that hold a chunk which a host misses and of which fewer than [`HOLDERS`] before them
-    /// do: every chunk that anybody has is had from him, if he is among the `most` that are returned.
-    fn useful(&self, at: usize, holders: impl Iterator<Item = usize>, most: usize) -> Vec<usize> {
-        let mut wanted = vec![0; self.count];
-        for chunk in chunks(&self.members[at].missing) {
-            wanted[chunk] = HOLDERS;
+    /// Returns at most so many of the holders that `may` give a host what it misses, best first: so many of the fullest that
+    /// each chunk is had from one, and then of the best, until it is had from [`HOLDERS`].
+    fn useful(&self, at: usize, most: usize, may: impl Fn(usize) -> bool) -> Vec<usize> {
+        let mut wants = vec![0_usize; self.count];
+        let mut is_useful = vec![false; self.members.len()];
+        let mut places = most;
+        for (order, copies) in [(&self.fullest, 1), (&self.holders, HOLDERS - 1)] {
+            let missing = chunks(&self.members[at].missing).filter(|chunk| self.is_held[*chunk]);
+            let mut left = missing.map(|chunk| wants[chunk] += copies).count();
+            for &host in order {
+                if left == 0 || places == 0 {
+                    break;
+                }
+                if host == at || is_useful[host] || !may(host) {
+                    continue;
+                }
+                for chunk in chunks(&self.held[host]) {
+                    if wants[chunk] > 0 {
+                        is_useful[host] = true;
+                        wants[chunk] -= 1;
+                        left -= usize::from(wants[chunk] == 0);
+                    }
+                }
+                places -= usize::from(is_useful[host]);
+            }
         }
-        let mut useful = Vec::new();
-        for host in holders {
-            if useful.len() == most || wanted.iter().all(|wanted| *wanted == 0) {
-                break;
-            }
-            let mut is_useful = false;
-            for chunk in chunks(&self.held[host]) {
-                is_useful |= wanted[chunk] > 0;
-                wanted[chunk] = wanted[chunk].saturating_sub(1);
-            }
-            if is_useful {
-                useful.push(host);
-            }
-        }
-        useful
+        self.holders.iter().copied().filter(|host| is_useful[*host]).collect()
     }
 
     /// Notes what each host has said. Who is gone is nobody's source. Whom nobody comes to of those who tried stands behind
@@ -199,6 +212,7 @@ impl<'a> Ways<'a> {
         let is_there = |at: &usize| looked[*at] != Look::Gone;
         self.line.retain(is_there);
         self.holders.retain(is_there);
+        self.fullest.retain(is_there);
         let is_shut: Vec<bool> = (0..self.members.len())
             .map(|at| {
                 let said = self.line.iter().filter(|other| tried[**other].contains(&at));
@@ -274,9 +288,9 @@ impl<'a> Ways<'a> {
         }
         let mut before = self.before(at);
         before.truncate(ANCESTORS);
-        let holders = self.holders.iter().copied().filter(|host| *host != at && !before.contains(host));
-        let holders = self.useful(at, holders.filter(|host| self.comes(at, *host)), MOST_HOLDERS);
-        let held = |host: usize| Some(self.held[host].clone());
+        let holders = self.useful(at, MOST_HOLDERS, |host| self.comes(at, host) && !before.contains(&host));
+        let missing = &self.members[at].missing;
+        let held = |host: usize| Some(both(&self.held[host], missing));
         let all = before.iter().map(|host| (*host, None));
         let all = all.chain(holders.into_iter().map(|host| (host, held(host))));
         all.filter_map(|(host, holds)| {
@@ -305,6 +319,23 @@ fn rest(missing: &Runs, count: usize) -> Runs {
         at = last + 1;
     }
     rest
+}
+
+/// Returns the runs that are in both, each of which is sorted.
+fn both(some: &Runs, others: &Runs) -> Runs {
+    let (mut both, mut rest) = (Runs::new(), others.as_slice());
+    for (first, last) in some {
+        while let Some((begin, end)) = rest.first() {
+            if begin.max(first) <= end.min(last) {
+                both.push((*begin.max(first), *end.min(last)));
+            }
+            if end > last {
+                break;
+            }
+            rest = &rest[1..];
+        }
+    }
+    both
 }
 
 #[cfg(test)]
@@ -489,7 +520,11 @@ mod tests {
         assert_eq!(sources(&members), [vec![1, 2], vec![2], vec![], vec![0, 1, 2]]);
         assert_eq!(holds(0), [None, Some(vec![(0, 9)])]);
         assert_eq!(courses[3].sources.iter().map(|peer| peer.hops).collect::<Vec<_>>(), [1, 0, 0]);
-        assert_eq!(holds(1), [Some(vec![(0, 9)])]);
+        assert_eq!(holds(1), [Some(vec![(3, 3), (6, 9)])], "what it misses");
+        assert_eq!(
+            both(&vec![(0, 4), (6, 9)], &vec![(1, 1), (3, 6), (8, 20)]),
+            [(1, 1), (3, 4), (6, 6), (8, 9)]
+        );
         assert_eq!(rest(&vec![(3, 3), (6, 9)], CHUNKS), [(0, 2), (4, 5)]);
         assert_eq!(rest(&vec![(0, 0)], CHUNKS), [(1, 9)]);
         assert_eq!(rest(&Runs::new(), 0), Runs::new());
@@ -504,8 +539,14 @@ mod tests {
         members.extend((11..16).map(|at| member(at, Some((false, 10)), Vec::new())));
         members.extend((16..21).map(|at| member(at, Some((false, 100)), of_one(0))));
         let named = |members: &[Member]| sources(members)[0].clone();
-        let three_for_each: Vec<u8> = (1..11).chain([16, 17]).chain([11, 12]).collect();
+        let three_for_each: Vec<u8> = (1..11).chain([16]).chain([11, 12]).collect();
         assert_eq!(named(&members), three_for_each, "the fast ones first");
+        // however many fast ones have a little, one who has all is known
+        let mut many = members[..13].to_vec();
+        many.extend((21..51).map(|at| member(at, Some((false, 1000)), of_one(at % 10))));
+        let of_many = named(&many);
+        assert!(of_many.contains(&11), "{of_many:?}");
+        assert_eq!(of_many.len(), ANCESTORS + MOST_HOLDERS);
         // where the fast ones have all, nobody else is needed
         members[11..16].iter_mut().for_each(|member| member.link.as_mut().unwrap().megabits = None);
         assert_eq!(named(&members), [11, 12, 13]);

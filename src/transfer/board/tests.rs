@@ -35,22 +35,55 @@ fn a_chunk_is_asked_of_the_first_source_that_has_it_and_not_far_ahead() {
 }
 
 #[test]
-fn a_few_hosts_owe_at_once_and_who_is_trouble_keeps_nobody_from_his_turn() {
+fn a_few_hosts_bring_at_once_and_others_are_asked_for_what_the_next_ones_have() {
     let now = Instant::now();
-    let peers: Vec<Option<Runs>> = (0..6).map(|at| Some(vec![(at, at)])).collect();
+    let peers: Vec<Option<Runs>> = (0..5).map(|at| Some(vec![(at, at)])).chain([None]).collect();
     let mut board = board(7, &peers, now);
     let asked: Vec<_> = (0..6).map(|peer| board.next(peer, now)).collect();
-    assert_eq!(asked, [Some(0), Some(1), Some(2), Some(3), None, None]);
-    assert_eq!((board.next(6, now), board.next(6, now)), (Some(6), None), "the sender is not one of them");
-    // one has brought what it had, and the next has its turn
-    assert_eq!(board.brought(1, now), Some(1));
-    assert_eq!((board.next(4, now), board.next(5, now)), (Some(4), None));
-    // one brings nothing, and still owes: it is passed by
-    (0..4).for_each(|peer| board.heard(peer, now + OWED));
-    board.brought(4, now + OWED);
-    board.look(now + OWED);
-    assert!(!board.is_gone(0));
-    assert_eq!(board.next(5, now + OWED), Some(5));
+    assert_eq!(asked, [Some(0), Some(1), Some(2), None, None, None]);
+    // nobody waits for the turn of another
+    assert_eq!((board.next(6, now), board.next(6, now), board.next(6, now)), (Some(3), Some(4), None));
+    // what one has brought is in memory until it is written
+    assert_eq!((board.brought(1, now), board.next(5, now)), (Some(1), None));
+    board.proven(1);
+    assert_eq!((board.next(5, now), board.next(4, now)), (Some(5), None), "it is its turn");
+    // one sent what is wrong, and has none any more
+    assert_eq!(board.brought(2, now), Some(2));
+    board.wrong(2);
+    assert_eq!((board.next(5, now), board.next(5, now)), (Some(2), None));
+}
+
+#[test]
+fn who_brings_nothing_keeps_his_turn_until_he_is_gone_and_the_sender_is_asked_meanwhile() {
+    let now = Instant::now();
+    let peers: Vec<Option<Runs>> = (0..4).map(|at| Some(vec![(at, at)])).collect();
+    let mut board = board(4, &peers, now);
+    let asked: Vec<_> = (0..5).map(|source| board.next(source, now)).collect();
+    assert_eq!(asked, [Some(0), Some(1), Some(2), None, Some(3)]);
+    assert_eq!(board.brought(4, now), Some(3));
+    board.wrong(3);
+    let later = now + OWED;
+    (0..3).for_each(|peer| board.heard(peer, later));
+    board.look(later);
+    assert_eq!((board.is_gone(0), board.next(3, later)), (false, None));
+    assert_eq!((board.next(4, later), board.next(4, later)), (Some(0), Some(1)));
+    assert_eq!(board.brought(4, later), Some(0));
+    board.look(later + SILENCE);
+    assert!((0..3).all(|peer| board.is_gone(peer)));
+    assert_eq!(board.next(3, later + SILENCE), Some(3));
+}
+
+#[test]
+fn who_says_that_he_waits_for_what_he_has_is_slow_all_the_same() {
+    let now = Instant::now();
+    let mut board = board(9, &[Some(vec![(0, 8)]), Some(vec![(0, 8)])], now);
+    board.next(0, now);
+    for second in 1..60 {
+        board.waits(0, now + seconds(second));
+        board.heard(0, now + seconds(second));
+    }
+    board.brought(0, now + seconds(59));
+    assert_eq!((board.next(1, now + seconds(59)), board.next(0, now + seconds(59))), (Some(1), None));
 }
 
 #[test]
@@ -343,7 +376,10 @@ impl Universe {
             self.peers.iter().map(|(peer, _)| *peer).chain([self.sender]).map(Playing::new).collect();
         for step in 0..LONGEST {
             let now = begun + Duration::from_millis(100 * step);
-            for (at, source) in sources.iter_mut().enumerate() {
+            // whose turn it is first is nobody's choice
+            let first = usize::try_from(step).unwrap() % sources.len();
+            for at in (first..sources.len()).chain(0..first) {
+                let source = &mut sources[at];
                 source.come_back(at, step, &mut board);
                 while let Some(chunk) = board.next(at, now) {
                     if source.asked.is_empty() {
