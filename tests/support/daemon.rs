@@ -76,7 +76,9 @@ pub(crate) fn install(root: &Path, spec: &EngineSpec, weights: &Path) -> PathBuf
     let program = layout.program(&Digest::of(b"bundle"));
     std::fs::create_dir_all(program.join("lib")).unwrap();
     std::fs::create_dir_all(generation.join("models")).unwrap();
-    place(Path::new(env!("CARGO_BIN_EXE_brambled")), &program.join("brambled"));
+    // the one that is published is optimized, whatever the tests are
+    let brambled = std::env::var_os("BRAMBLE_TEST_BRAMBLED").unwrap_or(env!("CARGO_BIN_EXE_brambled").into());
+    place(Path::new(&brambled), &program.join("brambled"));
     let built = Path::new(env!("BRAMBLE_BUILT_LLAMA"));
     let files = ["backends", "lib"].map(|folder| std::fs::read_dir(built.join(folder)).unwrap());
     for file in files.into_iter().flatten().map(Result::unwrap) {
