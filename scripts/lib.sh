@@ -163,9 +163,8 @@ export BRAMBLE_DIST=${BRAMBLE_DIST:-$repo/dist}
 export BRAMBLE_BUNDLES=$BRAMBLE_DIST/bundles
 checkpoints=${XDG_CACHE_HOME:-$HOME/.cache}/bramble/checkpoints
 
-# How cargo leaves our own crate as it is written, where only tests run it: to optimize it takes minutes, and the libraries are
-# optimized all the same.
-unoptimized=(--config 'profile.release.package.bramble-fleet.opt-level=0')
+# How cargo builds our own crate where only tests run it: to optimize it takes minutes. The libraries are optimized all the same.
+quickly=(--config 'profile.release.package.bramble-fleet.opt-level=0')
 
 # archive FOLDER NAME...: writes what has these names in FOLDER to standard output, always the same bytes.
 archive() {
