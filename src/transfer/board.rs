@@ -1,7 +1,7 @@
 //! Which missing chunk is asked of which source: a value that is told what happens and when.
 //!
 //! Sources stand in the order of preference, the sender last. A chunk is asked of the first source
-//! that has it, or will. A source that says nothing at all, or sends what is wrong, is given up; one
+//! that has it, or will; of those who have some from before, a few bring them at a time. A source that says nothing at all, or sends what is wrong, is given up; one
 //! that is alive and brings nothing is passed by until it does, and one that brings little is asked after
 //! all others. So a peer that is slow, dead or
 //! lying costs time, and never the blob.
@@ -16,8 +16,8 @@ use super::frame::Runs;
 const AHEAD: u64 = 8 << 20;
 /// The same in chunks, where they are small.
 const MOST_AHEAD: usize = 64;
-/// How many hosts bring chunks at once, beside the sender: of each, one is in memory here. Whoever has no turn is taken not to be
-/// there.
+/// How many of the hosts that have chunks from before bring some at once: of each, one is in memory here. Whoever has no turn is
+/// taken not to be there.
 const AT_ONCE: usize = 3;
 
 /// A host that owes chunks and says nothing for this long is gone. One that only waits says so
@@ -289,12 +289,12 @@ impl Board {
         Some(at)
     }
 
-    /// Returns whether `source` brings something, or may begin to. The sender always may.
+    /// Returns whether `source` brings something, or may begin to: of those who have chunks from before, [`AT_ONCE`] may.
     fn has_turn(&self, source: usize) -> bool {
         let is_bringing = |source: &&Source| !source.asked.is_empty() || source.in_hand > 0;
         let it = &self.sources[source];
-        let hosts = self.sources.iter().filter(|source| source.owed.is_some());
-        it.owed.is_none() || is_bringing(&it) || hosts.filter(is_bringing).count() < AT_ONCE
+        let holders = self.sources.iter().filter(|source| source.holds.is_some());
+        it.holds.is_none() || is_bringing(&it) || holders.filter(is_bringing).count() < AT_ONCE
     }
 
     /// `source` can be asked from now on.

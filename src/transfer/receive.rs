@@ -50,8 +50,7 @@ const MARGIN: Bytes = Bytes::mib(64);
 /// Inodes that are left to the rest of the system.
 const MARGIN_INODES: u64 = 64;
 /// Chunks that have arrived and wait to be hashed and written, at most: with the one that is written,
-/// and one that arrives from each source that is asked at the time, mostly one, 16 MiB. More than three hosts
-/// and the sender never bring any at once: 28 MiB.
+/// and one that arrives from each source that is asked at the time, mostly one, 16 MiB.
 const WAITING: usize = 2;
 /// What waits between sshd and this at most, where the system allows it; by itself it gives 64 KiB, two packets.
 const PIPE: usize = 1 << 20;

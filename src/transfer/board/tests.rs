@@ -35,9 +35,9 @@ fn a_chunk_is_asked_of_the_first_source_that_has_it_and_not_far_ahead() {
 }
 
 #[test]
-fn a_few_hosts_bring_at_once_and_others_are_asked_for_what_the_next_ones_have() {
+fn a_few_holders_bring_at_once_and_others_are_asked_for_what_the_next_ones_have() {
     let now = Instant::now();
-    let peers: Vec<Option<Runs>> = (0..5).map(|at| Some(vec![(at, at)])).chain([None]).collect();
+    let peers: Vec<Option<Runs>> = (0..6).map(|at| Some(vec![(at, at)])).collect();
     let mut board = board(7, &peers, now);
     let asked: Vec<_> = (0..6).map(|peer| board.next(peer, now)).collect();
     assert_eq!(asked, [Some(0), Some(1), Some(2), None, None, None]);
@@ -46,11 +46,26 @@ fn a_few_hosts_bring_at_once_and_others_are_asked_for_what_the_next_ones_have() 
     // what one has brought is in memory until it is written
     assert_eq!((board.brought(1, now), board.next(5, now)), (Some(1), None));
     board.proven(1);
-    assert_eq!((board.next(5, now), board.next(4, now)), (Some(5), None), "it is its turn");
+    assert_eq!(board.next(5, now), Some(5), "it is its turn");
     // one sent what is wrong, and has none any more
-    assert_eq!(board.brought(2, now), Some(2));
+    assert_eq!((board.brought(2, now), board.next(6, now)), (Some(2), None));
     board.wrong(2);
-    assert_eq!((board.next(5, now), board.next(5, now)), (Some(2), None));
+    assert_eq!((board.brought(6, now), board.next(6, now)), (Some(3), Some(2)));
+}
+
+#[test]
+fn who_is_to_have_all_needs_no_turn_and_keeps_what_he_is_asked_for_first() {
+    let now = Instant::now();
+    let holders = |at: usize| Some(vec![(2 * at, 2 * at + 1)]);
+    let mut board = board(9, &[None, holders(0), holders(1), holders(2)], now);
+    board.lost(0);
+    let later = now + CONNECTING;
+    let asked: Vec<_> = (1..5).map(|source| board.next(source, later)).collect();
+    assert_eq!(asked, [Some(0), Some(2), Some(4), Some(6)]);
+    // it comes back, and the sender is asked for nothing more
+    board.connected(0);
+    assert_eq!((board.next(4, later), board.next(1, later)), (None, None));
+    assert_eq!((board.next(0, later), board.next(0, later)), (Some(1), Some(3)));
 }
 
 #[test]
