@@ -163,8 +163,9 @@ export BRAMBLE_DIST=${BRAMBLE_DIST:-$repo/dist}
 export BRAMBLE_BUNDLES=$BRAMBLE_DIST/bundles
 checkpoints=${XDG_CACHE_HOME:-$HOME/.cache}/bramble/checkpoints
 
-# How cargo builds our own crate where only tests run it: to optimize it takes minutes. The libraries are optimized all the same.
-quickly=(--config 'profile.release.package.bramble-fleet.opt-level=0')
+# How cargo builds our own crate where only tests run it: to optimize it in full takes minutes, and without any of that weights
+# are made ten times as slowly. The libraries are optimized all the same.
+quickly=(--config 'profile.release.package.bramble-fleet.opt-level=1')
 
 # archive FOLDER NAME...: writes what has these names in FOLDER to standard output, always the same bytes.
 archive() {
