@@ -1,10 +1,10 @@
 //! Which missing chunk is asked of which source: a value that is told what happens and when.
 //!
 //! Sources stand in the order of preference, the sender last. A chunk is asked of the first source
-//! that has it, or will; of those who have some from before, a few bring them at a time. A source that says nothing at all, or sends what is wrong, is given up; one
-//! that is alive and brings nothing is passed by until it does, and one that brings little is asked after
-//! all others. So a peer that is slow, dead or
-//! lying costs time, and never the blob.
+//! that has it, or will; of those who have some from before, a few bring them at a time. A source
+//! that says nothing at all, or sends what is wrong, is given up; one that is alive and brings nothing
+//! is passed by until it does, and one that brings little is asked after all others. So a peer that is
+//! slow, dead or lying costs time, and never the blob.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
