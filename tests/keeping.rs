@@ -238,6 +238,36 @@ fn the_page_of_the_fleet_is_served_until_it_is_interrupted() {
 }
 
 #[test]
+fn who_looks_on_asks_no_host_that_was_revoked_meanwhile() {
+    let fleet = Fleet::new();
+    fleet.ends(0, &["apply", "--partial", "--yes"]);
+    let begin = |arguments: &[&str]| {
+        let mut looking =
+            fleet.desk.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(looking.stdout.take().unwrap()).lines().map(Result::unwrap);
+        (looking, lines)
+    };
+    let (ui, mut links) = begin(&["ui", "--port", "0", "--json"]);
+    let (mut watching, mut looks) = begin(&["status", "--watch=1", "--json"]);
+    let mut look = || serde_json::from_str::<Value>(&looks.next().unwrap()).unwrap()["hosts"][0].clone();
+    links.next().unwrap();
+    assert_eq!(look()["door"], "open");
+    fleet.ends(0, &["keys", "revoke-host", "kitchen"]);
+    let ended = ui.wait_with_output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("a host was revoked or readmitted") && said.contains("run `bramble ui` again"),
+        "{said}"
+    );
+    let told = std::iter::repeat_with(look).take(5).find(|host| host["door"] != "open").unwrap();
+    assert!(told.to_string().contains("bramble keys readmit kitchen"), "{told}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&watching), rustix::process::Signal::INT)
+        .unwrap();
+    assert_eq!(watching.wait().unwrap().code(), Some(130));
+}
+
+#[test]
 fn who_asks_a_host_that_serves_no_more_is_told_where_to_look() {
     let fleet = Fleet::new();
     fleet.ends(0, &["apply", "--partial", "--yes"]);

@@ -201,6 +201,15 @@ fn keys_and_certificates_change_by_applies_and_only_by_them() {
             .unwrap();
     assert!(!before.contains(&serde_json::to_string(&after["identity"]["key"]).unwrap()));
     assert_eq!(after["identity"]["revoked"].as_array().unwrap().len(), 1);
+
+    // who goes back to what ran before lets nobody in again who was let go since, and nobody out who came
+    fleet.ends(0, &["rollback", "--yes"]);
+    let back: Value =
+        serde_json::from_str(&fs::read_to_string(fleet.desk.path("root/current/secrets.json")).unwrap())
+            .unwrap();
+    assert_eq!((&back["identity"], &back["keys"]), (&after["identity"], &after["keys"]));
+    assert_eq!(fleet.asks(&authority, NAME, phone.trim()), Some(401));
+    assert_eq!(fleet.asks(&authority, NAME, other.trim()), Some(200));
     fleet.apply(&["--new-ca"]);
     let founded = fleet.authority();
     assert_ne!(founded, authority);

@@ -47,12 +47,6 @@ pub(crate) async fn run(verb: &Rollback, global: &Global, environment: &Environm
     live.end(report.is_complete(), clock::unix_seconds());
     let report = apply::with_failures(report, failures);
     output::report(&report, Deed::RollBack, global, environment)?;
-    let has_revoked = fleet.safe()?.certificates().is_some_and(|made| !made.revoked().is_empty());
-    if has_revoked && !global.json {
-        output::say(
-            "Keys and the list of revoked hosts are that generation's, too: `bramble apply` brings today's.",
-        );
-    }
     Ok(apply::exit_of(&report))
 }
 

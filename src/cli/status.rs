@@ -87,6 +87,10 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
             snapshot = next => snapshot,
             _ = &mut interrupted => return Ok(Exit::Interrupted),
         };
+        if safe.is_outdated()? {
+            // what a host that was revoked meanwhile told is not shown, and it is not asked again
+            return Box::pin(run(verb, global, environment)).await;
+        }
         if global.json {
             output::json_line(&snapshot)?;
         } else {

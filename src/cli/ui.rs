@@ -1,4 +1,6 @@
 use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
@@ -12,10 +14,13 @@ use crate::keys::Safe;
 use crate::plan::door_tls;
 use crate::ui;
 
-/// Shows the fleet in a browser, until it is interrupted.
+/// How often it is looked whether the page may go on asking.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Shows the fleet in a browser, until it is interrupted, or a host was revoked that it would ask.
 pub(crate) async fn run(verb: &Ui, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
     let manifest = fleet::load(&global.file)?;
-    let safe = Safe::open(&environment.state, &manifest.fleet)?;
+    let safe = Arc::new(Safe::open(&environment.state, &manifest.fleet)?);
     let keys = safe.needed_keys()?;
     let serve = (manifest.serve.port, door_tls(&manifest));
     let addresses = manifest.hosts.iter().filter_map(|(host, spec)| Some((host, spec.via.address()?)));
@@ -46,9 +51,22 @@ pub(crate) async fn run(verb: &Ui, global: &Global, environment: &Environment) -
     }
     // heard from before the first link is there
     let mut interrupts = signal(SignalKind::interrupt()).context("cannot wait for Ctrl-C")?;
+    let held = Arc::clone(&safe);
     let end = async move {
-        interrupts.recv().await;
+        let outdated = async {
+            while matches!(held.is_outdated(), Ok(false)) {
+                tokio::time::sleep(LOOK).await;
+            }
+        };
+        tokio::select! {
+            _ = interrupts.recv() => {}
+            () = outdated => {}
+        }
     };
     ui::serve(listener, shown, invite, end).await.context("cannot serve the page")?;
+    anyhow::ensure!(
+        !safe.is_outdated()?,
+        "a host was revoked or readmitted, or the fleet has other keys now: run `bramble ui` again"
+    );
     Ok(Exit::Done)
 }

@@ -129,7 +129,8 @@ pub async fn activate(
     activate_with(layout, supervisor, request, &|_| Ok(())).await
 }
 
-/// Brings an earlier generation into force, as an activation does.
+/// Brings an earlier generation into force, as an activation does. Of its secrets, those of today are kept: a key or a host that
+/// was revoked meanwhile does not come in again.
 pub async fn rollback(
     layout: &Layout,
     lease: u64,
@@ -143,7 +144,21 @@ pub async fn rollback(
     };
     let RollbackRequest { deadline_seconds, probe, .. } = request.clone();
     let request = ActivateRequest { generation, deadline_seconds, probe };
+    keep_secrets_of_today(layout, generation)?;
     activate_with(layout, supervisor, &request, &|_| Ok(())).await
+}
+
+/// Gives an earlier generation the secrets of the one in force, where these can be read.
+fn keep_secrets_of_today(layout: &Layout, earlier: Generation) -> Result<(), Error> {
+    let target = Stand::read(layout, earlier)?;
+    let now = Stand::current(layout).ok().flatten();
+    let Some(today) = now.and_then(|now| now.secrets) else { return Ok(()) };
+    let secrets = target.secrets.clone().unwrap_or_default().brought_up_to(&today);
+    if target.secrets.as_ref() == Some(&secrets) {
+        return Ok(());
+    }
+    let path = Layout::secrets(&layout.generation(earlier));
+    files::write(&path, &files::json("the secrets", &secrets)?, 0o600)
 }
 
 /// Starts services of the generation in force anew, and proves that they work.

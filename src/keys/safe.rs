@@ -55,6 +55,18 @@ impl Safe {
         })
     }
 
+    /// Returns whether somebody on this machine has since revoked or readmitted a host, or has founded another authority or other
+    /// keys: what goes on with these asks whom it should not.
+    pub fn is_outdated(&self) -> Result<bool, Error> {
+        fn trusted(safe: &Safe) -> impl PartialEq {
+            let made = safe.certificates();
+            let list = made.map(|made| (made.revoked(), made.barred(), made.authority().certificate()));
+            (list, safe.keys().map(FleetKeys::operator_key))
+        }
+        let now = Self::open(&self.state, &self.fleet)?;
+        Ok(trusted(self) != trusted(&now))
+    }
+
     /// Returns the folder of this fleet on this machine.
     pub fn folder(&self) -> PathBuf {
         FleetKeys::path(&self.state, &self.fleet).with_file_name("")

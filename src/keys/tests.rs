@@ -290,3 +290,28 @@ fn keys_that_were_kept_before_there_were_certificates_are_read_as_they_were() {
     assert_eq!(sent["keys"][2], kept["clients"][0]);
     assert!(sent.get("identity").is_none());
 }
+
+#[test]
+fn who_holds_what_was_trusted_before_somebody_was_revoked_is_told() {
+    let (dir, _) = applied(DoorTls::Fleet);
+    let held = open(&dir);
+    // an apply and another client change nothing of whom this machine asks
+    open(&dir).complete(&[host("kitchen"), host("attic")], DoorTls::Fleet, NOW).unwrap();
+    open(&dir).change_keys(|keys| keys.add("phone", vec![Scope::Infer], Limits::default())).unwrap();
+    assert!(!held.is_outdated().unwrap());
+    open(&dir).revoke(&host("shed")).unwrap();
+    assert!(held.is_outdated().unwrap());
+    let held = open(&dir);
+    assert!(!held.is_outdated().unwrap());
+    open(&dir).readmit(&host("shed")).unwrap();
+    assert!(held.is_outdated().unwrap());
+
+    let held = open(&dir);
+    let mut founding = open(&dir);
+    founding.found_anew();
+    founding.complete(&[host("kitchen")], DoorTls::Fleet, NOW).unwrap();
+    assert!(held.is_outdated().unwrap());
+    let held = open(&dir);
+    fs::remove_dir_all(dir.path().join("fleets/home")).unwrap();
+    assert!(held.is_outdated().unwrap());
+}

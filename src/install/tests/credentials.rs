@@ -43,3 +43,31 @@ async fn a_door_that_shall_listen_on_another_port_starts_anew() {
     let changes = host.done.lock().unwrap().last().cloned().unwrap();
     assert_eq!((changes.reload, changes.restart), (Vec::new(), vec![ROUTE.to_owned()]));
 }
+
+#[tokio::test]
+async fn who_goes_back_keeps_the_secrets_of_today() {
+    let host = Host::new();
+    for (number, key) in [(1, "old"), (2, "old"), (3, "new")] {
+        with_key(&host, number, key).await;
+    }
+    let back =
+        RollbackRequest { to: Some(Generation::FIRST), deadline_seconds: 3, probe: activation(1).probe };
+    assert!(rollback(&host.layout, LEASE, &host, &back).await.unwrap().activated);
+    host.confirm(1).await;
+    let file = Layout::secrets(&host.layout.generation(Generation::FIRST));
+    let secrets: Secrets = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    assert_eq!(secrets.peer_key.as_str(), "new");
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    // the door has them already
+    let changes = host.done.lock().unwrap().last().cloned().unwrap();
+    assert_eq!((changes.reload, changes.restart), (vec![ROUTE.to_owned()], Vec::new()));
+
+    // what cannot be read takes nothing away
+    fs::write(&file, "{").unwrap();
+    let back = RollbackRequest { to: Some(Generation::new(2)), ..back };
+    assert!(rollback(&host.layout, LEASE, &host, &back).await.unwrap().activated);
+    assert_eq!(
+        Stand::read(&host.layout, Generation::new(2)).unwrap().secrets.unwrap().peer_key.as_str(),
+        "old"
+    );
+}

@@ -76,6 +76,11 @@ at_loft() {
 }
 [ "$(at_loft)" = 200 ] || die "the other host lets nobody in: $(at_loft)"
 
+# nor by a host that goes back to what it ran before that
+a 0 rollback loft --yes
+[ "$(by_the_card)" = 000 ] || die "a host that went back lets the card in: $(by_the_card)"
+[ "$(at_loft)" = 200 ] || die "a host that went back lets nobody in: $(at_loft)"
+
 # it is back: another certificate, by the same authority
 a 0 keys readmit attic
 a 2 plan --exit-code
