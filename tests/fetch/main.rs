@@ -13,6 +13,7 @@ mod links;
 mod say;
 mod sources;
 mod token;
+mod vouched;
 
 #[path = "../support/hub.rs"]
 mod hub;
