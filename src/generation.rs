@@ -386,22 +386,6 @@ impl Secrets {
         // texts, digests and lists of them always become JSON
         Digest::of(&Zeroizing::new(serde_json::to_vec(&own).unwrap_or_default()))
     }
-
-    /// Returns these secrets as a host that goes back to them shall have them, which has those of `today`: who comes in, who the
-    /// host is and whom nobody trusts any more are as today. What stays are keys of foreign servers that `today` knows nothing
-    /// of, and, where doors have begun or ceased to speak TLS since, how hosts know each other.
-    #[must_use]
-    pub fn brought_up_to(self, today: &Self) -> Self {
-        let mut foreign_keys = self.foreign_keys;
-        foreign_keys.extend(today.foreign_keys.clone());
-        if self.identity.is_some() == today.identity.is_some() {
-            return Self { foreign_keys, ..today.clone() };
-        }
-        let is_of_hosts = |entry: &&KeyEntry| entry.scopes.contains(&Scope::Peer);
-        let hosts = self.keys.iter().filter(is_of_hosts);
-        let clients = today.keys.iter().filter(|entry| !is_of_hosts(entry));
-        Self { keys: hosts.chain(clients).cloned().collect(), foreign_keys, ..self }
-    }
 }
 
 /// Who a host is, by certificate: one key for its door and for its requests to other hosts.
@@ -617,57 +601,5 @@ mod tests {
         assert_eq!(spec.kv, KvType::F16);
         let again = serde_json::to_value(EngineSpec { kv: KvType::Q8_0, ..spec }).expect("plain values");
         assert_eq!(again["kv"], "q8_0");
-    }
-
-    #[test]
-    fn secrets_of_before_are_those_of_today_but_for_what_today_knows_nothing_of() {
-        let entry = |id: &str, scope| KeyEntry {
-            id: id.to_owned(),
-            sha256: Digest::of(id.as_bytes()),
-            scopes: vec![scope],
-            limits: Limits::default(),
-        };
-        let foreign = |keys: &[(&str, &str)]| -> ForeignKeys {
-            keys.iter().map(|(name, key)| ((*name).to_owned(), (*key).to_owned().into())).collect()
-        };
-        let identity = |revoked: &[&str]| Identity {
-            revoked: revoked.iter().map(|key| Digest::of(key.as_bytes())).collect(),
-            ..Default::default()
-        };
-        let before = Secrets {
-            keys: vec![entry("hosts", Scope::Peer), entry("lost", Scope::Infer)],
-            peer_key: "hosts".to_owned().into(),
-            identity: None,
-            foreign_keys: foreign(&[("cloud", "old"), ("office", "gone")]),
-        };
-        let plain = Secrets {
-            keys: vec![entry("others", Scope::Peer), entry("phone", Scope::Infer)],
-            peer_key: "others".to_owned().into(),
-            identity: None,
-            foreign_keys: foreign(&[("cloud", "new")]),
-        };
-        let both = foreign(&[("cloud", "new"), ("office", "gone")]);
-        assert!(
-            before.clone().brought_up_to(&plain) == Secrets { foreign_keys: both.clone(), ..plain.clone() }
-        );
-
-        // the doors of before know no certificates: hosts by the key of before, clients by those of today
-        let trusted = Secrets {
-            keys: vec![entry("phone", Scope::Infer)],
-            peer_key: String::new().into(),
-            identity: Some(identity(&["card"])),
-            foreign_keys: foreign(&[("cloud", "new")]),
-        };
-        let keys = vec![entry("hosts", Scope::Peer), entry("phone", Scope::Infer)];
-        assert!(
-            before.clone().brought_up_to(&trusted) == Secrets { keys, foreign_keys: both, ..before.clone() }
-        );
-        // and those of today none: nobody comes in by the key of hosts where certificates are asked for
-        let back = trusted.clone().brought_up_to(&before);
-        assert!(back.identity == trusted.identity && back.peer_key.is_empty());
-        assert_eq!(back.keys, [entry("lost", Scope::Infer)]);
-
-        let later = Secrets { identity: Some(identity(&["card", "shed"])), ..trusted.clone() };
-        assert!(trusted.brought_up_to(&later).identity == later.identity);
     }
 }

@@ -82,6 +82,18 @@ fn what_can_be_done_of_a_plan_is_shown_kept_and_done() {
     fleet.ends(2, &["plan", "--partial", "--exit-code", "--out", "part.plan", "--html", "part.html"]);
     let page = fs::read_to_string(fleet.desk.path("part.html")).unwrap();
     assert!(page.contains("Left out, because of --partial: 1 problem."), "{page}");
+    // what root would do on a host follows from what it shall run, and is nobody's to write into a plan
+    let mut changed: Value =
+        serde_json::from_slice(&fs::read(fleet.desk.path("part.plan")).unwrap()).unwrap();
+    let unit = serde_json::json!({ "name": "bramble-route.service", "text": "[Service]\nExecStart=/bin/sh -c id\n" });
+    changed["hosts"][0]["units"].as_array_mut().unwrap().push(unit);
+    fs::write(fleet.desk.path("changed.plan"), changed.to_string()).unwrap();
+    let refused = fleet.ends(3, &["apply", "changed.plan", "--yes"]);
+    assert!(
+        refused.contains("the units of kitchen in this plan are not what this program writes"),
+        "{refused}"
+    );
+    assert!(!fleet.desk.path("root/current").exists());
     let applied = fleet.ends(0, &["apply", "part.plan"]);
     assert!(applied.contains("Applied: 1 host."), "{applied}");
     // and so is what an apply does by itself
@@ -247,6 +259,24 @@ fn who_looks_on_asks_no_host_that_was_revoked_meanwhile() {
         let lines = BufReader::new(looking.stdout.take().unwrap()).lines().map(Result::unwrap);
         (looking, lines)
     };
+    let mut talking = Command::new("script");
+    let line = format!("exec {} chat kitchen", env!("CARGO_BIN_EXE_bramble"));
+    let of_desk = fleet.desk.command(&[]);
+    talking.args(["-qec", &line, "/dev/null"]).env_clear().current_dir(fleet.desk.path("."));
+    talking.envs(of_desk.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("SHELL", "/bin/sh");
+    let mut talking = talking.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut typed, mut shown) = (talking.stdin.take().unwrap(), talking.stdout.take().unwrap());
+    let mut screen = Vec::new();
+    let mut wait_for = |wanted: &str| {
+        while !String::from_utf8_lossy(&screen).contains(wanted) {
+            let mut some = [0; 4096];
+            let count = shown.read(&mut some).unwrap();
+            assert!(count > 0, "{}", String::from_utf8_lossy(&screen));
+            screen.extend_from_slice(&some[..count]);
+        }
+    };
+    writeln!(typed, "Hello").unwrap();
+    wait_for("Yes.");
     let (ui, mut links) = begin(&["ui", "--port", "0", "--json"]);
     let (mut watching, mut looks) = begin(&["status", "--watch=1", "--json"]);
     let mut look = || serde_json::from_str::<Value>(&looks.next().unwrap()).unwrap()["hosts"][0].clone();
@@ -260,6 +290,9 @@ fn who_looks_on_asks_no_host_that_was_revoked_meanwhile() {
         said.contains("a host was revoked or readmitted") && said.contains("run `bramble ui` again"),
         "{said}"
     );
+    writeln!(typed, "And now?").unwrap();
+    wait_for("run `bramble chat` again");
+    assert_eq!(talking.wait().unwrap().code(), Some(1));
     let told = std::iter::repeat_with(look).take(5).find(|host| host["door"] != "open").unwrap();
     assert!(told.to_string().contains("bramble keys readmit kitchen"), "{told}");
     rustix::process::kill_process(rustix::process::Pid::from_child(&watching), rustix::process::Signal::INT)

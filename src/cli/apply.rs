@@ -190,7 +190,7 @@ pub(crate) fn exit_of(report: &Report) -> Exit {
     }
 }
 
-/// Reads a plan that was kept, and refuses one whose hosts have changed since.
+/// Reads a plan that was kept, and refuses one whose hosts have changed since, or whose units somebody has.
 fn saved(path: &Path, inventory: &Inventory) -> anyhow::Result<Plan> {
     anyhow::ensure!(
         path.extension().is_none_or(|extension| extension != "yaml"),
@@ -204,6 +204,12 @@ fn saved(path: &Path, inventory: &Inventory) -> anyhow::Result<Plan> {
     if plan.inventory != plan::fingerprint(inventory) {
         let why = "the hosts have changed since this plan was made: make a new one with `bramble plan --out`";
         return Err(Expected::Refused(why.to_owned()).into());
+    }
+    if let Some(host) = plan::with_other_units(&plan, inventory).first() {
+        let why = format!(
+            "the units of {host} in this plan are not what this program writes: another version has made it, or somebody has changed it; make a new one with `bramble plan --out`"
+        );
+        return Err(Expected::Refused(why).into());
     }
     Ok(plan)
 }

@@ -124,6 +124,7 @@ struct Talk<'a> {
     verb: &'a Chat,
     environment: &'a Environment,
     is_shown: bool,
+    safe: Safe,
     host: HostName,
     model: String,
     url: String,
@@ -165,6 +166,7 @@ impl<'a> Talk<'a> {
             key: keys.operator_key().to_owned().into(),
             client: door.client(CONNECT_PATIENCE, PATIENCE)?,
             messages: system.collect(),
+            safe,
             host,
         })
     }
@@ -188,6 +190,7 @@ impl<'a> Talk<'a> {
             if line.trim().is_empty() {
                 continue;
             }
+            doors::check_current(&self.safe, "chat")?;
             tokio::select! {
                 answered = self.ask(line.trim()) => {
                     if let Err(error) = answered {

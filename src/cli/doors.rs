@@ -29,3 +29,12 @@ pub(super) fn door(
     let certificate_ends = certificates.held(host).map(|held| held.ends);
     Ok(Door { url, tls: Some(config), certificate_ends })
 }
+
+/// Fails where a program that runs on would ask, with what it knows, whom it should not.
+pub(super) fn check_current(safe: &Safe, verb: &str) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !safe.is_outdated()?,
+        "a host was revoked or readmitted, or the fleet has other keys now: run `bramble {verb}` again"
+    );
+    Ok(())
+}

@@ -54,6 +54,8 @@ pub(crate) struct Fleet<'a> {
     pub(super) sudo: SudoPasswords,
     /// Whether plans take over hosts of other fleets.
     pub(crate) adopts: bool,
+    /// What was known of keys and hosts as this was opened, from which `barred` is.
+    safe: Safe,
     /// Hosts that somebody else may be by now, and as whom they were barred: nobody logs in there.
     barred: BTreeMap<HostName, HostName>,
 }
@@ -103,12 +105,14 @@ impl<'a> Fleet<'a> {
         let manifest = load(&global.file)?;
         let lock_path = Environment::lock_path(&global.file);
         let mut lock = lock(&lock_path, &manifest.fleet)?;
-        let barred = barred(&Safe::open(&environment.state, &manifest.fleet)?, &lock, &manifest);
+        let safe = Safe::open(&environment.state, &manifest.fleet)?;
+        let barred = barred(&safe, &lock, &manifest);
         forget_renamed(&mut lock, &manifest, &barred);
         let bundles = bundle::find(&environment.bundles)?;
         let is_new_host_key_accepted = login.accept_new_host_keys;
         let sudo = SudoPasswords::default();
         Ok(Self {
+            safe,
             barred,
             manifest,
             lock,
@@ -137,6 +141,7 @@ impl<'a> Fleet<'a> {
     pub(crate) fn bare(global: &Global, login: Login, environment: &'a Environment) -> anyhow::Result<Self> {
         let manifest = Manifest::without_hosts("home".parse()?);
         Ok(Self {
+            safe: Safe::open(&environment.state, &manifest.fleet)?,
             lock: Lock::new(manifest.fleet.clone()),
             lock_path: Environment::lock_path(&global.file),
             bundles: bundle::find(&environment.bundles)?,
@@ -366,6 +371,11 @@ impl<'a> Fleet<'a> {
     /// Returns what this machine keeps of the fleet's keys and certificates.
     pub(crate) fn safe(&self) -> anyhow::Result<Safe> {
         Ok(Safe::open(&self.environment.state, &self.manifest.fleet)?)
+    }
+
+    /// Returns the same as it was when this fleet was opened.
+    pub(crate) const fn opened_with(&self) -> &Safe {
+        &self.safe
     }
 
     /// Decides, and looks whether this machine has room for what has to be fetched and made.

@@ -52,8 +52,8 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
     if !verb.hosts.is_empty() {
         connections.retain(|host, _| verb.hosts.contains(host));
     }
-    let safe = fleet.safe()?;
-    let look = || look(verb, &fleet, &connections, &safe);
+    let safe = fleet.opened_with();
+    let look = || look(verb, &fleet, &connections, safe);
     let Some(seconds) = verb.watch else {
         let checked = if verb.verify { Some(verify(verb, &fleet).await?) } else { None };
         let seen = Seen { snapshot: look().await, checked };
@@ -81,16 +81,14 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
     loop {
         let next = async {
             rounds.tick().await;
-            look().await
+            // a host that was revoked meanwhile is not asked again
+            if safe.is_outdated()? { Ok(None) } else { anyhow::Ok(Some(look().await)) }
         };
         let snapshot = tokio::select! {
-            snapshot = next => snapshot,
+            snapshot = next => snapshot?,
             _ = &mut interrupted => return Ok(Exit::Interrupted),
         };
-        if safe.is_outdated()? {
-            // what a host that was revoked meanwhile told is not shown, and it is not asked again
-            return Box::pin(run(verb, global, environment)).await;
-        }
+        let Some(snapshot) = snapshot else { return Box::pin(run(verb, global, environment)).await };
         if global.json {
             output::json_line(&snapshot)?;
         } else {

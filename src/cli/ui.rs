@@ -64,9 +64,6 @@ pub(crate) async fn run(verb: &Ui, global: &Global, environment: &Environment) -
         }
     };
     ui::serve(listener, shown, invite, end).await.context("cannot serve the page")?;
-    anyhow::ensure!(
-        !safe.is_outdated()?,
-        "a host was revoked or readmitted, or the fleet has other keys now: run `bramble ui` again"
-    );
+    doors::check_current(&safe, "ui")?;
     Ok(Exit::Done)
 }

@@ -7,7 +7,9 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::lock::Lock;
 use super::record::Pending;
 use super::stand::{self, Stand};
-use super::{Arming, Changes, Error, Service, Supervisor, ask, files, guard, lay_out, process, record};
+use super::{
+    Arming, Changes, Error, Service, Supervisor, ask, files, guard, lay_out, process, record, trust,
+};
 use crate::causes::with_causes;
 use crate::clock;
 use crate::facts::{Measured, Receipt, ServiceState};
@@ -144,21 +146,10 @@ pub async fn rollback(
     };
     let RollbackRequest { deadline_seconds, probe, .. } = request.clone();
     let request = ActivateRequest { generation, deadline_seconds, probe };
-    keep_secrets_of_today(layout, generation)?;
-    activate_with(layout, supervisor, &request, &|_| Ok(())).await
-}
-
-/// Gives an earlier generation the secrets of the one in force, where these can be read.
-fn keep_secrets_of_today(layout: &Layout, earlier: Generation) -> Result<(), Error> {
-    let target = Stand::read(layout, earlier)?;
-    let now = Stand::current(layout).ok().flatten();
-    let Some(today) = now.and_then(|now| now.secrets) else { return Ok(()) };
-    let secrets = target.secrets.clone().unwrap_or_default().brought_up_to(&today);
-    if target.secrets.as_ref() == Some(&secrets) {
-        return Ok(());
+    if let Some(now) = Stand::current(layout).ok().flatten() {
+        trust::bring_up_to_date(layout, &Stand::read(layout, generation)?, &now)?;
     }
-    let path = Layout::secrets(&layout.generation(earlier));
-    files::write(&path, &files::json("the secrets", &secrets)?, 0o600)
+    activate_with(layout, supervisor, &request, &|_| Ok(())).await
 }
 
 /// Starts services of the generation in force anew, and proves that they work.
@@ -219,11 +210,15 @@ pub(super) async fn activate_with(
         Some(pending) => pending.previous,
         None => now.as_ref().map(|now| now.number),
     };
-    let previous = previous.map(|number| Stand::read(layout, number)).transpose()?;
+    let mut previous = previous.map(|number| Stand::read(layout, number)).transpose()?;
     for other in [&previous, &now].into_iter().flatten() {
         if other.is_of_user() != target.is_of_user() {
             return Err(Error::SupervisionChanged(target.number));
         }
+    }
+    if let Some(previous) = &mut previous {
+        trust::restrict(layout, previous, &target)?;
+        *previous = Stand::read(layout, previous.number)?;
     }
     let activation = Activation { layout, supervisor, request, hook, target, previous, now };
     activation.run().await

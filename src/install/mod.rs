@@ -31,6 +31,7 @@ mod stand;
 mod supervise;
 mod supervisor;
 mod systemd;
+mod trust;
 mod verb;
 mod verify;
 

@@ -38,6 +38,7 @@ mod measured;
 mod operators;
 mod prune;
 mod restart;
+mod trust;
 mod without_root;
 
 /// Contexts by which an engine of the fake supervisor is told to misbehave.

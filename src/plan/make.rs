@@ -7,15 +7,15 @@ use super::misfit::misfit;
 use super::notes::notes;
 use super::suit::{is_root, root, suit, supervision};
 use super::types::{Artifact, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped};
+use super::units::units;
 use super::wishes::Wishes;
 use super::{diff, waves};
 use crate::catalog::ModelFacts;
-use crate::facts::{HostFacts, Inventory, Supervision};
+use crate::facts::{HostFacts, Inventory};
 use crate::generation::{self, Bundle, Definition, Layout};
 use crate::ids::{Digest, Generation, HostName, ModelName};
 use crate::lock::Lock;
 use crate::manifest::{HostSpec, Manifest, Via};
-use crate::unit;
 use crate::units::Bytes;
 
 /// Everything that a plan is made from.
@@ -299,21 +299,9 @@ fn host_plan(
     let root = root(able.spec, able.facts);
     socket_fits(host, &root, &definition)?;
     let supervision = supervision(able.spec, able.facts);
-    let units = match supervision {
-        Supervision::Process => Vec::new(),
-        Supervision::Systemd { .. } | Supervision::SystemdUser { .. } => {
-            let chosen = choices.chosen.get(host).map(Vec::as_slice).unwrap_or_default();
-            let setting = unit::Setting {
-                supervision,
-                has_namespaces: able.facts.user_manager.as_ref().is_some_and(|own| own.has_namespaces),
-                has_render_group: able.facts.has_render_group,
-                has_memory_limits: able.facts.memory_cgroup.unwrap_or(false),
-                memory: chosen.iter().map(|chosen| (chosen.model.clone(), chosen.memory)).collect(),
-            };
-            unit::render(&definition, &Layout::new(&root), &setting)
-                .map_err(|error| format!("{host}: the units cannot be written: {error}"))?
-        }
-    };
+    let chosen = choices.chosen.get(host).map(Vec::as_slice).unwrap_or_default();
+    let units = units(&definition, &root, supervision, able.facts, chosen)
+        .map_err(|error| format!("{host}: the units cannot be written: {error}"))?;
     let reasons = diff::reasons(installed, &definition, inputs.secrets.get(host));
     // of what was lost with its program, the number is known
     let lost = able.facts.lost.filter(|_| installed.is_none());
@@ -332,7 +320,7 @@ fn host_plan(
         units,
         memory: able.facts.memory.total,
         room: choices.rooms.get(host).copied().unwrap_or(Bytes::ZERO),
-        choices: choices.chosen.get(host).cloned().unwrap_or_default(),
+        choices: chosen.to_vec(),
         reasons,
         notes: notes(able.spec, able.facts, able.bundle),
     })

@@ -16,6 +16,7 @@ mod notes;
 mod stay;
 mod suit;
 mod types;
+mod units;
 mod waves;
 mod wishes;
 
@@ -28,6 +29,7 @@ pub use suit::{is_root, no_bundle, root, stranger, suit};
 pub use types::{
     Action, Artifact, Chosen, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped, Step, Wave,
 };
+pub use units::with_other_units;
 
 #[cfg(test)]
 mod bad_tests;

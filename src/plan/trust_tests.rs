@@ -1,4 +1,5 @@
 use super::testing::{Fleet, MANIFEST, name};
+use super::{Plan, with_other_units};
 use crate::generation::{DoorTls, UpstreamKind};
 use crate::ids::Digest;
 
@@ -40,4 +41,29 @@ fn doors_with_certificates_are_asked_over_https() {
         !urls.is_empty() && urls.iter().all(|url| url.starts_with("https://") && url.ends_with(":8443")),
         "{urls:?}"
     );
+}
+
+#[test]
+fn units_that_somebody_has_written_into_a_plan_are_found() {
+    let mut fleet = Fleet::new();
+    fleet.facts("shed").memory_cgroup = Some(true);
+    let plan = fleet.plan();
+    let kept: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+    assert_eq!(kept.hosts[0].host, name("attic"));
+    assert!(!kept.hosts[0].units.is_empty());
+    assert_eq!(with_other_units(&kept, &fleet.inventory), Vec::<&crate::ids::HostName>::new());
+    let changed = |change: fn(&mut Plan)| {
+        let mut changed = kept.clone();
+        change(&mut changed);
+        with_other_units(&changed, &fleet.inventory).into_iter().cloned().collect::<Vec<_>>()
+    };
+    let with_a_command =
+        |plan: &mut Plan| plan.hosts[0].units[0].text.push_str("ExecStartPre=+/bin/sh -c id\n");
+    assert_eq!(changed(with_a_command), [name("attic")]);
+    assert_eq!(changed(|plan| plan.hosts[0].units[0].name = "cron.service".to_owned()), [name("attic")]);
+    assert_eq!(changed(|plan| drop(plan.hosts[0].units.pop())), [name("attic")]);
+    assert_eq!(changed(|plan| plan.hosts[0].host = "nobody".parse().unwrap()), [name("nobody")]);
+    // a boot without the memory group is another host than the one that was planned for
+    fleet.facts("shed").memory_cgroup = Some(false);
+    assert_eq!(with_other_units(&kept, &fleet.inventory), [&name("shed")]);
 }
