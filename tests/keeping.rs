@@ -90,7 +90,7 @@ fn what_can_be_done_of_a_plan_is_shown_kept_and_done() {
     fs::write(fleet.desk.path("changed.plan"), changed.to_string()).unwrap();
     let refused = fleet.ends(3, &["apply", "changed.plan", "--yes"]);
     assert!(
-        refused.contains("the units of kitchen in this plan are not what this program writes"),
+        refused.contains("what this plan says of kitchen does not follow from the manifest"),
         "{refused}"
     );
     assert!(!fleet.desk.path("root/current").exists());

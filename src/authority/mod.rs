@@ -16,7 +16,7 @@ mod trust;
 
 pub use issue::{Authority, Certified, RENEWAL};
 pub use tls::{door, visit};
-pub use trust::{Member, Refusal, Trust, Usage};
+pub use trust::{Member, Refusal, Trust, Usage, key_of};
 
 use crate::ids::{FleetName, HostName};
 

@@ -13,6 +13,14 @@ use crate::ids::{Digest, FleetName, HostName};
 /// The signatures that an authority of ours makes.
 const SIGNATURES: &[&dyn SignatureVerificationAlgorithm] = &[webpki::ring::ECDSA_P256_SHA256];
 
+/// Returns the SHA-256 of the public key of a certificate in PEM: by that it is revoked.
+pub fn key_of(certificate: &str) -> Result<Digest, Error> {
+    let pem = |source| Error::Pem { what: "the host's certificate", source };
+    let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(pem)?;
+    let certificate = EndEntityCert::try_from(&certificate).map_err(Error::Anchor)?;
+    Ok(Digest::of(&certificate.subject_public_key_info()))
+}
+
 /// Who belongs to a fleet.
 #[derive(Debug)]
 pub struct Trust {

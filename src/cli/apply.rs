@@ -37,7 +37,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     }
     let (plan, inventory) = if let Some(path) = &verb.plan {
         let inventory = fleet.inventory(&connections).await;
-        let plan = saved(path, &inventory)?;
+        let plan = saved(path, &fleet.manifest, &inventory)?;
         if plan.manifest.is_some_and(|digest| digest != plan::manifest_digest(&fleet.manifest)) {
             output::say(
                 "The manifest has changed since this plan was made: the plan is carried out as it is.",
@@ -190,8 +190,8 @@ pub(crate) fn exit_of(report: &Report) -> Exit {
     }
 }
 
-/// Reads a plan that was kept, and refuses one whose hosts have changed since, or whose units somebody has.
-fn saved(path: &Path, inventory: &Inventory) -> anyhow::Result<Plan> {
+/// Reads a plan that was kept, and refuses one whose hosts have changed since, or into which somebody has written.
+fn saved(path: &Path, manifest: &Manifest, inventory: &Inventory) -> anyhow::Result<Plan> {
     anyhow::ensure!(
         path.extension().is_none_or(|extension| extension != "yaml"),
         "{} is a manifest, not a plan: a manifest is named with -f",
@@ -205,9 +205,9 @@ fn saved(path: &Path, inventory: &Inventory) -> anyhow::Result<Plan> {
         let why = "the hosts have changed since this plan was made: make a new one with `bramble plan --out`";
         return Err(Expected::Refused(why.to_owned()).into());
     }
-    if let Some(host) = plan::with_other_units(&plan, inventory).first() {
+    if let Some(host) = plan::written_by_others(&plan, manifest, inventory).first() {
         let why = format!(
-            "the units of {host} in this plan are not what this program writes: another version has made it, or somebody has changed it; make a new one with `bramble plan --out`"
+            "what this plan says of {host} does not follow from the manifest: that has changed, another version has made the plan, or somebody has written into it; make a new one with `bramble plan --out`"
         );
         return Err(Expected::Refused(why).into());
     }

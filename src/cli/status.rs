@@ -46,6 +46,19 @@ impl Checked {
 
 /// Shows what the hosts run, and how they are.
 pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environment) -> anyhow::Result<Exit> {
+    loop {
+        if let Some(exit) = run_while_current(verb, global, environment).await? {
+            return Ok(exit);
+        }
+    }
+}
+
+/// Does so until hosts were revoked or keys changed meanwhile: then it ends with none, and its connections with it.
+async fn run_while_current(
+    verb: &Status,
+    global: &Global,
+    environment: &Environment,
+) -> anyhow::Result<Option<Exit>> {
     let fleet = Fleet::open(global, verb.login, environment)?;
     let mut connections = fleet.connections()?;
     fleet.check_logins(&verb.hosts)?;
@@ -67,11 +80,11 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
         }
         let is_sound = seen.checked.is_none_or(|checked| checked.is_sound());
         let is_well = !verb.exit_code || seen.snapshot.hosts.iter().all(HostStatus::is_well);
-        return Ok(match (is_sound, is_well) {
+        return Ok(Some(match (is_sound, is_well) {
             (false, _) => Exit::Failed,
             (true, false) => Exit::Partly,
             (true, true) => Exit::Done,
-        });
+        }));
     };
     let mut rounds = tokio::time::interval(Duration::from_secs(seconds));
     // a look that took longer is not made up for
@@ -81,14 +94,15 @@ pub(crate) async fn run(verb: &Status, global: &Global, environment: &Environmen
     loop {
         let next = async {
             rounds.tick().await;
-            // a host that was revoked meanwhile is not asked again
-            if safe.is_outdated()? { Ok(None) } else { anyhow::Ok(Some(look().await)) }
+            // a host that was revoked meanwhile is not asked again, and what it told as it was is not shown
+            let snapshot = if safe.is_outdated()? { None } else { Some(look().await) };
+            anyhow::Ok(snapshot.filter(|_| !safe.is_outdated().unwrap_or(true)))
         };
         let snapshot = tokio::select! {
             snapshot = next => snapshot?,
-            _ = &mut interrupted => return Ok(Exit::Interrupted),
+            _ = &mut interrupted => return Ok(Some(Exit::Interrupted)),
         };
-        let Some(snapshot) = snapshot else { return Box::pin(run(verb, global, environment)).await };
+        let Some(snapshot) = snapshot else { return Ok(None) };
         if global.json {
             output::json_line(&snapshot)?;
         } else {

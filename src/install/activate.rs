@@ -210,15 +210,11 @@ pub(super) async fn activate_with(
         Some(pending) => pending.previous,
         None => now.as_ref().map(|now| now.number),
     };
-    let mut previous = previous.map(|number| Stand::read(layout, number)).transpose()?;
+    let previous = previous.map(|number| Stand::read(layout, number)).transpose()?;
     for other in [&previous, &now].into_iter().flatten() {
         if other.is_of_user() != target.is_of_user() {
             return Err(Error::SupervisionChanged(target.number));
         }
-    }
-    if let Some(previous) = &mut previous {
-        trust::restrict(layout, previous, &target)?;
-        *previous = Stand::read(layout, previous.number)?;
     }
     let activation = Activation { layout, supervisor, request, hook, target, previous, now };
     activation.run().await
@@ -289,6 +285,10 @@ impl Activation<'_> {
         // what runs on has them loaded, too
         self.target.have_loaded(layout, &self.target.services());
         (self.hook)(Moment::Switched)?;
+        // not before: what a door was given as it started is not what is written there, and it would not be started anew
+        if let Some(previous) = &self.previous {
+            trust::restrict(layout, previous, &self.target)?;
+        }
 
         let ready = self.wait_until_well(&self.target, started, end).await?;
         let measured = self.probe(&changes, &ready, end).await?;

@@ -1,12 +1,14 @@
 //! Whom a host trusts is of today, whatever generation it runs.
 //!
 //! A generation has secrets of its own, so that it comes into force as a whole. Two things are not its own: where somebody has
-//! a host go back, it does so with the keys and certificates of the generation in force; and before a new one comes in, the one
-//! that it may go back to by itself lets nobody in any more whom the new one does not. Neither crosses from one fleet to
-//! another. Where doors have begun or ceased to speak TLS in between, how hosts know each other is the generation's own.
+//! a host go back, it does so with the keys and certificates of the generation in force; and as a new one comes in, the one that
+//! the host may go back to by itself gets its clients' keys and what it has revoked, and keeps its certificate, with which it
+//! worked. Neither crosses from one fleet to another. Where doors have begun or ceased to speak TLS in between, how hosts know
+//! each other is the generation's own.
 
 use super::stand::Stand;
 use super::{Error, files};
+use crate::authority;
 use crate::generation::{
     Definition, ForeignKeys, KeyEntry, Layout, Scope, Secrets, UpstreamKind, UpstreamSpec,
 };
@@ -20,7 +22,7 @@ pub(super) fn bring_up_to_date(layout: &Layout, earlier: &Stand, now: &Stand) ->
     }
 }
 
-/// Takes from `previous` whom `next` lets in no more.
+/// Has `previous` let in whom `next` lets in, and trust nobody whom `next` does not.
 pub(super) fn restrict(layout: &Layout, previous: &Stand, next: &Stand) -> Result<(), Error> {
     match restricted(previous, next) {
         Some(secrets) => write(layout, previous, &secrets),
@@ -42,9 +44,7 @@ pub(super) fn brought_up_to_date(earlier: &Stand, now: &Stand) -> Option<Secrets
     let own = earlier.secrets.clone().unwrap_or_default();
     let foreign_keys = foreign_keys((then, &own), (today, secrets));
     if then.door.tls != today.door.tls {
-        let hosts = own.keys.iter().filter(|entry| is_of_hosts(entry));
-        let clients = secrets.keys.iter().filter(|entry| !is_of_hosts(entry));
-        return Some(Secrets { keys: hosts.chain(clients).cloned().collect(), foreign_keys, ..own });
+        return Some(Secrets { keys: clients_of(secrets, &own), foreign_keys, ..own });
     }
     let mut brought = Secrets { foreign_keys, ..secrets.clone() };
     if then.host != today.host {
@@ -58,20 +58,23 @@ pub(super) fn brought_up_to_date(earlier: &Stand, now: &Stand) -> Option<Secrets
 pub(super) fn restricted(previous: &Stand, next: &Stand) -> Option<Secrets> {
     let later = next.secrets.as_ref().filter(|_| previous.definition.fleet == next.definition.fleet)?;
     let mut secrets = previous.secrets.clone()?;
-    secrets
-        .keys
-        .retain(|entry| is_of_hosts(entry) || later.keys.iter().any(|kept| kept.sha256 == entry.sha256));
+    secrets.keys = clients_of(later, &secrets);
     revoke(&mut secrets, later);
     Some(secrets)
 }
 
-/// Has `secrets` trust nobody whom `later` does not, where both trust the same authority.
+/// Has `secrets` trust nobody whom `later` does not. A host goes on as who it is, whatever others think of that.
 fn revoke(secrets: &mut Secrets, later: &Secrets) {
-    if let (Some(own), Some(later)) = (&mut secrets.identity, &later.identity)
-        && own.authority == later.authority
-    {
-        own.revoked.extend(&later.revoked);
+    if let (Some(own), Some(later)) = (&mut secrets.identity, &later.identity) {
+        let itself = authority::key_of(&own.certificate).ok();
+        own.revoked.extend(later.revoked.iter().filter(|key| Some(**key) != itself));
     }
+}
+
+/// Returns the keys of the clients of `today`, and those of the hosts of `own`.
+fn clients_of(today: &Secrets, own: &Secrets) -> Vec<KeyEntry> {
+    let hosts = own.keys.iter().filter(|entry| is_of_hosts(entry));
+    hosts.chain(today.keys.iter().filter(|entry| !is_of_hosts(entry))).cloned().collect()
 }
 
 fn is_of_hosts(entry: &KeyEntry) -> bool {

@@ -115,6 +115,11 @@ impl Certificates {
         self.barred.extend(hosts);
     }
 
+    /// Refuses keys, each of the host that had it.
+    pub(super) fn refuse(&mut self, keys: BTreeMap<Digest, HostName>) {
+        self.revoked.extend(keys);
+    }
+
     /// Has a host get a certificate again.
     pub(super) fn readmit(&mut self, host: &HostName) {
         self.barred.remove(host);

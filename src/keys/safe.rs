@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,8 +30,9 @@ pub struct Safe {
     kept: (Option<FleetKeys>, Option<Certificates>),
     /// Whether the authority shall be another from now on, and everything that it has signed with it.
     is_founded_anew: bool,
-    /// The hosts that were barred under an authority that shall be another.
+    /// The hosts that were barred, and the keys that were revoked, under an authority that shall be another.
     barred_before: BTreeSet<HostName>,
+    revoked_before: BTreeMap<Digest, HostName>,
 }
 
 /// Reads what is on the disk.
@@ -52,6 +53,7 @@ impl Safe {
             fleet: fleet.clone(),
             is_founded_anew: false,
             barred_before: BTreeSet::new(),
+            revoked_before: BTreeMap::new(),
         })
     }
 
@@ -187,6 +189,8 @@ impl Safe {
     /// Has the next [`Self::complete`] make another authority: what the one before has signed is worth nothing then.
     pub fn found_anew(&mut self) {
         self.barred_before = self.barred();
+        // a host that goes back to the authority of before trusts none of them either
+        self.revoked_before = self.certificates().map(|made| made.revoked().clone()).unwrap_or_default();
         self.certificates = None;
         self.is_founded_anew = true;
     }
@@ -238,6 +242,7 @@ impl Safe {
                 None => Certificates::new(&self.fleet, now)?,
             };
             certificates.bar(std::mem::take(&mut self.barred_before));
+            certificates.refuse(std::mem::take(&mut self.revoked_before));
             for host in hosts {
                 certificates.certify(host, now)?;
             }

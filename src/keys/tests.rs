@@ -169,6 +169,7 @@ fn a_host_that_is_revoked_takes_all_its_keys_with_it() {
         safe.complete(&[host("shed")], DoorTls::Fleet, later).unwrap();
         let kept = open(&dir);
         assert_eq!((kept.certificates().unwrap().held(&host("shed")), kept.barred()), (None, safe.barred()));
+        assert!(kept.certificates().unwrap().revoked().keys().eq(&revoked));
     }
     // who has read it before does not write over that
     let mut late = open(&dir);

@@ -204,7 +204,7 @@ fn hop_to_engine(upstream: &str, model: &ModelName, engine: &EngineSpec) -> Hop 
     }
 }
 
-fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
+pub(super) fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
     if name == LOCAL {
         return Some(UpstreamKind::Local);
     }

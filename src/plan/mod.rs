@@ -29,7 +29,7 @@ pub use suit::{is_root, no_bundle, root, stranger, suit};
 pub use types::{
     Action, Artifact, Chosen, FORMAT, HostPlan, Plan, PlannedHost, Problem, Skipped, Step, Wave,
 };
-pub use units::with_other_units;
+pub use units::written_by_others;
 
 #[cfg(test)]
 mod bad_tests;

@@ -1,5 +1,6 @@
 use super::testing::{Fleet, MANIFEST, name};
-use super::{Plan, with_other_units};
+use super::{HostPlan, Plan, written_by_others};
+use crate::facts::Supervision;
 use crate::generation::{DoorTls, UpstreamKind};
 use crate::ids::Digest;
 
@@ -44,26 +45,42 @@ fn doors_with_certificates_are_asked_over_https() {
 }
 
 #[test]
-fn units_that_somebody_has_written_into_a_plan_are_found() {
+fn what_somebody_has_written_into_a_plan_is_found() {
     let mut fleet = Fleet::new();
     fleet.facts("shed").memory_cgroup = Some(true);
-    let plan = fleet.plan();
-    let kept: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
-    assert_eq!(kept.hosts[0].host, name("attic"));
-    assert!(!kept.hosts[0].units.is_empty());
-    assert_eq!(with_other_units(&kept, &fleet.inventory), Vec::<&crate::ids::HostName>::new());
-    let changed = |change: fn(&mut Plan)| {
-        let mut changed = kept.clone();
-        change(&mut changed);
-        with_other_units(&changed, &fleet.inventory).into_iter().cloned().collect::<Vec<_>>()
+    let kept: Plan = serde_json::from_str(&serde_json::to_string(&fleet.plan()).unwrap()).unwrap();
+    let found = |fleet: &Fleet, plan: &Plan| -> Vec<String> {
+        let hosts = written_by_others(plan, &fleet.manifest, &fleet.inventory);
+        hosts.into_iter().map(ToString::to_string).collect()
     };
-    let with_a_command =
-        |plan: &mut Plan| plan.hosts[0].units[0].text.push_str("ExecStartPre=+/bin/sh -c id\n");
-    assert_eq!(changed(with_a_command), [name("attic")]);
-    assert_eq!(changed(|plan| plan.hosts[0].units[0].name = "cron.service".to_owned()), [name("attic")]);
-    assert_eq!(changed(|plan| drop(plan.hosts[0].units.pop())), [name("attic")]);
-    assert_eq!(changed(|plan| plan.hosts[0].host = "nobody".parse().unwrap()), [name("nobody")]);
+    assert_eq!(found(&fleet, &kept), Vec::<String>::new());
+    let changes: [fn(&mut HostPlan); 11] = [
+        |host| host.units[0].text.push_str("ExecStartPre=+/bin/sh -c id\n"),
+        |host| host.units[0].name = "cron.service".to_owned(),
+        |host| drop(host.units.pop()),
+        |host| (host.supervision, host.units) = (Supervision::Process, Vec::new()),
+        |host| host.supervision = Supervision::SystemdUser { version: 252 },
+        |host| host.is_root = !host.is_root,
+        |host| host.root = "/tmp/bramble".to_owned(),
+        |host| host.definition.fleet = "another".parse().unwrap(),
+        |host| host.definition.host = "another".parse().unwrap(),
+        |host| host.definition.door.port += 1,
+        |host| {
+            let url = "http://elsewhere.example:1".to_owned();
+            let mut known = host.definition.door.upstreams.iter_mut();
+            known.find(|known| known.kind != UpstreamKind::Local).unwrap().kind = UpstreamKind::Host { url };
+        },
+    ];
+    for (at, change) in changes.iter().enumerate() {
+        let mut other = kept.clone();
+        assert_eq!(other.hosts[0].host, name("attic"));
+        change(&mut other.hosts[0]);
+        assert_eq!(found(&fleet, &other), ["attic"], "change {at}");
+    }
+    let mut other = kept.clone();
+    other.hosts[0].host = name("nobody");
+    assert_eq!(found(&fleet, &other), ["nobody"]);
     // a boot without the memory group is another host than the one that was planned for
     fleet.facts("shed").memory_cgroup = Some(false);
-    assert_eq!(with_other_units(&kept, &fleet.inventory), [&name("shed")]);
+    assert_eq!(found(&fleet, &kept), ["shed"]);
 }
