@@ -63,18 +63,28 @@ if [ -n "${BRAMBLE_LONG:-}" ]; then
     bad_program "$work/mute"
 fi
 
-# a unit that systemd does not take, and one that it takes and that starts nothing
+# units follow from what a host shall run, and a plan into which other ones were written is refused
 attic 960
-bad_unit() { # FROM TO
-    a 0 plan --out attic/good.json
-    jq --arg from "$1" --arg to "$2" '(.hosts[].units[] | select(.name == "bramble-engine-chat.service").text) |=
-        sub($from; $to)' attic/good.json >attic/bad.json
-    a 1 apply attic/bad.json
+a 0 plan --out attic/good.json
+jq '(.hosts[].units[] | select(.name == "bramble-engine-chat.service").text) |= sub("ExecStart=/"; "ExecStart=+/")' attic/good.json >attic/bad.json
+a 3 apply attic/bad.json
+says "what this plan says of attic does not follow from the manifest"
+still_serves
+
+# a unit that systemd does not take, and one that it takes and that starts nothing: here somebody on the host writes to them
+bad_unit() { # SED
+    on attic 'cat >/usr/local/bin/systemd-analyze && chmod +x /usr/local/bin/systemd-analyze' <<END
+#!/bin/sh
+sed -i '$1' /var/lib/bramble/generations/.new-*/units/bramble-engine-chat.service
+exec /usr/bin/systemd-analyze "\$@"
+END
+    a 1 apply --yes
+    on attic rm /usr/local/bin/systemd-analyze
 }
-bad_unit 'ExecStart=/' 'ExecStart=bad/'
+bad_unit 's,ExecStart=/,ExecStart=bad/,'
 says "bramble-engine-chat.service"
 still_serves
-bad_unit '--model chat' '--model chap'
+bad_unit 's,--model chat,--model chap,'
 says "went back to generation 1"
 still_serves
 
