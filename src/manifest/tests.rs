@@ -145,7 +145,7 @@ fn aliases_tags_and_depth_are_bounded() {
     check(
         "bramble: 1",
         "bramble: !!int 1",
-        "1:10 Syntax: tags are not read: tag:yaml.org,2002:!int | leave it out",
+        "1:10 Syntax: tags are not read: `tag:yaml.org,2002:!int` | leave it out",
     );
     let deep = faults(&"[".repeat(100_000));
     assert_eq!(deep, ["1:256 Syntax: nested deeper than 64 levels | a manifest needs five"]);
@@ -180,6 +180,13 @@ fn what_a_line_holds_cannot_rewrite_the_terminal() {
     let shown = parse("f\u{1b}.yaml", &text).expect_err("faults").to_string();
     assert!(!shown.chars().any(|c| c.is_control() && c != '\n'), "{shown:?}");
     assert!(!shown.contains('\u{202e}'));
+    // nor what is spelt otherwise there, as tags may
+    let text = GOOD.replace("bramble: 1", "bramble: !a%1b%5b2J%07 1");
+    let shown = parse("fleet.yaml", &text).expect_err("a tag").to_string();
+    assert!(
+        shown.contains("tags are not read: `!a") && !shown.chars().any(|c| c.is_control() && c != '\n'),
+        "{shown:?}"
+    );
 }
 
 #[test]

@@ -158,7 +158,11 @@ impl Builder<'_> {
             let done = match event {
                 Event::Scalar(text, style, _, tag) => {
                     if let Some(tag) = tag {
-                        return self.refuse(span, format!("tags are not read: {tag}"), "leave it out");
+                        return self.refuse(
+                            span,
+                            format!("tags are not read: {}", quoted(&tag.to_string())),
+                            "leave it out",
+                        );
                     }
                     Some(self.scalar(&text, style, span))
                 }

@@ -119,7 +119,7 @@ impl Problems {
     /// Looks up the places of `problems` in `text`.
     pub(crate) fn new(file: &str, text: &str, mut problems: Vec<Problem>, count: usize) -> Self {
         problems.sort_by_key(|problem| problem.span);
-        let problems = problems.into_iter().map(|problem| place(text, problem)).collect();
+        let problems = problems.iter().map(|problem| place(text, problem)).collect();
         Self { file: clean(file), count, problems }
     }
 
@@ -185,7 +185,7 @@ pub(super) fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     (line, column)
 }
 
-fn place(text: &str, problem: Problem) -> Place {
+fn place(text: &str, problem: &Problem) -> Place {
     let (line, column) = line_and_column(text, problem.span.start);
     let start = text.floor_char_boundary(problem.span.start);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
@@ -211,8 +211,9 @@ fn place(text: &str, problem: Problem) -> Place {
     let excerpt: String = excerpt.into_iter().chain(is_cut.then_some('…')).collect();
     Place {
         kind: problem.kind,
-        message: problem.message,
-        help: problem.help,
+        // words of the file stand in it, and not always as they are written there
+        message: clean_lines(&problem.message),
+        help: problem.help.as_deref().map(clean_lines),
         line,
         column,
         span: problem.span,
@@ -235,4 +236,9 @@ fn visible(c: char) -> char {
 /// Returns `text` without what could rewrite a terminal.
 pub(super) fn clean(text: &str) -> String {
     text.chars().map(visible).collect()
+}
+
+/// Does so for a text of several lines.
+fn clean_lines(text: &str) -> String {
+    text.chars().map(|c| if c == '\n' { c } else { visible(c) }).collect()
 }
