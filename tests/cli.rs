@@ -19,8 +19,11 @@ use serde_json::{Value, json};
 
 #[path = "support/desk.rs"]
 mod desk;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 use desk::Desk;
+use terminal::on_terminal;
 
 struct Ended {
     code: Option<i32>,
@@ -337,17 +340,6 @@ fn shells_complete_every_verb_and_the_manual_has_a_page_for_each() {
     let pages = fs::read_dir(desk.path("pages/man1")).unwrap().count();
     assert_eq!(told["pages"].as_array().map(Vec::len), Some(pages));
     desk.run(&["man", "fleet.yaml/x"]).with(1).complains("cannot make the folder");
-}
-
-/// Returns a command that runs the program on a terminal of its own, whose keys are its standard input.
-fn on_terminal(desk: &Desk, arguments: &str) -> Command {
-    let mut command = Command::new("script");
-    let line = format!("exec {} {arguments}", env!("CARGO_BIN_EXE_bramble"));
-    command.args(["-qec", &line, "/dev/null"]).env_clear().current_dir(desk.path("."));
-    let of_desk = desk.command(&[]);
-    command.envs(of_desk.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    command.env("TERM", "xterm").env("SHELL", "/bin/sh").stdin(Stdio::null());
-    command
 }
 
 #[test]

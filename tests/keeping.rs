@@ -23,9 +23,12 @@ mod disk;
 mod model;
 #[path = "support/stub.rs"]
 mod stub;
+#[path = "support/terminal.rs"]
+mod terminal;
 
 use desk::Desk;
 use disk::Disk;
+use terminal::on_terminal;
 
 /// A fleet of one host, this machine, with a model that can be served and one that is nowhere.
 struct Fleet {
@@ -259,11 +262,7 @@ fn who_looks_on_asks_no_host_that_was_revoked_meanwhile() {
         let lines = BufReader::new(looking.stdout.take().unwrap()).lines().map(Result::unwrap);
         (looking, lines)
     };
-    let mut talking = Command::new("script");
-    let line = format!("exec {} chat kitchen", env!("CARGO_BIN_EXE_bramble"));
-    let of_desk = fleet.desk.command(&[]);
-    talking.args(["-qec", &line, "/dev/null"]).env_clear().current_dir(fleet.desk.path("."));
-    talking.envs(of_desk.get_envs().filter_map(|(name, value)| Some((name, value?)))).env("SHELL", "/bin/sh");
+    let mut talking = on_terminal(&fleet.desk, "chat kitchen");
     let mut talking = talking.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut typed, mut shown) = (talking.stdin.take().unwrap(), talking.stdout.take().unwrap());
     let mut screen = Vec::new();
