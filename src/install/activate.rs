@@ -287,7 +287,7 @@ impl Activation<'_> {
         (self.hook)(Moment::Switched)?;
         // not before: what a door was given as it started is not what is written there, and it would not be started anew
         if let Some(previous) = &self.previous {
-            trust::restrict(layout, previous, &self.target)?;
+            trust::admit_as(layout, previous, &self.target)?;
         }
 
         let ready = self.wait_until_well(&self.target, started, end).await?;

@@ -23,8 +23,8 @@ pub(super) fn bring_up_to_date(layout: &Layout, earlier: &Stand, now: &Stand) ->
 }
 
 /// Has `previous` let in whom `next` lets in, and trust nobody whom `next` does not.
-pub(super) fn restrict(layout: &Layout, previous: &Stand, next: &Stand) -> Result<(), Error> {
-    match restricted(previous, next) {
+pub(super) fn admit_as(layout: &Layout, previous: &Stand, next: &Stand) -> Result<(), Error> {
+    match admitting_as(previous, next) {
         Some(secrets) => write(layout, previous, &secrets),
         None => Ok(()),
     }
@@ -55,7 +55,7 @@ pub(super) fn brought_up_to_date(earlier: &Stand, now: &Stand) -> Option<Secrets
     Some(brought)
 }
 
-pub(super) fn restricted(previous: &Stand, next: &Stand) -> Option<Secrets> {
+pub(super) fn admitting_as(previous: &Stand, next: &Stand) -> Option<Secrets> {
     let later = next.secrets.as_ref().filter(|_| previous.definition.fleet == next.definition.fleet)?;
     let mut secrets = previous.secrets.clone()?;
     secrets.keys = clients_of(later, &secrets);

@@ -115,9 +115,10 @@ impl Certificates {
         self.barred.extend(hosts);
     }
 
-    /// Refuses keys, each of the host that had it.
-    pub(super) fn refuse(&mut self, keys: BTreeMap<Digest, HostName>) {
-        self.revoked.extend(keys);
+    /// Refuses the keys that `others` do, and bars the hosts.
+    pub(super) fn bar_as(&mut self, others: &Self) {
+        self.revoked.extend(others.revoked.clone());
+        self.bar(others.barred.clone());
     }
 
     /// Has a host get a certificate again.

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -30,9 +30,6 @@ pub struct Safe {
     kept: (Option<FleetKeys>, Option<Certificates>),
     /// Whether the authority shall be another from now on, and everything that it has signed with it.
     is_founded_anew: bool,
-    /// The hosts that were barred, and the keys that were revoked, under an authority that shall be another.
-    barred_before: BTreeSet<HostName>,
-    revoked_before: BTreeMap<Digest, HostName>,
 }
 
 /// Reads what is on the disk.
@@ -52,8 +49,6 @@ impl Safe {
             state: state.to_owned(),
             fleet: fleet.clone(),
             is_founded_anew: false,
-            barred_before: BTreeSet::new(),
-            revoked_before: BTreeMap::new(),
         })
     }
 
@@ -138,8 +133,8 @@ impl Safe {
 
     /// Returns the hosts that are barred.
     pub fn barred(&self) -> BTreeSet<HostName> {
-        let kept = self.certificates.as_ref().map(Certificates::barred).into_iter().flatten();
-        kept.chain(&self.barred_before).cloned().collect()
+        let made = self.certificates.as_ref().or(self.kept.1.as_ref());
+        made.map(|made| made.barred().clone()).unwrap_or_default()
     }
 
     /// Seals all of it behind a passphrase, for another machine.
@@ -188,9 +183,6 @@ impl Safe {
 
     /// Has the next [`Self::complete`] make another authority: what the one before has signed is worth nothing then.
     pub fn found_anew(&mut self) {
-        self.barred_before = self.barred();
-        // a host that goes back to the authority of before trusts none of them either
-        self.revoked_before = self.certificates().map(|made| made.revoked().clone()).unwrap_or_default();
         self.certificates = None;
         self.is_founded_anew = true;
     }
@@ -241,8 +233,10 @@ impl Safe {
                 Some(certificates) => certificates,
                 None => Certificates::new(&self.fleet, now)?,
             };
-            certificates.bar(std::mem::take(&mut self.barred_before));
-            certificates.refuse(std::mem::take(&mut self.revoked_before));
+            if let Some(before) = &self.kept.1 {
+                // also under another authority: a host may go back to the one of before
+                certificates.bar_as(before);
+            }
             for host in hosts {
                 certificates.certify(host, now)?;
             }

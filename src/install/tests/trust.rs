@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use super::super::trust::{brought_up_to_date, restricted};
+use super::super::trust::{admitting_as, brought_up_to_date};
 use super::*;
 use crate::authority::Authority;
 use crate::generation::{Identity, KeyEntry, Limits, Scope, UpstreamKind, UpstreamSpec};
@@ -57,7 +57,7 @@ fn who_goes_back_is_who_it_is_today_and_trusts_whom_it_trusts_today() {
     assert!(brought_up_to_date(&then, &Stand { secrets: None, ..today.clone() }).is_none());
     let mut strange = today.clone();
     strange.definition.fleet = "office".parse().unwrap();
-    assert!(brought_up_to_date(&then, &strange).is_none() && restricted(&then, &strange).is_none());
+    assert!(brought_up_to_date(&then, &strange).is_none() && admitting_as(&then, &strange).is_none());
 }
 
 #[test]
@@ -153,5 +153,5 @@ fn who_goes_back_to_a_certificate_that_was_revoked_since_is_itself_all_the_same(
     let previous = stand(&host, &[], own(&made.certificate, &[]));
     let card = Digest::of(b"card");
     let readmitted = stand(&host, &[], own("another", &[card, made.fingerprint]));
-    assert!(restricted(&previous, &readmitted).unwrap().identity == own(&made.certificate, &[card]));
+    assert!(admitting_as(&previous, &readmitted).unwrap().identity == own(&made.certificate, &[card]));
 }
