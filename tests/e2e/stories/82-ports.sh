@@ -40,31 +40,37 @@ for ((i = 0; i < 3; i++)); do
     [ "$(grep -vc ' ssh$' <(grep "^open ${addresses[i]} " "$work/after"))" = 1 ] || die "something beside the door listens on $host"
 done
 
-# in the middle of an apply that takes its time: receivers listen, and say nothing to those who are not in the transfer
+# In the middle of an apply that takes its time, one host has weights from the other: the receiver there listens, and says
+# nothing to those who are not in the transfer. Which of them gives depends on who joined first.
 edit 's/context: 1024 }/context: 1024, quant: Q5_1 }/'
 echo 'rollout: { bandwidth: { per_host: 0.5 MiB/s } }' >>fleet.yaml
 b apply --yes >"$work/applied" 2>&1 &
 applying=$!
-before=$(found "${addresses[0]}" "$work/after")
+beside() { comm -13 <(found "$2" "$work/after") <(listening "$1") | xargs; } # HOST ADDRESS: ports that were not open before
+takes() { # HOST ADDRESS: of the ports of another host, that at which this one has something from it
+    on "$1" ss -Hnt state established | awk -v from="$2" '{ split($4, peer, ":") } peer[1] == from && peer[2] != 8443 { print peer[2] }'
+}
 more=
-for _ in $(seq 600); do
-    more=$(comm -13 <(echo "$before") <(listening kitchen) | xargs)
-    if [ -n "$more" ] || [ ! -d /proc/$applying ]; then break; fi
-    read -rt 0.1 <> <(:) || true
+while [ -z "$more" ] && [ -d /proc/$applying ]; do
+    for pair in "kitchen shed ${addresses[0]}" "shed kitchen ${addresses[1]}"; do
+        read -r giver taker address <<<"$pair"
+        more=$(takes "$taker" "$address")
+        if [ -n "$more" ]; then break; fi
+    done
 done
-[ -n "$more" ] || die "no receiver listens on kitchen: $(cat "$work/applied")"
-knock during --ask "${more// /,}" "${addresses[0]}"
-now=$(listening kitchen)
-[ "$(comm -13 <(echo "$before") <(echo "$now") | xargs)" = "$more" ] || die "the receiver has ended: $(cat "$work/applied")"
-[ "$(found "${addresses[0]}" "$work/during")" = "$now" ] || die "kitchen listens on $(xargs <<<"$now")"
+[ -n "$more" ] || die "no host has weights from the other: $(tail -n 20 "$work/applied")"
+knock during --ask "$more" "$address"
+[ "$(beside "$giver" "$address")" = "$more" ] || die "the receiver has ended: $(tail -n 20 "$work/applied")"
+now=$(listening "$giver")
+[ "$(found "$address" "$work/during")" = "$now" ] || die "$giver listens on $(xargs <<<"$now")"
 # nobody listens for an operator who is gone
 stop_operator KILL $applying
 wait $applying || true
 for _ in $(seq 300); do
-    if [ "$(listening kitchen)" = "$before" ]; then break; fi
+    if [ -z "$(beside "$giver" "$address")" ]; then break; fi
     read -rt 0.2 <> <(:) || true
 done
-[ "$(listening kitchen)" = "$before" ] || die "the receiver listens still"
+[ -z "$(beside "$giver" "$address")" ] || die "the receiver listens still"
 tail -n 1 "$work/after"
 figure open_ports_without_key "$(sed -n 's/^open_ports_without_key = //p' "$work/after" "$work/during" | sort -n | tail -n 1)"
 restore_manifest
