@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::Error;
 use super::auth::{self, Visitor};
 use super::front;
+use super::guests::Guest;
 use super::health;
 use super::hold::{self, Places};
 use super::journey::Journey;
@@ -174,6 +175,9 @@ impl Door {
             reply.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return reply;
         };
+        if let Some(guest) = head.extensions.get::<Arc<Guest>>() {
+            guest.is_let_in();
+        }
         let (method, scopes, endpoint) = match path {
             "/v1/chat/completions" => (Method::POST, INFER, Some(Endpoint::Chat)),
             "/v1/completions" => (Method::POST, INFER, Some(Endpoint::Completions)),

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::door::Door;
 use super::flow::Flow;
+use super::guests::{Guest, Guests};
 use super::reply::{self, Reply};
 use super::state::DoorSide;
 use super::upstream;
@@ -77,7 +78,7 @@ const TLS_HANDSHAKE: u8 = 22;
 /// Where clients come in.
 pub(super) struct Gate {
     listener: TcpListener,
-    places: Arc<Semaphore>,
+    guests: Arc<Guests>,
     streams: Arc<Semaphore>,
     connections: TaskTracker,
     ending: Ending,
@@ -107,7 +108,7 @@ impl Gate {
     pub(super) fn new(listener: TcpListener) -> Self {
         Self {
             listener,
-            places: Arc::new(Semaphore::new(MOST_CONNECTIONS)),
+            guests: Arc::new(Guests::new(MOST_CONNECTIONS)),
             streams: Arc::new(Semaphore::new(MOST_STREAMS)),
             connections: TaskTracker::new(),
             ending: Ending::default(),
@@ -135,17 +136,27 @@ impl Gate {
         self.connections.wait().await;
     }
 
-    /// Waits for one client and lets it in. Dropping the future loses nobody.
+    /// Waits for one client and lets it in. Dropping the future loses nobody. Where all places are taken, one who has shown no
+    /// key goes for it; where all have, it waits.
     pub(super) async fn admit(&self, door: &Arc<Door>) {
-        // the semaphore is never closed
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
-        match self.listener.accept().await {
-            Ok((stream, _)) => {
+        let (place, accepted) = tokio::select! {
+            biased;
+            place = self.guests.place() => (place, self.listener.accept().await),
+            accepted = self.listener.accept(), if self.guests.has_strangers() => (None, accepted),
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                let Some(stay) = self.guests.seat(from.ip().to_canonical(), place) else {
+                    tracing::debug!("all who are here have shown a key meanwhile: nobody goes for one more");
+                    return;
+                };
                 let (door, streams) = (Arc::clone(door), Arc::clone(&self.streams));
                 let ending = self.ending.clone();
                 self.connections.spawn(async move {
-                    converse(&door, stream, streams, &ending).await;
-                    drop(place);
+                    tokio::select! {
+                        () = converse(&door, stream, stay.guest(), streams, &ending) => {}
+                        () = stay.ended() => tracing::debug!("one without a key went for another"),
+                    }
                 });
             }
             Err(error) => {
@@ -170,12 +181,19 @@ impl Gate {
     }
 }
 
-async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, ending: &Ending) {
+async fn converse(
+    door: &Arc<Door>,
+    stream: TcpStream,
+    guest: &Arc<Guest>,
+    streams: Arc<Semaphore>,
+    ending: &Ending,
+) {
+    let came = |over| Came { over, guest: Arc::clone(guest) };
     if let Err(error) = upstream::watch(&stream) {
         tracing::debug!(%error, "cannot watch a connection");
     }
     let Some(tls) = door.state().tls.clone() else {
-        return take_turns(door, stream, &Came::Plain, ending).await;
+        return take_turns(door, stream, &came(Over::Plain), ending).await;
     };
     let greeting = tokio::time::timeout(HANDSHAKE_PATIENCE, greet(&tls, stream));
     let greeted = tokio::select! {
@@ -194,7 +212,10 @@ async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, 
     let shown = session.peer_certificates().and_then(<[_]>::first);
     // what was shown has been verified in the handshake
     let member = shown.and_then(|shown| tls.trust.member(shown, Usage::Client).ok()).map(Arc::new);
-    let came = Came::Tls(member);
+    if member.is_some() {
+        guest.is_let_in();
+    }
+    let came = came(Over::Tls(member));
     if session.alpn_protocol() == Some(b"h2") {
         side_by_side(door, stream, &came, streams, ending).await;
     } else {
@@ -202,9 +223,16 @@ async fn converse(door: &Arc<Door>, stream: TcpStream, streams: Arc<Semaphore>, 
     }
 }
 
+/// Who came in, and how.
+#[derive(Clone)]
+pub(super) struct Came {
+    pub(super) over: Over,
+    pub(super) guest: Arc<Guest>,
+}
+
 /// How a connection came in.
 #[derive(Clone)]
-pub(super) enum Came {
+pub(super) enum Over {
     /// In plain HTTP.
     Plain,
     /// Over TLS, and as that host where it has proven to be one.
@@ -245,16 +273,17 @@ const HTTPS_MESSAGE: &str =
 
 /// Lets a request in, with who its connection has proven to be.
 async fn answer(door: &Door, came: &Came, mut request: Request<Incoming>) -> Result<Reply, Infallible> {
-    match came {
+    match &came.over {
         // the connection is from before the generation in force
-        Came::Plain if door.state().tls.is_some() => {
+        Over::Plain if door.state().tls.is_some() => {
             let mut refused = reply::refuse(StatusCode::BAD_REQUEST, HTTPS_REQUIRED, HTTPS_MESSAGE);
             refused.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             return Ok(refused);
         }
-        Came::Tls(Some(member)) => drop(request.extensions_mut().insert(Arc::clone(member))),
-        Came::Plain | Came::Tls(None) => {}
+        Over::Tls(Some(member)) => drop(request.extensions_mut().insert(Arc::clone(member))),
+        Over::Plain | Over::Tls(None) => {}
     }
+    request.extensions_mut().insert(Arc::clone(&came.guest));
     Ok(door.handle(request).await)
 }
 

@@ -23,6 +23,7 @@ mod flow;
 mod front;
 mod gate;
 mod gather;
+mod guests;
 mod health;
 mod heir;
 mod hold;

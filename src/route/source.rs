@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::policy::Reason;
 use super::upstream::Driven;
 use crate::openai::Progress;
-use crate::openai::sse::{self, DONE, Scanner};
+use crate::openai::sse::{self, DONE, MAX_EVENT, Scanner};
 
 /// Events held back while they say nothing yet. Servers send one that names the role,
 /// some a few more; one that sends many is passed on as it is.
@@ -106,6 +106,7 @@ impl Source {
             return Ok(opening);
         }
         let mut text: String = opening.held.iter().map(|event| text_of(&event.fields)).collect();
+        let mut bytes: usize = opening.held.iter().map(|event| event.data.len()).sum();
         loop {
             let again = text.trim_start().as_bytes();
             let length = again.len().min(said.len());
@@ -121,6 +122,10 @@ impl Source {
             match self.next_within(between_tokens, ends).await? {
                 Item::Preamble(event) | Item::Data(event) => {
                     text += &text_of(&event.fields);
+                    bytes += event.data.len();
+                    if bytes > MAX_EVENT {
+                        return Err(Reason::TooLarge);
+                    }
                     opening.held.push_back(event);
                 }
                 Item::Error(_, reason) => return Err(reason),

@@ -217,6 +217,18 @@ async fn a_server_that_says_the_answer_again_does_not_go_on_and_the_next_one_is_
         assert_eq!(house.universe.dialled(), dialled);
     }
 
+    // one that says nothing, at length, and does not end
+    let filled = event("c", &json!({"content": "", "x": "y".repeat(600_000)}), &Value::Null, None);
+    let house = House::with(&definition);
+    house.universe.on("local", [stream([say(own("a", SAID, 6))])]);
+    house
+        .universe
+        .on("gaming", [stream([say(filled.clone()), say(filled.clone()), say(filled), Beat::Hang])]);
+    house.universe.on("desk", [rest([say(own("b", "It was.", 9)), say(finish("b", 9)), say(DONE)])]);
+    let begun = Instant::now();
+    let told = ask(&house, &json!({})).await;
+    assert_eq!((told.text(), begun.elapsed()), (format!("{SAID}It was."), Duration::ZERO));
+
     let house = House::with(&allowing(&["gaming"]));
     house.universe.on("local", [stream([say(own("a", SAID, 6))])]);
     house.universe.on("gaming", [stream(again)]);

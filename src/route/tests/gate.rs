@@ -123,6 +123,30 @@ async fn a_head_without_end_is_refused() {
 }
 
 #[tokio::test]
+async fn who_shows_no_key_takes_the_place_of_nobody_who_does() {
+    let house = House::new();
+    let (port, _serving) = open(&house, Duration::ZERO, CancellationToken::new()).await;
+    let allowed = Arc::new(tokio::sync::Notify::new());
+    let begun = stream([say(token("one")), Beat::Until(Arc::clone(&allowed)), say(token("two")), say(DONE)]);
+    house.universe.on("local", [begun, stream([say(token("late")), say(DONE)])]);
+    let mut early = ask(port).await;
+    read_until(&mut early, "one").await;
+    // more than there are places, each with a request that needs no key, and with the next to come
+    let mut strangers = Vec::new();
+    for _ in 0..300 {
+        let mut stranger = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stranger.write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        read_until(&mut stranger, "ok").await;
+        strangers.push(stranger);
+    }
+    let mut late = ask(port).await;
+    read_until(&mut late, "[DONE]").await;
+    assert_eq!(strangers[0].read(&mut [0]).await.unwrap(), 0, "the first of them is there still");
+    allowed.notify_one();
+    read_until(&mut early, "[DONE]").await;
+}
+
+#[tokio::test]
 async fn both_families_of_addresses_are_listened_on() {
     let listener = listen(0).unwrap();
     let port = listener.local_addr().unwrap().port();

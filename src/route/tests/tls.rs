@@ -23,7 +23,8 @@ use super::gate::open;
 use super::{CHAT, Door, House, prompt};
 use crate::authority::{Authority, Certified, full_name};
 use crate::generation::{Definition, DoorTls, Identity, Secrets, UpstreamKind};
-use crate::route::gate::{Came, Ending, side_by_side};
+use crate::route::gate::{Came, Ending, Over, side_by_side};
+use crate::route::guests::Guest;
 use crate::route::upstream::Net;
 
 const NOW: u64 = 1_795_000_000;
@@ -549,7 +550,9 @@ fn in_memory(house: &House, streams: usize) -> (tokio::io::DuplexStream, tokio::
     let door = Arc::clone(&house.door);
     let serving = tokio::spawn(async move {
         let streams = Arc::new(tokio::sync::Semaphore::new(streams));
-        side_by_side(&door, theirs, &Came::Tls(None), streams, &Ending::default()).await;
+        let guest = Arc::new(Guest::new([127, 0, 0, 1].into(), None));
+        let came = Came { over: Over::Tls(None), guest };
+        side_by_side(&door, theirs, &came, streams, &Ending::default()).await;
     });
     (ours, serving)
 }
