@@ -569,7 +569,7 @@ async fn hostile_schemas_end_soon_and_with_words() {
 }
 
 /// Templates that do not end, or take all of the memory, each by its name.
-const TEMPLATES: [(&str, &str); 12] = [
+const TEMPLATES: [(&str, &str); 15] = [
     ("loop", "{% for a in range(90000) %}{% for b in range(90000) %}{% endfor %}{% endfor %}"),
     ("gigabytes", "{% for a in range(90000) %}{{ 'x' * 90000 }}{% endfor %}"),
     ("at once", "{{ 'x' * 4000000000 }}"),
@@ -600,6 +600,9 @@ const TEMPLATES: [(&str, &str); 12] = [
     ("deep", "{% macro f(n) %}{{ f(n + 1) }}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}"),
     ("wide", "{{ '{:>4000000000}'.format('x') }}"),
     ("giant", "{{ 'x' * 15000000 }}"),
+    ("separators", "{{ 1|tojson(separators=['x' * 1000] * 100000000) }}"),
+    ("exception", "{{ raise_exception(['x' * 1000] * 100000000) }}"),
+    ("times", "{{ strftime_now('%255Y' * 6000000) }}"),
 ];
 
 /// One that nothing but its time bounds.

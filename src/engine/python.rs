@@ -11,6 +11,12 @@ use serde::Serialize;
 /// How often lists and objects may be in each other, to be written. Requests have no more than half as many.
 const MAX_DEPTH: usize = 256;
 
+/// What a template says of why it refuses a conversation, in letters.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// The longest format of a time, in bytes.
+const LONGEST_FORMAT: usize = 1024;
+
 /// Adds all of it. `now` is asked whenever a template wants the time.
 pub(super) fn add_to(environment: &mut Environment<'static>, now: fn() -> DateTime) {
     environment.set_unknown_method_callback(|state, value, method, arguments| {
@@ -20,7 +26,13 @@ pub(super) fn add_to(environment: &mut Environment<'static>, now: fn() -> DateTi
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
     });
     environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", move |format: &str| strftime(format, now()));
+    environment.add_function("strftime_now", move |format: &str| {
+        // each of its letters may stand for fifty and more
+        if format.len() > LONGEST_FORMAT {
+            return Err(wrong(format!("a format of a time has more than {LONGEST_FORMAT} letters")));
+        }
+        strftime(format, now())
+    });
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", string);
     environment.set_formatter(|out, state, value| match as_float(value) {
@@ -32,8 +44,8 @@ pub(super) fn add_to(environment: &mut Environment<'static>, now: fn() -> DateTi
     environment.add_test("iterable", is_iterable);
 }
 
-fn raise_exception(message: String) -> Result<String, Error> {
-    Err(wrong(message))
+fn raise_exception(state: &State, message: &Value) -> Result<String, Error> {
+    Err(wrong(shown(state, message)?.chars().take(LONGEST_MESSAGE).collect()))
 }
 
 fn wrong(reason: String) -> Error {
@@ -130,8 +142,9 @@ fn tojson(state: &State, value: &Value, by_place: Rest<Value>, by_name: Kwargs) 
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
         Some(pair) => {
-            let texts: Vec<String> = pair.try_iter()?.map(|text| text.to_string()).collect();
-            let [between, behind_key] = <[String; 2]>::try_from(texts)
+            // a list costs nothing until it is looked at
+            let texts = pair.try_iter()?.take(3).map(|text| shown(state, &text));
+            let [between, behind_key] = <[String; 2]>::try_from(texts.collect::<Result<Vec<_>, _>>()?)
                 .map_err(|texts| wrong(format!("there must be 2 separators, not {}", texts.len())))?;
             (between, behind_key)
         }

@@ -107,6 +107,23 @@ fn a_template_that_writes_calls_otherwise_is_not_understood() {
 }
 
 #[test]
+fn what_our_own_functions_are_given_is_paid_for() {
+    // a list of so many texts costs nothing until somebody looks at it
+    for endless in [
+        "{{ 1|tojson(separators=['x' * 1000] * 100000000) }}",
+        "{{ 1|tojson(separators=[['x' * 1000] * 100000000, ':']) }}",
+        "{{ raise_exception(['x' * 1000] * 100000000) }}",
+        "{{ strftime_now('%255Y' * 6000000) }}",
+    ] {
+        let template = Template::new(endless, "", "").unwrap();
+        let Err(Error::Render(cause)) = template.render(&[say("user", "hi")], &[], &Map::new()) else {
+            panic!("{endless} is rendered")
+        };
+        assert!(cause.to_string().len() < 8192, "{endless}");
+    }
+}
+
+#[test]
 fn a_template_that_refuses_says_why() {
     let template = Template::new("{{ raise_exception('roles must alternate') }}", "", "").unwrap();
     let Err(Error::Render(cause)) = template.render(&[say("user", "hi")], &[], &Map::new()) else {
