@@ -51,7 +51,8 @@ pub fn open(path: &Path, keys: &[PublicKey]) -> Result<Opened, Error> {
     let read = |source| Error::Read { path: path.to_owned(), source };
     let file = BufReader::new(File::open(path).map_err(read)?);
     let mut archive = tar::Archive::new(file);
-    let mut entries = archive.entries().map_err(read)?;
+    // names of ours are short: without `raw`, an entry with a long name for the next would be read whole
+    let mut entries = archive.entries().map_err(read)?.raw(true);
     let (text, _) = named(path, entries.next(), "index.json", LONGEST_INDEX)?;
     let (signature, blobs_at) = named(path, entries.next(), "index.json.minisig", LONGEST_SIGNATURE)?;
     let signature = String::from_utf8_lossy(&signature);
@@ -106,7 +107,7 @@ impl Opened {
         let mut missing: BTreeSet<&Digest> = self.index.blobs.keys().collect();
         let mut received = Received { new: 0, bytes: Bytes::ZERO, known: 0 };
         let mut seen = Bytes::ZERO;
-        for entry in archive.entries().map_err(read)? {
+        for entry in archive.entries().map_err(read)?.raw(true) {
             let mut entry = entry.map_err(|error| form(error.to_string()))?;
             let digest = digest_of(&entry);
             let digest = digest

@@ -198,6 +198,33 @@ fn an_entry_that_the_index_does_not_name_is_refused_wherever_it_would_go() {
     }
 }
 
+#[test]
+fn an_entry_that_is_about_another_is_refused_before_it_is_read() {
+    let site = Site::new();
+    let good = fs::read(site.export()).unwrap();
+    let opened = site.open().unwrap();
+    // names, links and attributes for the next, and a list of holes: each would be read whole, and says that it is endless
+    for kind in *b"LKxgS" {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(1 << 40);
+        header.set_mode(0o644);
+        header.set_entry_type(tar::EntryType::new(kind));
+        header.set_cksum();
+        for at in [0, usize::try_from(blobs_at(&site)).unwrap()] {
+            let bytes = [&good[..at], header.as_bytes(), &vec![b'x'; 1 << 20]].concat();
+            fs::write(site.path(), bytes).unwrap();
+            let (_dir, store) = store();
+            let refused = match at {
+                0 => site.open().unwrap_err(),
+                _ => opened.receive(&store, &|_| {}).unwrap_err(),
+            };
+            let why = if at == 0 { "index.json is missing" } else { "not one that its index names" };
+            assert!(refused.to_string().contains(why), "{kind}, {at}: {refused}");
+        }
+        fs::write(site.path(), &good).unwrap();
+    }
+}
+
 /// Returns where the first blob begins: behind two entries.
 fn blobs_at(site: &Site) -> u64 {
     let mut archive = tar::Archive::new(fs::File::open(site.path()).unwrap());
