@@ -1,5 +1,7 @@
 //! Which files of a repository or folder a conversion needs. Names in, names out.
 
+use std::collections::BTreeSet;
+
 use super::address::is_gguf;
 use super::error::Error;
 use crate::checkpoint::{Index, Weights};
@@ -19,6 +21,9 @@ pub(super) const SMALL: [&str; 12] = [
     "tokenizer_config.json",
     "vocab.json",
 ];
+
+/// The most files that the weights of one model are in; the largest ones that are published have some two hundred.
+const MOST_SHARDS: usize = 1024;
 
 /// Chooses the files of a checkpoint among `names`: the small ones, and the weights, as
 /// safetensors where there are such, else as torch's.
@@ -63,8 +68,14 @@ pub(super) fn shards(
 ) -> Result<Vec<String>, Error> {
     let bad = |why: String| Error::BadAnswer { what: format!("{what}/{name}"), why };
     let index = Index::parse(name, text).map_err(|error| bad(error.to_string()))?;
-    let found = index.shards();
-    match found.iter().find(|shard| !names.contains(shard)) {
+    let (found, names) = (index.shards(), names.iter().copied().collect::<BTreeSet<_>>());
+    if found.len() > MOST_SHARDS {
+        return Err(bad(format!(
+            "it names {} files with weights, and {MOST_SHARDS} are read at most",
+            found.len()
+        )));
+    }
+    match found.iter().find(|shard| !names.contains(*shard)) {
         Some(missing) => Err(bad(format!("it names {missing:?}, which is not there"))),
         None => Ok(found.into_iter().map(str::to_owned).collect()),
     }
@@ -149,6 +160,24 @@ mod tests {
         for bad in ["", "{}", r#"{"weight_map":{}}"#, climbing, absent] {
             assert!(shards("o/r", INDEX, bad.as_bytes(), &names).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn weights_are_in_a_number_of_files_that_somebody_can_have_meant() {
+        let names: Vec<String> = (0..=MOST_SHARDS).map(|n| format!("{n}.safetensors")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let index = |names: &[&str]| {
+            let map: serde_json::Map<_, _> =
+                names.iter().map(|&name| (name.to_owned(), name.into())).collect();
+            serde_json::json!({ "weight_map": map }).to_string()
+        };
+        let most = &names[..MOST_SHARDS];
+        assert_eq!(shards("o/r", INDEX, index(most).as_bytes(), &names).unwrap().len(), MOST_SHARDS);
+        let error = shards("o/r", INDEX, index(&names).as_bytes(), &names).unwrap_err();
+        assert!(
+            error.to_string().contains("it names 1025 files with weights, and 1024 are read at most"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -18,6 +18,9 @@ use crate::units::Bytes;
 /// What is asked for first: the headers of most shards fit.
 const FIRST_STEP: u64 = 128 << 10;
 
+/// The headers of all files of one source; those of a model of 400 GB have some ten MiB.
+const LONGEST_HEADERS: usize = 256 << 20;
+
 /// A configuration file longer than this is none.
 const CONFIG_MAX: u64 = 64 << 20;
 
@@ -64,13 +67,21 @@ pub(super) async fn describe(fetcher: &Fetcher, pinned: &Pinned) -> Result<RawMo
         why: "there is no config.json in it".to_owned(),
     };
     let config = json(fetcher, &place, file("config.json").ok_or_else(missing)?).await?;
-    let mut shards = Vec::new();
+    let (mut shards, mut length) = (Vec::new(), 0);
     for file in &pinned.files {
         let mut head = match file.path.rsplit_once('.') {
             Some((_, "safetensors")) => head(fetcher, &place, file, header::safetensors).await?,
             Some((_, "bin")) => torch_head(fetcher, &place, file).await?,
             _ => continue,
         };
+        length += head.len();
+        if length > LONGEST_HEADERS {
+            let (what, most) = (pinned.uri.clone(), Bytes(LONGEST_HEADERS as u64));
+            return Err(Error::BadHeader {
+                what,
+                why: format!("those of all its files are longer than {most}"),
+            });
+        }
         shards.push(head.split_off(8));
     }
     let mut small = Vec::new();
@@ -275,8 +286,9 @@ async fn more_once(
         _ => return Err(bad("the file is shorter than it was pinned")),
     };
     while let Some(piece) = web.next_piece(&mut answer.response, &ask.what).await? {
-        let piece = &piece[skip.min(piece.len())..];
-        skip = skip.saturating_sub(piece.len());
+        let passed = skip.min(piece.len());
+        skip -= passed;
+        let piece = &piece[passed..];
         let room = usize::try_from(until - from).unwrap_or(usize::MAX) - head.len();
         head.extend_from_slice(&piece[..room.min(piece.len())]);
         if from + head.len() as u64 == until {

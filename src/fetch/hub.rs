@@ -1,5 +1,7 @@
 //! What the hub says of a repository, and what of it is pinned.
 
+use std::collections::BTreeMap;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 
@@ -42,6 +44,9 @@ struct Sibling {
     lfs: Option<Lfs>,
 }
 
+/// The files of a repository, by name.
+type Siblings<'a> = BTreeMap<&'a str, &'a Sibling>;
+
 #[derive(Debug, Deserialize)]
 struct Lfs {
     sha256: Digest,
@@ -66,13 +71,14 @@ pub(super) async fn pin(web: &Web, store: &Store, address: &HubAddress) -> Resul
     let listing = listing(web, address).await?;
     let exact = HubAddress { revision: listing.sha.clone(), ..address.clone() };
     let names: Vec<&str> = listing.siblings.iter().map(|sibling| sibling.rfilename.as_str()).collect();
+    let siblings = listing.siblings.iter().map(|sibling| (sibling.rfilename.as_str(), sibling)).collect();
     let mut files = Vec::new();
     if let Some(file) = &address.file {
         choose::gguf(&exact.name_of(file), file)?;
-        files.push(learn(web, store, &exact, &listing, file).await?);
+        files.push(learn(web, store, &exact, &siblings, file).await?);
     } else {
         let (small, weights) = choose::checkpoint(&exact.repo, &names)?;
-        files.extend(learn_all(web, store, &exact, &listing, small).await?);
+        files.extend(learn_all(web, store, &exact, &siblings, small).await?);
         let weights = match weights {
             Weights::Files(files) => files,
             Weights::Indexed(name) => {
@@ -81,7 +87,7 @@ pub(super) async fn pin(web: &Web, store: &Store, address: &HubAddress) -> Resul
                 choose::shards(&exact.repo, name, &text, &names)?
             }
         };
-        files.extend(learn_all(web, store, &exact, &listing, weights).await?);
+        files.extend(learn_all(web, store, &exact, &siblings, weights).await?);
     }
     files.sort();
     Ok(Pinned { uri: exact.to_string(), files, license: license(&listing) })
@@ -109,10 +115,11 @@ async fn learn_all(
     web: &Web,
     store: &Store,
     exact: &HubAddress,
-    listing: &Listing,
+    siblings: &Siblings<'_>,
     names: Vec<String>,
 ) -> Result<Vec<PinnedFile>, Error> {
-    let learned = names.into_iter().map(|name| async move { learn(web, store, exact, listing, &name).await });
+    let learned =
+        names.into_iter().map(|name| async move { learn(web, store, exact, siblings, &name).await });
     stream::iter(learned).buffer_unordered(PARALLEL).try_collect().await
 }
 
@@ -121,12 +128,11 @@ async fn learn(
     web: &Web,
     store: &Store,
     exact: &HubAddress,
-    listing: &Listing,
+    siblings: &Siblings<'_>,
     name: &str,
 ) -> Result<PinnedFile, Error> {
     let what = exact.name_of(name);
-    let sibling = listing.siblings.iter().find(|sibling| sibling.rfilename == name);
-    let sibling = sibling.ok_or_else(|| Error::EntryNotFound { what: what.clone() })?;
+    let sibling = siblings.get(name).ok_or_else(|| Error::EntryNotFound { what: what.clone() })?;
     if let Some(lfs) = &sibling.lfs {
         return Ok(PinnedFile { path: name.to_owned(), bytes: Bytes(lfs.size), sha256: lfs.sha256 });
     }

@@ -192,6 +192,17 @@ async fn a_gguf_is_described_by_its_first_bytes_alone() {
 }
 
 #[tokio::test]
+async fn a_header_is_put_together_right_where_every_answer_begins_at_the_first_byte() {
+    let bench = Bench::new().await;
+    let whole = gguf(1_200_000);
+    fs::write(bench.repo("a.gguf"), &whole).unwrap();
+    let pinned = bench.plain().pin(&gguf_source("a.gguf")).await.unwrap();
+    bench.hub.fail_always(Door::Cdn, "gguf", Fault::NoRanges);
+    let raw = bench.plain().describe(&pinned).await.unwrap();
+    assert!(raw.header == RawHeader::Gguf { header: whole[..GGUF_HEADER].to_vec() }, "other bytes");
+}
+
+#[tokio::test]
 async fn a_folder_is_a_source_until_it_changes() {
     let bench = Bench::new().await;
     let source = SourceRef::File("hub/org/tiny".to_owned());
