@@ -5,8 +5,9 @@
 //! host over shows one that is too low, and is refused (a fencing token). The lease lies in
 //! the host's own folder, and what is told of it here runs there.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::generation::Layout;
+use crate::{store, system};
 
 /// How often a holder touches its lease.
 pub const TOUCHED_EVERY: Duration = Duration::from_secs(10);
@@ -198,16 +200,10 @@ fn tame(mut holder: Holder) -> Holder {
 /// The lease cannot be read or written.
 pub fn answer(layout: &Layout, ask: Ask) -> Result<Option<Answer>, Error> {
     let path = layout.lease();
-    let root = layout.root().to_owned();
-    // who looks and then writes is alone meanwhile; a folder that is gone is nobody's
-    let gate = match File::open(&root) {
-        Ok(gate) => gate,
-        Err(error) if error.kind() == ErrorKind::NotFound && !matches!(ask, Ask::Take { .. }) => {
-            return Ok(None);
-        }
-        Err(source) => return Err(Error::Read { path: root, source }),
+    let gate = gate(&path, matches!(ask, Ask::Take { .. }));
+    let Some(_gate) = gate.map_err(|source| Error::Read { path: layout.root().to_owned(), source })? else {
+        return Ok(None);
     };
-    gate.lock().map_err(|source| Error::Read { path: root, source })?;
     let (lease, answer) = decide(read(&path)?, ask, Moment::now());
     if let Some(lease) = lease {
         write(&path, &lease)?;
@@ -250,11 +246,32 @@ pub fn check(layout: &Layout, number: u64) -> Result<(), Error> {
 pub fn end(layout: &Layout) -> Result<(), Error> {
     let path = layout.lease();
     let failed = |source| Error::Write { path: path.clone(), source };
-    let gate = File::open(layout.root()).map_err(failed)?;
-    gate.lock().map_err(failed)?;
+    let Some(_gate) = gate(&path, false).map_err(failed)? else { return Ok(()) };
     match fs::remove_file(&path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(error)),
         _ => Ok(()),
+    }
+}
+
+/// Waits until nobody else looks at the lease at `path` to write it, for as long as the file that is returned is held. Others on
+/// the host cannot open that: whoever can read a file, or a folder, can lock it. None: there is no lease, and none `is_made`.
+fn gate(path: &Path, is_made: bool) -> io::Result<Option<File>> {
+    let lock = path.with_added_extension("lock");
+    loop {
+        // a program from before this file may have written the lease
+        let is_made = is_made || path.exists();
+        let mut options = OpenOptions::new();
+        options.write(true).create(is_made).truncate(false).mode(0o600).custom_flags(system::NOFOLLOW);
+        let file = match options.open(&lock) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound && !is_made => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        file.lock()?;
+        // everything may have been removed meanwhile, and begun anew
+        if store::is_named(&file, &lock)? {
+            return Ok(Some(file));
+        }
     }
 }
 
@@ -285,6 +302,8 @@ mod texts_tests;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     fn holder(operator: &str) -> Holder {
@@ -391,6 +410,9 @@ mod tests {
             refused.starts_with("bob has taken this host over since (lease 2, yours was 1)"),
             "{refused}"
         );
+        // nobody else can open what is locked meanwhile
+        let gate = fs::metadata(layout.root().join("lease.lock")).expect("there");
+        assert_eq!(gate.permissions().mode() & 0o777, 0o600);
         end(&layout).expect("removed");
         assert_eq!(answer(&layout, Ask::Release { number: 2 }).expect("looked at"), None);
         assert!(!layout.lease().exists());

@@ -313,7 +313,7 @@ async fn a_host_whose_lease_is_another_by_then_gets_no_bundle_and_what_was_remov
     lease::answer(&place.layout, lease::Ask::Take { holder, in_place_of: None }).unwrap();
     let (reason, message) = refusal(place.bootstrap_seen(&local, "").await);
     assert_eq!(reason, Reason::Over, "{message}");
-    assert_eq!(std::fs::read_dir(root).unwrap().count(), 1, "nothing but the lease");
+    assert_eq!(std::fs::read_dir(root).unwrap().count(), 2, "nothing but the lease and its lock");
     let seen = std::fs::read_to_string(place.layout.lease()).unwrap();
     place.bootstrap_seen(&local, &seen).await.unwrap();
 }

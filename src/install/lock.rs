@@ -1,5 +1,6 @@
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 
 use super::{Error, error::tame};
 use crate::generation::Layout;
@@ -21,8 +22,11 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(0o600)
             .open(&path)
             .map_err(Error::io("open", &path))?;
+        // who can read a file can lock it; one of an earlier version was open to all
+        file.set_permissions(Permissions::from_mode(0o600)).map_err(Error::io("set the mode of", &path))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {

@@ -7,7 +7,7 @@ use crate::generation::Layout;
 use crate::ids::FleetName;
 
 /// What may be in a folder of ours. Of a folder without the mark, everything in it must be of these.
-const OURS: [&str; 18] = [
+const OURS: [&str; 19] = [
     ".bench",
     ".bramble",
     "bench.json",
@@ -18,6 +18,7 @@ const OURS: [&str; 18] = [
     "generations",
     "guard",
     "lease",
+    "lease.lock",
     "lease.new",
     "lock",
     "log",
@@ -29,8 +30,8 @@ const OURS: [&str; 18] = [
 ];
 
 /// What an upload leaves in a folder that nothing was installed in yet.
-const UPLOADED: [&str; 8] =
-    ["blobs", "chunks", "generations", "lease", "lease.new", "lock", "partial", "programs"];
+const UPLOADED: [&str; 9] =
+    ["blobs", "chunks", "generations", "lease", "lease.lock", "lease.new", "lock", "partial", "programs"];
 
 /// The mark that a folder is ours: `.bramble`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

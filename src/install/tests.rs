@@ -606,6 +606,18 @@ async fn installing_twice_changes_nothing_and_a_generation_in_use_is_never_repla
 }
 
 #[tokio::test]
+async fn nobody_else_can_open_what_is_locked() {
+    let host = Host::new();
+    let lock = host.layout.root().join("lock");
+    // an earlier version left it open to all
+    fs::create_dir(host.layout.root()).unwrap();
+    fs::write(&lock, "").unwrap();
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o644)).unwrap();
+    host.bring_in(1, &[("chat", 4096)]).await;
+    assert_eq!(fs::metadata(&lock).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
 async fn remove_leaves_nothing() {
     let host = Host::new();
     host.bring_in(1, &[("chat", 4096)]).await;

@@ -65,7 +65,8 @@ impl Drop for Writer {
 pub(super) fn open_locked(path: &Path) -> Result<File, Error> {
     let fail = |source| Error::Write { path: path.to_owned(), source };
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).custom_flags(system::NOFOLLOW);
+    // nobody else may open it: who can read a file can lock it
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(system::NOFOLLOW);
     loop {
         match options.open(path) {
             Ok(file) => {
@@ -80,7 +81,7 @@ pub(super) fn open_locked(path: &Path) -> Result<File, Error> {
                 Ok(file) => {
                     lock(&file, path)?;
                     if is_named(&file, path).map_err(fail)? {
-                        file.set_permissions(fs::Permissions::from_mode(0o644)).map_err(fail)?;
+                        file.set_permissions(fs::Permissions::from_mode(0o600)).map_err(fail)?;
                     }
                 }
                 Err(gone) if gone.kind() == io::ErrorKind::NotFound => {}
@@ -101,7 +102,7 @@ fn lock(file: &File, path: &Path) -> Result<(), Error> {
 }
 
 /// Returns whether `path` is the name of this very file.
-pub(super) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     match fs::symlink_metadata(path) {
         Ok(named) => {
             let held = file.metadata()?;

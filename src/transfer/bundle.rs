@@ -120,7 +120,10 @@ look_on() {{
 }}
 allowed
 mkdir -p {parents} || refuse disk 'cannot make its folders'
+umask 077
 exec 9>>{partial} || refuse disk 'cannot open the unfinished upload'
+umask 022
+chmod 600 {partial}
 if command -v flock >/dev/null; then flock -n 9 || refuse busy 'another push of the same bundle is going on'; fi
 [ ! -x {program}/brambled ] || {{ rm -f {partial}; sealed 0; }}
 here=$(wc -c <{partial})
