@@ -171,7 +171,7 @@ impl Generation {
     /// Returns the generation after this one.
     #[must_use]
     pub const fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 impl fmt::Display for Generation {

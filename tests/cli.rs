@@ -883,8 +883,12 @@ fn a_fleet_of_boards_says_that_they_are_not_bought_yet() {
     let ended = desk.run(&["remove", "next", "nope", "far"]).with(1).complains("next is not bought yet");
     ended.complains("knows a host nope").complains("far is a server that is not ours");
     desk.run(&["plan", "--out", "kept.json"]).with(0).says("Planned for 1 host that nobody bought yet.");
+    let read = |name: &str| serde_json::from_slice::<Value>(&fs::read(desk.path(name)).unwrap()).unwrap();
     let ended = desk.run(&["apply", "kept.json"]).with(0);
     ended.says("Planned for 1 host that nobody bought yet.");
+    // what was planned with is what the next plan takes, here and in every clone
+    let pins = read("bramble.lock")["sources"].clone();
+    assert_eq!((&pins, pins.as_object().map(serde_json::Map::len)), (&read("kept.json")["sources"], Some(1)));
     desk.write(&boards.replace("context: 256", "context: 512"));
     let ended = desk.run(&["apply", "kept.json"]).with(0);
     ended.complains("The manifest has changed since this plan was made: the plan is carried out as it is.");

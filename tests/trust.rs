@@ -190,6 +190,14 @@ fn keys_and_certificates_change_by_applies_and_only_by_them() {
         assert!(verb[0] != "apply" || !refused.status.success(), "{said:?}");
     }
     assert_eq!(fs::read_to_string(fleet.desk.path("root/current/secrets.json")).unwrap(), before);
+    // it stays known where it was, under another name and out of the manifest, until somebody says who is there
+    let manifest = fs::read_to_string(fleet.desk.path("fleet.yaml")).unwrap();
+    fleet.desk.write(&manifest.replace("desk:", "table:").replace("[desk]", "[table]"));
+    fleet.ends(3, &["forget", "desk"]);
+    let said = fleet.ends(0, &["status"]);
+    assert!(said.contains("table") && said.contains("`bramble keys readmit desk`"), "{said}");
+    assert!(!said.contains("`bramble remove desk`") && !said.contains("`bramble forget desk`"), "{said}");
+    fleet.desk.write(&manifest);
     fleet.ends(0, &["keys", "readmit", "desk"]);
     fleet.ends(1, &["keys", "readmit", "desk"]);
     fleet.ends(0, &["keys", "remove", "phone"]);

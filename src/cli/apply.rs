@@ -38,6 +38,7 @@ pub(crate) async fn run(verb: &Apply, global: &Global, environment: &Environment
     let (plan, inventory) = if let Some(path) = &verb.plan {
         let inventory = fleet.inventory(&connections).await;
         let plan = saved(path, &fleet.manifest, &inventory)?;
+        fleet.pin(&plan);
         if plan.manifest.is_some_and(|digest| digest != plan::manifest_digest(&fleet.manifest)) {
             output::say(
                 "The manifest has changed since this plan was made: the plan is carried out as it is.",

@@ -553,7 +553,7 @@ pub(crate) struct Tune {
 
 #[derive(Debug, Args)]
 pub(crate) struct Chat {
-    /// The host to ask; the first one of the manifest where it is not given
+    /// The host to ask; the first one by name where it is not given
     #[arg(value_name = "HOST")]
     pub(crate) host: Option<String>,
     /// What to ask; where it is not given, a conversation on the terminal, or what standard input has

@@ -243,6 +243,8 @@ fn keep_manifest(opened: &Opened, path: &Path, is_forced: bool) -> anyhow::Resul
     match files::read_text(path, files::LONGEST_MANIFEST) {
         Ok(old) if old == *text => return Ok(Kept::Same),
         Ok(_) if !is_forced => return Ok(Kept::Theirs),
+        // one that is there and cannot be read is not ours to write over, either
+        Err(_) if !is_forced && fs::symlink_metadata(path).is_ok() => return Ok(Kept::Theirs),
         _ => {}
     }
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;

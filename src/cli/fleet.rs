@@ -164,9 +164,15 @@ impl<'a> Fleet<'a> {
         if hosts.is_empty() { self.ours().map(|(host, _)| host.clone()).collect() } else { hosts.to_vec() }
     }
 
-    /// Returns the hosts that left the manifest and still have something of ours.
+    /// Returns the hosts that left the manifest and still have something of ours. Those that are barred are nobody's to ask.
     pub(crate) fn orphans(&self) -> Vec<HostName> {
-        self.lock.hosts.keys().filter(|host| !self.manifest.hosts.contains_key(*host)).cloned().collect()
+        let has_left = |host: &&HostName| !self.manifest.hosts.contains_key(*host) && !self.is_barred(host);
+        self.lock.hosts.keys().filter(has_left).cloned().collect()
+    }
+
+    /// Returns whether nobody logs in to a host: it was revoked, or is where such a one was.
+    pub(crate) fn is_barred(&self, host: &HostName) -> bool {
+        self.barred.contains_key(host)
     }
 
     /// Returns how a host is reached: as the manifest says, or as the lock remembers.
@@ -342,7 +348,10 @@ impl<'a> Fleet<'a> {
             self.let_in(&hosts, &mut inventory).await;
         }
         let barred = connections.keys().filter_map(|host| Some((host.clone(), self.barred.get(host)?)));
-        inventory.hosts.extend(barred.map(|(host, known_as)| (host, Err(is_barred(known_as)))));
+        inventory.hosts.extend(barred.map(|(host, known_as)| {
+            let failure = is_barred(known_as, self.manifest.hosts.contains_key(&host));
+            (host, Err(failure))
+        }));
         inventory
     }
 
@@ -353,6 +362,15 @@ impl<'a> Fleet<'a> {
         let models = describe(&self.manifest, &mut pins, fetcher).await;
         self.lock.sources = pins;
         models
+    }
+
+    /// Pins the manifest's sources in the lock as a kept plan has them; what is pinned already stays so.
+    pub(crate) fn pin(&mut self, plan: &Plan) {
+        let named: BTreeSet<String> =
+            self.manifest.models.values().map(|spec| spec.source.to_string()).collect();
+        for (source, pinned) in plan.sources.iter().filter(|(source, _)| named.contains(*source)) {
+            self.lock.sources.entry(source.clone()).or_insert_with(|| pinned.clone());
+        }
     }
 
     /// Looks at every host while it learns what the models are: neither needs the other.
@@ -714,9 +732,10 @@ fn barred(safe: &Safe, lock: &Lock, manifest: &Manifest) -> BTreeMap<HostName, H
     barred
 }
 
-fn is_barred(host: &HostName) -> ProbeFailure {
+fn is_barred(host: &HostName, is_in_manifest: bool) -> ProbeFailure {
+    let or_without = if is_in_manifest { ", or take it out of the manifest" } else { "" };
     let message = format!(
-        "its certificate was revoked, and whoever has its disk may be who answers there, so that nobody logs in; `bramble keys readmit {host}` once it is yours again or another machine is in its place, or take it out of the manifest"
+        "its certificate was revoked, and whoever has its disk may be who answers there, so that nobody logs in; `bramble keys readmit {host}` once it is yours again or another machine is in its place{or_without}"
     );
     ProbeFailure { message, is_transient: false, takes_password: false }
 }

@@ -1,6 +1,6 @@
 use super::arguments::{Forget, Global, Login};
 use super::environment::Environment;
-use super::exit::Exit;
+use super::exit::{Exit, Expected};
 use super::fleet::Fleet;
 use super::output;
 use crate::ids::HostName;
@@ -18,6 +18,12 @@ pub(crate) fn run(verb: &Forget, global: &Global, environment: &Environment) -> 
             "{host} is not known here{}",
             known(&fleet.orphans())
         );
+    }
+    if let Some(host) = verb.hosts.iter().find(|host| fleet.is_barred(host)) {
+        let why = format!(
+            "{host} was revoked and stays known, so that nobody logs in at its address: `bramble keys readmit {host}` first, once another machine is there"
+        );
+        return Err(Expected::Refused(why).into());
     }
     for host in &verb.hosts {
         fleet.lock.hosts.remove(host);

@@ -204,7 +204,7 @@ fn hop_to_engine(upstream: &str, model: &ModelName, engine: &EngineSpec) -> Hop 
     }
 }
 
-pub(super) fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
+fn upstream(manifest: &Manifest, name: &str) -> Option<UpstreamKind> {
     if name == LOCAL {
         return Some(UpstreamKind::Local);
     }

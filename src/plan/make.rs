@@ -16,6 +16,7 @@ use crate::generation::{self, Bundle, Definition, Layout};
 use crate::ids::{Digest, Generation, HostName, ModelName};
 use crate::lock::Lock;
 use crate::manifest::{HostSpec, Manifest, Via};
+use crate::source::Pinned;
 use crate::units::Bytes;
 
 /// Everything that a plan is made from.
@@ -145,6 +146,7 @@ fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Proble
         fleet: inputs.manifest.fleet.clone(),
         inventory: fingerprint(inputs.inventory),
         manifest: Some(manifest_digest(inputs.manifest)),
+        sources: sources(inputs),
         artifacts,
         hosts,
         planned: planned
@@ -163,6 +165,13 @@ fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Proble
         orphans: orphans(inputs),
     };
     (plan, problems)
+}
+
+/// Returns the exact sources of the models that are known, as the manifest names them.
+fn sources(inputs: &Inputs<'_>) -> BTreeMap<String, Pinned> {
+    let models = inputs.manifest.models.iter();
+    let known = models.filter_map(|(model, spec)| Some((spec, inputs.models.get(model)?.as_ref().ok()?)));
+    known.map(|(spec, facts)| (spec.source.to_string(), facts.source.clone())).collect()
 }
 
 /// Returns the hosts that were applied to and that the manifest does not name any longer.
@@ -303,16 +312,13 @@ fn host_plan(
     let units = units(&definition, &root, supervision, able.facts, chosen)
         .map_err(|error| format!("{host}: the units cannot be written: {error}"))?;
     let reasons = diff::reasons(installed, &definition, inputs.secrets.get(host));
-    // of what was lost with its program, the number is known
-    let lost = able.facts.lost.filter(|_| installed.is_none());
-    let newest = installed.and_then(|installed| installed.generations.last().copied()).or(lost);
-    let generation = (!reasons.is_empty()).then(|| newest.map_or(Generation::FIRST, Generation::next));
+    let generation = (!reasons.is_empty()).then(|| next_generation(able.facts));
     Ok(HostPlan {
         host: host.clone(),
         root,
         is_root: is_root(able.spec, able.facts),
         supervision,
-        previous: current.as_ref().map(|(number, _)| *number).or(lost),
+        previous: current.as_ref().map(|(number, _)| *number).or(lost(able.facts)),
         before: current.map(|(_, definition)| definition),
         generation,
         deadline_seconds: deadline(&definition),
@@ -324,6 +330,17 @@ fn host_plan(
         reasons,
         notes: notes(able.spec, able.facts, able.bundle),
     })
+}
+
+/// Returns the number of what was lost with its program.
+fn lost(facts: &HostFacts) -> Option<Generation> {
+    facts.lost.filter(|_| facts.installed.is_none())
+}
+
+/// Returns the number that a new install on a host gets.
+pub(super) fn next_generation(facts: &HostFacts) -> Generation {
+    let newest = facts.installed.as_ref().and_then(|installed| installed.generations.last().copied());
+    newest.or(lost(facts)).map_or(Generation::FIRST, Generation::next)
 }
 
 /// The folder of a login without root is known only now.

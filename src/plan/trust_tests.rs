@@ -1,8 +1,8 @@
 use super::testing::{Fleet, MANIFEST, name};
 use super::{HostPlan, Plan, written_by_others};
 use crate::facts::Supervision;
-use crate::generation::{DoorTls, UpstreamKind};
-use crate::ids::Digest;
+use crate::generation::{Definition, DoorTls, UpstreamKind, WakeSpec};
+use crate::ids::{Digest, Generation};
 
 #[test]
 fn other_keys_are_a_reason_to_change_a_host_and_the_same_are_none() {
@@ -54,7 +54,7 @@ fn what_somebody_has_written_into_a_plan_is_found() {
         hosts.into_iter().map(ToString::to_string).collect()
     };
     assert_eq!(found(&fleet, &kept), Vec::<String>::new());
-    let changes: [fn(&mut HostPlan); 11] = [
+    let changes: [fn(&mut HostPlan); 17] = [
         |host| host.units[0].text.push_str("ExecStartPre=+/bin/sh -c id\n"),
         |host| host.units[0].name = "cron.service".to_owned(),
         |host| drop(host.units.pop()),
@@ -70,6 +70,18 @@ fn what_somebody_has_written_into_a_plan_is_found() {
             let mut known = host.definition.door.upstreams.iter_mut();
             known.find(|known| known.kind != UpstreamKind::Local).unwrap().kind = UpstreamKind::Host { url };
         },
+        |host| {
+            host.definition.door.upstreams[0].wake =
+                Some(WakeSpec { mac: "aa:bb:cc:dd:ee:ff".parse().unwrap(), wait_seconds: 9 });
+        },
+        |host| host.definition.door.routes[0].order.reverse(),
+        |host| host.definition.door.routes[0].order[1].model = "another".to_owned(),
+        |host| host.deadline_seconds *= 1_000_000,
+        |host| host.generation = Some(Generation::new(u64::MAX)),
+        |host| {
+            let fleet = "another".parse().unwrap();
+            host.before = Some(Definition { fleet, ..host.definition.clone() });
+        },
     ];
     for (at, change) in changes.iter().enumerate() {
         let mut other = kept.clone();
@@ -77,10 +89,29 @@ fn what_somebody_has_written_into_a_plan_is_found() {
         change(&mut other.hosts[0]);
         assert_eq!(found(&fleet, &other), ["attic"], "change {at}");
     }
+    // fewer may be asked than the manifest lets: one that was away is in some plans and in others not
+    let mut other = kept.clone();
+    other.hosts[0].definition.door.routes[0].order.pop();
+    assert_eq!(found(&fleet, &other), Vec::<String>::new());
     let mut other = kept.clone();
     other.hosts[0].host = name("nobody");
     assert_eq!(found(&fleet, &other), ["nobody"]);
     // a boot without the memory group is another host than the one that was planned for
     fleet.facts("shed").memory_cgroup = Some(false);
     assert_eq!(found(&fleet, &kept), ["shed"]);
+}
+
+#[test]
+fn a_kept_plan_asks_nobody_whom_the_manifest_does_not() {
+    let cloud = "  cloud: { upstream: \"https://llm.example.org/v1\", models: { chat: big } }\ndeploy:";
+    let text = MANIFEST.replace("deploy:", cloud);
+    let open = Fleet::of(&text.replace("order: [local, desk]", "order: [local, cloud]"));
+    let closed = Fleet::of(&text.replace("order: [local, desk]", "mode: local-only"));
+    let lent = open.plan().hosts[0].definition.door.clone();
+    assert_eq!(lent.routes[0].order[1].upstream, "cloud");
+    let mut plan = closed.plan();
+    assert!(written_by_others(&plan, &closed.manifest, &closed.inventory).is_empty());
+    // the server is known, its name and address are as they are: it is only not to be asked
+    plan.hosts[0].definition.door = lent;
+    assert_eq!(written_by_others(&plan, &closed.manifest, &closed.inventory), [&name("attic")]);
 }

@@ -1,10 +1,12 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::estimate::Loss;
 use crate::facts::Supervision;
 use crate::generation::{Definition, Pace, RouteSpec};
 use crate::ids::{Digest, FleetName, Generation, HostName, ModelName};
-use crate::source::Recipe;
+use crate::source::{Pinned, Recipe};
 use crate::unit::Unit;
 use crate::units::Bytes;
 
@@ -27,6 +29,9 @@ pub struct Plan {
     /// versions that did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Digest>,
+    /// The sources of the manifest's models, as it names them ([`crate::source::SourceRef`]'s text), made exact.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sources: BTreeMap<String, Pinned>,
     /// The weights that hosts run, by model and quant.
     pub artifacts: Vec<Artifact>,
     /// What each host that can be reached shall run, changed or not, by name.
