@@ -28,6 +28,13 @@ fn environment(name: &str) -> Option<OsString> {
     std::env::var_os(name)
 }
 
+/// What the system's linker ends a program with that lacks a library.
+const LIBRARY_MISSING: i32 = 127;
+/// The signal that a program ends itself with.
+const ABORT: i32 = 6;
+/// The signal that nobody survives.
+const KILL: i32 = 9;
+
 /// How long the child may take to stop: it finishes its piece, and what it is bringing to the disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -63,6 +70,14 @@ pub enum Error {
         /// The last lines of its log.
         log: String,
     },
+    /// The program did not come to its first line.
+    #[error(
+        "the program that makes weights cannot start, for want of a library: install a release, or make a bundle with `scripts/bundle`; it said last: {log}"
+    )]
+    Library {
+        /// The last lines of its log.
+        log: String,
+    },
     /// The program was told to stop and did not.
     #[error(
         "the program that makes weights was told to stop, and was killed because it did not: the next run takes over what it has left"
@@ -73,11 +88,10 @@ pub enum Error {
 impl Error {
     /// Tells whether another try may do better.
     pub fn is_transient(&self) -> bool {
-        const KILL: i32 = 9;
         match self {
             Self::Told { is_transient, .. } => *is_transient,
             Self::Ended { status, .. } => status.signal() == Some(KILL),
-            Self::Start { .. } | Self::Watch(_) | Self::Stuck => false,
+            Self::Start { .. } | Self::Watch(_) | Self::Library { .. } | Self::Stuck => false,
         }
     }
 
@@ -89,8 +103,8 @@ impl Error {
 
 fn how(status: ExitStatus) -> String {
     match (status.signal(), status.code()) {
-        (Some(6), _) => "was aborted by llama.cpp".to_owned(),
-        (Some(9), _) => "was killed, perhaps for want of memory".to_owned(),
+        (Some(ABORT), _) => "was aborted by llama.cpp".to_owned(),
+        (Some(KILL), _) => "was killed, perhaps for want of memory".to_owned(),
         (Some(signal), _) => format!("crashed with signal {signal}"),
         (None, Some(code)) => format!("failed with exit code {code}"),
         (None, None) => "failed".to_owned(),
@@ -154,7 +168,9 @@ pub async fn run(
         }
         _ => {
             order.outputs.iter().for_each(|output| remove_abandoned(&output.path));
-            Err(Error::Ended { status, log: log.map_err(Error::Watch)? })
+            let log = log.map_err(Error::Watch)?;
+            let is_bare = status.code() == Some(LIBRARY_MISSING);
+            Err(if is_bare { Error::Library { log } } else { Error::Ended { status, log } })
         }
     }
 }
@@ -303,6 +319,18 @@ mod tests {
         let (result, _, is_left) = with_program(r#"touch "$OUT"; kill -KILL $$"#).await;
         assert!(result.unwrap_err().is_transient());
         assert!(!is_left);
+    }
+
+    #[tokio::test]
+    async fn a_program_that_lacks_a_library_is_not_called_short_of_memory() {
+        let said = "echo 'cannot open shared object file' >&2; exit 127";
+        let (result, _, _) = with_program(said).await;
+        let error = result.unwrap_err();
+        assert!(
+            matches!(&error, Error::Library { log } if log == "cannot open shared object file"),
+            "{error}"
+        );
+        assert!(!error.is_transient());
     }
 
     #[tokio::test]
