@@ -25,7 +25,7 @@ on op 'test "$(ls /usr/local/share/bramble/bundles/*.tar.gz | wc -l)" = "$(ls /u
     die "an older bundle is left: $(on op ls /usr/local/share/bramble/bundles)"
 
 # its words, where man and the shells look; not those of a command that is no more
-on op 'touch /usr/local/share/man/man1/bramble-gone.1 && cd release && sh install.sh --from .'
+on op 'touch /usr/local/share/man/man1/bramble-gone.1 && sh release/install.sh'
 on op 'test -s /usr/local/share/man/man1/bramble-keys-add.1 && test ! -e /usr/local/share/man/man1/bramble-gone.1' ||
     die "the manual is: $(on op 'ls /usr/local/share/man/man1')"
 on op 'bash -c ". /usr/local/share/bash-completion/completions/bramble && COMP_WORDS=(bramble rollb) COMP_CWORD=1 && _bramble bramble rollb bramble && [ \"\${COMPREPLY[*]}\" = rollback ]"' ||
