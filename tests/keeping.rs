@@ -38,7 +38,10 @@ struct Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        drop(self.desk.command(&["remove", "--all", "--yes"]).output());
+        // nobody logs in to one that was revoked, to take it off either
+        for words in [&["keys", "readmit", "kitchen"][..], &["remove", "--all", "--yes"]] {
+            drop(self.desk.command(words).output());
+        }
     }
 }
 

@@ -33,6 +33,8 @@ struct Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
+        // nobody logs in to one that was revoked, to take it off either
+        self.run(&["keys", "readmit", "desk"]);
         self.run(&["remove", "--all", "--yes"]);
     }
 }
