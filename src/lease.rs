@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock;
 use crate::generation::Layout;
-use crate::{store, system};
+use crate::system;
 
 /// How often a holder touches its lease.
 pub const TOUCHED_EVERY: Duration = Duration::from_secs(10);
@@ -269,7 +269,7 @@ fn gate(path: &Path, is_made: bool) -> io::Result<Option<File>> {
         };
         file.lock()?;
         // everything may have been removed meanwhile, and begun anew
-        if store::is_named(&file, &lock)? {
+        if system::is_named(&file, &lock)? {
             return Ok(Some(file));
         }
     }

@@ -2,9 +2,10 @@
 //!
 //! On another system each of these gives what its callers can do without: the same by other means, or nothing.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,6 +14,21 @@ pub const IS_LINUX: bool = cfg!(target_os = "linux");
 
 /// As a flag of `open(2)`: a link in the place of the file is refused, not followed.
 pub const NOFOLLOW: i32 = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+
+/// Returns whether `path` is the name of this very file: while one waits for a lock, the name may be taken away or given to another.
+///
+/// # Errors
+/// Its folder cannot be looked into.
+pub fn is_named(file: &File, path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(named) => {
+            let held = file.metadata()?;
+            Ok((named.dev(), named.ino()) == (held.dev(), held.ino()))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
 
 /// Returns once all that was written to the file system of `file` is on its disk.
 ///
@@ -160,7 +176,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("pipe");
         make_fifo(&path).unwrap();
-        let meta = std::fs::metadata(&path).unwrap();
+        let meta = fs::metadata(&path).unwrap();
         assert!(meta.file_type().is_fifo());
         assert_eq!(meta.permissions().mode() & 0o777, 0o600);
         assert_eq!(make_fifo(&path).unwrap_err().kind(), io::ErrorKind::AlreadyExists);

@@ -349,7 +349,7 @@ impl<'a> Fleet<'a> {
         }
         let barred = connections.keys().filter_map(|host| Some((host.clone(), self.barred.get(host)?)));
         inventory.hosts.extend(barred.map(|(host, known_as)| {
-            let failure = is_barred(known_as, self.manifest.hosts.contains_key(&host));
+            let failure = refusal_of_barred(known_as, self.manifest.hosts.contains_key(&host));
             (host, Err(failure))
         }));
         inventory
@@ -366,10 +366,10 @@ impl<'a> Fleet<'a> {
 
     /// Pins the manifest's sources in the lock as a kept plan has them; what is pinned already stays so.
     pub(crate) fn pin(&mut self, plan: &Plan) {
-        let named: BTreeSet<String> =
-            self.manifest.models.values().map(|spec| spec.source.to_string()).collect();
-        for (source, pinned) in plan.sources.iter().filter(|(source, _)| named.contains(*source)) {
-            self.lock.sources.entry(source.clone()).or_insert_with(|| pinned.clone());
+        for source in self.manifest.models.values().map(|spec| spec.source.to_string()) {
+            if let Some(pinned) = plan.sources.get(&source) {
+                self.lock.sources.entry(source).or_insert_with(|| pinned.clone());
+            }
         }
     }
 
@@ -732,7 +732,7 @@ fn barred(safe: &Safe, lock: &Lock, manifest: &Manifest) -> BTreeMap<HostName, H
     barred
 }
 
-fn is_barred(host: &HostName, is_in_manifest: bool) -> ProbeFailure {
+fn refusal_of_barred(host: &HostName, is_in_manifest: bool) -> ProbeFailure {
     let or_without = if is_in_manifest { ", or take it out of the manifest" } else { "" };
     let message = format!(
         "its certificate was revoked, and whoever has its disk may be who answers there, so that nobody logs in; `bramble keys readmit {host}` once it is yours again or another machine is in its place{or_without}"

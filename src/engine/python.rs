@@ -26,13 +26,7 @@ pub(super) fn add_to(environment: &mut Environment<'static>, now: fn() -> DateTi
         minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
     });
     environment.add_function("raise_exception", raise_exception);
-    environment.add_function("strftime_now", move |format: &str| {
-        // each of its letters may stand for fifty and more
-        if format.len() > LONGEST_FORMAT {
-            return Err(wrong(format!("a format of a time has more than {LONGEST_FORMAT} letters")));
-        }
-        strftime(format, now())
-    });
+    environment.add_function("strftime_now", move |format: &str| strftime(format, now()));
     environment.add_filter("tojson", tojson);
     environment.add_filter("string", string);
     environment.set_formatter(|out, state, value| match as_float(value) {
@@ -54,6 +48,10 @@ fn wrong(reason: String) -> Error {
 
 /// Shows a time that is of no zone, as Python's `datetime.now()` is not.
 fn strftime(format: &str, time: DateTime) -> Result<String, Error> {
+    // each of its letters may stand for fifty and more
+    if format.len() > LONGEST_FORMAT {
+        return Err(wrong(format!("a format of a time has more than {LONGEST_FORMAT} letters")));
+    }
     let config = Config::new().custom(PosixCustom::new()).lenient(true);
     let mut all = String::with_capacity(format.len());
     let mut rest = format.chars();

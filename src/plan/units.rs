@@ -74,9 +74,8 @@ pub fn written_by_others<'a>(
 
 /// Returns whether `door` asks nobody whom `most` does not, nor in another order, and does all else as that does.
 fn is_within(door: &DoorSpec, most: &DoorSpec) -> bool {
-    fn who(hop: &Hop) -> impl PartialEq {
-        (hop.upstream.clone(), hop.model.clone(), hop.is_desktop, hop.lacks.clone())
-    }
+    // with what, and how fast, depends on what was chosen
+    let who = |hop: &Hop| Hop { quant: None, pace: None, ..hop.clone() };
     let rest = |route: &RouteSpec| RouteSpec { order: Vec::new(), ..route.clone() };
     let is_route = |route: &RouteSpec, most: &RouteSpec| {
         let mut asked = most.order.iter();

@@ -176,7 +176,7 @@ impl Door {
             return reply;
         };
         if let Some(guest) = head.extensions.get::<Arc<Guest>>() {
-            guest.is_let_in();
+            guest.let_in();
         }
         let (method, scopes, endpoint) = match path {
             "/v1/chat/completions" => (Method::POST, INFER, Some(Endpoint::Chat)),

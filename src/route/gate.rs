@@ -213,7 +213,7 @@ async fn converse(
     // what was shown has been verified in the handshake
     let member = shown.and_then(|shown| tls.trust.member(shown, Usage::Client).ok()).map(Arc::new);
     if member.is_some() {
-        guest.is_let_in();
+        guest.let_in();
     }
     let came = came(Over::Tls(member));
     if session.alpn_protocol() == Some(b"h2") {

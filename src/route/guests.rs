@@ -32,7 +32,7 @@ impl Guest {
     }
 
     /// It has shown a key that is good, or is a host of the fleet: it may stay.
-    pub(super) fn is_let_in(&self) {
+    pub(super) fn let_in(&self) {
         self.is_known.store(true, Ordering::Relaxed);
     }
 
@@ -150,7 +150,7 @@ mod tests {
         let guests = Arc::new(Guests::new(5));
         let mut stays: Vec<Stay> =
             [1, 2, 2, 2, 3].map(|last| guests.seat(address(last), None).unwrap()).into_iter().collect();
-        stays[1].guest().is_let_in();
+        stays[1].guest().let_in();
         assert!(guests.has_strangers());
         let gone =
             |stays: &[Stay]| stays.iter().map(|stay| stay.guest.gone.is_cancelled()).collect::<Vec<_>>();
@@ -160,7 +160,7 @@ mod tests {
         stays.push(guests.seat(address(5), None).unwrap());
         assert_eq!(gone(&stays), [true, false, true, false, false, false, false]);
         for stay in &stays {
-            stay.guest().is_let_in();
+            stay.guest().let_in();
         }
         assert!(!guests.has_strangers() && guests.seat(address(6), None).is_none());
         // who had to go before gives no place back when its connection has ended

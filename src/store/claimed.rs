@@ -8,6 +8,7 @@ use super::made::Made;
 use super::sealed::Mark;
 use super::write;
 use crate::ids::Digest;
+use crate::system;
 use crate::units::Bytes;
 
 /// A blob that another process has written in proven parts, whole by its journal, and whose file came with the
@@ -31,7 +32,7 @@ impl Claimed {
         if claims.spans.prefix() != bytes.0 || length != bytes.0 {
             return Err(fail(io::Error::other("it has not arrived whole")));
         }
-        if !write::is_named(&file, &path).map_err(fail)? {
+        if !system::is_named(&file, &path).map_err(fail)? {
             return Err(fail(io::Error::other("another file is in its place")));
         }
         Ok(Self { file, path, bytes })

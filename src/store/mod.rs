@@ -54,7 +54,7 @@ pub use made::{Made, Making};
 pub(crate) use sealed::{is_proven, is_touched, prove};
 pub use spans::Spans;
 pub use write::Writer;
-pub(crate) use write::{is_named, make_folder, write_whole};
+pub(crate) use write::{make_folder, write_whole};
 
 /// A folder of blobs. Cheap to clone; safe to use from several processes.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
@@ -11,7 +11,7 @@ use super::journal::Journal;
 use super::made::Made;
 use super::sealed::Mark;
 use crate::ids::Digest;
-use crate::system;
+use crate::system::{self, is_named};
 use crate::units::Bytes;
 
 /// A blob that is being written from its first byte to its last, and gets its digest at the
@@ -98,18 +98,6 @@ fn lock(file: &File, path: &Path) -> Result<(), Error> {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(Error::Busy { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(Error::Write { path: path.to_owned(), source }),
-    }
-}
-
-/// Returns whether `path` is the name of this very file.
-pub(crate) fn is_named(file: &File, path: &Path) -> io::Result<bool> {
-    match fs::symlink_metadata(path) {
-        Ok(named) => {
-            let held = file.metadata()?;
-            Ok((named.dev(), named.ino()) == (held.dev(), held.ino()))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

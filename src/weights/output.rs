@@ -105,12 +105,8 @@ fn open_locked(path: &Path) -> Result<File, Error> {
             Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
         // between opening and locking, another pass may have named or removed this very file
-        let held = file.metadata().map_err(failed)?;
-        match fs::symlink_metadata(path) {
-            Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => return Ok(file),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed(error)),
+        if system::is_named(&file, path).map_err(failed)? {
+            return Ok(file);
         }
     }
 }
