@@ -17,6 +17,8 @@ fn main() {
             // Apple's linker has one kind, and another word for where the program is
             ("@loader_path", "")
         } else {
+            // an id is of what was there before it was stripped, which names the folder of the build
+            println!("cargo:rustc-link-arg-bin=brambled=-Wl,--build-id=none");
             ("$ORIGIN", "--disable-new-dtags,")
         };
     println!("cargo:rustc-link-arg-bin=brambled=-Wl,{old_kind}-rpath,{at_program}/lib");

@@ -11,7 +11,7 @@ oldest_glibc=2.36
 # builds for TARGET. clang builds for every machine, and gcc 12 does not know the newest of
 # llama.cpp's CPU variants (armv9.2-a+sme).
 use_cross() {
-    local target=$1 flags variable
+    local target=$1 flags variable home=${CARGO_HOME:-$HOME/.cargo}
     case $target in
     aarch64-unknown-linux-gnu) cross_arch=arm64 gnu=aarch64-linux-gnu ;;
     x86_64-unknown-linux-gnu) cross_arch=amd64 gnu=x86_64-linux-gnu ;;
@@ -21,15 +21,16 @@ use_cross() {
     need_sysroot
     need_std "$target"
     variable=${target//-/_}
-    flags="--target=$gnu --sysroot=$sysroot"
+    # what is published does not say whose machine it was built on, and is the same from every one
+    flags="--target=$gnu --sysroot=$sysroot -ffile-prefix-map=$home=/cargo"
     export "CC_$variable=clang-19" "CXX_$variable=clang++-19" "AR_$variable=llvm-ar-19"
     export "CFLAGS_$variable=$flags" "CXXFLAGS_$variable=$flags" "BINDGEN_EXTRA_CLANG_ARGS_$variable=$flags"
     export CMAKE_SHARED_LINKER_FLAGS=-fuse-ld=lld CMAKE_MODULE_LINKER_FLAGS=-fuse-ld=lld CMAKE_EXE_LINKER_FLAGS=-fuse-ld=lld
     variable=${variable^^}
     export "CARGO_TARGET_${variable}_LINKER=clang-19"
     # in this form it takes the place of every other setting, such as a target-cpu=native
-    printf -v CARGO_ENCODED_RUSTFLAGS '%s\x1f%s\x1f%s' \
-        "-Clink-arg=--target=$gnu" "-Clink-arg=--sysroot=$sysroot" "-Clink-arg=-fuse-ld=lld"
+    printf -v CARGO_ENCODED_RUSTFLAGS '%s\x1f%s\x1f%s\x1f%s' \
+        "-Clink-arg=--target=$gnu" "-Clink-arg=--sysroot=$sysroot" "-Clink-arg=-fuse-ld=lld" "--remap-path-prefix=$home=/cargo"
     export CARGO_ENCODED_RUSTFLAGS
     # where it is this machine's own target, build scripts are linked by these settings, too: in a folder of
     # its own, since all of llama.cpp would be built anew with every change from one to the other
