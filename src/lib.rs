@@ -7,6 +7,7 @@ pub mod clock;
 pub mod events;
 pub mod generation;
 pub mod ids;
+pub mod lines;
 pub mod notify;
 pub mod pace;
 pub mod source;

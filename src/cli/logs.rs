@@ -53,41 +53,52 @@ pub(crate) async fn run(verb: &Logs, global: &Global, environment: &Environment)
         output::verbatim(&view::log_line(host, width, line, environment.style))
     };
 
-    let (say, mut lines) = mpsc::unbounded_channel();
+    let (fail, mut failing) = mpsc::channel(1);
     let mut reading: FuturesUnordered<_> = subjects
         .iter()
         .map(|subject| {
-            let (host, say) = (&subject.host, say.clone());
+            let (host, show, fail) = (&subject.host, &show, fail.clone());
             let here = subject.models();
             let models = verb.models.iter().filter(|model| here.contains(*model)).cloned().collect();
             let request = LogsRequest { models, door: verb.door, lines: verb.lines, follow: verb.follow };
             async move {
-                // whoever shows them is there until all have been read
-                let tell = |line| drop(say.send((host.clone(), line)));
-                (host.clone(), execute::logs(subject, &request, tell).await)
+                let mut lines = Vec::new();
+                let tell = |line: LogLine| {
+                    if !request.follow {
+                        lines.push(line);
+                        return;
+                    }
+                    // no host is read on while a line is shown: none is faster than the terminal
+                    if let Err(error) = show(host, &line) {
+                        // the first error is enough
+                        drop(fail.try_send(error));
+                    }
+                };
+                let ended = execute::logs(subject, &request, tell).await;
+                (host.clone(), lines, ended)
             }
         })
         .collect();
-    drop(say);
+    drop(fail);
     // without following, hosts come one after the other, however fast they answer
     let mut kept: BTreeMap<HostName, Vec<LogLine>> = BTreeMap::new();
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
-    let mut is_read = false;
     loop {
         tokio::select! {
-            line = lines.recv() => match line {
-                Some((host, line)) if verb.follow => show(&host, &line)?,
-                Some((host, line)) => kept.entry(host).or_default().push(line),
-                None if is_read => break,
-                None => {}
-            },
-            ended = reading.next(), if !is_read => match ended {
-                Some((host, Err(error))) => drop(failed.insert(host, with_causes(&error))),
-                Some((_, Ok(()))) => {}
-                None => is_read = true,
-            },
+            // those that are rarely ready first: a host that never falls silent must not keep them waiting
+            biased;
             _ = &mut interrupted => return Ok(Exit::Interrupted),
+            Some(error) = failing.recv() => return Err(error),
+            ended = reading.next() => match ended {
+                Some((host, lines, ended)) => {
+                    if let Err(error) = ended {
+                        failed.insert(host.clone(), with_causes(&error));
+                    }
+                    kept.insert(host, lines);
+                }
+                None => break,
+            },
         }
     }
     for (host, lines) in &kept {

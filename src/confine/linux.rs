@@ -86,16 +86,9 @@ pub(super) fn confine(needs: &Needs) -> io::Result<bool> {
         .create()
         .map_err(failed)?;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let write = AccessFs::WriteFile
-        | AccessFs::MakeReg
-        | AccessFs::RemoveFile
-        | AccessFs::Truncate
-        | AccessFs::ReadDir;
+    let write = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
     for path in &needs.reads {
         rules = allow(rules, path, read)?;
-    }
-    for path in &needs.writes {
-        rules = allow(rules, path, write)?;
     }
     for path in &needs.keeps {
         rules = allow(rules, path, write | read)?;
@@ -146,15 +139,26 @@ fn refuse_calls(listens: bool) -> Result<(), seccompiler::Error> {
         refused.insert(libc::SYS_socket, Vec::new());
         refused.extend(LISTENING.iter().map(|call| (*call, Vec::new())));
     }
-    let eperm = SeccompAction::Errno(libc::EPERM.unsigned_abs());
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = |refused, errno: i32| {
+        let action = SeccompAction::Errno(errno.unsigned_abs());
+        SeccompFilter::new(refused, SeccompAction::Allow, action, arch)?.try_into()
+    };
+    // a process of its own would have the limits on memory, time and files once more: there are threads, and no others
+    let no_thread = SeccompCmpOp::MaskedEq(u64::from(libc::CLONE_THREAD.unsigned_abs()));
+    let forks = SeccompCondition::new(0, SeccompCmpArgLen::Qword, no_thread, 0)?;
+    let mut forking = BTreeMap::from([(libc::SYS_clone, vec![SeccompRule::new(vec![forks])?])]);
+    #[cfg(target_arch = "x86_64")]
+    forking.extend([libc::SYS_fork, libc::SYS_vfork].map(|call| (call, Vec::new())));
+    let forking: BpfProgram = filter(forking, libc::EAGAIN)?;
+    // its flags are in memory, where no filter sees them: whoever hears that there is no such call takes `clone`
+    let newer: BpfProgram = filter(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)?;
     // calls of another architecture end the process
-    let mut filter: BpfProgram =
-        SeccompFilter::new(refused, SeccompAction::Allow, eperm, arch)?.try_into()?;
+    let mut all: BpfProgram = filter(refused, libc::EPERM)?;
     if cfg!(target_arch = "x86_64") {
-        filter.splice(..0, WITHOUT_X32);
+        all.splice(..0, WITHOUT_X32);
     }
-    seccompiler::apply_filter(&filter)
+    [forking, newer, all].iter().try_for_each(|program| seccompiler::apply_filter(program))
 }
 
 /// Refuses all calls of x32 (`EPERM`), which are x86-64's under other numbers, from 2^30 on: none of ours is one.

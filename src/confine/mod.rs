@@ -23,9 +23,7 @@ mod kernel;
 pub struct Needs {
     /// Files, and folders with all that is in them, that it reads.
     pub reads: Vec<PathBuf>,
-    /// Folders in which it makes, writes and removes files, and sees their names.
-    pub writes: Vec<PathBuf>,
-    /// Folders of which it also reads the files that it writes.
+    /// Folders in which it makes, reads, writes and removes files. What is open already may be written to wherever it is.
     pub keeps: Vec<PathBuf>,
     /// Devices, and folders of devices, that it reads, writes and orders about.
     pub devices: Vec<PathBuf>,

@@ -2,6 +2,8 @@ use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 
 use rustix::process::{Signal, getppid, kill_process, test_kill_process};
 
@@ -29,7 +31,6 @@ fn who_listens_reads_what_it_names_and_speaks_to_nobody_else() {
         devices: vec!["/dev/null".into()],
         listens: Some(path("run")),
         owns_all: true,
-        ..Needs::default()
     };
     let _agent = UnixListener::bind(path("run/agent")).unwrap();
     let mail = UnixDatagram::bind(path("run/notify")).unwrap();
@@ -61,7 +62,14 @@ fn who_listens_reads_what_it_names_and_speaks_to_nobody_else() {
             "another process",
             fs::read(format!("/proc/{parent}/environ", parent = parent.as_raw_nonzero())),
         );
-        denied("a program", std::process::Command::new("/bin/true").status());
+        // what would run in the place of this test fails
+        denied::<()>("a program", Err(Command::new("/bin/false").exec()));
+        let child = Command::new("/bin/true").status();
+        assert_eq!(
+            child.err().map(|error| error.kind()),
+            Some(ErrorKind::WouldBlock),
+            "a process of its own"
+        );
         denied("the network", TcpStream::connect(address));
         denied("a port", TcpListener::bind("127.0.0.1:0"));
         denied("a name", UdpSocket::bind("127.0.0.1:0"));

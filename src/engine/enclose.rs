@@ -62,7 +62,7 @@ fn needs(setup: &Setup, run: PathBuf) -> Needs {
             .filter(|entry| entry.file_name().to_string_lossy().starts_with("nvidia"))
             .map(|entry| entry.path()),
     );
-    Needs { reads, keeps, devices, owns_all: true, listens: Some(run), ..Needs::default() }
+    Needs { reads, keeps, devices, owns_all: true, listens: Some(run) }
 }
 
 /// Returns where the program and llama.cpp's libraries are.

@@ -11,13 +11,13 @@ use tokio::fs::File;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
-use super::program::Lines;
 use super::stand::Stand;
 use super::supervise::MAX_LOG_BYTES;
 use super::verb::of_current;
 use super::{Error, Supervisor, files};
 use crate::generation::Layout;
 use crate::ids::ModelName;
+use crate::lines::Lines;
 use crate::unit::{ROUTE, engine_service};
 
 /// Lines on their way to whoever reads them.

@@ -49,7 +49,6 @@ pub use inspect::inspect;
 pub use lay_out::{InstallRequest, Installation, install};
 pub use logs::{LogLine, LogsArgs, run_logs};
 pub use process::Process;
-pub(crate) use program::Lines;
 pub use prune::{PruneRequest, Pruned, prune};
 pub use record::{ConfirmRequest, confirm, earlier};
 pub use remove::{RemoveRequest, Removed, remove};

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::Error;
 use super::error::tame;
+use crate::lines::Lines;
 
 /// What a program said about its failure is kept up to this many bytes.
 const MAX_SAID: usize = 2000;
@@ -100,33 +101,6 @@ pub(super) async fn lines<A: AsRef<OsStr>, T>(
     Err(Error::Failed { program: program.to_owned(), said })
 }
 
-/// Lines out of bytes that come in pieces of any size.
-#[derive(Debug)]
-pub(crate) struct Lines {
-    rest: Vec<u8>,
-    longest: usize,
-}
-
-impl Lines {
-    pub(crate) fn new(longest: usize) -> Self {
-        Self { rest: Vec::new(), longest }
-    }
-
-    /// Returns the lines that end in `bytes`, without their ends. What is too long is cut.
-    pub(crate) fn push(&mut self, bytes: &[u8]) -> Vec<Vec<u8>> {
-        let mut whole = Vec::new();
-        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
-            let (text, is_end) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
-            let room = self.longest.saturating_sub(self.rest.len()).min(text.len());
-            self.rest.extend_from_slice(&text[..room]);
-            if is_end {
-                whole.push(std::mem::take(&mut self.rest));
-            }
-        }
-        whole
-    }
-}
-
 /// Prepares a program that outlives us: a process group of its own, and no terminal.
 pub(super) fn detached<A: AsRef<OsStr>>(program: impl AsRef<OsStr>, args: &[A]) -> Command {
     let mut command = Command::new(program);
@@ -148,16 +122,6 @@ pub(super) async fn id(option: &str, user: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn lines_in_pieces_of_any_size_are_whole_again_and_long_ones_are_cut() {
-        let text = b"one\n\nthree and more\nrest";
-        for size in 1..=text.len() {
-            let mut lines = Lines::new(8);
-            let whole: Vec<Vec<u8>> = text.chunks(size).flat_map(|piece| lines.push(piece)).collect();
-            assert_eq!(whole, [b"one".as_slice(), b"", b"three an"]);
-        }
-    }
 
     #[tokio::test]
     async fn a_program_is_read_line_by_line_until_it_ends_or_nobody_wants_more() {

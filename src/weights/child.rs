@@ -9,12 +9,14 @@ use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
 use super::message::Message;
-use super::output::remove_abandoned;
+use super::output::{give_names, remove_abandoned};
 use super::{Made, Order};
+use crate::causes::with_causes;
+use crate::lines::Lines;
 use crate::units::Bytes;
 
 /// Lines of the log that an error repeats.
@@ -37,6 +39,11 @@ const KILL: i32 = 9;
 
 /// How long the child may take to stop: it finishes its piece, and what it is bringing to the disk.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The longest line that is heard of the child, of which a stranger's file may have taken hold; more of one is left out.
+const LONGEST_LINE: usize = 64 << 10;
+/// How long the child may say nothing: bringing gigabytes to a slow card takes minutes.
+const LONGEST_SILENCE: Duration = Duration::from_hours(1);
 
 /// Why nothing was made.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +85,9 @@ pub enum Error {
         /// The last lines of its log.
         log: String,
     },
+    /// The program runs, and does nothing.
+    #[error("the program that makes weights has done nothing for an hour, and was killed: run again")]
+    Silent,
     /// The program was told to stop and did not.
     #[error(
         "the program that makes weights was told to stop, and was killed because it did not: the next run takes over what it has left"
@@ -86,12 +96,17 @@ pub enum Error {
 }
 
 impl Error {
+    fn told(error: &super::Error) -> Self {
+        let (is_refusal, is_transient) = (error.is_refusal(), error.is_transient());
+        Self::Told { error: with_causes(error), is_refusal, is_transient }
+    }
+
     /// Tells whether another try may do better.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Told { is_transient, .. } => *is_transient,
             Self::Ended { status, .. } => status.signal() == Some(KILL),
-            Self::Start { .. } | Self::Watch(_) | Self::Library { .. } | Self::Stuck => false,
+            Self::Start { .. } | Self::Watch(_) | Self::Library { .. } | Self::Silent | Self::Stuck => false,
         }
     }
 
@@ -145,75 +160,90 @@ pub async fn run(
         let _ = input.write_all(line.as_bytes()).await;
     }
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let mut ending = pin!(async { tokio::join!(listen(stdout, progress), last_lines(stderr)) });
-    let ended = tokio::select! {
-        ended = &mut ending => Some(ended),
-        () = stop => None,
+    let log = tokio::spawn(last_lines(stderr));
+    let heard = {
+        let mut listening = pin!(listen(stdout, progress));
+        tokio::select! {
+            heard = &mut listening => heard,
+            () = stop => {
+                drop(input.take());
+                match tokio::time::timeout(PATIENCE, &mut listening).await {
+                    // what is whole now has lost its locks, and is not named any more
+                    Ok(Ok(Some(Message::Made) | None)) => Err(Error::told(&super::Error::Stopped)),
+                    Ok(heard) => heard,
+                    Err(_) => Err(Error::Stuck),
+                }
+            }
+        }
     };
+    // the child holds their locks until its input ends
+    let made = matches!(heard, Ok(Some(Message::Made))).then(|| give_names(order));
     drop(input.take());
-    let (heard, log) = if let Some(ended) = ended {
-        ended
-    } else if let Ok(ended) = tokio::time::timeout(PATIENCE, &mut ending).await {
-        ended
-    } else {
+    let is_lost = matches!(heard, Err(Error::Silent | Error::Stuck | Error::Watch(_)));
+    if is_lost || tokio::time::timeout(PATIENCE, child.wait()).await.is_err() {
         let _ = child.start_kill();
-        return Err(Error::Stuck);
-    };
-    let heard = heard.map_err(Error::Watch)?;
-    let status = child.wait().await.map_err(Error::Watch)?;
-    match heard {
-        Some(Message::Made(made)) if status.success() => Ok(made),
-        Some(Message::Failed { error, is_refusal, is_transient }) => {
-            Err(Error::Told { error, is_refusal, is_transient })
-        }
-        _ => {
-            order.outputs.iter().for_each(|output| remove_abandoned(&output.path));
-            let log = log.map_err(Error::Watch)?;
-            let is_bare = status.code() == Some(LIBRARY_MISSING);
-            Err(if is_bare { Error::Library { log } } else { Error::Ended { status, log } })
-        }
     }
+    let status = child.wait().await.map_err(Error::Watch)?;
+    if let Some(made) = made {
+        return made.map_err(|error| Error::told(&error));
+    }
+    order.outputs.iter().for_each(|output| remove_abandoned(&output.path));
+    if let Some(Message::Failed { error, is_refusal, is_transient }) = heard? {
+        return Err(Error::Told { error, is_refusal, is_transient });
+    }
+    let log = log.await.unwrap_or_default();
+    let is_bare = status.code() == Some(LIBRARY_MISSING);
+    Err(if is_bare { Error::Library { log } } else { Error::Ended { status, log } })
 }
 
-/// Follows what the child tells and returns its last word, if it had one.
+/// Follows what the child tells, and returns its last word, if it had one.
 async fn listen(
     output: Option<impl AsyncRead + Unpin>,
     progress: impl Fn(Bytes, Bytes),
-) -> io::Result<Option<Message>> {
-    let Some(output) = output else { return Ok(None) };
-    let mut lines = BufReader::new(output).lines();
-    let (mut all, mut last) = (Bytes::ZERO, None);
-    while let Some(line) = lines.next_line().await? {
-        match serde_json::from_str(&line) {
-            Ok(Message::Begun(bytes)) => {
-                all = bytes;
-                progress(Bytes::ZERO, all);
+) -> Result<Option<Message>, Error> {
+    let Some(mut output) = output else { return Ok(None) };
+    let (mut lines, mut buffer) = (Lines::new(LONGEST_LINE), vec![0; LONGEST_LINE]);
+    let mut all = Bytes::ZERO;
+    loop {
+        let read = tokio::time::timeout(LONGEST_SILENCE, output.read(&mut buffer)).await;
+        let count = read.map_err(|_| Error::Silent)?.map_err(Error::Watch)?;
+        if count == 0 {
+            return Ok(None);
+        }
+        for line in lines.push(&buffer[..count]) {
+            match serde_json::from_slice(&line) {
+                Ok(Message::Begun(bytes)) => {
+                    all = bytes;
+                    progress(Bytes::ZERO, all);
+                }
+                Ok(Message::Progress(done)) => progress(done, all),
+                Ok(last) => return Ok(Some(last)),
+                // not one of its lines
+                Err(_) => {}
             }
-            Ok(Message::Progress(done)) => progress(done, all),
-            Ok(message) => last = Some(message),
-            // not one of its lines
-            Err(_) => {}
         }
     }
-    Ok(last)
 }
 
 /// Reads a log to its end and returns its last lines.
-async fn last_lines(log: Option<impl AsyncRead + Unpin>) -> io::Result<String> {
-    let Some(log) = log else { return Ok(String::new()) };
-    let mut lines = BufReader::new(log).split(b'\n');
+async fn last_lines(log: Option<impl AsyncRead + Unpin>) -> String {
+    let Some(mut log) = log else { return String::new() };
+    let (mut lines, mut buffer) = (Lines::new(LONGEST_LINE), vec![0; LONGEST_LINE]);
     let mut last = VecDeque::new();
-    while let Some(line) = lines.next_segment().await? {
-        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-        if text.is_empty() {
-            continue;
+    // what was heard before it broke off is worth telling
+    while let Ok(count @ 1..) = log.read(&mut buffer).await {
+        for line in lines.push(&buffer[..count]) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if text.is_empty() {
+                continue;
+            }
+            if last.len() == LAST_LINES {
+                last.pop_front();
+            }
+            last.push_back(text);
         }
-        if last.len() == LAST_LINES {
-            last.pop_front();
-        }
-        last.push_back(text);
     }
-    Ok(Vec::from(last).join("\n"))
+    Vec::from(last).join("\n")
 }
 
 #[cfg(test)]
@@ -270,11 +300,14 @@ mod tests {
             r#"[ "$1" = weights ] && read -r line || exit 9
                case "$line" in *'"threads":3'*) ;; *) exit 8;; esac
                echo '{"begun":30}'; echo noise; echo '{"progress":10}'; echo '{"progress":30}'
-               echo '{"made":[{"quant":"Q4_0","path":"/x","bytes":31}]}'"#,
+               printf weights >"$OUT"; echo '"made"'
+               # it has its name by then
+               read -r rest; rm -f "$OUT""#,
         )
         .await;
-        let made = Made { quant: Quant::Q4_0, path: "/x".into(), bytes: Bytes(31) };
-        assert_eq!(result.unwrap(), [made]);
+        let [made] = result.unwrap().try_into().unwrap();
+        assert_eq!((made.quant, made.bytes), (Quant::Q4_0, Bytes(7)));
+        assert!(made.path.ends_with("out.gguf"));
         assert_eq!(seen, [(0, 30), (10, 30), (30, 30)].map(|(done, all)| (Bytes(done), Bytes(all))));
     }
 
@@ -283,10 +316,10 @@ mod tests {
         // cargo sets the one, and PATH is where `env` is found
         let (result, ..) = with_program(
             r#"[ -z "${CARGO_MANIFEST_DIR+x}${HOME+x}" ] && [ -n "$PATH" ] || exit 9
-               echo '{"made":[]}'"#,
+               : >"$OUT"; echo '"made"'"#,
         )
         .await;
-        assert_eq!(result.unwrap(), []);
+        assert_eq!(result.unwrap().len(), 1);
     }
 
     #[tokio::test]
@@ -357,6 +390,37 @@ mod tests {
         .await;
         assert_eq!(result.unwrap_err().to_string(), "stopped");
         assert!(!is_left);
+    }
+
+    #[tokio::test]
+    async fn a_child_that_says_it_made_what_it_did_not_is_not_believed() {
+        let (result, ..) = with_program(r#"echo '"made"'"#).await;
+        assert!(result.unwrap_err().to_string().contains("out.gguf"));
+    }
+
+    #[tokio::test]
+    async fn lines_without_end_take_no_memory() {
+        let before = system_memory();
+        let (result, ..) = with_program(
+            "head -c 300000000 /dev/zero; head -c 300000000 /dev/zero >&2; echo >&2; echo last >&2; exit 3",
+        )
+        .await;
+        let error = result.unwrap_err().to_string();
+        assert!(error.ends_with("last") && error.len() < 2 * LONGEST_LINE, "{}", error.len());
+        assert!(system_memory() < before + (100 << 20));
+    }
+
+    /// The most memory that this process has had, in bytes.
+    fn system_memory() -> u64 {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_child_that_does_nothing_is_not_waited_for_without_end() {
+        let (result, ..) = with_program("exec sleep 600").await;
+        assert!(matches!(result, Err(Error::Silent)), "{result:?}");
     }
 
     #[tokio::test(start_paused = true)]

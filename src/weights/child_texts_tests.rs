@@ -13,6 +13,7 @@ fn each_error_says_what_was_wrong() {
         ended(9),
         ended(3 << 8),
         Error::Library { log: "log".to_owned() },
+        Error::Silent,
         Error::Stuck,
     ];
     let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();

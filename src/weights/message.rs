@@ -1,6 +1,5 @@
 use serde::{Deserialize, Serialize};
 
-use super::Made;
 use crate::units::Bytes;
 
 /// What the working side tells the asking side, a line of JSON each.
@@ -11,8 +10,8 @@ pub(super) enum Message {
     Begun(Bytes),
     /// So much has been written.
     Progress(Bytes),
-    /// All files have their names.
-    Made(Vec<Made>),
+    /// All files are whole and on the disk. They are locked until the end of the input, and want their names by then.
+    Made,
     /// No file has its name.
     Failed {
         /// Why, with causes.

@@ -3,40 +3,45 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::{Error, Made, Order, Output};
 use crate::system;
 use crate::units::Bytes;
 
-/// A file that is being made, under another name than it will have. Dropped before
-/// [`Self::finish`], it is removed.
+/// A file that is being made, under another name than it will have, with a lock that other passes respect. Where it
+/// has no other name by the time it is dropped, it is emptied, and removed by who may.
 #[derive(Debug)]
 pub(super) struct Partial {
     file: File,
     begun_as: PathBuf,
     path: PathBuf,
-    is_done: bool,
 }
 
 impl Partial {
+    /// Opens the file that is to be at `path`, or takes over what a pass that was killed has left of it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another pass makes the same file.
+    pub(super) fn open(path: &Path) -> Result<Self, Error> {
+        let begun_as = partial_path(path);
+        let file = open_locked(&begun_as)?;
+        Ok(Self { file, begun_as, path: path.to_owned() })
+    }
+
     /// Begins a file of `bytes`, for which the room is taken at once where the filesystem can.
     ///
     /// # Errors
-    /// [`Error::Busy`] while another pass makes the same file, [`Error::NoRoom`].
-    pub(super) fn begin(path: &Path, bytes: u64, header: &[u8]) -> Result<Self, Error> {
-        let begun_as = partial_path(path);
-        let file = open_locked(&begun_as)?;
-        let begun = Self { file, begun_as, path: path.to_owned(), is_done: false };
-        let failed = |source| begun.failed(source, bytes);
-        begun.file.set_len(0).map_err(failed)?;
-        match rustix::fs::fallocate(&begun.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
+    /// [`Error::NoRoom`].
+    pub(super) fn begin(&self, bytes: u64, header: &[u8]) -> Result<(), Error> {
+        let failed = |source| self.failed(source, bytes);
+        self.file.set_len(0).map_err(failed)?;
+        match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, bytes) {
             Ok(()) => {}
             Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::INVAL) => {
-                begun.file.set_len(bytes).map_err(failed)?;
+                self.file.set_len(bytes).map_err(failed)?;
             }
             Err(error) => return Err(failed(error.into())),
         }
-        begun.file.write_all_at(header, 0).map_err(failed)?;
-        Ok(begun)
+        self.file.write_all_at(header, 0).map_err(failed)
     }
 
     /// Writes `bytes` at `offset`. Safe to call from several threads.
@@ -47,17 +52,6 @@ impl Partial {
     /// Hands to the disk what was written so far, so that the end of the pass has less to wait for.
     pub(super) fn sync(&self) -> Result<(), Error> {
         self.file.sync_all().map_err(|source| self.failed(source, 0))
-    }
-
-    /// Gives the file its name. [`Self::sync`] comes first.
-    pub(super) fn finish(mut self) -> Result<(), Error> {
-        let named = fs::rename(&self.begun_as, &self.path);
-        named.map_err(|source| Error::Write { path: self.path.clone(), source })?;
-        self.is_done = true;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| Error::Write { path: self.path.clone(), source })
     }
 
     fn failed(&self, source: io::Error, bytes: u64) -> Error {
@@ -72,11 +66,28 @@ impl Partial {
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if !self.is_done {
-            // nothing more can be done about one that cannot be removed; the next pass takes it over
+        if system::is_named(&self.file, &self.begun_as).is_ok_and(|is_left| is_left) {
+            // nothing more can be done about one that cannot be removed: it takes no room, and the next pass takes it over
+            let _ = self.file.set_len(0);
             let _ = fs::remove_file(&self.begun_as);
         }
     }
+}
+
+/// Gives all files of an order, which are whole and on the disk, their names, one after the other, while whoever made them
+/// still holds their locks.
+pub(super) fn give_names(order: &Order) -> Result<Vec<Made>, Error> {
+    let name = |output: &Output| {
+        let path = &output.path;
+        let failed = |source| Error::Write { path: path.clone(), source };
+        let bytes = fs::symlink_metadata(partial_path(path)).map_err(failed)?.len();
+        fs::rename(partial_path(path), path).map_err(failed)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let synced = File::open(folder.unwrap_or(Path::new("."))).and_then(|folder| folder.sync_all());
+        synced.map_err(failed)?;
+        Ok(Made { quant: output.quant, path: path.clone(), bytes: Bytes(bytes) })
+    };
+    order.outputs.iter().map(name).collect()
 }
 
 /// Returns the name that the file at `path` has until it is whole.

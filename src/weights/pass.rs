@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::imatrix::Imatrix;
 use super::layout::{Form, Piece, Written, form, pieces};
-use super::output::Partial;
+use super::output::{Partial, give_names};
 use super::source::Source;
 use super::{Error, Made, Order};
 use crate::gguf::{NewHeader, NewTensor};
@@ -40,25 +40,40 @@ impl Control<'_> {
 ///
 /// The files are named one after the other at the very end, when all are whole and on the disk.
 pub fn run(order: &Order, control: &Control<'_>) -> Result<Vec<Made>, Error> {
+    let files = open(order)?;
+    fill(order, &files, control)?;
+    let made = give_names(order);
+    // locked until then
+    drop(files);
+    made
+}
+
+/// Opens the files of the order, under the names that they have until they are whole.
+///
+/// # Errors
+/// [`Error::SameName`], [`Error::Busy`] while another pass makes one of them.
+pub(super) fn open(order: &Order) -> Result<Vec<Partial>, Error> {
     let mut names = BTreeSet::from([&order.source]);
     if let Some(twice) = order.outputs.iter().find(|output| !names.insert(&output.path)) {
         return Err(Error::SameName(twice.path.clone()));
     }
+    order.outputs.iter().map(|output| Partial::open(&output.path)).collect()
+}
+
+/// Makes what is in the files of the order, and brings it to the disk.
+pub(super) fn fill(order: &Order, files: &[Partial], control: &Control<'_>) -> Result<(), Error> {
     let source = Source::open(&order.source, order.prompt_style)?;
     let imatrix = order.imatrix.as_deref().map(Imatrix::read).transpose()?;
     let plan = Plan::new(order, &source, imatrix.as_ref())?;
-    let files = order
-        .outputs
-        .iter()
-        .zip(&plan.headers)
-        .map(|(output, header)| Partial::begin(&output.path, header.file_bytes, &header.bytes))
-        .collect::<Result<Vec<Partial>, Error>>()?;
+    for (file, header) in files.iter().zip(&plan.headers) {
+        file.begin(header.file_bytes, &header.bytes)?;
+    }
     (control.begun)(Bytes(plan.total));
     let work = Work {
         source: &source,
         plan: &plan,
         imatrix: imatrix.as_ref(),
-        files: &files,
+        files,
         stop: control.stop,
         next: AtomicUsize::new(0),
         written: AtomicU64::new(0),
@@ -74,13 +89,7 @@ pub fn run(order: &Order, control: &Control<'_>) -> Result<Vec<Made>, Error> {
     if control.stop.load(Ordering::Relaxed) {
         return Err(Error::Stopped);
     }
-    files.into_iter().try_for_each(Partial::finish)?;
-    let made = |(output, header): (&super::Output, &NewHeader)| Made {
-        quant: output.quant,
-        path: output.path.clone(),
-        bytes: Bytes(header.file_bytes),
-    };
-    Ok(order.outputs.iter().zip(&plan.headers).map(made).collect())
+    Ok(())
 }
 
 /// What goes where, for all files.

@@ -189,7 +189,7 @@ fn a_pass_that_is_stopped_leaves_nothing_and_what_was_there_before() {
 fn two_passes_do_not_write_one_file() {
     let dir = prepared(scattered);
     let order = order(dir.path(), &[Quant::Q8_0]);
-    let held = output::Partial::begin(&order.outputs[0].path, 10, b"header").unwrap();
+    let held = output::Partial::open(&order.outputs[0].path).unwrap();
     let error = go(&order).unwrap_err();
     assert!(error.is_transient() && error.to_string().contains("another process"), "{error}");
     drop(held);
