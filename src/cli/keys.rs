@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead as _, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -47,8 +48,11 @@ pub(crate) fn run(verb: &KeysVerb, global: &Global, environment: &Environment) -
         }
         KeysVerb::RevokeHost { host } => {
             let certificates = safe.revoke(host)?;
+            let shown: BTreeSet<&str> =
+                safe.keys().iter().flat_map(|keys| keys.clients()).map(|key| key.entry.id.as_str()).collect();
+            let shown = Vec::from_iter(shown).join(", ");
             let text = format!(
-                "{host} is refused by the other hosts from the next apply on ({}). Nothing is sent to it any more, since whoever has its disk can answer in its place over SSH, too: once it is yours again, or another machine is in its place, `bramble keys readmit {host}`. {NEXT}",
+                "{host} is refused by the other hosts from the next apply on ({}), and so is the operator's key that it was shown. It was also shown the key of every client that asked it: `bramble keys rotate NAME` for those ({shown}). Nothing is sent to it any more, since whoever has its disk can answer in its place over SSH, too: once it is yours again, or another machine is in its place, `bramble keys readmit {host}`. {NEXT}",
                 count(certificates, "certificate")
             );
             done(&text, &json!({ "revoked": host, "certificates": certificates }), global)?;

@@ -86,6 +86,12 @@ impl FleetKeys {
         &self.operator_key
     }
 
+    /// Makes another key for `bramble` itself, where a host has been shown the one before that is no longer ours.
+    pub(super) fn replace_operator_key(&mut self) -> Result<(), Error> {
+        self.operator_key = random_key()?;
+        Ok(())
+    }
+
     /// Returns what hosts show to each other where their doors speak plain HTTP.
     pub(super) fn peer_key(&self) -> &Zeroizing<String> {
         &self.peer_key

@@ -99,8 +99,9 @@ impl Safe {
         Ok(changed)
     }
 
-    /// Has every key that a host ever had refused by the others. Returns how many those are. It gets no other until it is
-    /// readmitted: whoever has its disk has its SSH keys, too, and may be who answers there.
+    /// Has every key that a host ever had refused by the others, and the operator's, which it was shown. Returns how many
+    /// certificates it had. It gets no other until it is readmitted: whoever has its disk has its SSH keys, too, and may be
+    /// who answers there.
     pub fn revoke(&mut self, host: &HostName) -> Result<usize, Error> {
         let Some(certificates) = &mut self.certificates else {
             return Err(Error::NoCertificate { host: host.clone(), known: Vec::new() });
@@ -114,6 +115,9 @@ impl Safe {
         certificates.bar([host.clone()]);
         certificates.save(&Certificates::path(&self.state, &self.fleet))?;
         self.note_kept();
+        if self.keys.is_some() {
+            self.change_keys(FleetKeys::replace_operator_key)?;
+        }
         Ok(count)
     }
 

@@ -151,7 +151,11 @@ fn a_host_that_is_revoked_takes_all_its_keys_with_it() {
     safe.complete(&[host("shed")], DoorTls::Fleet, later).unwrap();
     let second = safe.certificates().unwrap().held(&host("shed")).unwrap().fingerprint;
     assert_ne!(first, second);
+    let shown = Digest::of(safe.keys().unwrap().operator_key().as_bytes());
     assert_eq!(safe.revoke(&host("shed")).unwrap(), 2);
+    // what it was shown opens no other
+    let keys = open(&dir).secrets(&host("kitchen"), DoorTls::Fleet, BTreeMap::new()).unwrap().keys;
+    assert!(keys.iter().any(|key| key.id == "operator") && keys.iter().all(|key| key.sha256 != shown));
     // once more bars it once more
     assert_eq!(safe.revoke(&host("shed")).unwrap(), 0);
     let error = safe.revoke(&host("barn")).unwrap_err();

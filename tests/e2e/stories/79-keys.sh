@@ -60,9 +60,18 @@ by_the_card() { # the status at the other host for who shows the card's certific
     "$lab" exec curl -s -o /dev/null -w '%{http_code}' --cacert attic/ca.pem --cert attic/card.pem --key attic/card.key \
         --connect-to "::$("$lab" ip loft):" https://loft.attic.internal:8443/v1/models || true
 }
+at_loft() { # [KEY]: the status at the other host for who shows it
+    "$lab" exec curl -s -o /dev/null -w '%{http_code}' --cacert attic/ca.pem --connect-to "::$("$lab" ip loft):" \
+        -H "Authorization: Bearer ${1:-$two}" https://loft.attic.internal:8443/v1/models || true
+}
 logins() { on attic "journalctl --unit ssh --no-pager | grep -c 'Accepted publickey for pi'"; }
 [ "$(by_the_card)" = 200 ] || die "the host itself is not let in: $(by_the_card)"
+# what the operator has shown it opens no other either
+operator() { jq -r .operator_key "$XDG_STATE_HOME/bramble/fleets/attic/keys.json"; }
+seen=$(operator)
+[ "$(at_loft "$seen")" = 200 ] || die "the operator is not let in: $(at_loft "$seen")"
 a 0 keys revoke-host attic
+says "phone"
 before=$(logins)
 a 2 plan --exit-code
 a 2 apply --yes
@@ -70,11 +79,9 @@ says 'bramble keys readmit attic'
 [ "$(logins)" = "$before" ] || die "somebody logged in to a host that was stolen"
 [ "$(by_the_card)" = 000 ] || die "the card is let in: $(by_the_card)"
 # it is the card that is refused, by a door that is open
-at_loft() {
-    "$lab" exec curl -s -o /dev/null -w '%{http_code}' --cacert attic/ca.pem --connect-to "::$("$lab" ip loft):" \
-        -H "Authorization: Bearer $two" https://loft.attic.internal:8443/v1/models || true
-}
 [ "$(at_loft)" = 200 ] || die "the other host lets nobody in: $(at_loft)"
+[ "$(at_loft "$seen")" = 401 ] || die "the key that the stolen host was shown is let in: $(at_loft "$seen")"
+[ "$(at_loft "$(operator)")" = 200 ] || die "the operator's key of now is not let in: $(at_loft "$(operator)")"
 
 # nor by a host that goes back to what it ran before that
 a 0 rollback loft --yes
