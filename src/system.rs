@@ -30,6 +30,14 @@ pub fn is_named(file: &File, path: &Path) -> io::Result<bool> {
     }
 }
 
+/// Returns whether what links at `path` lead to is neither in `folder` nor in a folder of blobs, as caches of models have them
+/// beside their folders of links. What leads nowhere does not lead out.
+pub fn leads_out(folder: &Path, path: &Path) -> bool {
+    let (Ok(folder), Ok(target)) = (fs::canonicalize(folder), fs::canonicalize(path)) else { return false };
+    let in_blobs = || target.parent().is_some_and(|parent| parent.iter().any(|part| part == "blobs"));
+    !target.starts_with(folder) && !in_blobs()
+}
+
 /// Returns once all that was written to the file system of `file` is on its disk.
 ///
 /// # Errors

@@ -79,6 +79,7 @@ impl<'a> Work<'a> {
             SourceRef::File(path) => {
                 let path = Path::new(path);
                 let whole = path.canonicalize().with_context(|| format!("cannot read {}", path.display()))?;
+                fetch::check_folder(path)?;
                 let name = if whole.is_dir() { whole.file_name() } else { whole.file_stem() };
                 let name =
                     name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());

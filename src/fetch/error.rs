@@ -108,6 +108,8 @@ pub enum Error {
     CachedInPart { folder: PathBuf, source: Box<Self> },
     #[error("cannot read {}", path.display())]
     Local { path: PathBuf, source: io::Error },
+    #[error("{} is a link that leads out of its folder: copy what it leads to into its place", path.display())]
+    LeadsOut { path: PathBuf },
     #[error("{} is not what was pinned: restore it, or remove its source from bramble.lock to pin it anew", path.display())]
     LocalChanged { path: PathBuf },
     #[error("{} has changed since the plan was made: plan again, or restore it", path.display())]

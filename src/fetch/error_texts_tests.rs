@@ -66,6 +66,7 @@ fn each_error_says_what_was_wrong() {
         },
         Error::CachedInPart { folder: PathBuf::from("/srv/folder"), source: Box::new(Error::BadToken) },
         Error::Local { path: PathBuf::from("/srv/file"), source: io::Error::other("the disk says no") },
+        Error::LeadsOut { path: PathBuf::from("/srv/file") },
         Error::LocalChanged { path: PathBuf::from("/srv/file") },
         Error::FileChanged { path: PathBuf::from("/srv/file") },
         Error::LayOut { path: PathBuf::from("/srv/file"), source: io::Error::other("the disk says no") },

@@ -11,10 +11,14 @@ use crate::checkpoint::Weights;
 use crate::ids::Digest;
 use crate::source::{Pinned, PinnedFile};
 use crate::store::{Store, hash_file};
+use crate::system::leads_out;
 use crate::units::Bytes;
 
 /// Largest index of shards that is read. Real ones have some 100 bytes for each tensor.
 const INDEX_MAX: u64 = 64 << 20;
+
+/// How files with weights end, which may lie on another disk.
+const WEIGHTS: [&str; 4] = [".safetensors", ".bin", ".pth", ".pt"];
 
 /// Pins what is at `path`: the folder of a checkpoint, or one GGUF.
 pub(super) fn pin(uri: &str, path: &Path, store: &Store) -> Result<Pinned, Error> {
@@ -65,7 +69,28 @@ pub(super) fn checkpoint_names(uri: &str, folder: &Path) -> Result<Vec<String>, 
             chosen.extend(choose::shards(uri, name, &fs::read(&path).map_err(fail)?, &names)?);
         }
     }
+    check_links(folder, &chosen)?;
     Ok(chosen)
+}
+
+/// Refuses a folder of which a text, such as a template, would come from elsewhere: texts are in what is made of them.
+/// Weights that are none are refused as such.
+fn check_links(folder: &Path, names: &[String]) -> Result<(), Error> {
+    let is_weights = |name: &str| WEIGHTS.iter().any(|end| name.ends_with(end));
+    let mut texts = names.iter().filter(|name| !is_weights(name)).map(|name| folder.join(name));
+    match texts.find(|path| leads_out(folder, path)) {
+        Some(path) => Err(Error::LeadsOut { path }),
+        None => Ok(()),
+    }
+}
+
+/// Looks whether the texts of a folder that is used as it is, without being pinned, are its own.
+///
+/// # Errors
+/// [`Error::LeadsOut`] where one is a link that leads out of it.
+pub fn check_folder(folder: &Path) -> Result<(), Error> {
+    let names: Vec<String> = choose::SMALL.map(str::to_owned).into();
+    check_links(folder, &names)
 }
 
 /// Returns where a pinned file of a local source is, and checks that it is still the same.

@@ -44,6 +44,7 @@ use web::Web;
 
 pub use describe::{RawHeader, RawModel};
 pub use error::Error;
+pub use local::check_folder;
 pub use settings::{Lanes, Machine, Patience, Settings, TOKEN_VARIABLE, Token};
 
 /// Pins, describes and obtains sources. Cheap to clone.

@@ -1,7 +1,8 @@
 //! One question to the hub, answered or refused with words: redirects, statuses, waits.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, LOCATION, RANGE};
@@ -26,6 +27,8 @@ pub(super) struct Web {
     client: reqwest::Client,
     endpoint: Url,
     bearer: Option<HeaderValue>,
+    /// Whether there is a token that the endpoint does not get, and which nobody was told of yet.
+    is_withheld: Arc<AtomicBool>,
     is_offline: bool,
     patience: Patience,
     lanes: Lanes,
@@ -82,7 +85,8 @@ impl Web {
         if !endpoint.path().ends_with('/') {
             endpoint.set_path(&format!("{}/", endpoint.path()));
         }
-        let bearer = settings.token.as_ref().map(|token| {
+        let is_safe = is_safe(&endpoint);
+        let bearer = settings.token.as_ref().filter(|_| is_safe).map(|token| {
             let mut value =
                 HeaderValue::from_str(&format!("Bearer {}", token.reveal())).map_err(|_| Error::BadToken)?;
             value.set_sensitive(true);
@@ -93,6 +97,7 @@ impl Web {
         Ok(Self {
             client: client(&endpoint, &settings.patience, &guard)?,
             bearer: bearer.transpose()?,
+            is_withheld: Arc::new(AtomicBool::new(settings.token.is_some() && !is_safe)),
             endpoint,
             is_offline: settings.is_offline,
             patience: settings.patience,
@@ -202,7 +207,7 @@ impl Web {
     }
 
     /// Asks once, following redirects. The token goes to the endpoint and nowhere else, and not there either once
-    /// somebody else has sent us.
+    /// somebody else has sent us, or where others could read it on its way.
     pub(super) async fn ask_once(&self, ask: &Ask) -> Result<Answer, Error> {
         if self.is_offline {
             return Err(Error::Offline { what: ask.what.clone() });
@@ -286,6 +291,12 @@ impl Web {
         let message = text(headers, "x-error-message").unwrap_or_default();
         let said = if message.is_empty() { String::new() } else { format!(": {message}") };
         let had_token = self.bearer.is_some();
+        if is_hub && matches!(status.as_u16(), 401 | 403) && self.is_withheld.swap(false, Ordering::Relaxed) {
+            let endpoint = self.endpoint();
+            self.note(&format!(
+                "the hub's token was not sent to {endpoint}: without https anybody on the way could read it; set HF_ENDPOINT to an address with https"
+            ));
+        }
         let page = if repo.is_empty() { what.clone() } else { self.page(&repo) };
         let not_found =
             || Error::RepoNotFound { repo: repo.clone(), endpoint: self.endpoint().to_owned(), had_token };
@@ -324,13 +335,22 @@ fn is_decided_by_owner(message: &str) -> bool {
     ["awaiting a review", "rejected"].iter().any(|words| message.contains(words))
 }
 
+/// Returns whether an address is on this machine, which nobody else is on the way to.
+fn is_here(url: &Url) -> bool {
+    let Some(host) = url.host_str() else { return false };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+/// Returns whether nobody on the way to an address can read what it is told.
+fn is_safe(url: &Url) -> bool {
+    url.scheme() == "https" || is_here(url)
+}
+
 fn client(endpoint: &Url, patience: &Patience, guard: &Guard) -> Result<reqwest::Client, Error> {
     // reqwest is built without a provider of its own; installing twice is no harm
     drop(rustls::crypto::ring::default_provider().install_default());
-    let is_here = match endpoint.host_str() {
-        Some(host) => host == "localhost" || host == "[::1]" || host.starts_with("127."),
-        None => false,
-    };
+    let is_here = is_here(endpoint);
     let begin = || {
         let builder = reqwest::Client::builder()
             .user_agent(concat!("bramble/", env!("CARGO_PKG_VERSION")))
@@ -349,5 +369,75 @@ fn client(endpoint: &Url, patience: &Patience, guard: &Guard) -> Result<reqwest:
             begin().tls_certs_only(Vec::new()).build().map_err(Error::Client)
         }
         result => result.map_err(Error::Client),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::super::settings::Token;
+    use super::*;
+
+    /// The way to a hub, with a token, and what it says.
+    fn web(endpoint: &str) -> (Web, Arc<Mutex<Vec<Event>>>) {
+        let said: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let events = Arc::clone(&said);
+        let events = Events::new(move |event| events.lock().unwrap().push(event));
+        let settings = Settings {
+            endpoint: endpoint.to_owned(),
+            token: Token::new("hf_secret"),
+            ..Settings::read(|_| None)
+        };
+        (Web::new(&settings, Machine::default(), events).unwrap(), said)
+    }
+
+    #[test]
+    fn a_token_goes_over_https_and_within_this_machine_only() {
+        for safe in [
+            "https://huggingface.co/",
+            "https://mirror.lan:8443/hub/",
+            "http://127.0.0.1:8080/",
+            "http://127.8.9.1/",
+            "http://[::1]:8080/",
+            "http://localhost:8080/",
+            "http://LOCALHOST/",
+        ] {
+            assert!(is_safe(&Url::parse(safe).unwrap()), "{safe}");
+        }
+        for overheard in [
+            "http://huggingface.co/",
+            "http://mirror.lan/",
+            "http://192.168.1.9:8080/",
+            "http://[fd00::1]/",
+            "http://127.example/",
+            "http://127.0.0.1.example/",
+            "http://localhost.example/",
+            "http://localhost@mirror.lan/",
+        ] {
+            assert!(!is_safe(&Url::parse(overheard).unwrap()), "{overheard}");
+        }
+    }
+
+    #[test]
+    fn whoever_has_a_token_that_is_not_sent_is_told_so_once_it_is_missed() {
+        let ask = Ask { repo: "org/tiny".to_owned(), what: "org/tiny".to_owned(), ..Ask::default() };
+        let headers = HeaderMap::new();
+        let (mirror, said) = web("http://mirror.lan");
+        assert!(mirror.bearer.is_none());
+        mirror.refusal(&ask, StatusCode::NOT_FOUND, &headers, true);
+        assert!(said.lock().unwrap().is_empty());
+        for _ in 0..2 {
+            let error = mirror.refusal(&ask, StatusCode::UNAUTHORIZED, &headers, true);
+            assert!(matches!(error, Error::RepoNotFound { had_token: false, .. }), "{error}");
+        }
+        let said = said.lock().unwrap();
+        let [Event::Note { text, .. }] = &said[..] else { panic!("{said:?}") };
+        assert!(text.starts_with("the hub's token was not sent to http://mirror.lan: "), "{text}");
+
+        let (here, said) = web("http://127.0.0.1:1");
+        let error = here.refusal(&ask, StatusCode::UNAUTHORIZED, &headers, true);
+        assert!(here.bearer.is_some() && matches!(error, Error::TokenRefused { .. }), "{error}");
+        assert!(said.lock().unwrap().is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! Kinds of sources: repositories, single files, folders, the Python client's cache.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use bramble_fleet::checkpoint::Checkpoint;
 use bramble_fleet::events::Event;
@@ -217,6 +218,27 @@ async fn a_folder_is_a_source_until_it_changes() {
     fs::write(bench.repo(MODEL), bytes).unwrap();
     let error = fetcher.obtain(&pinned).await.unwrap_err();
     assert!(matches!(&error, Error::LocalChanged { path } if path.ends_with(MODEL)), "{error}");
+}
+
+/// A template is among the texts of what is made, which every user of a host may read.
+#[tokio::test]
+async fn a_link_in_a_folder_brings_no_text_from_elsewhere_into_weights() {
+    let bench = Bench::new().await;
+    let source = SourceRef::File("hub/org/tiny".to_owned());
+    let elsewhere = bench.repo("../elsewhere");
+    fs::create_dir_all(elsewhere.join("blobs")).unwrap();
+    fs::write(elsewhere.join("id_ed25519"), "a key").unwrap();
+    symlink(elsewhere.join("id_ed25519"), bench.repo("chat_template.jinja")).unwrap();
+    let error = bench.plain().pin(&source).await.unwrap_err();
+    assert!(matches!(&error, Error::LeadsOut { path } if path.ends_with("chat_template.jinja")), "{error}");
+    fs::remove_file(bench.repo("chat_template.jinja")).unwrap();
+    // as in the hub's own cache, and where weights are on another disk
+    for (name, place) in [("config.json", "blobs/1"), (MODEL, "model.safetensors")] {
+        fs::rename(bench.repo(name), elsewhere.join(place)).unwrap();
+        symlink(elsewhere.join(place), bench.repo(name)).unwrap();
+    }
+    let pinned = bench.plain().pin(&source).await.unwrap();
+    bench.assert_obtained(&bench.plain().obtain(&pinned).await.unwrap());
 }
 
 #[tokio::test]
