@@ -24,7 +24,7 @@ use crate::units::Bytes;
 pub use candidate::Candidate;
 pub use memory::{Attention, Buffers, Parts, Refusal, buffers, is_repacking, refusal, room};
 pub use quality::{Loss, LossBasis, PACKED_KV, loss_of};
-pub use speed::{Interval, Speed};
+pub use speed::{Interval, Speed, bound};
 pub use work::work;
 
 /// One tensor as it is or will be in the file.

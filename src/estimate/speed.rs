@@ -15,6 +15,13 @@ const PROMPT: u32 = 512;
 /// runs' 128.
 const DEPTH: u32 = 64;
 
+/// The slowest and the fastest pace that a definition has, in tokens per second: a token in eleven days, and more than
+/// any machine does.
+const PACES: (f64, f64) = (1e-6, 1e9);
+
+/// The longest that a definition has weights load, in seconds: eleven days.
+const LONGEST_LOAD: f64 = 1e6;
+
 /// A rate with the range it is expected in, nine times of ten.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
@@ -96,9 +103,12 @@ impl Speed {
     }
 
     /// Returns these figures with those that were measured on the host in place of the
-    /// predicted ones.
+    /// predicted ones, where both can be.
     #[must_use]
     pub fn measured(self, prompt: TokensPerSec, answer: TokensPerSec) -> Self {
+        if !(Rates::believes(prompt.0) && Rates::believes(answer.0)) {
+            return self;
+        }
         let one = |rate| Interval { low: rate, expected: rate, high: rate };
         let slower = self.prompt.expected.0 / prompt.0.max(1e-9);
         Self {
@@ -118,12 +128,27 @@ impl Speed {
             Basis::Unknown => rate.low,
             _ => rate.expected,
         };
-        Pace {
+        bound(Pace {
             prompt: TokensPerSec(two_digits(of(self.prompt).0)),
             answer: TokensPerSec(two_digits(of(self.answer).0)),
             load_seconds: two_digits(self.load_seconds),
             is_guess: self.basis == Basis::Unknown,
-        }
+        })
+    }
+}
+
+/// Returns a pace that every host can read and count with, whatever one has said of itself: the definitions of others
+/// name it, too, and JSON has no word for what is no number.
+pub fn bound(pace: Pace) -> Pace {
+    let within = |value: f64, (low, high): (f64, f64), unknown: f64| {
+        if value.is_nan() { unknown } else { value.clamp(low, high) }
+    };
+    let rate = |rate: TokensPerSec| TokensPerSec(within(rate.0, PACES, PACES.0));
+    Pace {
+        prompt: rate(pace.prompt),
+        answer: rate(pace.answer),
+        load_seconds: within(pace.load_seconds, (0.0, LONGEST_LOAD), LONGEST_LOAD),
+        ..pace
     }
 }
 

@@ -4,6 +4,7 @@ use super::testing::*;
 use super::*;
 use crate::catalog::Stored;
 use crate::facts::{Basis, EngineBench, Installed, planned};
+use crate::generation::Pace;
 use crate::ids::Digest;
 use crate::quant::Quant;
 use crate::units::TokensPerSec;
@@ -228,6 +229,24 @@ fn a_real_engine_held_no_more_than_estimated_and_not_much_less() {
 }
 
 #[test]
+fn figures_beyond_all_bounds_give_an_estimate_that_fits_nowhere() {
+    let llama = model(LLAMA32_1B);
+    let weights = candidate(&llama, Quant::Q4KM);
+    let host = planned("pi5-16gb").unwrap();
+    let most = u32::MAX;
+    for (context, slots, micro_batch) in [(most, 1, 1 << 30), (most, 1, most), (most, most, most)] {
+        for kv in [KvType::F16, KvType::Q8_0] {
+            let serving = Serving { kv, ..serving(context, slots, micro_batch) };
+            let need = footprint(&llama, &weights, &serving, &host).need;
+            assert!(need > Bytes::gib(1 << 20), "{need} for {serving:?}");
+        }
+        let serving = serving(context, slots, micro_batch);
+        let plain = buffers(&llama, &weights, &serving, &host, Attention::Plain).compute;
+        assert!(plain > Bytes::gib(1 << 20), "{plain} for {serving:?}");
+    }
+}
+
+#[test]
 fn a_pi_5_that_maps_holds_weights_twice_and_one_that_reads_does_not() {
     let host = planned("pi5-8gb").unwrap();
     // MiB of the file, repacked, resident with mapping, resident with reading
@@ -360,6 +379,45 @@ fn a_figure_of_these_very_weights_wins_over_the_formula() {
     assert!((other.answer.expected.0 - 4.0).abs() < 0.01, "{other:?}");
     assert!(other.answer.low < other.answer.expected);
     assert!((before.answer.expected.0 - 4.0).abs() > 0.1, "{before:?}");
+}
+
+#[test]
+fn whatever_a_host_says_that_it_was_measured_at_its_pace_is_a_number() {
+    let llama = model(LLAMA32_1B);
+    let weights = Candidate { recipe: Some(Digest::of(b"this")), ..candidate(&llama, Quant::Q4KM) };
+    let serving = Serving { repack: true, ..serving(4096, 1, 512) };
+    let mut host = planned("pi5-8gb").unwrap();
+    let before = footprint(&llama, &weights, &serving, &host).speed;
+    for figure in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-320, 1.7e308] {
+        let installed = r#"{"current":null,"pending":null,"generations":[],"blobs":{},"programs":[],"partials":{},"services":{},"memory":0,"drift":[],
+            "bench":{"format":1,"memory":null,"storage":{"read":1.0,"bytes":1},"notes":[],"engines":[]}}"#;
+        let mut installed: Installed = serde_json::from_str(installed).unwrap();
+        let bench = installed.bench.as_mut().unwrap();
+        bench.storage.as_mut().unwrap().read.0 = figure;
+        bench.engines.push(EngineBench {
+            model: "chat".parse().unwrap(),
+            recipe: Digest::of(b"this"),
+            threads: 4,
+            repack: true,
+            prompt_tokens: u32::MAX,
+            prompt: TokensPerSec(figure),
+            answer_tokens: u32::MAX,
+            answer: TokensPerSec(figure),
+            work: work(&llama, &weights, &serving, &host.cpu),
+            text: None,
+        });
+        host.installed = Some(installed);
+        let speed = footprint(&llama, &weights, &serving, &host).speed;
+        assert_eq!(speed, before, "{figure}");
+        // and should such a figure come from elsewhere
+        let mut wild = speed;
+        (wild.load_seconds, wild.prompt.expected.0, wild.answer.expected.0) = (figure, figure, figure);
+        for pace in [speed.pace(), wild.pace()] {
+            let text = serde_json::to_string(&pace).unwrap();
+            assert!(serde_json::from_str::<Pace>(&text).is_ok(), "{text}");
+            assert!(pace.prompt.0 > 0.0 && pace.answer.0 > 0.0 && pace.load_seconds >= 0.0, "{text}");
+        }
+    }
 }
 
 #[test]

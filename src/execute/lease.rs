@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::verbs::{VerbError, Verbs};
 use crate::causes::with_causes;
@@ -14,13 +14,17 @@ use crate::connect::Connection;
 use crate::events::{Event, Events};
 use crate::generation::Layout;
 use crate::ids::{Digest, HostName};
-use crate::lease::{Answer, Ask, Holder, TOUCHED_EVERY};
+use crate::lease::{Answer, Ask, Holder, STALE_AFTER, TOUCHED_EVERY};
 
 /// One small file is written.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How often somebody else's lease is looked at while it is not known whether its holder lives: one that does
 /// touches it meanwhile, and that of one that does not becomes stale.
 const LOOKED_EVERY: Duration = Duration::from_secs(2);
+/// What nobody touches is stale long before: a host that goes on to deny its lease makes that up.
+const WAITED_AT_MOST: Duration = STALE_AFTER.saturating_mul(2);
+/// How many runs of this machine that have ended are followed on one host: one may have come between.
+const FOLLOWED_AT_MOST: u32 = 2;
 
 /// A host that is to be changed.
 #[derive(Clone)]
@@ -77,7 +81,7 @@ impl Leases {
     /// Returns the number of our lease of a host, which is taken if it is not held.
     ///
     /// # Errors
-    /// [`VerbError::Locked`] when somebody else holds it who is at work.
+    /// [`VerbError::Locked`] when somebody else holds it who is at work, or the host does not give it in time.
     pub(super) async fn of(&self, seat: Seat) -> Result<u64, VerbError> {
         if let Some(held) = self.held().get(&seat.host) {
             return Ok(held.number);
@@ -89,7 +93,8 @@ impl Leases {
     }
 
     async fn take(&self, seat: &Seat) -> Result<u64, VerbError> {
-        let (mut in_place_of, mut seen) = (None, None);
+        let begun = Instant::now();
+        let (mut in_place_of, mut followed, mut seen) = (None, 0, None);
         loop {
             let answer = seat.ask(&Ask::Take { holder: self.holder.clone(), in_place_of }).await?;
             let (number, holder, idle_seconds) = match answer {
@@ -101,12 +106,18 @@ impl Leases {
                 }
             };
             if self.has_ended(&holder) && in_place_of != Some(number) {
-                in_place_of = Some(number);
+                if followed == FOLLOWED_AT_MOST {
+                    return Err(VerbError::Locked { said: not_given(&holder) });
+                }
+                (in_place_of, followed) = (Some(number), followed + 1);
                 continue;
             }
             let is_touched = seen.is_some_and(|(before, idle)| before != number || idle_seconds < idle);
             if is_touched || self.is_ours(&holder) {
                 return Err(VerbError::Locked { said: locked(&holder) });
+            }
+            if begun.elapsed() >= WAITED_AT_MOST {
+                return Err(VerbError::Locked { said: not_given(&holder) });
             }
             if seen.is_none() {
                 let text = format!(
@@ -161,6 +172,14 @@ fn locked(holder: &Holder) -> String {
     format!("{} (process {}) holds its lease and is at work", holder.operator, holder.process)
 }
 
+/// The host cannot be believed: it names a holder who does nothing, and keeps the lease all the same.
+fn not_given(holder: &Holder) -> String {
+    format!(
+        "it says that {} (process {}) holds its lease, who does not touch it, and gives it to nobody else: look at what runs there, and run again",
+        holder.operator, holder.process
+    )
+}
+
 fn is_running(process: u32) -> bool {
     let pid = i32::try_from(process).ok().and_then(rustix::process::Pid::from_raw);
     // one of another user may not be signalled, and runs
@@ -189,8 +208,6 @@ async fn touch(seat: Seat, number: u64, events: Events) {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
-
-    use tokio::time::Instant;
 
     use super::*;
     use crate::connect::Output;
@@ -224,6 +241,13 @@ mod tests {
 
     fn leases() -> Leases {
         Leases::new("ada@desk", &Events::none())
+    }
+
+    /// No process has the highest number that there can be.
+    const NO_PROCESS: u32 = i32::MAX.cast_unsigned();
+
+    fn mine(process: u32) -> Holder {
+        Holder { process, ..leases().holder }
     }
 
     #[tokio::test(start_paused = true)]
@@ -267,10 +291,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_host_that_denies_its_lease_without_end_is_given_up() {
+        let begun = Instant::now();
+        let (stuck, _) = seat(move |_| {
+            assert!(begun.elapsed() < 2 * WAITED_AT_MOST, "it is asked without end");
+            denied(elsewhere(), 5)
+        });
+        let error = leases().of(stuck).await.expect_err("given up").to_string();
+        assert!(error.contains("it says that bob@desk (process 1) holds its lease"), "{error}");
+        assert!(begun.elapsed() <= WAITED_AT_MOST + LOOKED_EVERY, "{:?}", begun.elapsed());
+
+        // it knows from the question who we are, and names a run of ours that has ended, each time another
+        let ended = mine(NO_PROCESS);
+        let numbers = AtomicU64::new(1);
+        let (echo, asked) = seat(move |_| {
+            let number = numbers.fetch_add(1, Ordering::Relaxed);
+            assert!(number < 100, "it is asked without end");
+            Answer::Denied { number, holder: ended.clone(), idle_seconds: 0 }
+        });
+        let begun = Instant::now();
+        let error = leases().of(echo).await.expect_err("given up");
+        assert!(matches!(error, VerbError::Locked { .. }), "{error}");
+        assert_eq!((begun.elapsed(), asked.lock().expect("nobody panicked").len()), (Duration::ZERO, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_run_of_this_machine_that_has_ended_is_followed_at_once() {
-        let mine = |process| Holder { process, ..leases().holder };
-        // no process has the highest number that there can be
-        let ended = mine(u32::try_from(i32::MAX).expect("positive"));
+        let ended = mine(NO_PROCESS);
         let (killed, asked) = seat(move |ask| match ask {
             Ask::Take { in_place_of: Some(3), .. } => Answer::Granted { number: 4 },
             _ => denied(ended.clone(), 1),

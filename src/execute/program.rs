@@ -235,6 +235,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_lease_that_is_written_anew_each_time_and_grows_no_older_is_not_watched_without_end() {
+        let (kept, took, _) = look(true, |now| {
+            assert!(now < 300, "it is looked at without end");
+            bobs(100 + now, 95 + now)
+        })
+        .await;
+        let error = kept.expect_err("given up").to_string();
+        assert!(error.contains("it says that bob@desk (process 1) holds its lease"), "{error}");
+        assert!(took <= Duration::from_secs(62), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_was_removed_since_it_was_looked_at_is_not_made_again_and_what_makes_no_sense_allows_nothing()
      {
         let (removed, ..) = look(true, |_| "bare\nfirst\n100\n".to_owned()).await;

@@ -261,10 +261,11 @@ fn health(printed: &Printed<'_>) -> Health {
     }
 }
 
-/// Returns when the host's clock said that it was, in seconds since 1970, for comparing it with another.
+/// Returns when the host's clock said that it was, in seconds since 1970 and not before, for comparing it with another.
 pub fn probe_clock(output: &[u8]) -> Option<i64> {
     let text = String::from_utf8_lossy(output.get(..MOST.min(output.len()))?);
-    Printed::split(&text, PROBE).ok()?.value("clock")?.parse().ok()
+    let seconds: i64 = Printed::split(&text, PROBE).ok()?.value("clock")?.parse().ok()?;
+    (seconds >= 0).then_some(seconds)
 }
 
 /// The most graphics processors that are believed.

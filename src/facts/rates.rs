@@ -1,5 +1,7 @@
 //! How fast a host computes: by its board's table, by what it was measured at, or a wide prior.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use super::bench::{Bench, EngineBench};
@@ -60,6 +62,13 @@ struct Part {
     fast: f64,
 }
 
+/// What a host is believed that says what it was measured at, in bytes or tokens per second. All that ever was measured
+/// lies far within, and what is computed of it stays a number.
+const BELIEVED: RangeInclusive<f64> = 1e-6..=1e15;
+
+/// How many times as fast as its board's table a host is believed to be.
+const BELIEVED_FACTORS: RangeInclusive<f64> = 1e-6..=1e6;
+
 impl Rates {
     /// Returns the rates of `host`: by an engine that was measured there, else of its board,
     /// else a prior by what its processor can do.
@@ -75,6 +84,11 @@ impl Rates {
             Some(bench) => rates.with(bench, host),
             None => rates,
         }
+    }
+
+    /// Returns whether a rate that a host says it was measured at, in bytes or tokens per second, can be one.
+    pub fn believes(rate: f64) -> bool {
+        BELIEVED.contains(&rate)
     }
 
     fn of_board(host: &HostFacts) -> Self {
@@ -124,9 +138,9 @@ impl Rates {
         }
     }
 
-    /// Takes what was measured on the host into account.
+    /// Takes what was measured on the host into account, as far as that can be.
     fn with(mut self, bench: &Bench, host: &HostFacts) -> Self {
-        if let Some(storage) = bench.storage {
+        if let Some(storage) = bench.storage.filter(|storage| Self::believes(storage.read.0)) {
             self.storage = storage.read;
         }
         if let Some(memory) = bench.memory {
@@ -155,6 +169,9 @@ impl Rates {
     /// so there it is a ceiling and nothing else; elsewhere the prior is so wide that even a
     /// rough relation narrows it.
     fn take_bandwidth(&mut self, read: BytesPerSec, host: &HostFacts) {
+        if !Self::believes(read.0) {
+            return;
+        }
         self.ceiling = Some(read);
         if host.board.is_none() {
             let table = self.table.answer.other.value * 1e9;
@@ -220,6 +237,6 @@ const fn storage(board: Option<Board>, medium: Medium) -> Option<BytesPerSec> {
 
 /// The geometric mean of factors that can be; none of none.
 fn mean(factors: impl Iterator<Item = f64>) -> Option<f64> {
-    let logs: Vec<f64> = factors.filter(|f| f.is_finite() && *f > 0.0).map(f64::ln).collect();
+    let logs: Vec<f64> = factors.filter(|factor| BELIEVED_FACTORS.contains(factor)).map(f64::ln).collect();
     if logs.is_empty() { None } else { Some((logs.iter().sum::<f64>() / logs.len() as f64).exp()) }
 }

@@ -346,6 +346,33 @@ fn memory_that_was_measured_is_a_ceiling_on_a_pi_and_a_hint_elsewhere() {
 }
 
 #[test]
+fn figures_that_cannot_have_been_measured_change_nothing() {
+    let mut desk = planned("pi5-8gb").unwrap();
+    desk.board = None;
+    let plain = Rates::of(&desk);
+    for figure in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-320, 1.7e308] {
+        let (read, rate) = (BytesPerSec(figure), TokensPerSec(figure));
+        let engine = EngineBench {
+            model: "chat".parse().unwrap(),
+            recipe: Digest::of(b"chat"),
+            threads: 4,
+            repack: false,
+            prompt_tokens: 100,
+            prompt: rate,
+            answer_tokens: 20,
+            answer: rate,
+            work: Work { answer: reading(), prompt: reading(), attention: 0.0 },
+            text: None,
+        };
+        let memory = MemoryBench { read, buffer: Bytes::mib(256), threads: 4 };
+        let mut installed = bench(Some(memory), vec![engine]);
+        installed.bench.as_mut().unwrap().storage = Some(StorageBench { read, bytes: Bytes::mib(16) });
+        let rates = Rates::of(&HostFacts { installed: Some(installed), ..desk.clone() });
+        assert_eq!(rates, plain, "{figure}");
+    }
+}
+
+#[test]
 fn an_answer_from_before_there_was_a_bench_still_parses() {
     let old = r#"{"current":null,"pending":null,"generations":[],"blobs":{},"programs":[],"partials":{},"services":{},"memory":7,"drift":[]}"#;
     let installed: Installed = serde_json::from_str(old).unwrap();
@@ -434,4 +461,13 @@ fn a_disk_is_known_by_its_path_in_the_kernel() {
     assert_eq!(of(sata, Some(true)), Some(Medium::Spinning));
     assert_eq!(of(sata, Some(false)), Some(Medium::Ssd));
     assert_eq!(of("/sys/devices/virtual/block/dm-0", Some(false)), None);
+}
+
+#[test]
+fn a_clock_of_before_1970_is_none() {
+    let at = |clock: i64| {
+        let text = printed(&format!("machine=aarch64\nclock={clock}"), &[("meminfo", MEMINFO)]);
+        probe_clock(text.as_bytes())
+    };
+    assert_eq!([at(7), at(-7), at(i64::MIN)], [Some(7), None, None]);
 }

@@ -165,16 +165,27 @@ fn servings(
             repack,
             kv,
         };
-        // an encoder reads all of a prompt at once
-        let sizes = match model.decoder_layers {
-            Some(_) => vec![want.context],
-            None => MICRO_BATCHES.to_vec(),
-        };
+        let sizes = micro_batches(model, want);
         let estimate = footprint(model, candidate, &serving(sizes[0]), host);
         let of = move |size| (serving(size), estimate.with_micro_batch(model, &serving(size)));
         sizes.into_iter().map(of).collect::<Vec<_>>()
     });
     servings.collect()
+}
+
+/// Returns the micro-batches to choose from, largest first.
+fn micro_batches(model: &ModelFacts, want: &Want) -> Vec<u32> {
+    match model.decoder_layers {
+        // an encoder reads all of a prompt at once
+        Some(_) => vec![want.context],
+        None => MICRO_BATCHES.to_vec(),
+    }
+}
+
+/// Returns whether a model may be served so for what is wanted of it. What a host says that it runs may be anything.
+pub fn is_offered(model: &ModelFacts, want: &Want, serving: &Serving) -> bool {
+    (serving.context, serving.slots) == (want.context, want.slots)
+        && micro_batches(model, want).contains(&serving.micro_batch)
 }
 
 /// Returns the loss that `auto` stays within if it can: that of `Q4_K_M` from 3 thousand

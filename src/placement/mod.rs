@@ -29,7 +29,7 @@ use crate::ids::{HostName, ModelName};
 use crate::quant::Quant;
 use crate::units::{Bytes, TokensPerSec};
 
-pub use candid::auto_quants;
+pub use candid::{auto_quants, is_offered};
 pub use choose::choose;
 pub use refusal::{Reason, Refusal, Remedies};
 pub use solve::solve;

@@ -52,6 +52,24 @@ fn chosen(placement: &Placement) -> Vec<String> {
 }
 
 #[test]
+fn only_servings_that_are_chosen_among_are_offered() {
+    let mut model = model(SMOLLM2_135M);
+    let served = choose_on(SMOLLM2_135M, &want(), &planned("pi5-8gb").unwrap()).unwrap().serving;
+    assert!(is_offered(&model, &want(), &served));
+    for other in [
+        Serving { context: 4097, ..served },
+        Serving { slots: 2, ..served },
+        Serving { micro_batch: 1 << 30, ..served },
+    ] {
+        assert!(!is_offered(&model, &want(), &other), "{other:?}");
+    }
+    // an encoder reads all at once
+    model.decoder_layers = Some(model.layers);
+    assert!(is_offered(&model, &want(), &Serving { micro_batch: 4096, ..served }));
+    assert!(!is_offered(&model, &want(), &served));
+}
+
+#[test]
 fn where_there_is_room_auto_takes_the_fastest_of_good_quality() {
     let of = |widths, board| choose_on(widths, &want(), &planned(board).unwrap()).unwrap().quant.unwrap();
     assert_eq!(of(MISTRAL_7B, "pi5-8gb"), Quant::Q4KM);

@@ -153,16 +153,16 @@ fn standing(
 }
 
 /// Returns an engine that runs as the choice that it would be; none where it runs something that
-/// is not on offer any more, or not asked for.
+/// is not on offer any more, or not asked for, or in a way that is never chosen.
 fn as_choice(engine: &EngineSpec, offer: &Offer<'_>, facts: &HostFacts, converter: u32) -> Option<Choice> {
     let is_same = |candidate: &&Candidate| {
         recipe(offer.facts, candidate.quant, converter).digest() == engine.weights.recipe
     };
     let candidate = offer.candidates.iter().find(is_same)?;
-    if !quants(offer.facts, offer.spec).allow(candidate.quant) {
+    let (wanted, serving) = (want(offer), Serving::from(engine));
+    if !wanted.quants.allow(candidate.quant) || !placement::is_offered(offer.facts, &wanted, &serving) {
         return None;
     }
-    let serving = Serving::from(engine);
     let estimate = estimate::footprint(offer.facts, candidate, &serving, facts);
     Some(Choice {
         quant: candidate.quant,

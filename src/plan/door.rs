@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::estimate;
 use crate::generation::{
     DoorSpec, DoorTls, EngineSpec, Hop, RouteSpec, UpstreamKind, UpstreamSpec, WakeSpec,
 };
@@ -198,7 +199,8 @@ fn hop_to_engine(upstream: &str, model: &ModelName, engine: &EngineSpec) -> Hop 
         upstream: upstream.to_owned(),
         model: model.to_string(),
         quant: Some(engine.weights.quant_name().to_owned()),
-        pace: Some(engine.pace),
+        // one that goes on as it is has its host's word for it
+        pace: Some(estimate::bound(engine.pace)),
         is_desktop: false,
         lacks: Vec::new(),
     }

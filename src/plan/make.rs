@@ -45,6 +45,9 @@ pub struct Inputs<'a> {
 /// The shortest time that a host waits for its confirmation, in seconds: the contract's.
 const SHORTEST_DEADLINE: f64 = 120.0;
 
+/// The longest: a day.
+const LONGEST_DEADLINE: f64 = 86_400.0;
+
 /// How many times the planned load and probe a host waits for its confirmation.
 const DEADLINE_FACTOR: f64 = 3.0;
 
@@ -129,7 +132,7 @@ fn make_without(inputs: &Inputs<'_>, blocked: Vec<Problem>) -> (Plan, Vec<Proble
             }
         }
     }
-    let mut artifacts = artifacts(inputs, &choices, &engines);
+    let mut artifacts = artifacts(inputs, &choices, (&all_engines, &engines));
     let full = disk_problems(inputs, &hosts, &artifacts);
     if !full.is_empty() {
         // what others do without them is decided without them
@@ -244,7 +247,8 @@ fn keep_unplaced(able: &BTreeMap<&HostName, Able<'_>>, wishes: &Wishes, engines:
     for (host, able) in able {
         let Some(installed) = &able.facts.installed else { continue };
         let Some((_, running)) = &installed.current else { continue };
-        for engine in &running.engines {
+        // what has no digest was never installed
+        for engine in running.engines.iter().filter(|engine| engine.weights.digest.is_some()) {
             let model = &engine.model;
             let keeps = match wishes.counted.get(model) {
                 _ if wishes.is_fixed(host, model) => true,
@@ -268,11 +272,19 @@ fn keep_unplaced(able: &BTreeMap<&HostName, Able<'_>>, wishes: &Wishes, engines:
     }
 }
 
-fn artifacts(inputs: &Inputs<'_>, choices: &Choices, engines: &Engines) -> Vec<Artifact> {
+/// Returns the weights that `engines` run and that were chosen somewhere, as those of `chosen` say: an engine that goes on
+/// as it is has no more than its host's word.
+fn artifacts(
+    inputs: &Inputs<'_>,
+    choices: &Choices,
+    (chosen, engines): (&Engines, &Engines),
+) -> Vec<Artifact> {
+    let run: BTreeSet<Digest> =
+        engines.values().flat_map(BTreeMap::values).map(|engine| engine.weights.recipe).collect();
     let mut artifacts: BTreeMap<Digest, Artifact> = BTreeMap::new();
-    for engine in engines.values().flat_map(BTreeMap::values) {
+    for engine in chosen.values().flat_map(BTreeMap::values) {
         let id = engine.weights.recipe;
-        if let Some(recipe) = choices.recipes.get(&id) {
+        if let Some(recipe) = choices.recipes.get(&id).filter(|_| run.contains(&id)) {
             artifacts.entry(id).or_insert_with(|| Artifact {
                 id,
                 model: engine.model.clone(),
@@ -312,7 +324,8 @@ fn host_plan(
     let units = units(&definition, &root, supervision, able.facts, chosen)
         .map_err(|error| format!("{host}: the units cannot be written: {error}"))?;
     let reasons = diff::reasons(installed, &definition, inputs.secrets.get(host));
-    let generation = (!reasons.is_empty()).then(|| next_generation(able.facts));
+    let next = || next_generation(able.facts).ok_or_else(|| none_left(host));
+    let generation = (!reasons.is_empty()).then(next).transpose()?;
     Ok(HostPlan {
         host: host.clone(),
         root,
@@ -337,10 +350,23 @@ fn lost(facts: &HostFacts) -> Option<Generation> {
     facts.lost.filter(|_| facts.installed.is_none())
 }
 
-/// Returns the number that a new install on a host gets.
-pub(super) fn next_generation(facts: &HostFacts) -> Generation {
-    let newest = facts.installed.as_ref().and_then(|installed| installed.generations.last().copied());
-    newest.or(lost(facts)).map_or(Generation::FIRST, Generation::next)
+/// Returns the number that a new install on a host gets: one above all that it names; none where there is no such number.
+pub(super) fn next_generation(facts: &HostFacts) -> Option<Generation> {
+    let installed = facts.installed.as_ref();
+    let laid_out = installed.into_iter().flat_map(|installed| installed.generations.iter().copied());
+    let current = installed.and_then(|installed| Some(installed.current.as_ref()?.0));
+    let pending = installed.and_then(|installed| installed.pending);
+    match laid_out.chain(current).chain(pending).chain(lost(facts)).max() {
+        Some(newest) => Some(newest.next()).filter(|next| *next > newest),
+        None => Some(Generation::FIRST),
+    }
+}
+
+/// Says of a host why nothing new can be installed on it.
+fn none_left(host: &HostName) -> String {
+    format!(
+        "{host} says that it has the last generation that there is a number for: take it off (`bramble remove {host}`), and apply again"
+    )
 }
 
 /// The folder of a login without root is known only now.
@@ -367,7 +393,8 @@ pub(super) fn deadline(definition: &Definition) -> u64 {
         .map(|engine| {
             let pace = &engine.pace;
             let per_token = |speed: f64| if speed > 0.0 { 1.0 / speed } else { 10.0 };
-            pace.load_seconds
+            // what a host goes on with is as it says
+            pace.load_seconds.clamp(0.0, LONGEST_DEADLINE)
                 + PROBE_TOKENS.0 * per_token(pace.prompt.0)
                 + PROBE_TOKENS.1 * per_token(pace.answer.0)
         })
@@ -377,7 +404,7 @@ pub(super) fn deadline(definition: &Definition) -> u64 {
         clippy::cast_sign_loss,
         reason = "positive and far below 2^63"
     )]
-    let seconds = (planned * DEADLINE_FACTOR).clamp(SHORTEST_DEADLINE, 86_400.0).ceil() as u64;
+    let seconds = (planned * DEADLINE_FACTOR).clamp(SHORTEST_DEADLINE, LONGEST_DEADLINE).ceil() as u64;
     seconds
 }
 

@@ -3,10 +3,10 @@
 use super::forms::candidates;
 use super::testing::{Fleet, generation, name};
 use crate::estimate::{self, Serving};
-use crate::facts::{Bench, EngineBench};
-use crate::generation::Pace;
+use crate::facts::{Bench, EngineBench, StorageBench};
+use crate::generation::{Definition, Pace};
 use crate::ids::Generation;
-use crate::units::TokensPerSec;
+use crate::units::{Bytes, BytesPerSec, TokensPerSec};
 
 /// Has a host measured, so many times as fast as what is in force counts with. Returns what that is.
 fn measure(fleet: &mut Fleet, host: &str, times: f64) -> Pace {
@@ -108,13 +108,26 @@ fn weights_that_load_longer_than_an_engine_is_given_are_told() {
     let mut fleet = Fleet::new();
     fleet.apply();
     let installed = fleet.facts("attic").installed.as_mut().unwrap();
-    let slow = crate::facts::StorageBench {
-        read: crate::units::BytesPerSec(0.5e6),
-        bytes: crate::units::Bytes::mib(16),
-    };
+    let slow = StorageBench { read: BytesPerSec(0.5e6), bytes: Bytes::mib(16) };
     let (format, engines, notes) = (Bench::FORMAT, Vec::new(), Vec::new());
     installed.bench = Some(Bench { format, memory: None, storage: Some(slow), engines, notes });
     let plan = fleet.plan();
     let reasons = &plan.host(&name("attic")).unwrap().reasons;
     assert!(reasons[0].starts_with("chat loads longer than it is given time for"), "{reasons:?}");
+}
+
+#[test]
+fn what_one_host_says_of_its_speed_leaves_the_definitions_of_others_readable() {
+    let mut fleet = Fleet::new();
+    fleet.apply();
+    for figure in [0.0, 1e-320, 1.7e308] {
+        measure(&mut fleet, "desk", 1.0);
+        let bench = fleet.facts("desk").installed.as_mut().unwrap().bench.as_mut().unwrap();
+        bench.storage = Some(StorageBench { read: BytesPerSec(figure), bytes: Bytes::mib(16) });
+        bench.engines[0].answer = TokensPerSec(figure);
+        for host in fleet.plan().hosts {
+            let text = serde_json::to_string(&host.definition).unwrap();
+            assert!(serde_json::from_str::<Definition>(&text).is_ok(), "{figure}: {text}");
+        }
+    }
 }

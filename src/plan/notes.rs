@@ -7,7 +7,7 @@ use crate::generation::Bundle;
 use crate::manifest::HostSpec;
 
 /// A clock this many seconds off makes certificates and logs wrong; what a login takes is far less.
-const CLOCK: i64 = 120;
+const CLOCK: u64 = 120;
 
 /// Raspberry Pis begin to slow down at 80 degrees.
 const HOT: f64 = 78.0;
@@ -49,8 +49,8 @@ pub(super) fn notes(spec: &HostSpec, facts: &HostFacts, bundle: &Bundle) -> Vec<
             "its processor is at {celsius:.0} degrees and slows down from 80 on: give it a fan"
         ));
     }
-    if let Some(ahead) = facts.health.clock_ahead.filter(|ahead| ahead.abs() > CLOCK) {
-        let (by, word) = (ahead.abs(), if ahead > 0 { "ahead of" } else { "behind" });
+    if let Some(ahead) = facts.health.clock_ahead.filter(|ahead| ahead.unsigned_abs() > CLOCK) {
+        let (by, word) = (ahead.unsigned_abs(), if ahead > 0 { "ahead of" } else { "behind" });
         notes.push(format!("its clock is {by} s {word} this machine's: let it set its time (timedatectl)"));
     }
     notes

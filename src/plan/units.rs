@@ -60,7 +60,7 @@ pub fn written_by_others<'a>(
         let follows = definition.fleet == manifest.fleet
             && definition.host == host.host
             && fleet_before == current.map(|(_, running)| &running.fleet)
-            && host.generation.is_none_or(|new| new == next_generation(facts))
+            && host.generation.is_none_or(|new| Some(new) == next_generation(facts))
             // a speed that was read is the one that was written but for its last digit
             && host.deadline_seconds.abs_diff(deadline(definition)) <= 1
             && (host.root.as_str(), host.is_root, host.supervision)

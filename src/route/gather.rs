@@ -19,6 +19,9 @@ use super::source::{Item, Opening, Source};
 /// half a MiB; log probabilities may make it twenty times as much.
 const MOST_KEPT: usize = 16 << 20;
 
+/// The most calls of tools in one choice. Answers have a few, and each piece of one is looked for among them all.
+const MOST_CALLS: usize = 256;
+
 /// About what a value takes beside its text, and a field beside its name and value.
 const PER_VALUE: usize = 32;
 const PER_FIELD: usize = 64;
@@ -97,8 +100,8 @@ impl Gathered {
         });
         for (key, value) in fields {
             match (key.as_str(), value) {
-                ("delta", Value::Object(delta)) => join(&mut choice.message, delta, kept),
-                ("text" | "logprobs", value) => join_one(&mut choice.fields, key, value, kept),
+                ("delta", Value::Object(delta)) => join(&mut choice.message, delta, kept)?,
+                ("text" | "logprobs", value) => join_one(&mut choice.fields, key, value, kept)?,
                 // some servers repeat in `message` all that came so far
                 ("delta" | "message" | "index", _) => {}
                 (_, value) => replace(&mut choice.fields, key, value, kept),
@@ -160,7 +163,7 @@ fn message(mut delta: Fields) -> Value {
 }
 
 /// Adds to what there is: text to text, list to list, field by field.
-fn join(into: &mut Fields, new: Fields, kept: &mut usize) {
+fn join(into: &mut Fields, new: Fields, kept: &mut usize) -> Result<(), Reason> {
     for (key, value) in new {
         match (key.as_str(), value) {
             ("tool_calls", Value::Array(pieces)) => {
@@ -169,7 +172,7 @@ fn join(into: &mut Fields, new: Fields, kept: &mut usize) {
                     Value::Array(Vec::new())
                 });
                 for piece in pieces {
-                    join_call(calls, piece, kept);
+                    join_call(calls, piece, kept)?;
                 }
             }
             // who or what it is, not a piece of text: some servers say it in every event
@@ -178,12 +181,13 @@ fn join(into: &mut Fields, new: Fields, kept: &mut usize) {
                     replace(into, key, value, kept);
                 }
             }
-            (_, value) => join_one(into, key, value, kept),
+            (_, value) => join_one(into, key, value, kept)?,
         }
     }
+    Ok(())
 }
 
-fn join_one(into: &mut Fields, key: String, new: Value, kept: &mut usize) {
+fn join_one(into: &mut Fields, key: String, new: Value, kept: &mut usize) -> Result<(), Reason> {
     match (into.get_mut(&key), new) {
         (Some(Value::String(text)), Value::String(more)) => {
             *kept += more.len();
@@ -193,9 +197,10 @@ fn join_one(into: &mut Fields, key: String, new: Value, kept: &mut usize) {
             *kept += more.iter().map(weight).sum::<usize>();
             items.extend(more);
         }
-        (Some(Value::Object(fields)), Value::Object(more)) => join(fields, more, kept),
+        (Some(Value::Object(fields)), Value::Object(more)) => join(fields, more, kept)?,
         (_, new) => replace(into, key, new, kept),
     }
+    Ok(())
 }
 
 /// Sets a field, unless that would only forget what is known.
@@ -216,24 +221,37 @@ fn replace(into: &mut Fields, key: String, new: Value, kept: &mut usize) {
 /// Adds a piece of a call to the call that it belongs to: the last one with its index and no
 /// other id. There are servers that number every call 0
 /// (<https://github.com/ollama/ollama/issues/15457>), and some that number none.
-fn join_call(calls: &mut Value, piece: Value, kept: &mut usize) {
-    let (Value::Array(calls), Value::Object(piece)) = (calls, piece) else { return };
-    let id = |call: &Fields| call.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-    let (index, new_id) = (piece.get("index").cloned(), id(&piece));
+///
+/// What is kept is looked at after each piece, since one event may have as many as it likes.
+fn join_call(calls: &mut Value, piece: Value, kept: &mut usize) -> Result<(), Reason> {
+    let (Value::Array(calls), Value::Object(piece)) = (calls, piece) else { return Ok(()) };
+    // those that came inside another piece were not counted
+    if calls.len() > MOST_CALLS {
+        return Err(Reason::TooLarge);
+    }
+    let (index, new_id) = (piece.get("index").cloned(), id(&piece).to_owned());
     let is_its_call = |call: &Fields| {
         let same_index = index.is_none() || call.get("index") == index.as_ref();
-        let old_id = id(call);
-        let same_id = new_id.is_empty() || old_id == new_id || (old_id.is_empty() && index.is_some());
-        same_index && same_id
+        let same_id =
+            |old_id: &str| new_id.is_empty() || old_id == new_id || (old_id.is_empty() && index.is_some());
+        same_index && same_id(id(call))
     };
     let mut known = calls.iter_mut().rev().filter_map(Value::as_object_mut);
     if let Some(call) = known.find(|call| is_its_call(call)) {
-        join(call, piece, kept);
-    } else {
+        join(call, piece, kept)?;
+    } else if calls.len() < MOST_CALLS {
         let piece = Value::Object(piece);
         *kept += weight(&piece);
         calls.push(piece);
+    } else {
+        return Err(Reason::TooLarge);
     }
+    if *kept > MOST_KEPT { Err(Reason::TooLarge) } else { Ok(()) }
+}
+
+/// Returns the id of a call, or an empty text.
+fn id(call: &Fields) -> &str {
+    call.get("id").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// About how much memory a value takes.

@@ -185,6 +185,38 @@ fn an_answer_that_never_ends_is_given_up_before_it_fills_the_memory() {
     }
 }
 
+/// Takes one event with these pieces of calls.
+fn with_calls(calls: &[Value]) -> (Result<(), Reason>, Gathered) {
+    let mut gathered = Gathered::default();
+    let Value::Object(event) = delta(&json!({"tool_calls": calls})) else { panic!() };
+    (gathered.add(event), gathered)
+}
+
+fn calls_of(gathered: &Gathered) -> usize {
+    gathered.choices[&0].message["tool_calls"].as_array().unwrap().len()
+}
+
+#[test]
+fn an_event_of_more_calls_than_any_answer_has_is_given_up() {
+    let numbered: Vec<Value> = (0..65_000).map(|n| json!({"index": n})).collect();
+    let (taken, gathered) = with_calls(&numbered);
+    assert_eq!((taken.is_err(), calls_of(&gathered)), (true, MOST_CALLS));
+    let (taken, gathered) = with_calls(&[&numbered[..MOST_CALLS], &numbered[..MOST_CALLS]].concat());
+    assert_eq!((taken.is_ok(), calls_of(&gathered)), (true, MOST_CALLS), "pieces of them may be more");
+    let inside = json!({"index": 0, "tool_calls": numbered});
+    assert!(with_calls(&[inside.clone(), inside]).0.is_err());
+}
+
+#[test]
+fn what_one_event_has_is_kept_no_longer_than_there_is_room() {
+    let text = "x".repeat(1 << 20);
+    let numbered: Vec<Value> = (0..24).map(|n| json!({"index": n, "name": text})).collect();
+    let (taken, gathered) = with_calls(&numbered);
+    assert_eq!((taken.is_err(), calls_of(&gathered)), (true, MOST_KEPT >> 20));
+    let (taken, gathered) = with_calls(&vec![json!({"index": 0, "arguments": text}); 24]);
+    assert!(taken.is_err() && gathered.kept < MOST_KEPT + (2 << 20), "{}", gathered.kept);
+}
+
 #[test]
 fn what_is_repeated_in_every_event_is_kept_once() {
     let mut gathered = Gathered::default();

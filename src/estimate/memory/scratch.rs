@@ -12,5 +12,5 @@ pub(super) fn bytes(model: &ModelFacts, tokens: u64) -> Bytes {
     let attention = u64::from(model.heads) * u64::from(model.head_dim);
     let widest = u64::from(model.feed_forward).max(attention).max(model.hidden.into());
     let (elements, bytes) = ACTIVATIONS;
-    Bytes((widest * tokens).div_ceil(elements) * bytes)
+    Bytes(widest.saturating_mul(tokens).div_ceil(elements)) * bytes
 }

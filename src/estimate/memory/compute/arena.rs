@@ -12,7 +12,14 @@ struct Block {
     bytes: u64,
 }
 
-/// Free blocks by address; the last one has no end.
+impl Block {
+    fn end(self) -> u64 {
+        self.start.saturating_add(self.bytes)
+    }
+}
+
+/// Free blocks by address; the last one has no end, and is never taken whole. What is larger than all addresses ends
+/// with them: it fits nowhere.
 #[derive(Debug)]
 struct Arena {
     free: Vec<Block>,
@@ -27,39 +34,44 @@ impl Arena {
     /// Takes the smallest block that is large enough, the last one of equals, and the endless
     /// one only if there is no other.
     fn take(&mut self, bytes: u64) -> u64 {
-        let bytes = bytes.next_multiple_of(ALIGNMENT);
+        let bytes = aligned(bytes);
         let last = self.free.len() - 1;
         let fitting = (0..last).rev().filter(|&at| self.free[at].bytes >= bytes);
         let at = fitting.min_by_key(|&at| self.free[at].bytes).unwrap_or(last);
         let block = &mut self.free[at];
         let start = block.start;
-        block.start += bytes;
+        let end = start.saturating_add(bytes);
+        block.start = end;
         block.bytes = block.bytes.saturating_sub(bytes);
-        if block.bytes == 0 {
+        if block.bytes == 0 && at != last {
             self.free.remove(at);
         }
-        self.highest = self.highest.max(start + bytes);
+        self.highest = self.highest.max(end);
         start
     }
 
     fn give_back(&mut self, start: u64, bytes: u64) {
-        let bytes = bytes.next_multiple_of(ALIGNMENT);
+        let given = Block { start, bytes: aligned(bytes) };
         let after = self.free.partition_point(|block| block.start < start);
-        let joins_before = after > 0 && self.free[after - 1].start + self.free[after - 1].bytes == start;
-        let joins_after = self.free.get(after).is_some_and(|block| start + bytes == block.start);
+        let joins_before = after > 0 && self.free[after - 1].end() == start;
+        let joins_after = self.free.get(after).is_some_and(|block| given.end() == block.start);
+        let with = |bytes: u64| bytes.saturating_add(given.bytes);
         match (joins_before, joins_after) {
             (true, true) => {
-                self.free[after - 1].bytes += bytes + self.free[after].bytes;
-                self.free.remove(after);
+                let next = self.free.remove(after);
+                self.free[after - 1].bytes = with(self.free[after - 1].bytes).saturating_add(next.bytes);
             }
-            (true, false) => self.free[after - 1].bytes += bytes,
+            (true, false) => self.free[after - 1].bytes = with(self.free[after - 1].bytes),
             (false, true) => {
-                self.free[after].start = start;
-                self.free[after].bytes += bytes;
+                self.free[after] = Block { start, bytes: with(self.free[after].bytes) };
             }
-            (false, false) => self.free.insert(after, Block { start, bytes }),
+            (false, false) => self.free.insert(after, given),
         }
     }
+}
+
+fn aligned(bytes: u64) -> u64 {
+    bytes.checked_next_multiple_of(ALIGNMENT).unwrap_or(u64::MAX)
 }
 
 /// What the allocator knows of a tensor while it goes through the graph.
@@ -185,6 +197,19 @@ mod tests {
         arena.give_back(96, 32);
         assert_eq!(arena.take(192), 0, "three that join");
         assert_eq!(arena.highest, 256);
+    }
+
+    #[test]
+    fn what_is_larger_than_all_addresses_ends_with_them() {
+        let mut arena = Arena::new();
+        let sizes = [1 << 63, 1 << 63, u64::MAX, 32];
+        let starts = sizes.map(|bytes| arena.take(bytes));
+        assert_eq!(starts, [0, 1 << 63, u64::MAX, u64::MAX]);
+        assert_eq!(arena.highest, u64::MAX);
+        for (start, bytes) in starts.into_iter().zip(sizes) {
+            arena.give_back(start, bytes);
+        }
+        assert_eq!((arena.free.len(), arena.take(64), arena.take(64)), (1, 0, 64));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Attention over keys and values that are held, or over those of the step alone.
 
 use super::builder::Builder;
-use super::graph::{Element, Id};
+use super::graph::{Element, Id, elements};
 use crate::generation::KvType;
 
 /// The cache that blocks of one kind share the cells of.
@@ -46,7 +46,8 @@ impl Builder<'_> {
         let value_places = if self.step.flash_attention {
             tokens
         } else {
-            tokens * u64::from(self.model.kv_heads) * u64::from(self.model.value_width())
+            let width = u64::from(self.model.kv_heads) * u64::from(self.model.value_width());
+            tokens.saturating_mul(width)
         };
         let element = self.mask_element();
         let kv = self.step.kv;
@@ -97,7 +98,7 @@ impl Builder<'_> {
     /// Multiplies with a matrix that spreads outliers, in pieces of its side.
     fn spread(&mut self, rows: Id, turn: Id) -> Id {
         let (sides, side) = (self.graph.sides(rows), self.graph.sides(turn)[0]);
-        let pieces = [side, sides.iter().product::<u64>() / side, 1, 1];
+        let pieces = [side, elements(sides) / side, 1, 1];
         let whole = if self.graph.tensor(rows).is_whole {
             self.graph.view(rows, pieces)
         } else {
@@ -136,7 +137,7 @@ impl Builder<'_> {
         let [width, heads, tokens, _] = self.graph.sides(key);
         let [value_width, ..] = self.graph.sides(value);
         let (cells, sequences) = (cache.cells, self.step.sequences);
-        let all_cells = cells * sequences;
+        let all_cells = cells.saturating_mul(sequences);
 
         let keys = self.graph.held([width * heads, all_cells, 1, 1]);
         let row = self.graph.view(key, [width * heads, tokens, 1, 1]);
@@ -153,8 +154,9 @@ impl Builder<'_> {
             self.graph.view(value, row)
         };
         let (row, whole) = if is_turned {
-            let row = self.graph.view(row, [1, value_width * heads * tokens, 1, 1]);
-            (row, self.graph.view(values, [1, value_width * heads * all_cells, 1, 1]))
+            let turned = |count: u64| [1, count.saturating_mul(value_width * heads), 1, 1];
+            let row = self.graph.view(row, turned(tokens));
+            (row, self.graph.view(values, turned(all_cells)))
         } else {
             (row, self.all_sequences(values))
         };

@@ -23,6 +23,11 @@ impl Element {
 /// Elements by dimension, the row's length first; those that are not there are 1.
 pub(super) type Sides = [u64; 4];
 
+/// Returns how many elements there are in all.
+pub(super) fn elements(sides: Sides) -> u64 {
+    sides.into_iter().fold(1, u64::saturating_mul)
+}
+
 /// A tensor of a [`Graph`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Id(pub(super) usize);
@@ -58,7 +63,7 @@ pub(super) struct Tensor {
 
 impl Tensor {
     pub(super) fn bytes(&self) -> u64 {
-        self.sides.iter().fold(self.element.bytes(), |all, side| all.saturating_mul(*side))
+        elements(self.sides).saturating_mul(self.element.bytes())
     }
 
     /// Whether `other` could lie in its place. Only tensors with memory of their own are
@@ -150,7 +155,7 @@ impl Graph {
     /// Adds a view of `of` with other sides; it is whole where `of` is and all of it is seen.
     pub(super) fn view(&mut self, of: Id, sides: Sides) -> Id {
         let source = self.tensors[of.0];
-        let is_all = sides.iter().product::<u64>() == source.sides.iter().product::<u64>();
+        let is_all = elements(sides) == elements(source.sides);
         self.viewing(of, sides, &[of], source.is_whole && is_all)
     }
 

@@ -73,7 +73,7 @@ impl Builder<'_> {
         let heads = u64::from(self.model.heads);
         let [cells, tokens, ..] = self.graph.sides(distances);
         let table = self.graph.held([heads, 1, 1, 1]);
-        let flat = self.graph.view(distances, [cells * tokens, 1, 1, 1]);
+        let flat = self.graph.view(distances, [cells.saturating_mul(tokens), 1, 1, 1]);
         let rows = self.rows(table, flat);
         let square = self.graph.view(rows, [heads, cells, tokens, 1]);
         let turned = self.graph.turned(square, [cells, tokens, heads, 1]);
