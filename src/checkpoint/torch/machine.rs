@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::pickle::{Global, Id, Node, Stop, View, refused, text};
+use super::pickle::{Global, Id, Node, OPERATIONS_LIMIT, Stop, View, refused, text};
 use crate::checkpoint::Error;
 
 /// How deep values are nested. A tensor in a dict comes to 4.
@@ -24,6 +24,8 @@ pub(super) struct Machine<'a> {
     stack: Vec<Id>,
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
+    /// Operations so far, and the values that they went over.
+    spent: usize,
 }
 
 impl<'a> Machine<'a> {
@@ -38,6 +40,7 @@ impl<'a> Machine<'a> {
 
     /// Runs one operation; returns the value at the end of the pickle.
     pub(super) fn step(&mut self) -> Result<Option<Id>, Stop> {
+        self.spend(1)?;
         let at = self.at;
         match self.byte()? {
             // PROTO: torch writes 2; 3 has no more operations that matter
@@ -124,6 +127,25 @@ impl<'a> Machine<'a> {
             other => return Err(refused(format!("it has operation {other:#04x} at {at}"))),
         }
         Ok(None)
+    }
+
+    fn spend(&mut self, operations: usize) -> Result<(), Stop> {
+        self.spent = self.spent.saturating_add(operations);
+        if self.spent > OPERATIONS_LIMIT {
+            return Err(refused(format!("it has more than {OPERATIONS_LIMIT} operations")));
+        }
+        Ok(())
+    }
+
+    /// Counts the values of a container that are gone over: it is there once, and may be named again
+    /// by every operation.
+    fn spend_on(&mut self, container: Id) -> Result<(), Stop> {
+        let values = match self.node(container) {
+            Node::Tuple(items) | Node::List(items) => items.len(),
+            Node::Dict(pairs) => pairs.len(),
+            _ => 0,
+        };
+        self.spend(values)
     }
 
     fn take(&mut self, len: usize) -> Result<&[u8], Stop> {
@@ -306,6 +328,7 @@ impl<'a> Machine<'a> {
     fn reduce(&mut self) -> Result<(), Stop> {
         let arguments = self.pop()?;
         let callee = self.pop()?;
+        self.spend_on(arguments)?;
         let (Node::Global(global), Node::Tuple(arguments)) = (self.node(callee), self.node(arguments)) else {
             return Err(damaged("calls what is no name"));
         };
@@ -341,6 +364,7 @@ impl<'a> Machine<'a> {
 
     /// An ordered dict as Python 2 pickles it: from a list of pairs.
     fn dict_of_pairs(&mut self, list: Id) -> Result<(), Stop> {
+        self.spend_on(list)?;
         let Node::List(items) = self.node(list) else {
             return Err(damaged("makes a dict of what is no list"));
         };
@@ -361,6 +385,7 @@ impl<'a> Machine<'a> {
     fn build(&mut self) -> Result<(), Stop> {
         let state = self.pop()?;
         let object = self.top()?;
+        self.spend_on(state)?;
         let is_metadata = |(key, _): &(Id, Id)| text(self.input, self.node(*key)) == Some("_metadata");
         match (self.node(object), self.node(state)) {
             (Node::Dict(_), Node::Dict(state)) if state.iter().all(is_metadata) => Ok(()),
@@ -372,6 +397,7 @@ impl<'a> Machine<'a> {
     /// in the legacy stream with what it is a view of.
     fn persistent(&mut self) -> Result<(), Stop> {
         let id = self.pop()?;
+        self.spend_on(id)?;
         let Node::Tuple(parts) = self.node(id) else { return Err(damaged("names no storage")) };
         let [kind, class, key, _, elements, view @ ..] = parts.as_slice() else {
             return Err(damaged("names no storage"));

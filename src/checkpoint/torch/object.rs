@@ -30,7 +30,7 @@ pub(super) fn state_dict(pickle: &Pickle<'_>) -> Result<(BTreeMap<String, Tensor
     let mut storages = Storages::default();
     for (key, value) in pairs {
         let Some(name) = pickle.text(*key) else {
-            return Err(Error::Torch("a name in its dict of tensors is no text".to_owned()));
+            return Err(Error::Torch("a name in its dict of tensors is no text, or too long".to_owned()));
         };
         let wrong = |why: String| {
             Error::Torch(format!("tensor {:?}: {why}", name.chars().take(120).collect::<String>()))

@@ -150,6 +150,39 @@ fn what_nests_or_grows_without_end_is_refused() {
     assert!(fault(&with_pickle(&own.op(b'.').0)).contains("nested deeper"));
 }
 
+fn repeated(pickle: PickleWriter, times: usize, operations: &[u8]) -> PickleWriter {
+    PickleWriter([pickle.0, operations.repeat(times)].concat())
+}
+
+#[test]
+fn what_is_there_once_is_not_gone_over_without_end() {
+    // a list of as many pairs, of which a dict is made again and again
+    let pairs = PickleWriter::new().int(1).int(1).op(0x86).op(b'q').op(0).op(b']').op(b'q').op(1).op(b'(');
+    let pairs = repeated(pairs, 50_000, b"h\x00").op(b'e');
+    let dicts = repeated(pairs.global("collections", "OrderedDict").op(b'q').op(2), 50, b"h\x02h\x01\x85R");
+    // the same for attributes of an object, for what a storage is a view of, and for marks of a tensor
+    let state = PickleWriter::new().text("_metadata").op(b'q').op(0).op(b'}').op(b'q').op(1).op(b'(');
+    let state = repeated(state, 50_000, b"h\x00N").op(b'u');
+    let built = repeated(state.op(b'}'), 50, b"h\x01b");
+    let id = PickleWriter::new().op(b'(').text("storage").global("torch", "FloatStorage");
+    let id = repeated(id.text("0").text("cpu").int(1), 50_000, b"N").op(b't').op(b'q').op(0);
+    let storages = repeated(id, 50, b"h\x00Q");
+    let call = PickleWriter::new().global("torch._utils", "_rebuild_tensor_v2").op(b'q').op(0).op(b'(');
+    let call = call.storage(&sample()[0], false).int(0).op(b')').op(b')').op(0x89).op(b'N');
+    let call = repeated(call, 50_000, b"N").op(b't').op(b'q').op(1);
+    let tensors = repeated(call, 50, b"h\x00h\x01R");
+    for pickle in [dicts, built, storages, tensors] {
+        let said = fault(&with_pickle(&pickle.op(b'.').0));
+        assert!(said.contains("more than 2000000 operations"), "{said}");
+    }
+    // nor is a text that may be named again and again
+    let mut long = sample();
+    long[0].name = "x".repeat(1025);
+    for file in [zip_file(&long), legacy_file(&long)] {
+        assert!(fault(&file).contains("too long"));
+    }
+}
+
 #[test]
 fn a_tensor_that_is_not_all_there_is_an_error() {
     let mut beyond = sample();

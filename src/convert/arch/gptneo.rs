@@ -108,7 +108,7 @@ fn local_layers(config: Config<'_>, sizes: &Sizes) -> Result<Vec<bool>, Error> {
     } else {
         let pairs = config.get("attention_types").and_then(Json::as_array);
         for pair in pairs.ok_or_else(|| odd("is missing".to_owned()))? {
-            let pattern = pair.get(0).and_then(Json::as_array);
+            let pattern = pair.get(0).and_then(Json::as_array).filter(|pattern| !pattern.is_empty());
             let times = pair.get(1).and_then(Json::as_u64).filter(|times| *times <= u64::from(DEEPEST));
             let (Some(pattern), Some(times)) = (pattern, times) else {
                 return Err(odd("is not of patterns and how often each is repeated".to_owned()));

@@ -206,7 +206,8 @@ fn gpt_neo_with_odd_kinds_of_attention_is_refused() {
         json!([[["global", "sparse"], 1]]),
         json!([[["global", "local"], 4_000_000_000_u32]]),
         json!([["global", 1]]),
-        json!([[[], 1000], [["local"], 1000], [["local"], 1000]]),
+        json!([[["local"], 1000], [["local"], 1000]]),
+        json!([[[], 1], [["global", "local"], 1]]),
     ] {
         let error = case.with("attention_types", kinds).refused();
         assert!(error.contains("attention_types"), "{error}");

@@ -7,6 +7,9 @@ use serde_json::Value as Json;
 
 use super::{Error, TokenizerFiles, kind};
 
+/// How many tokens settings may name as special: as many as the largest known vocabularies have.
+const SPECIAL_LIMIT: usize = 1 << 18;
+
 /// A token that is looked for in a text before anything else.
 #[expect(clippy::struct_excessive_bools, reason = "as the files have them")]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -69,25 +72,31 @@ pub(super) fn gather(
         put(&mut all, token)?;
     }
     let special = special_texts(&settings, &map);
+    if special.len() > SPECIAL_LIMIT {
+        return Err(Error::Tokenizer(format!("its settings name {} tokens as special", special.len())));
+    }
     if files.bytes("tokenizer.json").is_none() {
+        let is_special: HashSet<&str> = special.iter().copied().collect();
         for (text, id) in files.json("added_tokens.json")?.as_object().into_iter().flatten() {
             let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
             let id =
                 id.ok_or_else(|| Error::Tokenizer(format!("added_tokens.json has no number for {text:?}")))?;
             if !all.contains_key(&id) {
-                put(&mut all, Added::plain(id, text, special.contains(&text.as_str())))?;
+                put(&mut all, Added::plain(id, text, is_special.contains(text.as_str())))?;
             }
         }
     }
     // what is named as special and is no token yet becomes the next one, as `transformers` does it
     let mut texts: HashSet<String> = all.values().map(|token| token.content.clone()).collect();
+    let mut count =
+        known.len() + all.values().filter(|token| !known.contains(token.content.as_str())).count();
     for text in special {
         if !known.contains(text) && !texts.contains(text) {
-            let added = all.values().filter(|token| !known.contains(token.content.as_str())).count();
-            let next = u32::try_from(known.len() + added).unwrap_or(u32::MAX);
+            let next = u32::try_from(count).unwrap_or(u32::MAX);
             if !all.contains_key(&next) {
                 put(&mut all, Added::plain(next, text, true))?;
                 texts.insert(text.to_owned());
+                count += 1;
             }
         }
     }
@@ -182,6 +191,18 @@ mod tests {
         let named =
             files(&[("tokenizer_config.json", json!({"pad_token": {"content": "[PAD]"}, "eos_token": ""}))]);
         assert_eq!(shown(&gather(&named, &[], &known).unwrap()), expected);
+    }
+
+    #[test]
+    fn special_tokens_are_numbered_in_their_order_and_not_without_end() {
+        let named = |texts: Vec<String>| {
+            let settings = json!({"additional_special_tokens": texts});
+            gather(&files(&[("tokenizer_config.json", settings)]), &[], &HashSet::from(["a", "b"]))
+        };
+        let all = named((0..10_000).map(|n| format!("<{n}>")).chain(["b".to_owned()]).collect()).unwrap();
+        assert_eq!((all.len(), shown(&all[9_999..])), (10_000, vec![(10_001, "<9999>", kind::CONTROL)]));
+        let error = named(vec!["c".to_owned(); SPECIAL_LIMIT + 1]).unwrap_err().to_string();
+        assert!(error.contains("262145 tokens as special"), "{error}");
     }
 
     #[test]

@@ -9,7 +9,11 @@ use fancy_regex::Regex;
 use serde_json::Value as Json;
 
 use super::json::{Tokenizer, steps};
+use super::pattern::Patterns;
 use super::pre::GPT_2;
+
+/// How many steps a pre-tokenizer may have; real ones have up to 7.
+const STEPS_LIMIT: usize = 32;
 
 /// Returns the numbers of a text's tokens, with what stands around every text.
 pub(super) fn encode(tokenizer: &Tokenizer, text: &str) -> Option<Vec<u32>> {
@@ -58,13 +62,18 @@ fn parts<'a>(tokenizer: &Tokenizer, text: &'a str) -> Vec<(&'a str, Option<u32>)
 
 /// Cuts a text into words as the pre-tokenizer says; none for steps that are not known here.
 fn words<'a>(tokenizer: &Tokenizer, text: &'a str) -> Option<Vec<&'a str>> {
+    let steps = steps(&tokenizer.word_splitter, "pretokenizers");
+    if steps.len() > STEPS_LIMIT {
+        return None;
+    }
     let mut words = vec![text];
     let mut is_bytes = false;
-    for step in steps(&tokenizer.word_splitter, "pretokenizers") {
+    let mut patterns = Patterns::default();
+    for step in steps {
         let is_kind = |kind: &str| step["type"] == kind;
         let is_inverted = step["invert"] == Json::Bool(true);
         words = if is_kind("Split") {
-            let pattern = Regex::new(step["pattern"]["Regex"].as_str()?).ok()?;
+            let pattern = patterns.compile(step["pattern"]["Regex"].as_str()?)?;
             match (step["behavior"].as_str()?, is_inverted) {
                 ("Isolated", false) => cut(words, |word| matches(&pattern, word), true)?,
                 ("Removed", true) => cut(words, |word| matches(&pattern, word), false)?,
@@ -77,7 +86,7 @@ fn words<'a>(tokenizer: &Tokenizer, text: &'a str) -> Option<Vec<&'a str>> {
             if step["use_regex"] == Json::Bool(false) {
                 words
             } else {
-                let pattern = Regex::new(GPT_2).ok()?;
+                let pattern = patterns.compile(GPT_2)?;
                 cut(words, |word| matches(&pattern, word), true)?
             }
         } else {
@@ -162,6 +171,9 @@ fn merge<'a>(word: &'a str, ranks: &HashMap<(&str, &str), usize>) -> Vec<&'a str
 
 /// Returns the numbers that the post-processor puts before and after every text.
 fn around(tokenizer: &Tokenizer) -> Option<(Vec<u32>, Vec<u32>)> {
+    // of two with one text the first counts
+    let added = tokenizer.added_tokens.iter().rev().map(|token| (token.content.as_str(), token.id));
+    let added: HashMap<&str, u32> = added.collect();
     let (mut before, mut after) = (Vec::new(), Vec::new());
     for step in steps(&tokenizer.post_processor, "processors") {
         match step["type"].as_str()? {
@@ -169,11 +181,8 @@ fn around(tokenizer: &Tokenizer) -> Option<(Vec<u32>, Vec<u32>)> {
             "TemplateProcessing" => {
                 let mut list = &mut before;
                 for piece in step["single"].as_array()? {
-                    let text = piece["SpecialToken"]["id"].as_str();
-                    let token =
-                        |text: &str| tokenizer.added_tokens.iter().find(|token| token.content == text);
-                    match text {
-                        Some(text) => list.push(token(text)?.id),
+                    match piece["SpecialToken"]["id"].as_str() {
+                        Some(text) => list.push(*added.get(text)?),
                         None => list = &mut after,
                     }
                 }
@@ -225,6 +234,11 @@ mod tests {
         assert_eq!(with(split("a")).map(|ids| ids.len()), Some(64));
         assert_eq!(with(json!({"type": "Punctuation"})), None);
         assert_eq!(with(split("(")), None);
-        assert_eq!(with(split(r"(?=(a+)+$)(a|aa)+b\1")), None);
+        assert_eq!(with(split("(a|aa)+b(?!c)")), None);
+        assert_eq!(with(split(r"a(?:|b\g<0>)")), None);
+        let digits = json!({"type": "Digits", "individual_digits": true});
+        let many = |count: usize| with(json!({"type": "Sequence", "pretokenizers": vec![&digits; count]}));
+        assert_eq!(many(31).map(|ids| ids.len()), Some(64));
+        assert_eq!(many(32), None);
     }
 }

@@ -18,6 +18,7 @@ mod encode;
 mod files;
 mod fingerprint;
 mod json;
+mod pattern;
 mod piece;
 mod pre;
 mod special;

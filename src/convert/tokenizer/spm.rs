@@ -17,6 +17,10 @@ use super::vocabulary::{NEVER, Own, Vocabulary};
 use super::{Error, TokenizerFiles, kind};
 use crate::gguf::Value;
 
+/// The longest token that merges may make, in bytes: all ways to make it are looked at. Real ones
+/// have some 100.
+const LONGEST: usize = 1024;
+
 /// The keys of a vocabulary, and what else its tokens ask for.
 #[derive(Debug)]
 pub(super) struct Keys {
@@ -155,6 +159,13 @@ fn scores_of_merges<'a>(
     }
     let mut in_order: Vec<(&str, &Made)> = Vec::new();
     for token in numbers.keys().copied().filter(|token| is_joined(token)) {
+        if token.len() > LONGEST {
+            let shown: String = token.chars().take(60).collect();
+            let bytes = token.len();
+            return Err(Error::Tokenizer(format!(
+                "its token {shown:?} goes on for {bytes} bytes, and no more than {LONGEST} are taken"
+            )));
+        }
         let ends = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
         let possible = ends.filter(|(left, right)| numbers.contains_key(left) && numbers.contains_key(right));
         let ways = made.get(token).map_or(0, |made| made.ways);
@@ -330,6 +341,18 @@ mod tests {
         assert!(with(&["a b", "ab ab", "aba b", "b a", "ab a"]).contains("leave out"));
         assert!(with(&["ab ab", "aba b", "b a", "ab a", "a ba"]).contains("leave out"));
         assert!(with(&["a b", "ab ab", "b a", "ab a", "aba b", "a ba"]).contains("alternate"));
+    }
+
+    #[test]
+    fn a_token_without_end_is_refused_before_its_parts_are_looked_for() {
+        let with = |bytes: usize| {
+            let mut file = sample();
+            file["model"]["vocab"]["z".repeat(bytes)] = 264.into();
+            converted(file, None).err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        assert_eq!(with(LONGEST), "");
+        let error = with(LONGEST + 1);
+        assert!(error.contains("zzz") && error.contains("1025 bytes"), "{error}");
     }
 
     #[test]

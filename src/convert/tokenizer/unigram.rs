@@ -8,12 +8,15 @@ use serde_json::Value as Json;
 use super::added::{Added, gather};
 use super::json::{Tokenizer, steps};
 use super::piece::Model;
-use super::vocabulary::{Own, Vocabulary};
+use super::vocabulary::{Own, Vocabulary, check_size};
 use super::{Error, TokenizerFiles, kind};
 use crate::gguf::{Array, Value};
 
 /// How many `<extra_id_N>` T5 has besides the tokens of its `spiece.model`.
 const EXTRA: u32 = 100;
+
+/// How many of them settings may ask for.
+const EXTRA_LIMIT: u32 = 1 << 16;
 
 /// Converts SentencePiece's own file, to which T5's class adds its markers of gaps.
 pub(super) fn of_model(
@@ -21,6 +24,7 @@ pub(super) fn of_model(
     files: &TokenizerFiles,
     size: u32,
 ) -> Result<Vec<(String, Value)>, Error> {
+    check_size(size)?;
     if model.marks_word_ends || !model.escapes_spaces {
         return Err(Error::Tokenizer("llama.cpp has no match for how it marks spaces".to_owned()));
     }
@@ -32,6 +36,9 @@ pub(super) fn of_model(
         .is_none_or(|class| ["T5Tokenizer", "T5TokenizerFast"].contains(&class));
     let extra = settings.get("extra_ids").and_then(Json::as_u64).and_then(|count| u32::try_from(count).ok());
     let extra = if is_t5 && !known.contains("<extra_id_0>") { extra.unwrap_or(EXTRA) } else { 0 };
+    if extra > EXTRA_LIMIT {
+        return Err(Error::Tokenizer(format!("extra_ids is {extra}")));
+    }
     let count = u32::try_from(known.len()).unwrap_or(u32::MAX);
     // the last of them comes first
     let markers: Vec<Added> = (0..extra.min(size))
@@ -211,6 +218,9 @@ mod tests {
         )]);
         let tokens = format!("{:?}", get(&of_model(&model, &few, 7).unwrap(), "tokens"));
         assert!(tokens.contains(r#""<extra_id_1>", "<extra_id_0>", "[PAD6]""#), "{tokens}");
+        let many = files(&[("tokenizer_config.json", r#"{"extra_ids": 65537}"#)]);
+        let error = |size: u32| of_model(&model, &many, size).unwrap_err().to_string();
+        assert!(error(110).contains("extra_ids is 65537") && error(u32::MAX).contains("vocab_size is"));
         let other = files(&[("tokenizer_config.json", r#"{"tokenizer_class": "XLNetTokenizer"}"#)]);
         assert!(
             !format!("{:?}", get(&of_model(&model, &other, 110).unwrap(), "tokens")).contains("extra_id")

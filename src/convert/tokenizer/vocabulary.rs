@@ -28,6 +28,14 @@ pub(super) struct Vocabulary {
     pub(super) scores: Vec<f32>,
 }
 
+/// Refuses a size that no vocabulary has, before so many tokens are made.
+pub(super) fn check_size(size: u32) -> Result<(), Error> {
+    if size > LIMIT {
+        return Err(Error::Tokenizer(format!("vocab_size is {size}")));
+    }
+    Ok(())
+}
+
 impl Vocabulary {
     /// Gathers the vocabulary: a model's own tokens, and over them those that were added.
     ///
@@ -39,9 +47,7 @@ impl Vocabulary {
         added: &[Added],
         size: u32,
     ) -> Result<Self, Error> {
-        if size > LIMIT {
-            return Err(Error::Tokenizer(format!("vocab_size is {size}")));
-        }
+        check_size(size)?;
         let mut slots: Vec<Option<(String, i32, f32)>> = vec![None; size as usize];
         for Own { id, text, kind, score } in own {
             let slot = slots.get_mut(id as usize).ok_or_else(|| {
