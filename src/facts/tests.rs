@@ -289,25 +289,32 @@ fn a_type_that_no_run_has_gets_a_wider_range() {
     assert!(width("IQ1_S") > 1.5 * width("Q4_K"));
 }
 
-#[test]
-fn an_engine_that_was_measured_scales_every_model_and_narrows_the_range() {
-    let mut host = planned("pi5-8gb").unwrap();
-    let plain = Rates::of(&host);
-    let work = Work { answer: reading(), prompt: reading(), attention: 0.0 };
-    let rate = |seconds: f64| TokensPerSec(1.0 / seconds);
-    let engine = EngineBench {
+/// An engine that was measured at these rates.
+fn measured(prompt: TokensPerSec, answer: TokensPerSec) -> EngineBench {
+    EngineBench {
         model: "chat".parse().unwrap(),
         recipe: Digest::of(b"chat"),
         threads: 4,
         repack: false,
         prompt_tokens: 100,
-        prompt: rate(plain.seconds(Phase::Prompt, &reading())),
+        prompt,
         answer_tokens: 20,
-        // a fifth slower than the board's
-        answer: rate(1.25 * plain.seconds(Phase::Answer, &reading())),
-        work,
+        answer,
+        work: Work { answer: reading(), prompt: reading(), attention: 0.0 },
         text: None,
-    };
+    }
+}
+
+#[test]
+fn an_engine_that_was_measured_scales_every_model_and_narrows_the_range() {
+    let mut host = planned("pi5-8gb").unwrap();
+    let plain = Rates::of(&host);
+    let rate = |seconds: f64| TokensPerSec(1.0 / seconds);
+    let engine = measured(
+        rate(plain.seconds(Phase::Prompt, &reading())),
+        // a fifth slower than the board's
+        rate(1.25 * plain.seconds(Phase::Answer, &reading())),
+    );
     host.installed = Some(bench(None, vec![engine]));
     let scaled = Rates::of(&host);
     let other: Terms = [(Term::weights("Q8_0"), 3e9), (Term::Layer, 32.0)].into();
@@ -352,20 +359,8 @@ fn figures_that_cannot_have_been_measured_change_nothing() {
     let plain = Rates::of(&desk);
     for figure in [0.0, -1.0, f64::NAN, f64::INFINITY, 1e-320, 1.7e308] {
         let (read, rate) = (BytesPerSec(figure), TokensPerSec(figure));
-        let engine = EngineBench {
-            model: "chat".parse().unwrap(),
-            recipe: Digest::of(b"chat"),
-            threads: 4,
-            repack: false,
-            prompt_tokens: 100,
-            prompt: rate,
-            answer_tokens: 20,
-            answer: rate,
-            work: Work { answer: reading(), prompt: reading(), attention: 0.0 },
-            text: None,
-        };
         let memory = MemoryBench { read, buffer: Bytes::mib(256), threads: 4 };
-        let mut installed = bench(Some(memory), vec![engine]);
+        let mut installed = bench(Some(memory), vec![measured(rate, rate)]);
         installed.bench.as_mut().unwrap().storage = Some(StorageBench { read, bytes: Bytes::mib(16) });
         let rates = Rates::of(&HostFacts { installed: Some(installed), ..desk.clone() });
         assert_eq!(rates, plain, "{figure}");
