@@ -171,6 +171,10 @@ fn join(into: &mut Fields, new: Fields, kept: &mut usize) -> Result<(), Reason> 
                     *kept += PER_FIELD;
                     Value::Array(Vec::new())
                 });
+                // some say in every event that there are none
+                if !calls.is_array() {
+                    *calls = Value::Array(Vec::new());
+                }
                 for piece in pieces {
                     join_call(calls, piece, kept)?;
                 }

@@ -95,10 +95,11 @@ fn calls_of_tools_are_joined_by_their_index() {
     let answer = gathered(
         Endpoint::Chat,
         [
-            delta(&json!({"role": "assistant", "content": null})),
+            delta(&json!({"role": "assistant", "content": null, "tool_calls": null})),
             piece(
                 json!({"index": 0, "id": "call_a", "type": "function", "function": {"name": "time", "arguments": ""}}),
             ),
+            delta(&json!({"content": null, "tool_calls": null})),
             piece(json!({"index": 0, "function": {"arguments": "{\"zone\":"}})),
             piece(
                 json!({"index": 1, "id": "call_b", "type": "function", "function": {"name": "rain", "arguments": "{}"}}),

@@ -89,9 +89,7 @@ pub enum Error {
     #[error("the program that makes weights has done nothing for an hour, and was killed: run again")]
     Silent,
     /// The program was told to stop and did not.
-    #[error(
-        "the program that makes weights was told to stop, and was killed because it did not: the next run takes over what it has left"
-    )]
+    #[error("the program that makes weights was told to stop, and was killed because it did not: run again")]
     Stuck,
 }
 
