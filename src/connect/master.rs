@@ -5,9 +5,10 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// The master ends by itself after this many seconds without a session and without us: when we were killed, or
-/// dropped before we came to hold it. 0 would be never.
-pub(super) const PERSIST: &str = "ControlPersist=1";
+/// The master ends by itself after this many seconds without a session and without us, or up to one less: when we were
+/// killed, or dropped before we came to hold it. 0 would be never. It counts by a clock of whole seconds, so that 1 may
+/// be over before the client that it was started for has come to it.
+pub(super) const PERSIST: &str = "ControlPersist=2";
 
 const HELLO: [u32; 2] = [0x1, 4];
 /// The second number is the request's; no answer is waited for.
@@ -43,7 +44,7 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        // one that does not hear it ends a second later
+        // one that does not hear it ends by itself
         let _ = (&self.0).write_all(&message(TERMINATE));
     }
 }

@@ -27,6 +27,8 @@ use super::{Connection, Error, Output, Script, Stdin, SudoPassword, Talk, config
 const MOST_SESSIONS: usize = 8;
 /// Printed by a session that found no master, so that nothing was run.
 const NO_MASTER: &str = "bramble-has-no-master";
+/// Said by an `ssh` that logged in and left a master behind, which had gone before it became the master's client.
+const NO_NEW_MASTER: &str = "Failed to connect to new control master";
 /// What a session says to which the host gave no room beside those that run: sshd's `MaxSessions`.
 const NO_ROOM: &str = "Session open refused by peer";
 /// How often a login is looked for. Only those wait for it who come while it is made.
@@ -99,8 +101,8 @@ pub fn has_aes() -> bool {
 }
 
 /// One host, over one connection that all scripts share. The first script opens it with the `ssh` that it is sent
-/// by. It stays, also without work, until [`Connection::close`] or until this is dropped, and ends a second
-/// after an operator that was killed. One that broke meanwhile is opened again by the next script.
+/// by. It stays, also without work, until [`Connection::close`] or until this is dropped, and ends within two seconds
+/// of an operator that was killed. One that broke meanwhile is opened again by the next script.
 #[derive(Debug)]
 pub struct Ssh {
     pub(super) target: Target,
@@ -439,7 +441,7 @@ impl Ssh {
         let (end, left) = &ended;
         if matches!(end, End::Status(255)) && !wrapped.has_begun(&left.stderr) {
             let said = wrapped.said(&left.stderr);
-            if said.contains(NO_MASTER) {
+            if said.contains(NO_MASTER) || said.contains(NO_NEW_MASTER) {
                 return None;
             }
         }

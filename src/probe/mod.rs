@@ -91,9 +91,14 @@ pub async fn check_up(places: &Places, connection: &dyn Connection) -> Result<Ch
     facts::parse_checkup(&output).map_err(|error| unreadable(&error, connection))
 }
 
-/// Runs a script of ours, and returns what it printed.
+/// Runs a script of ours, once more where the connection breaks meanwhile, and returns what it printed.
 async fn run(script: &Script, connection: &dyn Connection) -> Result<Vec<u8>, ProbeFailure> {
-    let output = connection.run(script, Stdin::Empty).await.map_err(|error| unreachable(&error))?;
+    let output = match connection.run(script, Stdin::Empty).await {
+        // it only looks, and the connection is opened anew: a break of the network is no reason to leave a host out
+        Err(connect::Error::Lost { .. }) => connection.run(script, Stdin::Empty).await,
+        first => first,
+    };
+    let output = output.map_err(|error| unreachable(&error))?;
     if output.status != 0 {
         let host = connection.describe();
         let said = last_line(&output.stderr);

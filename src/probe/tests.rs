@@ -81,6 +81,24 @@ async fn one_host_that_is_away_does_not_hide_the_others() {
 }
 
 #[tokio::test]
+async fn a_host_whose_connection_breaks_is_looked_at_once_more() {
+    let breaks = |times: usize| {
+        let looks = AtomicUsize::new(0);
+        fake(move || {
+            if looks.fetch_add(1, Ordering::SeqCst) < times {
+                return Err(connect::Error::Lost { host: "pi@fake".into(), said: "broken pipe".into() });
+            }
+            Ok(printed(SMALL))
+        })
+    };
+    assert_eq!(look("/x", breaks(1).as_ref(), false).await.unwrap().machine, "aarch64");
+    let gone = breaks(9);
+    let failure = look("/x", gone.as_ref(), false).await.unwrap_err();
+    assert!(failure.message.contains("broken pipe"), "{}", failure.message);
+    assert_eq!(gone.asked.lock().unwrap().len(), 2);
+}
+
+#[tokio::test]
 async fn no_more_hosts_than_allowed_are_asked_at_once() {
     let one = fake(|| Ok(printed(SMALL)));
     let hosts: Vec<Target> = (0..20)
