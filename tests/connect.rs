@@ -475,9 +475,9 @@ async fn an_operator_that_was_killed_leaves_no_connection() {
     .unwrap();
 }
 
-/// Runs the operator whose `ssh` is a script before the real one: `before` is its beginning. Returns how many were started.
-async fn operate_with(before: &str) -> usize {
-    let Some(sshd) = Sshd::start() else { return 3 };
+/// Runs the operator whose `ssh` is a script before the real one: `before` is its beginning. `count` of them are started.
+async fn operates_with(before: &str, count: usize) {
+    let Some(sshd) = Sshd::start() else { return };
     let programs = sshd.path("programs");
     std::fs::create_dir(&programs).unwrap();
     let path = std::env::var("PATH").unwrap();
@@ -494,15 +494,15 @@ async fn operate_with(before: &str) -> usize {
     let mut operator = operator(&sshd);
     operator.env("PATH", format!("{}:{path}", programs.display()));
     assert!(operator.status().unwrap().success());
+    assert_eq!(std::fs::read_to_string(started).unwrap().lines().count(), count);
     nothing_is_left(&sshd).await;
-    std::fs::read_to_string(started).unwrap().lines().count()
 }
 
 #[tokio::test]
 async fn an_ssh_of_2020_does_it_too() {
     // the master, and a session for each script
     let before = "case \"$*\" in *SessionType*) echo 'command-line: line 0: Bad configuration option: sessiontype' >&2; exit 255 ;; esac";
-    assert_eq!(operate_with(before).await, 3);
+    operates_with(before, 3).await;
 }
 
 #[tokio::test]
@@ -510,14 +510,14 @@ async fn a_master_that_has_gone_before_its_first_client_came_is_replaced() {
     // its clock of whole seconds may end it at once
     let before = r#"if [ ! -e "$started" ]; then
         echo x >"$started"
-        before=
-        for word; do [ "$before" != -S ] || break; before=$word; done
+        option=
+        for word; do [ "$option" != -S ] || break; option=$word; done
         : >"$word" && rm "$word"
         echo 'Failed to connect to new control master' >&2
         exit 255
     fi"#;
     // that one, another that comes with the first script, and a session for the second
-    assert_eq!(operate_with(before).await, 3);
+    operates_with(before, 3).await;
 }
 
 #[tokio::test]

@@ -7,10 +7,9 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
 use std::process::Command;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 mod at_terminal;
 mod fleet;
@@ -20,6 +19,8 @@ mod typed;
 
 #[path = "../support/desk.rs"]
 mod desk;
+#[path = "../support/model.rs"]
+mod model;
 #[path = "../support/terminal.rs"]
 mod terminal;
 
@@ -83,23 +84,11 @@ impl Desk {
 
     /// Writes a checkpoint of a very small llama, or of what `change` makes of its configuration.
     fn with_checkpoint(self, change: impl FnOnce(&mut Value)) -> Self {
-        let folder = self.path("model");
-        fs::create_dir(&folder).unwrap();
-        let mut config = json!({
-            "architectures": ["LlamaForCausalLM"], "model_type": "llama",
-            "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1,
-            "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 32,
-            "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
-            "hidden_act": "silu", "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2,
-        });
+        model::write_model(&self.path("model"), 1, 64, None);
+        let path = self.path("model/config.json");
+        let mut config = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
         change(&mut config);
-        fs::write(folder.join("config.json"), config.to_string()).unwrap();
-        let tokenizer = json!({
-            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false},
-            "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": ["a b"]},
-        });
-        fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        write_weights(&folder.join("model.safetensors"));
+        fs::write(path, config.to_string()).unwrap();
         self
     }
 
@@ -122,35 +111,6 @@ impl Desk {
         });
         found
     }
-}
-
-fn write_weights(path: &Path) {
-    let mut shapes =
-        vec![("model.embed_tokens".to_owned(), vec![32, 64]), ("model.norm".to_owned(), vec![64])];
-    let parts: [(&str, &[usize]); 9] = [
-        ("self_attn.q_proj", &[64, 64]),
-        ("self_attn.k_proj", &[32, 64]),
-        ("self_attn.v_proj", &[32, 64]),
-        ("self_attn.o_proj", &[64, 64]),
-        ("mlp.gate_proj", &[128, 64]),
-        ("mlp.up_proj", &[128, 64]),
-        ("mlp.down_proj", &[64, 128]),
-        ("input_layernorm", &[64]),
-        ("post_attention_layernorm", &[64]),
-    ];
-    shapes.extend(parts.map(|(name, shape)| (format!("model.layers.0.{name}"), shape.to_vec())));
-    let (mut header, mut length) = (serde_json::Map::new(), 0);
-    for (name, shape) in shapes {
-        let bytes = shape.iter().product::<usize>() * 4;
-        let entry = json!({ "dtype": "F32", "shape": shape, "data_offsets": [length, length + bytes] });
-        header.insert(format!("{name}.weight"), entry);
-        length += bytes;
-    }
-    let header = Value::Object(header).to_string();
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend(header.as_bytes());
-    file.resize(file.len() + length, 0);
-    fs::write(path, file).unwrap();
 }
 
 /// One host, this machine, without root; and a small model from a folder.
